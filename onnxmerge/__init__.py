@@ -1,0 +1,31 @@
+"""Merge trained neural networks of one architecture, as ONNX files, without training."""
+
+from onnxmerge.api import (
+    Inspection,
+    MergeOptions,
+    MergeReport,
+    MergeResult,
+    PermutedModel,
+    inspect,
+    merge,
+    permute,
+)
+from onnxmerge.errors import InputError, OnnxmergeError, StructureError, UsageError, ValidationError
+from onnxmerge.version import __version__
+
+__all__ = [
+    "InputError",
+    "Inspection",
+    "MergeOptions",
+    "MergeReport",
+    "MergeResult",
+    "OnnxmergeError",
+    "PermutedModel",
+    "StructureError",
+    "UsageError",
+    "ValidationError",
+    "__version__",
+    "inspect",
+    "merge",
+    "permute",
+]
