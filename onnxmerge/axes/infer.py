@@ -1,0 +1,217 @@
+"""Walk the graph once, in order: every node says which cells of its operands and outputs are the same units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.axes.cells import Cells
+from onnxmerge.axes.layout import Typing
+from onnxmerge.axes.operators import OperatorTable, builtin_operators, find_operator
+from onnxmerge.axes.resolve import resolve
+from onnxmerge.axes.signature import NEUTRAL, Axes, MisfitError
+from onnxmerge.axes.site import Findings, Site
+from onnxmerge.model.network import Network
+from onnxmerge.model.trace import Trace
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """The cells of every tensor after the walk. ``weights`` are the initializers that training learns, in order."""
+
+    cells: Cells
+    axes: Mapping[str, Axes]
+    weights: tuple[str, ...]
+    statistics: frozenset[str]
+    findings: Findings
+
+
+def type_graph(
+    network: Network, trace: Trace, weights: Sequence[Weights], operators: OperatorTable | None = None
+) -> Typing:
+    """Infer the spaces of a graph that all the given weights fit.
+
+    ``trace`` gives shapes and constants (``model.trace``); ``weights`` holds one mapping for each model, keyed by the
+    graph's initializer names. ``operators`` adds to, and goes before, the built-in signatures.
+    """
+    return resolve_inference(infer(network, trace, weights, operators), trace)[0]
+
+
+def resolve_inference(inference: Inference, trace: Trace) -> tuple[Typing, Mapping[int, str]]:
+    """The typing, and the space of each leaf cell (see ``axes.resolve``)."""
+    return resolve(
+        inference.cells, inference.axes, trace.shapes, inference.weights, inference.statistics, inference.findings
+    )
+
+
+def infer(
+    network: Network, trace: Trace, weights: Sequence[Weights], operators: OperatorTable | None = None
+) -> Inference:
+    """Unify along every node. See ``type_graph``."""
+    return _Walk(network, trace, weights, {**builtin_operators(), **(operators or {})}).run()
+
+
+class _Walk:
+    def __init__(self, network: Network, trace: Trace, weights: Sequence[Weights], table: OperatorTable) -> None:
+        self.graph = network.model.graph
+        self.trace = trace
+        self.weights = weights
+        self.table = table
+        self.opsets = {("" if d == "ai.onnx" else d): v for d, v in network.model.graph.opset_imports.items()}
+        self.cells = Cells()
+        self.axes: dict[str, Axes] = {}
+        self.findings = Findings()
+        self.constants = {name: trace.values[name] for name in trace.constants if name in trace.values}
+
+    def run(self) -> Inference:
+        statistics = frozenset(self._statistics())
+        learned = [name for name in self._names_in_use() if self._is_learned(name)]
+        for value in self.graph.inputs:
+            self.cells.where = f"input {value.name!r}"
+            self._set_fixed(value, "the model's interface")
+        for name in learned:
+            self.cells.where = f"initializer {name!r}"
+            self.axes[name] = self._initializer_axes(name, name in statistics)
+        for node in self.graph:
+            self._visit(node)
+        for value in self.graph.outputs:
+            self.cells.where = f"output {value.name!r}"
+            self._fix(value, "the model's interface")
+        return Inference(self.cells, self.axes, tuple(learned), statistics, self.findings)
+
+    def _names_in_use(self) -> list[str]:
+        """Initializers in the order in which nodes read them: spaces are numbered along the graph."""
+        used = dict.fromkeys(value.name for node in self.graph for value in node.inputs if value is not None)
+        return [name for name in used if name in self.graph.initializers]
+
+    def _is_learned(self, name: str) -> bool:
+        dtype = self.graph.initializers[name].dtype
+        return dtype is not None and dtype.is_floating_point() and name in self.trace.shapes
+
+    def _statistics(self) -> list[str]:
+        found = []
+        for node in self.graph:
+            spec = find_operator(self.table, node.domain, node.op_type, self.opsets.get(node.domain, 1))
+            for index in spec.statistic_inputs() if spec else ():
+                value = node.inputs[index] if index < len(node.inputs) else None
+                if value is not None and value.is_initializer() and value.name:
+                    found.append(value.name)
+        return found
+
+    # --- where cells begin -------------------------------------------------------------------------------------
+
+    def _initializer_axes(self, name: str, statistic: bool) -> Axes:
+        """A free cell for each axis, except where all models are uniform along it or hold the same table."""
+        shape = self.trace.shapes[name]
+        uniform = [not statistic] * len(shape)
+        equal = len(self.weights) > 1
+        first = np.asarray(self.weights[0][name])
+        for weights in self.weights:
+            array = np.asarray(weights[name])
+            uniform = [flag and _uniform(array, axis) for axis, flag in enumerate(uniform)]
+            equal = equal and not statistic and np.array_equal(array, first)
+        axes = []
+        for size, neutral in zip(shape, uniform, strict=True):
+            if neutral and size > 1:
+                axes.append(NEUTRAL)
+                continue
+            cell = self.cells.new(size)
+            if equal and size > 1:
+                self.cells.fix(cell, "a table that is the same in all models")
+            axes.append(cell)
+        return tuple(axes)
+
+    def _constant_axes(self, value: NDArray[Any]) -> Axes:
+        return tuple(
+            NEUTRAL if _uniform(value, axis) and size > 1 else self.cells.new_fixed(size, "a constant that is not uniform")
+            for axis, size in enumerate(value.shape)
+        )
+
+    def _set_fixed(self, value: ir.Value, reason: str) -> None:
+        shape = self.trace.shapes.get(value.name or "")
+        if shape is not None and value.name:
+            self.axes[value.name] = tuple(self.cells.new_fixed(size, reason) for size in shape)
+
+    def _fix(self, value: ir.Value | None, reason: str) -> None:
+        for cell in self.axes.get(value.name or "", ()) if value is not None else ():
+            if cell != NEUTRAL:
+                self.cells.fix(cell, reason)
+
+    # --- nodes -------------------------------------------------------------------------------------------------
+
+    def _visit(self, node: ir.Node) -> None:
+        names = [value.name for value in node.outputs if value.name]
+        if names and all(name in self.constants for name in names):
+            return
+        opset = self.opsets.get(node.domain, 1)
+        for value in node.inputs:
+            if value is not None and value.name in self.constants and value.name not in self.axes:
+                self.cells.where = f"constant {value.name!r}"
+                self.axes[value.name] = self._constant_axes(self.constants[value.name])
+        site = Site(node, self.cells, self.axes, self.trace.shapes, self.constants, opset, self.findings)
+        self.cells.where = site.label
+        for axes, value in zip(self._outputs(site), node.outputs, strict=False):
+            if axes is not None and value.name:
+                self.axes[value.name] = axes
+
+    def _outputs(self, site: Site) -> tuple[Axes | None, ...]:
+        node = site.node
+        captured = [value for attribute in node.attributes.values() for value in _captured(attribute)]
+        if captured or any(_graphs(attribute) for attribute in node.attributes.values()):
+            for value in captured:
+                self._fix(value, f"captured by the body of {node.op_type}")
+            return site.freeze(f"{node.op_type} is not typed inside")
+        spec = find_operator(self.table, node.domain, node.op_type, site.opset)
+        if spec is None:
+            domain = node.domain or "ai.onnx"
+            return site.freeze(f"operator {domain}::{node.op_type} is not described")
+        try:
+            return self._checked(site, spec.apply(site))
+        except MisfitError as error:
+            return site.freeze(f"{node.op_type} has an unexpected form ({error})")
+
+    def _checked(self, site: Site, outputs: tuple[Axes | None, ...]) -> tuple[Axes | None, ...]:
+        """A rule that yields axes of other sizes than the trace is a bug here: the node is fixed, never trusted."""
+        for axes, shape in zip(outputs, site.output_shapes(), strict=False):
+            if axes is None or shape is None:
+                continue
+            sizes = tuple(size if c == NEUTRAL else self.cells.size(c) for c, size in zip(axes, shape, strict=False))
+            if len(axes) != len(shape) or sizes != shape:
+                return site.freeze(f"typed as {list(sizes)} where the trace has {list(shape)}")
+        return outputs
+
+
+def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    if attribute.type == ir.AttributeType.GRAPHS:
+        return list(attribute.as_graphs())
+    return []
+
+
+def _captured(attribute: ir.Attr) -> list[ir.Value]:
+    """Values of outer graphs that a body reads, at any depth."""
+    found = []
+    for graph in _graphs(attribute):
+        inside = {id(value) for node in graph.all_nodes() for value in node.outputs}
+        inside |= {id(value) for value in graph.inputs} | {id(value) for value in graph.initializers.values()}
+        used = [value for node in graph.all_nodes() for value in node.inputs if value is not None]
+        found.extend(value for value in [*used, *graph.outputs] if id(value) not in inside)
+    return found
+
+
+def _uniform(array: NDArray[Any], axis: int) -> bool:
+    """Whether all slices along an axis are equal. Looks at two slices first: most tensors differ there already."""
+    if array.shape[axis] <= 1 or array.size == 0:
+        return True
+    first = array.take([0], axis)
+    if not np.array_equal(first, array.take([-1], axis)):
+        return False
+    return bool(np.all(array == first))

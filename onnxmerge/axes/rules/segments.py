@@ -1,0 +1,118 @@
+"""Concat, Split, Slice, Pad: segments of an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from onnxmerge.axes.cells import Restriction
+from onnxmerge.axes.rules.registry import rule
+from onnxmerge.axes.signature import NEUTRAL, Axes
+from onnxmerge.axes.site import Site
+
+
+def take_segment(site: Site, axes: Axes, axis: int, start: int, stop: int, size: int) -> Axes:
+    """The axes of ``tensor[..., start:stop, ...]``: the other axes are restricted to the part that is left."""
+    if (start, stop) == (0, size) or axes[axis] == NEUTRAL:
+        return axes
+    part, restrictions = site.cells.cut(axes[axis], start, stop)
+    return replace_axis(site, axes, axis, part, restrictions)
+
+
+def replace_axis(site: Site, axes: Axes, axis: int, part: int, restrictions: Sequence[Restriction]) -> Axes:
+    return tuple(
+        part if index == axis else cell if cell == NEUTRAL else site.cells.restrict_all(cell, restrictions)
+        for index, cell in enumerate(axes)
+    )
+
+
+@rule("concat")
+def concat(site: Site) -> tuple[Axes | None, ...]:
+    """Segments along one axis; the other axes are the same units in every operand."""
+    operands, shapes, after = site.operands(), site.input_shapes(), site.output_shape()
+    present = [(axes, shape) for axes, shape in zip(operands, shapes, strict=True) if axes is not None and shape]
+    if len(present) != len(operands) or after is None:
+        return site.freeze("a concatenation of unknown shapes")
+    axis = site.axis(len(after))
+    present = [(axes, shape) for axes, shape in present if shape[axis] > 0]
+    made: list[int] = []
+    for index, size in enumerate(after):
+        if index == axis:
+            parts = [site.real(axes[index], shape[index]) for axes, shape in present]
+            made.append(site.cells.concat(parts) if parts else site.cells.new(size))
+            continue
+        real = [axes[index] for axes, _ in present if axes[index] != NEUTRAL]
+        for cell in real[1:]:
+            site.cells.unify(real[0], cell)
+        made.append(real[0] if real else NEUTRAL)
+    return (tuple(made),)
+
+
+@rule("split")
+def split(site: Site) -> tuple[Axes | None, ...]:
+    axes, shape, outputs = site.operand(0), site.shape(0), site.output_shapes()
+    if axes is None or shape is None or any(output is None for output in outputs):
+        return site.freeze("a split of unknown shape")
+    axis = site.axis(len(shape))
+    sizes = [output[axis] for output in outputs if output is not None]
+    starts = [0, *accumulate(sizes)]
+    return tuple(
+        take_segment(site, axes, axis, start, start + size, shape[axis])
+        for start, size in zip(starts, sizes, strict=False)
+    )
+
+
+@rule("slice")
+def slice_(site: Site) -> tuple[Axes | None, ...]:
+    """Consecutive slices are segments; a step of k over a free axis takes one residue of (n k)."""
+    axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
+    starts, ends = site.ints("starts", 1), site.ints("ends", 2)
+    if axes is None or shape is None or after is None or starts is None or ends is None:
+        return site.freeze("a slice with bounds that depend on the input")
+    which = site.ints("axes", 3) or list(range(len(starts)))
+    steps = site.ints("steps", 4) or [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, which, steps, strict=True):
+        axes = _slice_axis(site, axes, axis % len(shape), slice(start, end, step), shape[axis % len(shape)])
+    return (axes,)
+
+
+def _slice_axis(site: Site, axes: Axes, axis: int, bounds: slice, size: int) -> Axes:
+    start, stop, step = bounds.indices(size)
+    length = len(range(start, stop, step))
+    if axes[axis] == NEUTRAL or length == 0:
+        return axes
+    if step == 1:
+        return take_segment(site, axes, axis, start, stop, size)
+    if step > 1 and size % step == 0 and start < step and length == size // step and not site.cells.fixed(axes[axis]):
+        outer, inner = site.cells.split(axes[axis], [length, step])
+        _, restrictions = site.cells.cut(inner, start, start + 1)
+        kept = site.cells.restrict_all(outer, restrictions)
+        return replace_axis(site, axes, axis, kept, restrictions)
+    reason = f"positions are taken with step {step}"
+    site.cells.fix(axes[axis], reason)
+    return replace_axis(site, axes, axis, site.cells.new_fixed(length, reason), ())
+
+
+@rule("pad")
+def pad(site: Site) -> tuple[Axes | None, ...]:
+    """Constant padding is a segment of equal values beside the units; other modes read positions."""
+    axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
+    pads = site.ints("pads", 1)
+    if axes is None or shape is None or after is None or pads is None:
+        return site.freeze("a padding of unknown width")
+    which = site.ints("axes", 3) or list(range(len(shape)))
+    mode = site.attribute("mode", "constant")
+    constant = (mode.decode() if isinstance(mode, bytes) else mode) == "constant"
+    made = list(axes)
+    for axis, low, high in zip(which, pads[: len(which)], pads[len(which) :], strict=True):
+        index = axis % len(shape)
+        if low == high == 0:
+            continue
+        cell = site.real(axes[index], shape[index])
+        if constant and min(low, high) >= 0 and not site.cells.fixed(cell):
+            parts = [site.cells.new(low), cell, site.cells.new(high)]
+            made[index] = site.cells.concat([part for part in parts if site.cells.size(part)])
+        else:
+            site.cells.fix(cell, "padded positions")
+            made[index] = site.cells.new_fixed(after[index], "padded positions")
+    return (tuple(made),)
