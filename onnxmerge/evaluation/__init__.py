@@ -1,0 +1,1 @@
+"""How good embedding models are at the tasks of their parents."""
