@@ -383,7 +383,7 @@ class Cells:
         structure = self._structure[root]
         if not isinstance(structure, Family):
             return root
-        members = [member for _, member in structure.members]
+        members = list(self.family(root).values())
         for member in members[1:]:
             self.unify(members[0], member, "one in every part")
         root, member = self.find(root), self.find(members[0])

@@ -1,0 +1,160 @@
+"""What will be matched: groups of spaces that are solved together, and where their units lie in the weights.
+
+A group is a free space and every space that varies with it, nested to any depth (heads and their inner units). It
+is solved inside out, so its spaces form a tree under one root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from onnxmerge.axes.layout import Block, Space, TensorLayout, Typing
+from onnxmerge.merging.transport import Slot, bind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Occurrence:
+    """One block of an initializer in which units of one group stand.
+
+    ``kept`` are the slots of those units and of the outer spaces they are bound to, ``labels`` the spaces there,
+    ``outer[i]`` the places in ``kept`` of the outer spaces of ``kept[i]``, in the order of ``varies_with``. All other
+    slots are features of these units. ``moved`` are those of them that other groups (or the same group, where it
+    stands on two axes) permute. ``leaves`` are the places in ``kept`` of units with no inner units in this block:
+    the block is part of their weight vectors.
+    """
+
+    layout: TensorLayout
+    block: Block
+    kept: tuple[Slot, ...]
+    labels: tuple[str, ...]
+    outer: tuple[tuple[int, ...], ...]
+    leaves: tuple[int, ...]
+    moved: frozenset[Slot]
+
+    @property
+    def linked(self) -> bool:
+        """Whether two kinds of inner units share the block, so that the similarity of one needs the other's match."""
+        return len(self.leaves) > 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Spaces solved together: ``members`` with the root first; ``children`` maps each to those directly inside it."""
+
+    root: str
+    members: tuple[str, ...]
+    children: Mapping[str, tuple[str, ...]]
+    occurrences: tuple[Occurrence, ...]
+    neighbours: frozenset[str]
+    """Roots of the groups that move this group's features (its own, where it stands on two axes)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """``groups`` by root. ``spaces`` are those of the typing, with those that are left alone marked as fixed.
+
+    ``skipped`` says why a free space is left alone; that is safe, since the identity is a permutation too.
+    """
+
+    spaces: Mapping[str, Space]
+    groups: Mapping[str, Group]
+    skipped: Mapping[str, str]
+
+
+def make_plan(typing: Typing) -> Plan:
+    """Find the groups of a typing. Statistics are no part of a unit's weight vector, so they are left out."""
+    skipped: dict[str, str] = {}
+    spaces: dict[str, Space] = {}
+    for name in sorted(typing.spaces, key=lambda name: len(typing.spaces[name].varies_with)):
+        space = typing.spaces[name]
+        reason = space.fixed or _why_not(space, typing.spaces, skipped)
+        if space.free and reason:
+            skipped[name] = reason
+        spaces[name] = Space(space.id, space.size, space.varies_with, reason)
+    spaces = {name: spaces[name] for name in typing.spaces}
+    members = _members(spaces)
+    roots = {name: root for root, names in members.items() for name in names}
+    found: dict[str, list[Occurrence]] = {root: [] for root in members}
+    for tensor in typing.initializers:
+        if tensor not in typing.statistics:
+            for root, occurrence in _occurrences(typing.initializers[tensor], spaces, roots):
+                found[root].append(occurrence)
+    groups = {
+        root: Group(root, names, _children(names, spaces), tuple(found[root]), _neighbours(found[root], roots))
+        for root, names in members.items()
+    }
+    return Plan(spaces, groups, {name: why for name, why in skipped.items() if spaces[name].size > 1})
+
+
+def _why_not(space: Space, spaces: Mapping[str, Space], skipped: Mapping[str, str]) -> str | None:
+    """Why a free space is not matched: one unit only, or outer spaces that do not nest."""
+    if space.size <= 1:
+        return "a single unit"
+    seen: set[str] = set()
+    for name in _by_depth(space.varies_with, spaces):
+        outer = spaces[name]
+        if not outer.free or outer.size <= 1:
+            continue
+        if name in skipped:
+            return f"its outer space {name} is not matched: {skipped[name]}"
+        if not set(outer.varies_with) <= set(space.varies_with):
+            return f"its outer space {name} varies with a space that it does not vary with"
+        if not seen <= set(outer.varies_with):
+            return f"its outer spaces {', '.join(sorted(seen))} and {name} do not nest"
+        seen.add(name)
+    return None
+
+
+def _by_depth(names: tuple[str, ...], spaces: Mapping[str, Space]) -> list[str]:
+    return sorted(names, key=lambda name: len(spaces[name].varies_with))
+
+
+def _free_outers(space: Space, spaces: Mapping[str, Space]) -> list[str]:
+    """The free outer spaces, outermost first."""
+    return [name for name in _by_depth(space.varies_with, spaces) if spaces[name].free]
+
+
+def _members(spaces: Mapping[str, Space]) -> dict[str, tuple[str, ...]]:
+    """Root -> the spaces of its group, outer before inner."""
+    members: dict[str, tuple[str, ...]] = {}
+    for name in _by_depth(tuple(spaces), spaces):
+        if spaces[name].free:
+            root = next(iter(_free_outers(spaces[name], spaces)), name)
+            members[root] = (*members.get(root, ()), name)
+    return members
+
+
+def _children(names: tuple[str, ...], spaces: Mapping[str, Space]) -> dict[str, tuple[str, ...]]:
+    parents = {name: (_free_outers(spaces[name], spaces) or [""])[-1] for name in names}
+    return {name: tuple(child for child in names if parents[child] == name) for name in names}
+
+
+def _occurrences(
+    layout: TensorLayout, spaces: Mapping[str, Space], roots: Mapping[str, str]
+) -> Iterator[tuple[str, Occurrence]]:
+    """Cut each block of a tensor by the slots of roots: (root of the group, occurrence)."""
+    for block in layout.blocks:
+        slots = [(axis, place) for axis, each in enumerate(block.axes) for place in range(len(each.spaces))]
+        labels = dict(zip(slots, block.spaces, strict=True))
+        bound = {slot: bind(layout.name, block, slot, spaces) for slot in slots if labels[slot] in roots}
+        parts: dict[Slot, set[Slot]] = {}
+        for slot, outers in bound.items():
+            root_slot = next(each for each in (*outers, slot) if labels[each] == roots[labels[slot]])
+            parts.setdefault(root_slot, set()).update((*outers, slot))
+        for root_slot, part in parts.items():
+            kept = tuple(sorted(part, key=lambda slot: (len(bound.get(slot, ())), slot)))
+            outer = tuple(tuple(kept.index(each) for each in bound.get(slot, ())) for slot in kept)
+            holding = {place for places in outer for place in places}
+            leaves = tuple(place for place, slot in enumerate(kept) if slot in bound and place not in holding)
+            kept_labels = tuple(labels[slot] for slot in kept)
+            moved = frozenset(bound.keys() - part)
+            yield labels[root_slot], Occurrence(layout, block, kept, kept_labels, outer, leaves, moved)
+
+
+def _neighbours(occurrences: list[Occurrence], roots: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(
+        roots[occurrence.block.axes[axis].spaces[place]]
+        for occurrence in occurrences
+        for axis, place in occurrence.moved
+    )

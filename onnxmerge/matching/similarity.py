@@ -1,0 +1,184 @@
+"""Similarity between the units of two models: in weight space, in activation space, and mixed.
+
+A unit's weight vector is the concatenation of its slices of every initializer in which its space stands. It is never
+built: correlations come from Gram matrices and sums that are added up block by block, a few columns at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Positions
+from onnxmerge.errors import StructureError
+from onnxmerge.matching.plan import Group, Occurrence, Plan
+from onnxmerge.matching.structured import Array, GroupProblem, Term
+from onnxmerge.merging.transport import composite_shape, gather
+
+ActivationSimilarity: TypeAlias = Mapping[str, NDArray[np.float64]]
+"""Space id -> correlation [n, n] of the flattened composite units (outer spaces, then the space), rows for the first
+model and columns for the other, each in its own order. Only spaces that some tap showed have an entry."""
+
+Objective: TypeAlias = Literal["correlation", "inner"]
+
+CHUNK_BYTES = 1 << 26
+"""Weights are turned into float64 at most this many bytes at a time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairOfModels:
+    """What there is to compare: the first model's weights and another's, and how their activations correlate.
+
+    ``alphas`` holds, for each matched space, the share of weight space in its similarity (see ``weight_shares``).
+    """
+
+    plan: Plan
+    first: Mapping[str, NDArray[Any]]
+    other: Mapping[str, NDArray[Any]]
+    activations: ActivationSimilarity
+    alphas: Mapping[str, float]
+    objective: Objective = "correlation"
+
+
+def weight_shares(plan: Plan, alpha: float, activations: ActivationSimilarity) -> dict[str, float]:
+    """The share of weight space in the similarity of each matched space.
+
+    It is ``alpha``, but 1 where no activations were seen: neither of the space nor of anything inside it.
+    """
+    return {
+        name: alpha if any(name in (inner, *plan.spaces[inner].varies_with) for inner in activations) else 1.0
+        for group in plan.groups.values()
+        for name in group.members
+    }
+
+
+def known_activations(plan: Plan, activations: ActivationSimilarity) -> dict[str, NDArray[np.float64]]:
+    """The similarities of matched spaces. A single unit inside an outer unit stands for it (depthwise convolution).
+
+    Raises StructureError where a matrix does not have the size of its space.
+    """
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for name, similarity in activations.items():
+        units = math.prod(composite_shape(name, plan.spaces))
+        if similarity.shape != (units, units):
+            raise StructureError(
+                f"space {name}: expected activation similarities of {units} x {units} units, "
+                f"found {list(similarity.shape)}; gather them again for these models"
+            )
+        outers = [name, *reversed(plan.spaces[name].varies_with)]
+        owner = next((outer for outer in outers if plan.spaces[outer].size > 1), name)
+        if plan.spaces[owner].free and units == math.prod(composite_shape(owner, plan.spaces)):
+            found.setdefault(owner, []).append(similarity)
+    return {name: sum(several[1:], several[0]) / len(several) for name, several in found.items()}
+
+
+@dataclass(slots=True)
+class UnitSums:
+    """Sums over weight vectors: ``products`` holds x y for pairs of units, the others are for each unit by itself."""
+
+    products: Array
+    x: Array
+    xx: Array
+    y: Array
+    yy: Array
+    features: int = 0
+
+    def add_units(self, x: Array, y: Array) -> None:
+        """Add columns [units, features] to the sums over each unit."""
+        self.x += x.sum(axis=1)
+        self.y += y.sum(axis=1)
+        self.xx += np.einsum("uf,uf->u", x, x)
+        self.yy += np.einsum("uf,uf->u", y, y)
+        self.features += x.shape[1]
+
+    def scales(self) -> tuple[Array, Array]:
+        """One over the norm of each centred vector, for both models; 0 for a constant one, which resembles nothing."""
+        return _inverse_norm(self.x, self.xx, self.features), _inverse_norm(self.y, self.yy, self.features)
+
+
+def _inverse_norm(total: Array, squares: Array, features: int) -> Array:
+    with np.errstate(invalid="ignore"):
+        centred = squares - total * total / max(features, 1)
+    # What rounding leaves of a constant vector is noise of about features * 1e-16 of its squares. NaN passes through.
+    constant = centred <= squares * 1e-12
+    return np.where(constant, 0.0, 1.0 / np.sqrt(np.where(constant, 1.0, centred)))
+
+
+def unit_sums(count: int, *, paired: bool) -> UnitSums:
+    """Empty sums for ``count`` units; ``paired``: products only of units at the same place, [units]."""
+    products = np.zeros(count if paired else (count, count))
+    return UnitSums(products, np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count))
+
+
+def unit_view(content: NDArray[Any], occurrence: Occurrence, plan: Plan) -> NDArray[Any]:
+    """A block's content (one dimension for each axis of the tensor) as [*kept slots, features], in the stored type."""
+    block = occurrence.block
+    slots = [(axis, place) for axis, each in enumerate(block.axes) for place in range(len(each.spaces))]
+    kept = [slots.index(slot) for slot in occurrence.kept]
+    order = (*kept, *(index for index in range(len(slots)) if index not in kept))
+    content = content.reshape([plan.spaces[name].size for name in block.spaces]).transpose(order)
+    return content.reshape((*content.shape[: len(kept)], math.prod(content.shape[len(kept) :])))
+
+
+def group_problem(pair: PairOfModels, group: Group, perms: Mapping[str, Positions]) -> GroupProblem:
+    """The similarities of a group's units, S = alpha W + (1 - alpha) A, under the other groups' permutations.
+
+    W is the Pearson correlation of weight vectors, or their inner product with the objective "inner".
+    """
+    spaces = pair.plan.spaces
+    shapes = {name: composite_shape(name, spaces) for name in group.members}
+    sums = {name: unit_sums(math.prod(shapes[name]), paired=False) for name in group.members}
+    terms: list[Term] = []
+    for occurrence in group.occurrences:
+        if not any(pair.alphas[occurrence.labels[leaf]] for leaf in occurrence.leaves):
+            continue
+        layout, block = occurrence.layout, occurrence.block
+        x = gather(pair.first[layout.name], layout, block, spaces, {})
+        y = gather(pair.other[layout.name], layout, block, spaces, perms, occurrence.moved)
+        x, y = unit_view(x, occurrence, pair.plan), unit_view(y, occurrence, pair.plan)
+        for leaf in occurrence.leaves:
+            into = sums[occurrence.labels[leaf]]
+            for columns_x, columns_y in unit_columns(x, y, occurrence, leaf):
+                into.add_units(columns_x, columns_y)
+                if not occurrence.linked:
+                    into.products += columns_x @ columns_y.T
+        if occurrence.linked:
+            terms.append(Term(x.astype(np.float64), y.astype(np.float64), occurrence.labels, occurrence.outer))
+    similarity, scales = {}, {}
+    for name, shape in shapes.items():
+        alpha = pair.alphas[name]
+        mixed, rows, columns = weight_similarity(sums[name], pair.objective)
+        mixed *= alpha
+        if name in pair.activations:
+            mixed += (1.0 - alpha) * pair.activations[name]
+        similarity[name] = mixed.reshape(shape + shape)
+        scales[name] = (alpha * rows).reshape(shape), columns.reshape(shape)
+    outers = {name: spaces[name].varies_with for name in group.members}
+    return GroupProblem(outers, similarity, scales, tuple(terms), once=pair.objective == "inner")
+
+
+def unit_columns(x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf: int) -> Iterator[tuple[Array, Array]]:
+    """Both sides as [units, features] for the units at one place, in float64, a bounded number of columns at a time."""
+    chain = (*occurrence.outer[leaf], leaf)
+    order = (*chain, *(axis for axis in range(x.ndim) if axis not in chain))
+    units = math.prod(x.shape[axis] for axis in chain)
+    x, y = (side.transpose(order).reshape(units, math.prod(x.shape) // max(units, 1)) for side in (x, y))
+    step = max(1, CHUNK_BYTES // (8 * max(units, 1)))
+    for begin in range(0, x.shape[1], step):
+        chunk = slice(begin, begin + step)
+        yield x[:, chunk].astype(np.float64), y[:, chunk].astype(np.float64)
+
+
+def weight_similarity(sums: UnitSums, objective: Objective) -> tuple[Array, Array, Array]:
+    """(similarity, row scale, column scale); linked terms are not in it yet and are to be scaled in the same way."""
+    if objective == "inner":
+        return sums.products, np.ones_like(sums.x), np.ones_like(sums.y)
+    paired = sums.products.ndim == 1
+    rows, columns = sums.scales()
+    wide_x, wide_rows = (sums.x, rows) if paired else (sums.x[:, None], rows[:, None])
+    return (sums.products - wide_x * sums.y / max(sums.features, 1)) * wide_rows * columns, rows, columns

@@ -1,0 +1,133 @@
+"""Each method on every structure: a permuted copy of a random model must be recognised unit by unit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnxmerge.axes.layout import Space
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.matching.methods import MATCHERS, MatchOptions, MatchProblem
+from onnxmerge.merging.transport import Permutations, identity, transport
+from tests.matching.structures import STRUCTURES, Example, attention, example, fixed, mlp, random_weights, typing
+
+LEARNING = [name for name in MATCHERS if name != "average"]
+
+
+def problem(case: Example) -> MatchProblem:
+    return MatchProblem(case.typing, [case.first, case.other], [case.activations])
+
+
+def assert_same(found: Permutations, truth: Permutations) -> None:
+    for name, perm in truth.items():
+        still = np.zeros_like(perm)  # a single unit inside an outer one has no entry
+        np.testing.assert_array_equal(found.get(name, still), perm, err_msg=name)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("method", [*LEARNING, "rebasin inner"])
+def test_recovers_hidden_permutations(method: str, structure: str, noise: float) -> None:
+    case = example(STRUCTURES[structure](), seed=3, noise=noise)
+    name, _, inner = method.partition(" ")
+    options = MatchOptions(objective="inner" if inner else "correlation")
+    match = MATCHERS[name](problem(case), options).matches[0]
+    assert_same(match.permutations, case.truth)
+    assert match.converged
+    assert not match.notes
+    assert match.similarity_after.keys() == match.similarity_before.keys()
+    assert min(match.similarity_after.values()) > 0.9
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_average_leaves_everything_alone(structure: str) -> None:
+    case = example(STRUCTURES[structure]())
+    match = MATCHERS["average"](problem(case), MatchOptions()).matches[0]
+    for name, perm in match.permutations.items():
+        np.testing.assert_array_equal(perm, identity(case.typing.spaces)[name])
+    assert match.sweeps == 0
+    assert match.similarity_before == match.similarity_after
+
+
+@pytest.mark.parametrize("method", LEARNING)
+def test_equal_models_stay_in_place(method: str) -> None:
+    case = example(attention())
+    rng = np.random.default_rng(0)
+    alike = {
+        name: np.asarray(np.corrcoef(rng.standard_normal((len(similarity), 50))), np.float64)
+        for name, similarity in case.activations.items()
+    }
+    same = MatchProblem(case.typing, [case.first, case.first], [alike])
+    assert_same(MATCHERS[method](same, MatchOptions()).permutations[0], identity(case.typing.spaces))
+
+
+@pytest.mark.parametrize("method", LEARNING)
+def test_every_other_model_is_brought_to_the_first(method: str) -> None:
+    typed = mlp()
+    one, two = example(typed, seed=1), example(typed, seed=1)
+    perm = {name: np.roll(perm, 1) for name, perm in identity(typed.spaces).items()}
+    moved = {name: transport(w, typed.initializers[name], typed.spaces, perm) for name, w in one.first.items()}
+    seen = {name: np.roll(np.eye(typed.spaces[name].size), 1, axis=1) for name in perm}
+    models = MatchProblem(typed, [one.first, two.other, moved], [two.activations, seen])
+    result = MATCHERS[method](models, MatchOptions())
+    assert result.method == method
+    assert_same(result.permutations[0], two.truth)
+    assert_same(result.permutations[1], {name: np.roll(perm, -1) for name, perm in identity(typed.spaces).items()})
+
+
+@pytest.mark.parametrize("method", ["act-align", "mudsc-align"])
+@pytest.mark.parametrize("unseen", ["s", "v", "qk"])
+def test_weights_stand_in_for_activations_that_were_not_seen(method: str, unseen: str) -> None:
+    case = example(attention(), seed=2)
+    seen = {name: similarity for name, similarity in case.activations.items() if name != unseen}
+    match = MATCHERS[method](replace(problem(case), activations=[seen]), MatchOptions()).matches[0]
+    assert_same(match.permutations, case.truth)
+    assert match.notes == (f"no activations were seen of {unseen}: matched by weights instead",)
+
+
+def test_what_does_not_nest_is_left_alone_and_noted() -> None:
+    spaces = [fixed("x", 9), Space("a", 3), Space("b", 3), Space("u", 4, ("a", "b"))]
+    typed = typing(spaces, {"w": ["a", "b", "u", "x"]})
+    match = MATCHERS["rebasin"](MatchProblem(typed, [random_weights(typed, 0)] * 2), MatchOptions()).matches[0]
+    assert match.permutations.keys() == {"a", "b"}
+    assert len(match.notes) == 1
+    assert "space u was left alone" in match.notes[0]
+
+
+def test_nothing_to_match() -> None:
+    typed = typing([fixed("x", 4)], {"w": ["x", "x"]})
+    weights = random_weights(typed, 0)
+    for method in MATCHERS.values():
+        match = method(MatchProblem(typed, [weights, weights], [{}]), MatchOptions()).matches[0]
+        assert match.permutations == {}
+        assert match.converged
+
+
+@pytest.mark.parametrize("method", ["act-align", "mudsc-align"])
+@pytest.mark.parametrize("activations", [[], [{}]])
+def test_missing_activations_ask_for_calibration(method: str, activations: list[dict[str, np.ndarray]]) -> None:
+    case = example(mlp())
+    with pytest.raises(UsageError, match=r"--calib"):
+        MATCHERS[method](replace(problem(case), activations=activations), MatchOptions())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.5, float("nan")])
+def test_alpha_outside_the_open_interval_is_refused(alpha: float) -> None:
+    with pytest.raises(UsageError, match="alpha"):
+        MATCHERS["mudsc-align"](problem(example(mlp())), MatchOptions(alpha=alpha))
+
+
+@pytest.mark.parametrize("method", ["act-align", "mudsc-align"])
+def test_inner_products_do_not_mix_with_activations(method: str) -> None:
+    with pytest.raises(UsageError, match="inner products"):
+        MATCHERS[method](problem(example(mlp())), MatchOptions(objective="inner"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_name_the_space(value: float) -> None:
+    case = example(mlp())
+    case.other["w2"][3, 4] = value
+    with pytest.raises(InputError, match=r"space [ab]"):
+        MATCHERS["rebasin"](problem(case), MatchOptions())
