@@ -1,0 +1,27 @@
+"""Reading, running, pairing up and writing ONNX models."""
+
+from __future__ import annotations
+
+from onnxmerge.model.network import Array, ModelSet, Network, Weights
+from onnxmerge.model.pair import pair
+from onnxmerge.model.read import read_network
+from onnxmerge.model.sample import synthesize
+from onnxmerge.model.session import open_session, providers, run
+from onnxmerge.model.trace import Trace, trace
+from onnxmerge.model.write import save_network
+
+__all__ = [
+    "Array",
+    "ModelSet",
+    "Network",
+    "Trace",
+    "Weights",
+    "open_session",
+    "pair",
+    "providers",
+    "read_network",
+    "run",
+    "save_network",
+    "synthesize",
+    "trace",
+]

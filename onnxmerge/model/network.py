@@ -1,0 +1,129 @@
+"""One network as it was read: its graph, where it comes from, and its weights, which stay on disk until asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmerge.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SOURCE = "onnxmerge.source"
+"""Key in the graph's ``meta`` (in memory only): the path or name to put into messages. It survives cloning."""
+
+
+class Weights(Mapping[str, Array]):
+    """The initializers of one graph by name, read on each access and kept nowhere.
+
+    External data is memory-mapped for as long as the returned array lives. Arrays are read-only: copy to change.
+    float16 comes as ``np.float16``, bfloat16 as ``ml_dtypes.bfloat16``, four-bit types as those of ``ml_dtypes``.
+
+    Raises (on access): KeyError for an unknown name, InputError where the data cannot be read.
+    """
+
+    __slots__ = ("_tensors",)
+
+    def __init__(self, tensors: Mapping[str, ir.TensorProtocol]) -> None:
+        self._tensors = dict(tensors)
+
+    def tensor(self, name: str) -> ir.TensorProtocol:
+        """The tensor behind a name: shape, dtype and ``nbytes`` cost nothing, ``tofile`` streams."""
+        return _detached(self._tensors[name])
+
+    def __getitem__(self, name: str) -> Array:
+        tensor = self.tensor(name)
+        try:
+            array = tensor.numpy()
+        except (OSError, ValueError) as error:
+            raise InputError(f"tensor {name!r} cannot be read: {' '.join(str(error).split())}") from error
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __repr__(self) -> str:
+        return f"Weights({len(self)} tensors)"
+
+
+def _detached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A fresh handle on external data: onnx-ir's own keeps its memory map and a file descriptor once it was read."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.ExternalTensor(
+        tensor.location,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        base_dir=tensor.base_dir,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A model that was read and normalised (see ``read_network``).
+
+    ``sha256`` is that of the file, followed by its external data files in order of name where there are any; for a
+    model that was handed over in memory, that of its serialised form.
+    """
+
+    path: Path | None
+    model: ir.Model
+    sha256: str
+
+    @property
+    def graph(self) -> ir.Graph:
+        return self.model.graph
+
+    @property
+    def weights(self) -> Weights:
+        """All initializers of the main graph (reading lifts those of subgraphs into it)."""
+        return Weights(
+            {
+                name: value.const_value
+                for name, value in self.graph.initializers.items()
+                if value.const_value is not None
+            }
+        )
+
+    @property
+    def label(self) -> str:
+        """What messages call this network: the path it was read from, or the name of its graph."""
+        return label(self.model)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelSet:
+    """Networks of one structure. ``weights[m]`` are those of ``sources[m]`` under the *template's* names.
+
+    The template is the first network, with initializers untied that are shared by coincidence (see ``pair``), so
+    ``weights[0]`` holds exactly the template's initializers.
+    """
+
+    template: Network
+    weights: tuple[Weights, ...]
+    sources: tuple[Network, ...]
+
+
+def label(model: ir.Model) -> str:
+    """What messages call a model."""
+    source = model.graph.meta.get(SOURCE)
+    return str(source) if source is not None else f"model {model.graph.name or 'without a name'!r}"

@@ -1,0 +1,165 @@
+"""Read an ONNX model lazily and bring it into the one form that every later stage expects."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+import os
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes import common as passes
+
+from onnxmerge.errors import InputError
+from onnxmerge.model.check import check_proto, one_line
+from onnxmerge.model.lift import detach_subgraph_outputs, lift_scalers
+from onnxmerge.model.names import name_uniquely
+from onnxmerge.model.network import SOURCE, Network
+
+CHUNK = 1 << 24
+
+
+def read_network(source: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> Network:
+    """Read a model and normalise its graph.
+
+    Afterwards functions are inlined; tensor-valued Constant nodes are initializers, as are the numbers of a Scaler, and
+    those of subgraphs belong to the main graph, so that its initializers are *all* weights; initializers are no graph
+    inputs; nodes stand in topological order, none is dead; every node and every value, across subgraphs, has a name of
+    its own. Weights stay in the file's buffer or, for external data, on disk. A model that was handed over in memory
+    is not changed.
+
+    Raises:
+        InputError: the file is missing, a directory, empty, cut off, not ONNX, of an opset or IR version newer than
+            the installed onnx, lacks its external data (or points outside its folder), or its graph is not valid.
+
+    """
+    if isinstance(source, ir.Model):
+        return _normalised(source.clone(), None, _digest_model(source))
+    if isinstance(source, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        check_proto(copy, f"model {copy.graph.name!r}", None)
+        return _normalised(_deserialize(copy, f"model {copy.graph.name!r}"), None, _digest_model(copy))
+    # onnx-ir checks that external data stays in the model's folder only where that folder is known.
+    path = Path(os.path.abspath(os.fspath(source)))  # noqa: PTH100  (resolve() would follow a link to other data)
+    proto, sha256 = _parse(path)
+    external = check_proto(proto, str(path), path.parent)
+    model = _deserialize(proto, str(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    for file in sorted(external):
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                sha256.update(chunk)
+    return _normalised(model, path, sha256.hexdigest())
+
+
+def _parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:
+    """Parse a file without holding its bytes twice."""
+    proto = onnx.ModelProto()
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a directory; give the .onnx file in it")
+        with path.open("rb") as stream:
+            if not os.fstat(stream.fileno()).st_size:
+                raise InputError(f"{path}: is empty; expected an ONNX model")
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                sha256 = hashlib.sha256(mapped)
+                _parse_into(proto, mapped, path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return proto, sha256
+
+
+def _parse_into(proto: onnx.ModelProto, mapped: mmap.mmap, path: Path) -> None:
+    view = memoryview(mapped)
+    try:
+        proto.ParseFromString(view)
+    except DecodeError:
+        hint = "a Git LFS pointer, fetch the real file" if mapped[:20].startswith(b"version https://git-") else ""
+        raise InputError(f"{path}: {hint or 'is not an ONNX model, or is cut off; export or copy it again'}") from None
+    finally:
+        view.release()
+
+
+def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:  # onnx-ir wraps whatever went wrong in its own and in built-in types
+        raise InputError(f"{label}: the graph cannot be built ({one_line(_root(error))})") from error
+    model.graph.meta[SOURCE] = label
+    return model
+
+
+def _normalised(model: ir.Model, path: Path | None, sha256: str) -> Network:
+    """Apply the passes that ``read_network`` describes, in place."""
+    label = str(path) if path is not None else f"model {model.graph.name!r}"
+    model.graph.meta[SOURCE] = label
+    try:
+        if model.functions:
+            passes.InlinePass()(model)
+            passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+        passes.RemoveInitializersFromInputsPass()(model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        lift_scalers(model)
+        detach_subgraph_outputs(model)
+        name_uniquely(model)
+        passes.LiftSubgraphInitializersToMainGraphPass()(model)
+        _check_defined(model, label)
+        passes.RemoveUnusedNodesPass()(model)
+        model.graph.sort()
+    except InputError:
+        raise
+    except Exception as error:  # a pass that fails says so with whatever its checks raise
+        raise InputError(f"{label}: the graph is not valid ({one_line(_root(error))})") from error
+    return Network(path=path, model=model, sha256=sha256)
+
+
+def _check_defined(model: ir.Model, label: str) -> None:
+    """Every operand must be an input, an initializer or some node's output."""
+    known = {id(value) for graph in model.graphs() for value in (*graph.inputs, *graph.initializers.values())}
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is not None and value.producer() is None and id(value) not in known:
+                raise InputError(
+                    f"{label}: node {node.name!r} ({node.op_type}) reads {value.name!r}, which nothing produces; "
+                    "export again"
+                )
+    for graph in model.graphs():
+        for value in graph.outputs:
+            if value.producer() is None and id(value) not in known and graph is model.graph:
+                raise InputError(f"{label}: output {value.name!r} is produced by no node; export again")
+
+
+def _digest_model(model: ir.Model | onnx.ModelProto) -> str:
+    """SHA-256 of a model in memory: of its structure, then of each tensor, so that no size limit applies."""
+    sha256 = hashlib.sha256()
+    if isinstance(model, onnx.ModelProto):
+        with contextlib.suppress(ValueError):
+            sha256.update(model.SerializeToString(deterministic=True))
+        return sha256.hexdigest()
+    bare = model.clone()
+    for graph in bare.graphs():
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            sha256.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            sha256.update(tensor.tobytes() if tensor.dtype != ir.DataType.STRING else str(tensor.numpy()).encode())
+            value.const_value = None
+    for graph in bare.graphs():
+        for name in [name for name, value in graph.initializers.items() if value.const_value is None]:
+            graph.initializers.pop(name)
+    sha256.update(ir.to_proto(bare).SerializeToString(deterministic=True))
+    return sha256.hexdigest()
+
+
+def _root(error: BaseException) -> BaseException:
+    """The cause at the bottom: onnx-ir wraps errors layer by layer, with the whole graph in the message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

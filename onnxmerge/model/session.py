@@ -1,0 +1,259 @@
+"""ONNX Runtime sessions: which provider, over which weights, with which tensors as outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx_ir.passes import common as passes
+
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.model.network import Array, Weights, label
+from onnxmerge.model.widen import has_bfloat16, widen
+
+Provider = str | tuple[str, dict[str, str]]
+
+CPU = "CPUExecutionProvider"
+PROVIDERS: dict[str, Provider] = {
+    "cpu": CPU,
+    # TensorFloat-32 keeps 10 bits of the mantissa: every comparison to float32 tolerance would fail.
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    "tensorrt": ("TensorrtExecutionProvider", {}),
+}
+FATAL = 4
+"""ORT's log severity at which it is silent: whatever it has to say arrives as an exception too."""
+
+IN_MEMORY = 1 << 30
+"""Weights of more bytes than this go to ORT through a temporary file (protobuf ends at 2 GiB, and a file streams)."""
+
+
+def providers(choice: str = "auto") -> list[Provider]:
+    """The execution providers to hand to ONNX Runtime, in order of preference.
+
+    ``auto`` takes CUDA where it really loads (the GPU wheel lists it on every machine) and the CPU elsewhere.
+
+    Raises:
+        UsageError: an unknown choice, or one that is not available here.
+
+    """
+    if choice == "cpu":
+        return [CPU]
+    if choice == "auto":
+        return [PROVIDERS["cuda"], CPU] if _loads("cuda") else [CPU]
+    if choice not in PROVIDERS:
+        raise UsageError(f"--provider {choice}: unknown; choose auto, {', '.join(PROVIDERS)}")
+    if not _loads(choice):
+        raise UsageError(
+            f"--provider {choice}: not available here (ONNX Runtime lists {', '.join(ort.get_available_providers())}, "
+            "and it must load its libraries); install onnxruntime-gpu with CUDA, or use --provider cpu"
+        )
+    return [PROVIDERS[choice], *([PROVIDERS["cuda"]] if choice == "tensorrt" and _loads("cuda") else []), CPU]
+
+
+@functools.cache
+def _loads(choice: str) -> bool:
+    """Whether a provider is there and a session on it comes up, found out on a model of one node."""
+    provider = PROVIDERS[choice]
+    name = provider if isinstance(provider, str) else provider[0]
+    if name not in ort.get_available_providers():
+        return False
+    value = ir.val("x", ir.DataType.FLOAT, [1])
+    node = ir.node("Relu", [value], name="relu")
+    node.outputs[0].name, node.outputs[0].dtype = "y", ir.DataType.FLOAT
+    graph = ir.Graph([value], node.outputs, nodes=[node], opset_imports={"": 17}, name="probe")
+    proto = ir.to_proto(ir.Model(graph, ir_version=8)).SerializeToString()
+    ort.set_default_logger_severity(FATAL)
+    try:
+        if hasattr(ort, "preload_dlls"):  # finds the CUDA libraries that pip installed; it prints what it misses
+            with contextlib.redirect_stdout(io.StringIO()):
+                ort.preload_dlls()
+        session = ort.InferenceSession(proto, _options(None, optimise=False), [provider, CPU], enable_fallback=0)
+        return name in session.get_providers()
+    except Exception:  # noqa: BLE001  (whatever a missing or broken library raises, the answer is no)
+        return False
+    finally:
+        ort.set_default_logger_severity(2)
+
+
+def _options(threads: int | None, *, optimise: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimise:
+        # Threads that spin while they wait take the cores from whatever else runs; such runs are few and short.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def open_session(
+    model: ir.Model,
+    *,
+    weights: Mapping[str, Array] | None = None,
+    outputs: Sequence[str] | None = None,
+    provider: str = "cpu",
+    optimise: bool = False,
+    threads: int | None = None,
+) -> ort.InferenceSession:
+    """Open a session over a model, which is not changed.
+
+    Args:
+        model: The model, as ``read_network`` gives it.
+        weights: Arrays that replace initializers of the main graph, by name; shape and dtype must be the same.
+        outputs: Names of values of the main graph to have as outputs instead of the model's own.
+        provider: One of auto, cpu, cuda, tensorrt.
+        optimise: Whether ORT may fuse and fold (off: every node runs as it is written).
+        threads: How many threads one operator may use; None leaves it to ORT.
+
+    bfloat16 models run in float32 (see ``widen``): their inputs and outputs are float32 in the session.
+
+    Raises:
+        InputError: ORT does not accept the model (the message names the node), or a name, shape or dtype is wrong.
+        UsageError: the provider is not available.
+
+    """
+    where = label(model)
+    prepared = _prepared(model, weights or {}, outputs)
+    chosen = providers(provider)
+    options = _options(threads, optimise=optimise)
+    size = sum(tensor.nbytes for graph in prepared.graphs() for tensor in _tensors(graph))
+    try:
+        if size <= IN_MEMORY:
+            return ort.InferenceSession(
+                ir.to_proto(prepared).SerializeToString(), options, providers=chosen, enable_fallback=0
+            )
+        with tempfile.TemporaryDirectory(prefix="onnxmerge-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder, "model.onnx")
+            ir.save(prepared, path, external_data="model.data")
+            return ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
+    except Exception as error:  # ORT's exceptions share no base of their own
+        cause = own_cause(error)
+        if isinstance(cause, InputError):
+            raise cause from None
+        if cause is not None:
+            raise InputError(f"{where}: no room for a temporary copy of {size} bytes ({cause}); set TMPDIR") from error
+        raise InputError(f"{where}: ONNX Runtime does not accept it: {message(error)}") from error
+
+
+def own_cause(error: BaseException) -> InputError | OSError | None:
+    """What a lazy weight or the disk raised: onnx-ir wraps it in errors that print the whole graph."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError | OSError):
+        cause = cause.__cause__
+    return cause
+
+
+def _tensors(graph: ir.Graph | ir.Function) -> list[ir.TensorProtocol]:
+    if not isinstance(graph, ir.Graph):
+        return []
+    return [value.const_value for value in graph.initializers.values() if value.const_value is not None]
+
+
+def _prepared(model: ir.Model, weights: Mapping[str, Array], outputs: Sequence[str] | None) -> ir.Model:
+    """A copy of the model with other weights and outputs; no array is read before it is serialised."""
+    copy = model.clone()
+    # Before IR version 4 every initializer had to be a graph input too, which reading undoes.
+    copy.ir_version = max(copy.ir_version, 4)
+    graph = copy.graph
+    for name in weights:
+        if name not in graph.initializers:
+            raise InputError(f"{label(model)}: has no initializer {name!r} to replace")
+    for name, value in graph.initializers.items():
+        if value.const_value is not None:
+            value.const_value = lazy(value.const_value, name, weights if name in weights else None, label(model))
+    if outputs is not None:
+        _replace_outputs(copy, outputs, label(model))
+    if has_bfloat16(copy):
+        widen(copy)
+    return copy
+
+
+def lazy(tensor: ir.TensorProtocol, name: str, weights: Mapping[str, Any] | None, where: str) -> ir.TensorProtocol:
+    """A tensor that is read when it is serialised, from ``weights`` if given (an array or a function giving one).
+
+    Raises (when it is read): InputError where shape or dtype is not that of ``tensor``.
+    """
+    if weights is None:
+        if not isinstance(tensor, ir.ExternalTensor):
+            return tensor
+        weights = Weights({name: tensor})
+
+    def read() -> ir.TensorProtocol:
+        found = weights[name]
+        array = np.asarray(found() if callable(found) else found)
+        dtype = tensor.dtype.numpy()
+        if array.shape != tuple(tensor.shape.numpy()) or array.dtype != dtype:
+            raise InputError(
+                f"{where}: initializer {name!r} is {dtype}{list(tensor.shape.numpy())}, "
+                f"but {array.dtype}{list(array.shape)} was given for it"
+            )
+        # A new object each time: the name of the one given is not ours to change.
+        return ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=tensor.dtype, name=name)
+
+    return ir.LazyTensor(read, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=name)
+
+
+def _replace_outputs(model: ir.Model, names: Sequence[str], where: str) -> None:
+    graph = model.graph
+    known = {value.name: value for value in (*graph.inputs, *graph.initializers.values())}
+    known |= {value.name: value for node in graph for value in node.outputs if value.name}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise InputError(f"{where}: has no tensor {missing[0]!r} to give as output")
+    graph.outputs.clear()
+    graph.outputs.extend(known[name] for name in dict.fromkeys(names))
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def run(session: ort.InferenceSession, feeds: Mapping[str, Array], *, where: str = "the model") -> dict[str, Array]:
+    """Run a session once: outputs by name. ``where`` is what messages call the model.
+
+    Raises:
+        InputError: an input is missing, unknown, or of a shape or type that the model does not take, or a node fails.
+
+    """
+    names = [output.name for output in session.get_outputs()]
+    try:
+        results = session.run(names, checked_feeds(session, feeds, where))
+    except InputError:
+        raise
+    except Exception as error:  # ORT's exceptions share no base of their own
+        raise InputError(f"{where}: does not run: {message(error)}") from error
+    return dict(zip(names, results, strict=True))
+
+
+def checked_feeds(session: ort.InferenceSession, feeds: Mapping[str, Array], where: str) -> dict[str, Array]:
+    """The feeds as the session takes them (bfloat16 in float32), all there and none too many."""
+    wanted = {value.name: value.type for value in session.get_inputs()}
+    for name in wanted:
+        if name not in feeds:
+            raise InputError(f"{where}: input {name!r} is missing; it takes {', '.join(map(repr, wanted))}")
+    for name in feeds:
+        if name not in wanted:
+            raise InputError(f"{where}: has no input {name!r}; it takes {', '.join(map(repr, wanted))}")
+    return {
+        name: np.asarray(feeds[name], np.float32)
+        if wanted[name] == "tensor(float)" and feeds[name].dtype.name == "bfloat16"
+        else feeds[name]
+        for name in wanted
+    }
+
+
+def message(error: BaseException, limit: int = 400) -> str:
+    """ORT's message on one line, without its code and its source positions."""
+    text = " ".join(str(error).split())
+    text = text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+    head, _, rest = text.partition("Status Message: ")
+    if rest and "/onnxruntime/" in rest:
+        text = f"{head}Status Message: {rest.rpartition(') ')[2] or rest}"
+    return text if len(text) <= limit else f"{text[:limit]}..."

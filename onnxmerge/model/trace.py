@@ -1,0 +1,163 @@
+"""Run a network once and note the shape and type of every tensor in it, and the values of the small integer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx_ir.passes import common as passes
+
+from onnxmerge.errors import InputError
+from onnxmerge.model.network import Array, Network
+from onnxmerge.model.quantised import is_quantised_weight
+from onnxmerge.model.sample import find_sample
+from onnxmerge.model.session import checked_feeds, message, open_session
+from onnxmerge.model.signature import subgraphs
+from onnxmerge.model.widen import NARROW, has_bfloat16
+
+SMALL = 1 << 20
+"""Integer tensors of at most this many elements are kept."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+    "tensor(bool)": np.dtype(np.bool_),
+    **{
+        f"tensor({kind})": np.dtype(kind)
+        for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    },
+}
+"""ORT's names of the types that a trace covers."""
+
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+"""Operators that give something else each time."""
+SHAPES = frozenset({"Shape", "Size"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What one run says of the tensors of the main graph, inputs and initializers included, by name.
+
+    ``values`` holds integer and boolean tensors of up to 2**20 elements, and every tensor in ``constants``, whatever
+    its type. ``constants`` are the values that follow from integer and boolean initializers and from shapes alone,
+    so that they are the same for every input of these shapes and in every network that pairs up with this one; what
+    is computed from a float initializer or a quantised weight is not among them. Sequences, optionals and strings
+    are left out.
+    """
+
+    sample: dict[str, Array]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, np.dtype[Any]]
+    values: dict[str, Array]
+    constants: frozenset[str]
+
+
+def trace(network: Network, sample: Mapping[str, Array] | None = None, *, seed: int = 0) -> Trace:
+    """Run the network once, with every tensor of its main graph as an output and no optimisation.
+
+    Args:
+        network: The network.
+        sample: Its inputs by name; None finds some (see ``synthesize``).
+        seed: Of the synthetic inputs.
+
+    Raises:
+        InputError: the network does not run on the sample, or on anything that the search tries.
+
+    """
+    names = [value.name for node in network.graph for value in node.outputs if value.name]
+    session = open_session(network.model, outputs=names) if names else None
+
+    def attempt(feeds: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
+        return _run(session, names, feeds, network.label) if session is not None else {}
+
+    if sample is None:
+        found, results = find_sample(network, attempt, seed=seed)
+    else:
+        found, results = dict(sample), attempt(sample)
+    return _collect(network, found, results)
+
+
+def _run(
+    session: ort.InferenceSession, names: list[str], feeds: Mapping[str, Array], where: str
+) -> dict[str, ort.OrtValue]:
+    """Run without turning the outputs into arrays: of most only the shape is wanted."""
+    try:
+        given = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+            for name, array in checked_feeds(session, feeds, where).items()
+        }
+        return dict(zip(names, session.run_with_ort_values(names, given), strict=True))
+    except InputError:
+        raise
+    except Exception as error:  # ORT's exceptions share no base of their own
+        raise InputError(f"{where}: does not run: {message(error)}") from error
+
+
+def _collect(network: Network, sample: dict[str, Array], results: dict[str, ort.OrtValue]) -> Trace:
+    constants = _constants(network.graph)
+    narrow = _bfloat16_values(network.model)
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, np.dtype[Any]] = {}
+    values: dict[str, Array] = {}
+
+    def note(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        """Note a tensor; say whether its value is kept."""
+        shapes[name], dtypes[name] = shape, dtype
+        return name in constants or (dtype.kind in "iub" and int(np.prod(shape)) <= SMALL)
+
+    tensors = {name: array for name, array in sample.items() if array.dtype.kind not in "OSU"}
+    values |= {name: array for name, array in tensors.items() if note(name, array.shape, array.dtype)}
+    weights = network.weights
+    for name in weights:
+        tensor = weights.tensor(name)
+        if tensor.dtype != ir.DataType.STRING and note(name, tuple(tensor.shape.numpy()), tensor.dtype.numpy()):
+            values[name] = weights[name]
+    for name, result in results.items():
+        dtype = DTYPES.get(result.data_type()) if result.is_tensor() else None
+        if dtype is None:
+            continue
+        stored = np.dtype(ml_dtypes.bfloat16) if name in narrow and dtype == np.float32 else dtype
+        if note(name, tuple(result.shape()), stored):
+            values[name] = result.numpy().astype(stored, copy=False)
+    return Trace(sample, shapes, dtypes, values, frozenset(constants & shapes.keys()))
+
+
+def _constants(graph: ir.Graph) -> set[str]:
+    """Names of the values that no input's value and no weight can change."""
+    found = {
+        name
+        for name, value in graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.dtype.is_integer() | (value.const_value.dtype == ir.DataType.BOOL)
+        and not is_quantised_weight(value)
+    }
+    for node in graph:
+        if node.domain not in {"", "ai.onnx"} or node.op_type in RANDOM:
+            continue
+        if subgraphs(node):
+            continue
+        if node.op_type in SHAPES or all(value is None or value.name in found for value in node.inputs):
+            found.update(value.name for value in node.outputs if value.name)
+    return found
+
+
+def _bfloat16_values(model: ir.Model) -> set[str]:
+    """Values that are bfloat16 in the model; the session that ran it had them in float32."""
+    if not has_bfloat16(model):
+        return set()
+    copy = model.clone()
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
+    return {
+        value.name
+        for value in (*copy.graph.inputs, *(value for node in copy.graph for value in node.outputs))
+        if value.dtype == NARROW and value.name
+    }

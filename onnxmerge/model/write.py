@@ -1,0 +1,157 @@
+"""Write a model whole or not at all: into a hidden folder beside the target, checked there, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx_ir.passes import common as passes
+
+from onnxmerge.errors import InputError
+from onnxmerge.model.network import SOURCE, Array, label
+from onnxmerge.model.session import lazy, message, open_session, own_cause
+from onnxmerge.model.widen import has_bfloat16
+
+EMBEDDED = 2_000_000_000
+"""Weights of at most this many bytes go into the file itself; protobuf ends at 2**31."""
+INLINE = 1024
+"""Beside external data, tensors of at most this many bytes stay in the file."""
+
+
+def save_network(
+    model: ir.Model,
+    weights: Mapping[str, Array | Callable[[], Array]],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a model with other weights. The given model is not changed.
+
+    The file keeps the model's opset, IR version, names, producer and metadata. The same arguments give the same bytes.
+    Weights of more than 2 GB go to ``path`` + ".data". ``weights`` are read one at a time. The result is checked by
+    onnx and opened in ONNX Runtime before it takes the target's place; on any failure, an interrupt included, nothing
+    is left behind and an existing file stays as it is.
+
+    Args:
+        model: The template.
+        weights: Arrays, or functions that give them, for initializers by name; the others stay as they are.
+        path: Where to.
+        metadata: Entries to add to ``metadata_props``, in place of those of the same name.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written, the disk is full, an array has another shape or
+            dtype than the initializer it is for, or the result is not a valid model.
+
+    """
+    target = Path(os.path.abspath(os.fspath(path)))  # noqa: PTH100  (resolve() would write through a link)
+    if target.is_dir():
+        raise InputError(f"{target}: is a directory; give the name of a file")
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: its folder does not exist; create {target.parent} first")
+    prepared = _prepared(model, weights, metadata)
+    try:
+        # A folder, so that the files have their final names in it: the model names its data file.
+        with _scratch(target) as folder:
+            _write(prepared, folder / target.name)
+            _check(folder / target.name, label(model))
+            _publish(folder, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {_reason(error, target)}") from error
+
+
+def _prepared(
+    model: ir.Model, weights: Mapping[str, Array | Callable[[], Array]], metadata: Mapping[str, str]
+) -> ir.Model:
+    copy = model.clone()
+    initializers = copy.graph.initializers
+    for name in weights:
+        if name not in initializers:
+            raise InputError(f"{label(model)}: has no initializer {name!r} to write")
+    for name, value in initializers.items():
+        if value.const_value is not None:
+            value.const_value = lazy(value.const_value, name, weights if name in weights else None, label(model))
+    copy.metadata_props.update({key: metadata[key] for key in sorted(metadata)})
+    if copy.ir_version < 4:  # up to version 3 initializers had to be inputs too
+        passes.AddInitializersToInputsPass()(copy)
+    return copy
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A hidden folder beside the target, on the same file system, that is gone afterwards whatever happens."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(model: ir.Model, path: Path) -> None:
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    try:
+        if size > EMBEDDED:
+            ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=INLINE)
+        else:
+            path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    except Exception as error:
+        cause = own_cause(error)
+        if cause is None or cause is error:
+            raise
+        raise cause from None
+
+
+def _check(path: Path, where: str) -> None:
+    """Have onnx check the file, and ONNX Runtime open it once."""
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # ValidationError, or whatever the parser raises
+        raise InputError(f"{where}: the result is not a valid model: {message(error)}; nothing was written") from error
+    model = ir.load(path)
+    if has_bfloat16(model):  # of which ORT has too few kernels on the CPU
+        model.graph.meta[SOURCE] = where
+        open_session(model)
+        return
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:  # ORT's exceptions share no base of their own
+        raise InputError(
+            f"{where}: ONNX Runtime does not open the result: {message(error)}; nothing was written"
+        ) from error
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Move the files to where they belong. If the second move fails, the first is undone."""
+    names = [name for name in (f"{target.name}.data", target.name) if (folder / name).exists()]
+    for name in names:
+        with (folder / name).open("rb+") as stream:
+            os.fsync(stream.fileno())
+    data = target.with_name(f"{target.name}.data")
+    old = folder / "old.data"
+    if len(names) > 1 and data.exists():
+        data.replace(old)
+    try:
+        for name in names:
+            (folder / name).replace(target.with_name(name))
+    except BaseException:
+        if len(names) > 1:
+            data.unlink(missing_ok=True)
+            if old.exists():
+                old.replace(data)
+        raise
+
+
+def _reason(error: OSError, target: Path) -> str:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        free = shutil.disk_usage(target.parent).free
+        return f"no space left in {target.parent} ({free} bytes free); free some or choose another place"
+    return f"{error.strerror or error}; choose another place or change its permissions"
