@@ -1,0 +1,1 @@
+"""Calibration: data sources, and statistics of activations compiled into the graph."""

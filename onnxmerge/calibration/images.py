@@ -1,0 +1,133 @@
+"""A folder of images as calibration data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from onnxmerge.calibration.chunks import Chunks, Feed
+from onnxmerge.calibration.specs import Array, InputSpec, conform_all
+from onnxmerge.errors import InputError, UsageError
+
+Layout = Literal["nchw", "nhwc"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How an image becomes an input.
+
+    ``size`` (height, width) is the model's own where it declares one. Values are v / 255, then (v - mean) / std per
+    channel; an integer input takes the bytes as they are. ``layout`` is read off the input's channels where not given.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: Layout | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Recipe:
+    """The options, settled for one input."""
+
+    spec: InputSpec
+    size: tuple[int, int]
+    mode: str
+    layout: Layout
+    mean: Array | None
+    std: Array | None
+
+    def load(self, path: Path) -> Array:
+        """One image as [1, C, H, W] or [1, H, W, C].
+
+        Raises:
+            InputError: the file is no image that Pillow can read.
+
+        """
+        height, width = self.size
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path) as opened:
+                    image = ImageOps.exif_transpose(opened).convert(self.mode)
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
+            raise InputError(f"{path}: cannot be read as an image: {error}") from error
+        if image.size != (width, height):
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        pixels: Array = np.asarray(image).reshape(height, width, -1)
+        if self.spec.dtype.kind not in "iu":
+            pixels = pixels.astype(np.float32) / np.float32(255)
+            if self.mean is not None:
+                pixels = pixels - self.mean
+            if self.std is not None:
+                pixels = pixels / self.std
+        return pixels[None] if self.layout == "nhwc" else pixels.transpose(2, 0, 1)[None]
+
+
+def image_chunks(
+    folder: Path, files: Sequence[Path], specs: Sequence[InputSpec], options: ImageOptions, samples: int | None
+) -> Chunks:
+    """One feed per image; with ``samples``, so many of the files, evenly spaced (folders are often sorted by class).
+
+    Each is cropped to the model's aspect ratio around its centre and scaled, bilinearly.
+
+    Raises:
+        InputError: the model does not take one image per sample.
+        UsageError: an option is missing, or does not suit the input.
+
+    """
+    recipe = _settle(specs, options, folder)
+    count = len(files) if samples is None else min(samples, len(files))
+    chosen = [files[index * len(files) // count] for index in range(count)]
+
+    def start() -> Iterator[Feed]:
+        for path in chosen:
+            yield conform_all({recipe.spec.name: recipe.load(path)}, specs, str(path), batched=True)
+
+    return Chunks(str(folder), start, count)
+
+
+def _settle(specs: Sequence[InputSpec], options: ImageOptions, folder: Path) -> _Recipe:
+    spec = specs[0]
+    if len(specs) > 1 or spec.shape is None or len(spec.shape) != 4:
+        raise InputError(
+            f"{folder}: images suit a model with one input of rank 4, this one takes {', '.join(map(str, specs))}; "
+            "prepare arrays (.npz) or a script instead"
+        )
+    layout = options.layout or ("nhwc" if spec.shape[1] not in {1, 3} and spec.shape[3] in {1, 3} else "nchw")
+    channels, height, width = spec.shape[1:] if layout == "nchw" else (spec.shape[3], *spec.shape[1:3])
+    modes = {None: "RGB", 1: "L", 3: "RGB", 4: "RGBA"}
+    if channels not in modes:
+        raise InputError(f"{folder}: input {spec} has {channels} channels in layout {layout}; images have 1, 3 or 4")
+    size = options.size or ((height, width) if height and width else None)
+    if size is None:
+        raise UsageError(f"input {spec} does not fix the image size; pass --image-size")
+    if spec.dtype.kind in "iu" and (options.mean or options.std):
+        raise UsageError(f"input {spec} takes the bytes of an image: --mean and --std do not apply")
+    bands = 3 if channels is None else channels
+    mean, std = (_per_channel(values, bands, name) for values, name in ((options.mean, "mean"), (options.std, "std")))
+    if std is not None and not (std > 0).all():
+        raise UsageError(f"--std must be positive, found {options.std}")
+    return _Recipe(spec, size, modes[channels], layout, mean, std)
+
+
+def _per_channel(values: tuple[float, ...] | None, channels: int, name: str) -> Array | None:
+    if values is None:
+        return None
+    if len(values) not in {1, channels}:
+        raise UsageError(f"--{name} needs 1 or {channels} numbers, found {len(values)}")
+    return np.array(values, np.float32)
