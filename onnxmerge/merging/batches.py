@@ -1,0 +1,76 @@
+"""Calibration batches in the size that measuring wants: a few hundred samples at once, where the network takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+ENOUGH = 256
+"""Samples in a batch from which its own mean and variance stand in for those of all data."""
+
+TOO_FEW = 64
+"""A network that takes only batches smaller than this is measured layer by layer, with settled statistics."""
+
+
+def each(source: CalibrationSource) -> Iterator[Arrays]:
+    """The source's batches, from the start."""
+    source.rewind()
+    while (batch := source.get_next()) is not None:
+        yield batch
+
+
+def takes_batches(model: ir.Model, source: CalibrationSource) -> bool:
+    """Whether batches of at least TOO_FEW samples get through the network (fixed batch sizes are often 1)."""
+    if _stackable(model):
+        return True
+    first = next(each(source), {})
+    return max((array.shape[0] for array in first.values() if array.ndim > 0), default=0) >= TOO_FEW
+
+
+def grouped(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
+    """The source's batches, neighbours of equal shape put together to at least ENOUGH samples (the last of all too)."""
+    if not _stackable(model):
+        yield from each(source)
+        return
+    held: list[Arrays] = []  # a small remainder goes with the batch before it: a handful of samples has no variance
+    pending: list[Arrays] = []
+    for batch in each(source):
+        before = (pending or held)[-1:]
+        if before and _widths(before[0]) != _widths(batch):
+            yield from _joined([*held, *pending])
+            held, pending = [], []
+        pending.append(batch)
+        if sum(_samples(part) for part in pending) >= ENOUGH:
+            yield from _joined(held)
+            held, pending = pending, []
+    yield from _joined([*held, *pending])
+
+
+def _stackable(model: ir.Model) -> bool:
+    """Whether the first axis of every input is the batch, of any size."""
+    specs = input_specs(model)
+    return is_batched(specs) and fixed_batch(specs) is None
+
+
+def _samples(batch: Arrays) -> int:
+    return min(len(array) for array in batch.values())
+
+
+def _widths(batch: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in batch.items()}
+
+
+def _joined(group: Sequence[Arrays]) -> Iterator[Arrays]:
+    if len(group) > 1:
+        yield {name: np.concatenate([part[name] for part in group]) for name in group[0]}
+    else:
+        yield from group

@@ -1,0 +1,127 @@
+"""Average paired models into one set of weights, tensor by tensor.
+
+Every tensor of the other models is brought to the first's coordinates and averaged there. One tensor is in memory
+at a time: what comes back computes on access and keeps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.merging.transport import transport
+from onnxmerge.model.network import ModelSet
+
+
+class LazyWeights(Mapping[str, NDArray[Any]]):
+    """Arrays by name, each computed on every access: never more than one is held."""
+
+    def __init__(self, names: Iterable[str], compute: Callable[[str], NDArray[Any]]) -> None:
+        self._names = dict.fromkeys(names)
+        self._compute = compute
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def transported(weights: Mapping[str, NDArray[Any]], typing: Typing, perms: Mapping[str, Positions]) -> LazyWeights:
+    """``weights`` in the coordinates to which ``perms`` lead. A tensor without a layout does not move."""
+
+    def moved(name: str) -> NDArray[Any]:
+        layout = typing.initializers.get(name)
+        return weights[name] if layout is None else transport(weights[name], layout, typing.spaces, perms)
+
+    return LazyWeights(weights, moved)
+
+
+def combine(
+    models: ModelSet,
+    typing: Typing,
+    matchings: Sequence[Mapping[str, Positions]],
+    *,
+    weights: Sequence[float] | None = None,
+) -> LazyWeights:
+    """The (weighted) mean of all models in the first model's coordinates, under the template's names.
+
+    ``matchings`` has one entry for each model but the first; ``weights`` one number for each model (equal by default,
+    and divided by their sum). Sums are formed in float64 and cast back to the stored type, so float16 and bfloat16
+    tensors keep theirs, and a tensor that is equal in all models keeps its bits. Whatever is not a float (indices,
+    masks, text) must be equal in all models once transported.
+
+    Raises UsageError for a wrong number of matchings or weights. Reading a tensor raises InputError, naming it, where
+    the models differ in something that cannot be averaged.
+    """
+    shares = _shares(weights, len(models.weights))
+    if len(matchings) != len(models.weights) - 1:
+        raise UsageError(
+            f"expected one matching for each model but the first: {len(models.weights) - 1}, found {len(matchings)}"
+        )
+    others = [transported(each, typing, perms) for each, perms in zip(models.weights[1:], matchings, strict=True)]
+    aligned: list[Mapping[str, NDArray[Any]]] = [models.weights[0], *others]
+
+    def mean(name: str) -> NDArray[Any]:
+        return _mean(name, (each[name] for each in aligned), shares)
+
+    return LazyWeights(models.weights[0], mean)
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1 / count] * count
+    if len(weights) != count:
+        raise UsageError(f"expected one weight for each of the {count} models, found {len(weights)}")
+    total = float(np.sum(weights))
+    if not np.isfinite(total) or total == 0:
+        raise UsageError(f"weights of the models must be finite and must not add up to zero, found {list(weights)}")
+    return [float(weight) / total for weight in weights]
+
+
+def _mean(name: str, arrays: Iterable[NDArray[Any]], shares: Sequence[float]) -> NDArray[Any]:
+    stream = iter(arrays)
+    first = next(stream)
+    total: NDArray[Any] | None = None  # stays None as long as all models agree
+    for index, array in enumerate(stream, start=1):
+        if total is None:
+            if _identical(first, array):
+                continue
+            if not is_floating(first.dtype):
+                raise InputError(
+                    f"initializer {name} ({first.dtype}): model {index + 1} differs from the first in values that "
+                    "cannot be averaged; expected equal ones, so leave it out or merge up to the node that reads it"
+                )
+            wide = np.complex128 if first.dtype.kind == "c" else np.float64
+            total = first.astype(wide) * sum(shares[:index])
+        if shares[index] != 0:  # a mask's -inf must not turn into nan
+            total += array.astype(total.dtype) * shares[index]
+    return first if total is None else total.astype(first.dtype)
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether values of this type can be averaged: floats of any width, ml_dtypes' among them, and complex numbers."""
+    return dtype.kind in "fc" or dtype.name.startswith(("bfloat", "float"))
+
+
+def _identical(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Equal bit by bit; nan patterns count as equal."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if one.dtype == object:
+        return bool(np.array_equal(one, other))
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    return bool(np.array_equal(left, right))

@@ -1,0 +1,97 @@
+"""Whether a network normalises its activations as it runs, by one operator or spelled out in primitive ones."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxmerge.merging.linear_layers import OPERATORS
+
+NORMALISATIONS = frozenset(
+    {
+        "BatchNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "MeanVarianceNormalization",
+        "RMSNormalization",
+        "SimplifiedLayerNormalization",
+        "SkipGroupNorm",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+        "GroupNorm",
+    }
+)
+
+PASSING = frozenset(
+    {"Identity", "Cast", "CastLike", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
+)
+"""Operators that hand the values on as they are."""
+
+POINTWISE = PASSING | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip", "Abs", "Reciprocal"}
+"""What may stand between a mean square and its root (an epsilon, a floor, n / (n - 1), a Cast)."""
+
+
+def normalises(graph: ir.Graph) -> bool:
+    """Whether any activation that depends on a linear layer is normalised.
+
+    An operator of NORMALISATIONS does; so do the two marks of one spelled out: a mean subtracted from the very tensor
+    it was taken of (layer, instance, group and batch norm), and the square root of a mean (RMS norm). Squeeze and
+    excitation multiplies by a function of a mean, but has neither mark. An input standardised before the first linear
+    layer does not count: that is preprocessing.
+    """
+    learned: set[ir.Value] = set()
+    for node in graph:
+        inputs = [value for value in node.inputs if value is not None]
+        depends = any(value in learned for value in inputs)
+        if depends and (node.op_type in NORMALISATIONS or _centres(node) or _roots_a_mean(node)):
+            return True
+        if depends or node.op_type in OPERATORS:
+            learned.update(node.outputs)
+    return False
+
+
+def _centres(node: ir.Node) -> bool:
+    """Whether this is x - ReduceMean(x), or the other way round."""
+    if node.op_type != "Sub" or len(node.inputs) != 2:
+        return False
+    one, other = (_behind(value) for value in node.inputs)
+    return _is_mean_of(one, other) or _is_mean_of(other, one)
+
+
+def _is_mean_of(mean: ir.Value | None, value: ir.Value | None) -> bool:
+    producer = mean.producer() if mean is not None else None
+    if producer is None or value is None or producer.op_type not in ("ReduceMean", "GlobalAveragePool"):
+        return False
+    return _behind(producer.inputs[0]) is value
+
+
+def _roots_a_mean(node: ir.Node) -> bool:
+    if node.op_type == "Pow":
+        exponent = node.inputs[1]
+        tensor = exponent.const_value if exponent is not None else None
+        if tensor is None or tensor.size != 1 or abs(float(tensor.numpy().reshape(-1)[0])) != 0.5:
+            return False
+    elif node.op_type != "Sqrt":
+        return False
+    stack, seen = [node.inputs[0]], set()
+    while stack:
+        value = stack.pop()
+        producer = value.producer() if value is not None else None
+        if producer is None or producer in seen:
+            continue
+        seen.add(producer)
+        if producer.op_type == "ReduceMean":
+            return True
+        if producer.op_type in POINTWISE:
+            stack.extend(producer.inputs)
+    return False
+
+
+def _behind(value: ir.Value | None) -> ir.Value | None:
+    """The value that ``value`` hands on."""
+    while value is not None:
+        producer = value.producer()
+        if producer is None or producer.op_type not in PASSING:
+            return value
+        value = producer.inputs[0]
+    return None

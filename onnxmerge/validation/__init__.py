@@ -1,0 +1,1 @@
+"""Checks: that the typing holds on the network at hand, and how much of it can move."""

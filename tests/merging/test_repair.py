@@ -1,0 +1,147 @@
+"""REPAIR: merged units get the mean and standard deviation of their aligned parents."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Positions, Space, Typing
+from onnxmerge.calibration.statistics import gather
+from onnxmerge.errors import UsageError
+from onnxmerge.merging.combine import combine, transported
+from onnxmerge.merging.repair import Mode, Target, Which, applies, plan_repair, repair, targets
+from onnxmerge.merging.transport import invert, random_permutations
+from onnxmerge.model.network import Network
+from tests.graphs import normal
+from tests.layouts import typed
+from tests.merging.networks import KEPT, Source, images, models, network, residual, residual_typing, values
+
+TYPING = residual_typing()
+Weights = Mapping[str, NDArray[Any]]
+
+
+def merged(
+    sets: Sequence[Weights], template: Network, source: Source, perms: Mapping[str, Positions], mode: Mode
+) -> tuple[dict[str, Target], ChainMap[str, NDArray[Any]]]:
+    """The targets, and the repaired average of two sets of weights."""
+    plan = plan_repair(template.graph, TYPING)
+    statistics = gather(template, sets, TYPING, plan.requests, source, max_positions=10_000)
+    aims = targets(plan, TYPING, statistics, [perms])
+    pair = models(template, template)
+    average = dict(combine(type(pair)(template, tuple(sets), pair.sources), TYPING, [perms]))  # type: ignore[arg-type]
+    changed = repair(template.model, TYPING, average, plan, aims, source, mode=mode)
+    return aims, ChainMap(changed, average)
+
+
+def moments(net: Network, weights: Weights, source: Source) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    everything = {"x": np.concatenate([feed["x"] for feed in source.feeds])}
+    found = values(net.model, weights, ["p", "d"], everything)
+    return {name: (value.mean(axis=(0, 2, 3)), value.std(axis=(0, 2, 3))) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 50])
+def test_units_get_the_moments_of_their_parents(batch: int) -> None:
+    net = residual(batch="float[1" if batch == 1 else "float[n")
+    source, free = images(200, batch), residual()
+    sets = [residual(seed=0).weights, residual(seed=9).weights]
+    aims, weights = merged(sets, net, source, {}, "repair")
+    one, other = (moments(free, each, source) for each in sets)
+    for tensor, (mean, std) in moments(free, weights, source).items():
+        np.testing.assert_allclose(mean, (one[tensor][0] + other[tensor][0]) / 2, rtol=1e-2, atol=2e-2)
+        np.testing.assert_allclose(std, (one[tensor][1] + other[tensor][1]) / 2, rtol=1e-2)
+        np.testing.assert_allclose(aims[tensor].std, std, rtol=1e-2)
+
+
+def test_rescale_sets_the_deviation_alone() -> None:
+    source, net = images(100, 100), residual()
+    sets = [net.weights, residual(seed=9).weights]
+    aims, weights = merged(sets, net, source, {}, "rescale")
+    plain = combine(models(net, residual(seed=9)), TYPING, [{}])
+    found, before = moments(net, weights, source), moments(net, plain, source)
+    np.testing.assert_allclose(found["p"][1], aims["p"].std, rtol=1e-3)
+    np.testing.assert_allclose(found["p"][0], before["p"][0], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found["d"][1], aims["d"].std, rtol=1e-3)
+
+
+def test_a_permuted_copy_needs_no_repair() -> None:
+    """Targets are aligned: a model merged with a permuted copy of itself comes back."""
+    source, net = images(100, 100), residual()
+    perms = random_permutations(TYPING.spaces, 3)
+    copy = dict(transported(net.weights, TYPING, invert(perms, TYPING.spaces)))
+    _, weights = merged([net.weights, copy], net, source, perms, "repair")
+    for name in net.weights:
+        np.testing.assert_allclose(weights[name], net.weights[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_dead_unit_is_shifted_not_blown_up() -> None:
+    net = residual()
+    dead = dict(net.weights)
+    dead["w1"] = dead["w1"].copy()
+    dead["w1"][2] = 0
+    plan = plan_repair(net.graph, TYPING)
+    aims = {layer.output: Target(np.full(6, 3.0), np.full(6, 2.0)) for layer in plan.layers}
+    changed = repair(net.model, TYPING, dead, plan, aims, images(100, 100))
+    assert np.all(changed["w1"][2] == 0)
+    np.testing.assert_allclose(changed["b1"][2], 3.0, rtol=1e-5)
+    assert all(np.isfinite(array).all() for array in changed.values())
+
+
+def test_layers_without_a_bias_are_rescaled() -> None:
+    net = network(
+        "(float[n,4] x) => (float[n,3] y) { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }",
+        normal(w=(4, 5), v=(5, 3)),
+    )
+    typing = typed([Space("h", 5)], {"w": ["4", "h"], "v": ["h", "3"]}, {"h": ["2", "h"], "y": ["2", "3"]})
+    plan = plan_repair(net.graph, typing)
+    assert [layer.output for layer in plan.layers] == ["h"]
+    assert not applies(net.graph, typing)
+    x = np.random.default_rng(0).normal(1, 1, (100, 4)).astype(np.float32)
+    aims = {"h": Target(np.zeros(5), np.full(5, 2.0))}
+    changed = repair(net.model, typing, net.weights, plan, aims, Source([{"x": x}]))
+    h = values(net.model, {**net.weights, **changed}, ["h"], {"x": x})["h"]
+    np.testing.assert_allclose(h.std(axis=0), 2.0, rtol=1e-4)
+
+
+def test_inner_units_that_vary_with_an_outer_space_are_aligned() -> None:
+    spaces = [Space("g", 2), Space("i", 3, ("g",))]
+    typing = typed(spaces, {"w": ["4", "g i"], "b": ["g i"], "v": ["g i", "4"]}, {"x": ["2", "4"], "h": ["2", "g i"]})
+    text = "(float[n,4] x) => (float[n,4] y) { h = Gemm(x, w, b)  r = Relu(h)  y = MatMul(r, v) }"
+    net = network(text, normal(w=(4, 6), b=(6,), v=(6, 4)))
+    perms = random_permutations(typing.spaces, 1)
+    copy = dict(transported(net.weights, typing, invert(perms, typing.spaces)))
+    x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    plan = plan_repair(net.graph, typing)
+    statistics = gather(net, [net.weights, copy], typing, plan.requests, Source([{"x": x}]))
+    h = values(net.model, net.weights, ["h"], {"x": x})["h"]
+    aims = targets(plan, typing, statistics, [perms])["h"]
+    np.testing.assert_allclose(aims.mean, h.mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(aims.std, h.std(axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("which", "outputs"), [("free", ["p", "d"]), ("fixed", ["y"]), ("all", ["p", "d", "y"])])
+def test_which_layers(which: Which, outputs: list[str]) -> None:
+    assert [layer.output for layer in plan_repair(residual().graph, TYPING, which).layers] == outputs
+
+
+def test_where_it_applies() -> None:
+    assert applies(residual().graph, TYPING)
+    assert not applies(residual(KEPT).graph, TYPING)
+    fixed = Typing(
+        {name: Space(name, space.size, (), "fixed") for name, space in TYPING.spaces.items()},
+        TYPING.initializers,
+        TYPING.activations,
+    )
+    assert not applies(residual().graph, fixed)
+
+
+def test_modes() -> None:
+    net, source = residual(), images(10, 10)
+    plan = plan_repair(net.graph, TYPING)
+    assert repair(net.model, TYPING, net.weights, plan, {}, source, mode="none") == {}
+    with pytest.raises(UsageError, match="unknown repair mode"):
+        repair(net.model, TYPING, net.weights, plan, {}, source, mode="all")  # type: ignore[arg-type]

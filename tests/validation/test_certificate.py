@@ -1,0 +1,193 @@
+"""The certificate passes on typings that hold, fails loudly on those that do not, and never passes on nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from onnxmerge.axes.layout import Space, Typing
+from onnxmerge.model.network import Network
+from onnxmerge.model.read import read_network
+from onnxmerge.model.session import open_session, run
+from onnxmerge.model.trace import trace
+from onnxmerge.validation.certificate import (
+    Certificate,
+    _Limits,
+    border_tensors,
+    certify,
+    compare,
+    moving_permutations,
+    permute_network,
+    randomised,
+)
+from tests.graphs import batchnorm, build, normal
+from tests.layouts import typed
+
+MLP = "(float[n,4] x) => (float[n,3] y) { h = Gemm(x, w, b)  r = Relu(h)  y = MatMul(r, v) }"
+HIDDEN = {"h": ["2", "u"], "r": ["2", "u"], "y": ["2", "3"]}
+
+
+def network(text: str, weights: Any, **options: Any) -> Network:
+    return read_network(build(text, weights, **options))
+
+
+def mlp(dtype: Any = np.float32) -> Network:
+    text = MLP if dtype == np.float32 else MLP.replace("float[", f"{np.dtype(dtype).name}[")
+    weights = {name: value.astype(dtype) for name, value in normal(w=(4, 8), b=(8,), v=(8, 3)).items()}
+    return network(text, weights)
+
+
+def mlp_typing(*, bias: str = "u") -> Typing:
+    return typed([Space("u", 8)], {"w": ["4", "u"], "b": [bias], "v": ["u", "3"]}, HIDDEN)
+
+
+def certificate(net: Network, typing: Typing, **options: Any) -> Certificate:
+    return certify(net, typing, trace(net), **options)
+
+
+def test_a_typing_that_holds_passes() -> None:
+    found = certificate(mlp(), mlp_typing(), samples=3)
+    assert found.passed
+    assert found.failure is None
+    assert found.max_relative_error < 1e-6
+    assert (found.tensors_compared, found.values_compared) == (1, 3 * 2 * 3)
+    assert found.tolerance == 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 2e-2), (ml_dtypes.bfloat16, 1e-1)])
+def test_half_precision_is_given_more_room(dtype: Any, tolerance: float) -> None:
+    found = certificate(mlp(dtype), mlp_typing())
+    assert found.passed, found.failure
+    assert found.tolerance == tolerance
+
+
+def test_a_bias_typed_as_fixed_fails_and_the_operator_is_named() -> None:
+    found = certificate(mlp(), mlp_typing(bias="8"))
+    assert not found.passed
+    assert found.max_relative_error > 1e-2
+    assert found.failure is not None
+    assert "tensor h is the first to be wrong" in found.failure
+    assert "(Gemm)" in found.failure
+
+
+def test_a_wrong_signature_in_the_middle_names_its_operator() -> None:
+    """CumSum along the units typed as elementwise: what is before it is right, and so is what is behind it."""
+    text = """(float[n,4] x) => (float[n,3] y) {
+        h = MatMul(x, w)  c = CumSum(h, one)  r = Relu(c)  y = MatMul(r, v) }"""
+    net = network(text, {**normal(w=(4, 8), v=(8, 3)), "one": np.array(1, np.int64)})
+    typing = typed([Space("u", 8)], {"w": ["4", "u"], "v": ["u", "3"]}, {**HIDDEN, "c": ["2", "u"]})
+    found = certificate(net, typing)
+    assert not found.passed
+    assert found.failure is not None
+    assert "tensor c is the first" in found.failure
+    assert "(CumSum)" in found.failure
+
+
+def test_outputs_that_hide_everything_do_not_hide_it_from_the_border() -> None:
+    text = "(float[n,4] x) => (int64[n,1] y) { h = Gemm(x, w, b)  z = MatMul(h, v)  y = ArgMax<axis=1>(z) }"
+    net = network(text, {**normal(w=(4, 8), v=(8, 3)), "b": np.arange(8, dtype=np.float32)})
+    right = typed([Space("u", 8)], {"w": ["4", "u"], "b": ["u"], "v": ["u", "3"]}, {"h": ["2", "u"], "z": ["2", "3"]})
+    wrong = typed([Space("u", 8)], {"w": ["4", "u"], "b": ["8"], "v": ["u", "3"]}, {"h": ["2", "u"], "z": ["2", "3"]})
+    assert list(border_tensors(net.graph, right, trace(net))) == ["z"]
+    assert certificate(net, right).passed
+    assert not certificate(net, wrong).passed
+
+
+def test_nothing_compared_is_no_success() -> None:
+    net = network("(float[n,4] x) => (int64[n,1] y) { y = ArgMax<axis=1>(x) }", {})
+    found = certificate(net, Typing({}, {}, {}))
+    assert not found.passed
+    assert found.values_compared == 0
+    assert found.failure is not None
+    assert "nothing was compared" in found.failure
+
+
+def test_statistics_that_are_equal_now_are_randomised() -> None:
+    """Fresh statistics of zeros and ones would hide that they are typed wrong."""
+    weights = {**normal(w=(4, 8), v=(8, 3)), **batchnorm("n", 8)}
+    weights |= {"n_mean": np.zeros(8, np.float32), "n_var": np.ones(8, np.float32)}
+    net = network(
+        """(float[n,4] x) => (float[n,3] y) {
+        h = MatMul(x, w)  r = BatchNormalization(h, n_scale, n_bias, n_mean, n_var)  y = MatMul(r, v) }""",
+        weights,
+    )
+    layouts = {"w": ["4", "u"], "v": ["u", "3"], "n_scale": ["u"], "n_bias": ["u"], "n_mean": ["u"], "n_var": ["u"]}
+    right = typed([Space("u", 8)], layouts, HIDDEN, ["n_mean", "n_var"])
+    wrong = typed([Space("u", 8)], {**layouts, "n_var": ["8"]}, HIDDEN, ["n_mean", "n_var"])
+    drawn = randomised(net.weights, right, 0)
+    assert np.all(drawn["n_var"] > 0)
+    assert np.std(drawn["n_mean"]) > 0
+    np.testing.assert_array_equal(drawn["n_scale"], net.weights["n_scale"])
+    assert certificate(net, right).passed
+    found = certificate(net, wrong)
+    assert found.failure is not None
+    assert "(BatchNormalization)" in found.failure
+
+
+def test_other_weights_on_the_same_graph() -> None:
+    weights = {name: 2 * value for name, value in mlp().weights.items()}
+    assert certificate(mlp(), mlp_typing(), weights=weights).passed
+
+
+def test_equal_patterns_of_nan_and_inf_are_equal() -> None:
+    net = network(
+        "(float[n,4] x) => (float[n,3] y) { h = MatMul(x, w)  r = Log(h)  y = MatMul(r, v) }",
+        normal(w=(4, 8), v=(8, 3)),
+    )
+    typing = typed([Space("u", 8)], {"w": ["4", "u"], "v": ["u", "3"]}, HIDDEN)
+    assert "nothing was compared" in (certificate(net, typing).failure or "passed")
+
+
+LIMITS = _Limits(tolerance=1e-4, rounding=1e-8)
+
+
+def test_compare() -> None:
+    one = np.array([1.0, -4.0, np.nan, np.inf])
+    same = compare(one, one.copy(), LIMITS)
+    assert (same.absolute, same.relative, same.values, same.same) == (0.0, 0.0, 2, True)
+    assert compare(one, one + np.array([0.0, 0.4, 0.0, 0.0]), LIMITS).relative == pytest.approx(0.1)
+    assert not compare(one, np.array([1.0, -4.0, np.inf, np.nan]), LIMITS).same
+    assert not compare(one, one[:2], LIMITS).same
+    assert not compare(np.array([1, 2]), np.array([2, 1]), LIMITS).same
+
+
+def test_what_is_all_rounding_is_not_counted_and_does_not_fail() -> None:
+    tiny = np.full(3, 1e-9)
+    rounding = compare(tiny, 2 * tiny, LIMITS)
+    assert rounding.values == 0
+    assert not rounding.differs(LIMITS)
+    small = compare(1e3 * tiny, 2e3 * tiny, LIMITS)
+    assert small.values == 3
+    assert small.differs(LIMITS)
+    assert compare(np.zeros(2), np.ones(2), LIMITS).differs(LIMITS)
+
+
+def test_a_scalar_input() -> None:
+    net = network(
+        "(float[n,4] x, float s) => (float[n,3] y) { z = Mul(x, s)  h = MatMul(z, w)  y = MatMul(h, v) }",
+        normal(w=(4, 8), v=(8, 3)),
+    )
+    typing = typed([Space("u", 8)], {"w": ["4", "u"], "v": ["u", "3"]}, {"h": ["2", "u"], "y": ["2", "3"]})
+    assert certificate(net, typing).passed
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_permutations_always_move_something(seed: int) -> None:
+    spaces = {"two": Space("two", 2), "in": Space("in", 2, ("two",)), "one": Space("one", 1)}
+    perms = moving_permutations(spaces, seed)
+    assert perms["two"].tolist() == [1, 0]
+    assert sorted(perms["in"].tolist()) == [[0, 1], [1, 0]]
+    assert perms["one"].tolist() == [0]
+
+
+def test_a_permuted_network_computes_the_same() -> None:
+    net = mlp()
+    weights = permute_network(net, mlp_typing(), seed=7)
+    assert not np.array_equal(weights["w"], net.weights["w"])
+    feed = {"x": np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)}
+    before, after = (run(open_session(net.model, weights=each), feed)["y"] for each in (None, weights))
+    np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(weights["w"], permute_network(net, mlp_typing(), seed=7)["w"])
