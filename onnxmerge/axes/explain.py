@@ -65,9 +65,10 @@ def _leaves_by_space(cells: Cells, cell: int, names: Mapping[int, str]) -> dict[
     found: dict[str, int] = {}
     stack = [] if cell == NEUTRAL else [cell]
     while stack:
-        root = cells.find(stack.pop())
+        found_cell = stack.pop()
+        root = cells.find(found_cell)
         if root in names:
-            found.setdefault(names[root], root)
+            found.setdefault(names[root], found_cell)
             continue
         structure = cells.structure(root)
         if isinstance(structure, Product):
@@ -121,10 +122,9 @@ class _Paths:
         return tuple(found)
 
     def _to_fix(self, leaf: int) -> tuple[str, ...]:
-        """The shortest chain of operators from the class of a leaf to what fixed it."""
-        start = self._classes[self._cells.find(leaf)]
-        came: dict[int, tuple[int, str] | None] = dict.fromkeys(start)
-        queue = deque(start)
+        """The shortest chain of operators from a leaf to what fixed it."""
+        came: dict[int, tuple[int, str] | None] = {leaf: None}
+        queue = deque([leaf])
         while queue:
             cell = queue.popleft()
             if cell in self._fixes:

@@ -1,0 +1,16 @@
+"""What users call: each function runs the stages in order and returns a frozen result."""
+
+from onnxmerge.api.inspection import Inspection, inspect
+from onnxmerge.api.merge import MergeOptions, MergeReport, MergeResult, merge
+from onnxmerge.api.permute import PermutedModel, permute
+
+__all__ = [
+    "Inspection",
+    "MergeOptions",
+    "MergeReport",
+    "MergeResult",
+    "PermutedModel",
+    "inspect",
+    "merge",
+    "permute",
+]

@@ -1,0 +1,63 @@
+"""``permute``: a random member of a model's symmetry group, which computes the same function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxmerge.api.prepare import ModelSource, SampleInput, load, require, sample_from, type_models
+from onnxmerge.model.network import Network
+from onnxmerge.model.write import save_network
+from onnxmerge.validation.certificate import Certificate, permute_network
+from onnxmerge.validation.coverage import Coverage, coverage
+from onnxmerge.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class PermutedModel:
+    """The permuted weights (computed when read), and the certificate that they compute the same function."""
+
+    network: Network
+    weights: Mapping[str, NDArray[Any]]
+    seed: int
+    certificate: Certificate
+    coverage: Coverage
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the permuted model, whole or not at all."""
+        metadata = {
+            "onnxmerge.version": __version__,
+            "onnxmerge.permuted_from": self.network.sha256,
+            "onnxmerge.seed": str(self.seed),
+        }
+        target = Path(path).absolute()
+        save_network(self.network.model, self.weights, target, metadata)
+        return target
+
+
+def permute(
+    model: ModelSource,
+    *,
+    seed: int = 0,
+    inputs: Mapping[str, SampleInput] | None = None,
+    operators: Path | None = None,
+    provider: str = "cpu",
+) -> PermutedModel:
+    """Apply a random permutation to every group of a model. See ``inspect`` for the arguments.
+
+    Raises:
+        InputError: the model cannot be read, or does not run.
+        ValidationError: the certificate failed.
+
+    """
+    models = load([model])
+    prepared = type_models(models, sample_from(models.template, inputs), operators)
+    certificate = prepared.certify(0, seed=seed, provider=provider)
+    require(certificate, models.template.label)
+    weights = permute_network(models.template, prepared.typing, seed)
+    return PermutedModel(models.template, weights, seed, certificate, coverage(models.weights[0], prepared.typing))

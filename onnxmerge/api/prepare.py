@@ -1,0 +1,77 @@
+"""The first stages, shared by every command: read, pair up, trace, type."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.axes.infer import type_graph
+from onnxmerge.axes.layout import Typing
+from onnxmerge.axes.operators import OperatorTable, read_operators
+from onnxmerge.errors import InputError, ValidationError
+from onnxmerge.model.network import ModelSet, Network
+from onnxmerge.model.pair import pair
+from onnxmerge.model.read import read_network
+from onnxmerge.model.sample import synthesize
+from onnxmerge.model.trace import Trace, trace
+from onnxmerge.validation.certificate import Certificate, certify
+
+ModelSource = str | os.PathLike[str] | ir.Model | onnx.ModelProto
+SampleInput = tuple[int, ...] | NDArray[Any]
+"""What is known of one input of the traced sample: its shape, or its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Models of one structure, the trace of the first, and the typing that all of them fit."""
+
+    models: ModelSet
+    trace: Trace
+    typing: Typing
+    operators: OperatorTable | None = None
+
+    def certify(self, index: int, *, seed: int, provider: str) -> Certificate:
+        """The certificate of one of the models."""
+        weights = self.models.weights[index]
+        return certify(self.models.template, self.typing, self.trace, weights=weights, seed=seed, provider=provider)
+
+
+def load(models: Sequence[ModelSource]) -> ModelSet:
+    """Read the models and pair them up. Raises InputError, or StructureError where their structures differ."""
+    return pair([read_network(model) for model in models])
+
+
+def type_models(models: ModelSet, sample: Mapping[str, NDArray[Any]] | None, operators: Path | None) -> Prepared:
+    """Trace the first model (on a synthetic sample where none is given) and type the graph for all of them."""
+    table = None if operators is None else read_operators(operators)
+    found = trace(models.template, sample)
+    return Prepared(models, found, type_graph(models.template, found, models.weights, table), table)
+
+
+def sample_from(network: Network, inputs: Mapping[str, SampleInput] | None) -> dict[str, NDArray[Any]] | None:
+    """A sample from what the user said of the inputs; None where nothing was said."""
+    if not inputs:
+        return None
+    names = [value.name for value in network.graph.inputs]
+    unknown = [name for name in inputs if name not in names]
+    if unknown:
+        raise InputError(f"{network.label}: there is no input {unknown[0]!r}; its inputs are {', '.join(map(str, names))}")
+    arrays = {name: given for name, given in inputs.items() if isinstance(given, np.ndarray)}
+    shapes = {name: tuple(given.shape if isinstance(given, np.ndarray) else given) for name, given in inputs.items()}
+    if len(arrays) == len(names):
+        return dict(arrays)
+    return {**synthesize(network, shapes=shapes), **arrays}
+
+
+def require(certificate: Certificate, label: str) -> None:
+    """Raise ValidationError unless the certificate passed."""
+    if not certificate.passed:
+        raise ValidationError(f"{label}: certificate failed: {certificate.failure}")

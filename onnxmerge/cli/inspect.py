@@ -1,0 +1,43 @@
+"""``onnxmerge inspect``: groups, reasons, proof."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxmerge import api
+from onnxmerge.api.prepare import require
+from onnxmerge.cli.options import model_options, sample_options
+from onnxmerge.report.console import print_explanation, print_inspection
+from onnxmerge.units.graph import write_graph
+
+
+@click.command()
+@click.argument("model", metavar="MODEL.onnx")
+@click.option("--certify", is_flag=True, help="Permute every group at random and compare in ONNX Runtime.")
+@click.option("--explain", metavar="TENSOR", help="Say why each axis of a tensor is what it is.")
+@click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the unit graph (.graphml or .dot).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--all", "every", is_flag=True, help="List every group, without folding repeated blocks.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@sample_options
+@model_options
+def inspect(model: str, certify: bool, explain: str | None, graph: Path | None, as_json: bool, every: bool, **settings: Any) -> None:
+    """Show which units of MODEL are interchangeable, and what is fixed and why.
+
+    With --certify the exit code is 3 if permuting the groups changes what the model computes.
+    """
+    found = api.inspect(model, certify=certify, **settings)
+    if graph is not None:
+        write_graph(found.unit_graph(), graph)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+    elif explain is None:
+        print_inspection(found, every=every)
+    if explain is not None:
+        print_explanation(explain, found.explain(explain))
+    if found.certificate is not None:
+        require(found.certificate, found.model)

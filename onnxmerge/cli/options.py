@@ -1,0 +1,80 @@
+"""Options that several commands share, and their parsing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+
+from onnxmerge.api.prepare import SampleInput
+from onnxmerge.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SHAPE = re.compile(r"\d+(,\d+)*|scalar")
+
+
+def model_options(command: F) -> F:
+    """``--input``, ``--operators``, ``--provider``: what helps a model to run and to be typed."""
+    for option in (
+        click.option(
+            "--provider",
+            type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+            default="auto",
+            show_default=True,
+            help="Where models run; auto takes a GPU where one works.",
+        ),
+        click.option(
+            "--operators",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Signatures of operators of your own (YAML, see docs/operators.md).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def sample_options(command: F) -> F:
+    """``--input NAME:SHAPE`` or ``NAME:file.npy``, repeatable."""
+    return click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME:SHAPE|NAME:FILE.npy",
+        callback=_parse_inputs,
+        help="Shape (1,3,224,224) or value of an input, where the model does not say enough.",
+    )(command)
+
+
+def _parse_inputs(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, SampleInput]:
+    found: dict[str, SampleInput] = {}
+    for value in values:
+        name, colon, given = value.rpartition(":")
+        if not colon or not name:
+            raise click.BadParameter(f"{value!r}: expected NAME:SHAPE or NAME:FILE.npy")
+        if given.endswith(".npy"):
+            found[name] = _read_array(Path(given))
+        elif _SHAPE.fullmatch(given):
+            found[name] = () if given == "scalar" else tuple(int(size) for size in given.split(","))
+        else:
+            raise click.BadParameter(f"{value!r}: {given!r} is neither a shape such as 1,3,224,224 nor a .npy file")
+    return found
+
+
+def _read_array(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a .npy array ({error})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small report; InputError where that fails."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error

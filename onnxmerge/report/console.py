@@ -1,0 +1,186 @@
+"""Results as tables on standard output (rich: plain text in a pipe)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
+from onnxmerge.api.merge import GroupReport, MergeReport
+from onnxmerge.axes.explain import AxisReason
+from onnxmerge.evaluation.accuracy import Scores
+from onnxmerge.evaluation.task import TaskFile
+from onnxmerge.validation.certificate import Certificate
+from onnxmerge.validation.coverage import Coverage
+
+_WIDE = 200
+_CHAIN = 8
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def print_merge(report: MergeReport, written: Path) -> None:
+    """The summary of a merge: groups, similarities, stages."""
+    console = _console()
+    alpha = "" if report.alpha is None else f", alpha {report.alpha:g}"
+    table = Table(title=f"{len(report.models)} models, {report.method}{alpha}", title_justify="left", box=None)
+    for title in ("group", "size", "varies with", "similarity before", "after"):
+        table.add_column(title, justify="right" if title in ("size", "similarity before", "after") else "left")
+    for group in report.groups:
+        table.add_row(
+            group.id,
+            str(group.size),
+            ", ".join(group.varies_with),
+            _similarity(group.similarity_before),
+            _similarity(group.similarity_after),
+        )
+    console.print(table)
+    before, after = _mean(report.groups)
+    console.print(f"mean similarity  {_similarity(before)} -> {_similarity(after)}")
+    if any(report.sweeps):
+        ended = "converged" if report.converged else "stopped at the limit"
+        console.print(f"sweeps           {', '.join(map(str, report.sweeps))} ({ended})")
+    console.print(f"statistics       {_REPAIRS[report.repair]}")
+    for certificate, model in zip(report.certificates, report.models, strict=True):
+        console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
+    console.print(f"free             {_coverage(report.coverage)}")
+    stages = "  ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
+    console.print(f"seconds          {sum(report.seconds.values()):.1f}  ({stages})")
+    if report.peak_memory is not None:
+        console.print(f"peak memory      {report.peak_memory / 2**20:.0f} MiB")
+    for note in report.notes:
+        console.print(f"note             {escape(note)}")
+    console.print(f"wrote            {escape(str(written))}")
+
+
+_REPAIRS = {
+    "none": "as averaged",
+    "batchnorm": "BatchNorm re-estimated on the calibration data",
+    "rescale": "standard deviations restored",
+    "repair": "means and standard deviations restored (REPAIR)",
+}
+
+
+def print_inspection(found: Inspection, *, every: bool = False) -> None:
+    """Groups (repeated blocks folded unless ``every``), fixed axes by reason, coverage and certificate."""
+    console = _console()
+    table = Table(title=f"{escape(found.model)}: {found.nodes} nodes, {len(found.groups)} groups", title_justify="left", box=None)
+    for title in ("groups", "count", "size", "varies with", "initializers (axis)"):
+        table.add_column(title, justify="right" if title in ("count", "size") else "left", overflow="fold")
+    for folded in _fold(found.groups, every=every):
+        first = folded[0]
+        names = first.id if len(folded) == 1 else f"{first.id} ... {folded[-1].id}"
+        table.add_row(names, str(len(folded)), str(first.size), ", ".join(first.varies_with), escape(_places(first)))
+    console.print(table)
+    _print_fixed(console, found.fixed)
+    console.print(f"free         {_coverage(found.coverage)}")
+    if found.certificate is not None:
+        console.print(f"certificate  {_certificate(found.certificate)}")
+
+
+def _print_fixed(console: Console, fixed: Sequence[FixedAxis]) -> None:
+    reasons: dict[str, list[FixedAxis]] = {}
+    for axis in fixed:
+        reasons.setdefault(_general(axis.reason), []).append(axis)
+    if not reasons:
+        return
+    table = Table(title="fixed axes of weights", title_justify="left", box=None)
+    for title in ("axes", "because", "such as"):
+        table.add_column(title, justify="right" if title == "axes" else "left", overflow="fold")
+    for reason, axes in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        table.add_row(str(len(axes)), escape(reason), escape(f"{axes[0].initializer} ({axes[0].axis})"))
+    console.print(table)
+
+
+def print_explanation(tensor: str, axes: Sequence[AxisReason]) -> None:
+    """Each axis of a tensor: its layout, and the chain that joined or fixed each space."""
+    console = _console()
+    console.print(escape(tensor))
+    for axis in axes:
+        console.print(f"  axis {axis.axis} of {axis.size}: {escape(axis.layout)}")
+        for reason in axis.spaces:
+            space = reason.space
+            shown = [*reason.chain[:_CHAIN], *([f"... {len(reason.chain) - _CHAIN} more"] if len(reason.chain) > _CHAIN else [])]
+            if space.free:
+                varies = f", varies with {', '.join(space.varies_with)}" if space.varies_with else ""
+                console.print(f"    {space.id}: {space.size} free units{varies}; joined by {escape(' - '.join(shown))}")
+            else:
+                chain = " <- ".join(shown) if reason.chain else space.fixed
+                console.print(f"    {space.id}: {space.size} fixed; {escape(str(chain))}")
+
+
+def print_certificate(certificate: Certificate, coverage: Coverage) -> None:
+    """One line each for the certificate and the share of weights that moved."""
+    console = _console()
+    console.print(f"certificate  {_certificate(certificate)}")
+    console.print(f"free         {_coverage(coverage)}")
+
+
+def _certificate(certificate: Certificate) -> str:
+    verdict = "passed" if certificate.passed else "FAILED"
+    return (
+        f"{verdict}: {certificate.values_compared:,} values in {certificate.tensors_compared} tensors, "
+        f"max relative error {certificate.max_relative_error:.1e}, absolute {certificate.max_absolute_error:.1e}"
+    )
+
+
+def _coverage(coverage: Coverage) -> str:
+    return f"{coverage.free_elements:.1%} of weight elements, {coverage.free_axes:.1%} of weight axes"
+
+
+def _similarity(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _mean(groups: Sequence[GroupReport]) -> tuple[float | None, float | None]:
+    """Mean over units, for groups whose similarity is known."""
+    known = [(g.size, g.similarity_before, g.similarity_after) for g in groups]
+    rows = [(size, before, after) for size, before, after in known if before is not None and after is not None]
+    total = sum(size for size, _, _ in rows)
+    if not total:
+        return None, None
+    return (
+        sum(size * before for size, before, _ in rows) / total,
+        sum(size * after for size, _, after in rows) / total,
+    )
+
+
+def _general(text: str) -> str:
+    """A name without its numbers: blocks 0 and 11 of a network look alike."""
+    return re.sub(r"\d+", "#", text)
+
+
+def _fold(groups: Sequence[UnitGroup], *, every: bool) -> list[list[UnitGroup]]:
+    """Groups that differ only in numbers inside names, together."""
+    folded: dict[object, list[UnitGroup]] = {}
+    for group in groups:
+        places = frozenset((_general(place.name), place.axis) for place in group.initializers)
+        key = group.id if every else (group.size, len(group.varies_with), places)
+        folded.setdefault(key, []).append(group)
+    return list(folded.values())
+
+
+def _places(group: UnitGroup, shown: int = 4) -> str:
+    names = [f"{place.name} ({place.axis})" for place in group.initializers]
+    more = [f"... {len(names) - shown} more"] if len(names) > shown else []
+    return ", ".join([*names[:shown], *more])
+
+
+def print_scores(tasks: TaskFile, scores: Sequence[tuple[str, Scores]]) -> None:
+    """Accuracy of each model on each task, their mean, and over all classes together."""
+    table = Table(title=f"{tasks.name}: accuracy on test data, %", title_justify="left", box=None)
+    table.add_column("model")
+    for title in (*(task.name for task in tasks.tasks), "average", "joint"):
+        table.add_column(title, justify="right")
+    for name, found in scores:
+        cells = [*found.tasks, found.average, found.joint]
+        table.add_row(name, *("-" if value is None else f"{100 * value:.1f}" for value in cells))
+    _console().print(table)

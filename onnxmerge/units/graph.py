@@ -1,0 +1,81 @@
+"""The unit graph: which spaces stand in which initializers.
+
+Nodes are spaces and initializers. An edge between them carries the axis and the factor position at which the space
+stands; an edge between two spaces says that one varies with the other. Two spaces that share an initializer see each
+other's matching; spaces without a common neighbour can be solved at the same time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networkx as nx
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.errors import InputError, UsageError
+
+
+def unit_graph(typing: Typing) -> nx.MultiGraph:
+    """Build the graph of the free spaces of a typing. Node ids are ``space:ID`` and ``initializer:NAME``."""
+    graph = nx.MultiGraph()
+    free = {name: space for name, space in typing.spaces.items() if space.free}
+    for name, space in free.items():
+        graph.add_node(f"space:{name}", kind="space", label=name, size=space.size)
+    for name, space in free.items():
+        for outer in space.varies_with:
+            if outer in free:
+                graph.add_edge(f"space:{name}", f"space:{outer}", kind="varies_with")
+    for name, layout in typing.initializers.items():
+        node = f"initializer:{name}"
+        graph.add_node(node, kind="initializer", label=name, shape="x".join(map(str, layout.shape)))
+        places = {
+            (space, axis, position)
+            for block in layout.blocks
+            for axis, axis_block in enumerate(block.axes)
+            for position, space in enumerate(axis_block.spaces)
+            if space in free
+        }
+        for space_id, axis, position in sorted(places):
+            graph.add_edge(node, f"space:{space_id}", kind="axis", axis=axis, position=position)
+    return graph
+
+
+def neighbours(typing: Typing) -> dict[str, frozenset[str]]:
+    """For each free space, the other free spaces with which it shares an initializer."""
+    graph = unit_graph(typing)
+    found: dict[str, frozenset[str]] = {}
+    for name, space in typing.spaces.items():
+        if space.free:
+            initializers = [n for n in graph.neighbors(f"space:{name}") if n.startswith("initializer:")]
+            beside = {other for n in initializers for other in graph.neighbors(n)} - {f"space:{name}"}
+            found[name] = frozenset(other.removeprefix("space:") for other in beside)
+    return found
+
+
+def write_graph(graph: nx.MultiGraph, path: Path) -> None:
+    """Write ``.graphml`` or ``.dot`` by the file's ending. Raises UsageError for another, InputError if unwritable."""
+    if path.suffix not in (".graphml", ".dot"):
+        raise UsageError(f"{path}: the unit graph is written as .graphml or .dot")
+    try:
+        if path.suffix == ".graphml":
+            nx.write_graphml(graph, path)
+        else:
+            path.write_text(to_dot(graph), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def to_dot(graph: nx.MultiGraph) -> str:
+    """Graphviz text: spaces as ellipses with their size, initializers as boxes with their shape."""
+    lines = ["graph units {", "  overlap=false;"]
+    for node, data in graph.nodes(data=True):
+        shape, detail = ("ellipse", data["size"]) if data["kind"] == "space" else ("box", data["shape"])
+        lines.append(f'  "{_quoted(node)}" [shape={shape}, label="{_quoted(data["label"])}\\n{detail}"];')
+    for one, other, data in graph.edges(data=True):
+        style = "style=dashed" if data["kind"] == "varies_with" else f'label="axis {data["axis"]}"'
+        lines.append(f'  "{_quoted(one)}" -- "{_quoted(other)}" [{style}];')
+    return "\n".join([*lines, "}", ""])
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,119 @@
+"""The whole job on the example pair, through the Python API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmerge import InputError, StructureError, UsageError, merge, permute
+from onnxmerge.api import MergeOptions
+from onnxmerge.evaluation.comparison import compare
+from tests.graphs import build, initializers, normal
+
+MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = MatMul(r, w2) }"
+
+
+def pair_of(digits: Path) -> list[Path]:
+    return [digits / "a.onnx", digits / "b.onnx"]
+
+
+@pytest.mark.smoke
+def test_merging_beats_the_plain_average_on_the_example(digits: Path) -> None:
+    _, result, scores = compare(digits, MergeOptions())
+    by_name = dict(scores)
+    merged, average = by_name["merged (mudsc-align)"], by_name["plain average"]
+    assert merged.average > average.average + 0.1
+    assert merged.joint is not None
+    assert average.joint is not None
+    assert merged.joint > average.joint + 0.1
+    assert all(c.passed for c in result.report.certificates)
+    assert result.report.repair == "batchnorm"
+
+
+@pytest.mark.parametrize("method", ["average", "rebasin", "act-align", "mudsc-align"])
+def test_a_model_merged_with_its_permuted_copy_is_the_model(digits: Path, tmp_path: Path, method: str) -> None:
+    model = digits / "a.onnx"
+    copy = permute(model, seed=3).save(tmp_path / "copy.onnx")
+    merged = merge([model, copy], calibration=digits / "calib.npz", method=method, repair="none").save(
+        tmp_path / "merged.onnx"
+    )
+    before, after = initializers(onnx.load(model)), initializers(onnx.load(merged))
+    same = all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert same == (method != "average")
+
+
+def test_the_same_inputs_and_seed_give_the_same_bytes(digits: Path, tmp_path: Path) -> None:
+    files = [
+        merge(pair_of(digits), calibration=digits / "calib.npz", seed=5).save(tmp_path / f"{run}.onnx") for run in "ab"
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_result_keeps_the_first_models_interface_and_says_where_it_comes_from(digits: Path, tmp_path: Path) -> None:
+    first = onnx.load(digits / "a.onnx")
+    merged = onnx.load(merge(pair_of(digits), method="average").save(tmp_path / "m.onnx"))
+    assert [i.name for i in merged.graph.input] == [i.name for i in first.graph.input]
+    assert [o.name for o in merged.graph.output] == [o.name for o in first.graph.output]
+    assert merged.opset_import == first.opset_import
+    assert merged.ir_version == first.ir_version
+    assert {i.name for i in merged.graph.initializer} == {i.name for i in first.graph.initializer}
+    metadata = {p.key: p.value for p in merged.metadata_props}
+    assert metadata["onnxmerge.method"] == "average"
+    assert len(metadata["onnxmerge.sources"].split()) == 2
+
+
+def test_float16_models_keep_their_type(tmp_path: Path) -> None:
+    graph = MLP.replace("float[", "float16[")
+    models = [
+        build(graph, {k: v.astype(np.float16) for k, v in normal(w1=(5, 6), b1=(5,), w2=(5, 3), seed=s).items()})
+        for s in (1, 2)
+    ]
+    merged = onnx.load(merge(models, method="rebasin").save(tmp_path / "m.onnx"))
+    assert {a.dtype for a in initializers(merged).values()} == {np.dtype(np.float16)}
+
+
+def test_three_models_merge(tmp_path: Path) -> None:
+    model = build(MLP, normal(w1=(5, 6), b1=(5,), w2=(5, 3)))
+    copies = [permute(model, seed=s).save(tmp_path / f"{s}.onnx") for s in (1, 2)]
+    merged = merge([model, *copies], method="rebasin").save(tmp_path / "m.onnx")
+    before, after = initializers(model), initializers(onnx.load(merged))
+    assert all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_errors_say_what_is_missing(digits: Path) -> None:
+    with pytest.raises(UsageError, match="two models or more"):
+        merge([digits / "a.onnx"])
+    with pytest.raises(UsageError, match="--calib"):
+        merge(pair_of(digits), method="mudsc-align")
+    with pytest.raises(UsageError, match="no method 'magic'"):
+        merge(pair_of(digits), method="magic")
+    with pytest.raises(InputError, match="missing.onnx"):
+        merge([digits / "a.onnx", digits / "missing.onnx"])
+    other = build(MLP, normal(w1=(5, 6), b1=(5,), w2=(5, 3)))
+    with pytest.raises(StructureError):
+        merge([digits / "a.onnx", other], method="average")
+
+
+def test_nan_weights_are_refused_by_name(tmp_path: Path) -> None:
+    weights = normal(w1=(5, 6), b1=(5,), w2=(5, 3))
+    broken = {**weights, "w2": np.full((5, 3), np.nan, np.float32)}
+    with pytest.raises(InputError, match="w2"):
+        merge([build(MLP, weights), build(MLP, broken)], method="rebasin").save(tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_leaves_what_was_there(digits: Path, tmp_path: Path) -> None:
+    target = tmp_path / "m.onnx"
+    target.write_bytes(b"precious")
+    result = merge(pair_of(digits), method="average")
+    broken = {name: result.weights[name] for name in result.weights}
+    broken[next(iter(broken))] = np.zeros((1, 2, 3), np.float32)
+    from dataclasses import replace
+
+    with pytest.raises(Exception, match="."):
+        replace(result, weights=broken).save(target)
+    assert target.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [target]

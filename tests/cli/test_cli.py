@@ -1,0 +1,151 @@
+"""Commands as a user runs them: what they print, where, and how they exit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.graphs import build, normal
+
+MAIN = "from onnxmerge.cli import main; main()"
+
+
+@pytest.fixture
+def cli(checkout: Path, tmp_path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201 - a function fixture
+    def run(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(checkout), **{k: str(v) for k, v in more.items()}}
+        return subprocess.run(
+            [sys.executable, "-c", MAIN, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            check=False,
+            timeout=120,
+        )
+
+    return run
+
+
+def one_line(text: str) -> bool:
+    return text.count("\n") == 1
+
+
+@pytest.mark.smoke
+def test_run_writes_a_model_and_a_summary(cli, digits: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = cli(
+        "run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "-o", "m.onnx", "--json", "r.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "mean similarity" in done.stdout
+    onnx.checker.check_model(str(tmp_path / "m.onnx"))
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["method"] == "mudsc-align"
+    assert {"read", "type", "certify", "calibrate", "match", "merge"} <= set(report["seconds"])
+    assert all(group["similarity_after"] > group["similarity_before"] for group in report["groups"])
+
+
+def test_inspect_prints_one_json_object(cli, digits: Path) -> None:  # type: ignore[no-untyped-def]
+    done = cli("inspect", digits / "a.onnx", "--certify", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"groups", "fixed", "coverage", "certificate"} <= set(found)
+    assert found["certificate"]["passed"] is True
+    assert found["certificate"]["values_compared"] > 0
+    assert 0 < found["coverage"]["free_axes"] <= 1
+    assert set(found["groups"][0]) == {"id", "size", "varies_with", "initializers"}
+    assert all(axis["reason"] for axis in found["fixed"])
+
+
+def test_inspect_explains_and_exports(cli, digits: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    name = onnx.load(digits / "a.onnx").graph.initializer[0].name
+    done = cli("inspect", digits / "a.onnx", "--explain", name, "--graph", "units.graphml")
+    assert done.returncode == 0, done.stderr
+    assert "axis 0" in done.stdout
+    assert (tmp_path / "units.graphml").stat().st_size > 0
+
+
+def test_permute_writes_other_weights_of_the_same_function(cli, digits: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = cli("permute", digits / "a.onnx", "-o", "p.onnx", "--seed", 7)
+    assert done.returncode == 0, done.stderr
+    again = cli("permute", digits / "a.onnx", "-o", "q.onnx", "--seed", 7)
+    assert again.returncode == 0
+    assert (tmp_path / "p.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
+    assert (tmp_path / "p.onnx").read_bytes() != (digits / "a.onnx").read_bytes()
+
+
+def test_demo_prints_the_table(cli) -> None:  # type: ignore[no-untyped-def]
+    done = cli("demo")
+    assert done.returncode == 0, done.stderr
+    assert "plain average" in done.stdout
+    assert "merged (mudsc-align)" in done.stdout
+
+
+BAD = [
+    (["run", "a.onnx", "nothere.onnx", "-o", "m.onnx", "--method", "average"], 1, "nothere.onnx"),
+    (["run", "a.onnx", "text.onnx", "-o", "m.onnx", "--method", "average"], 1, "text.onnx"),
+    (["run", "a.onnx", "cut.onnx", "-o", "m.onnx", "--method", "average"], 1, "cut.onnx"),
+    (["run", "a.onnx", "other.onnx", "-o", "m.onnx", "--method", "average"], 1, "other.onnx"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx"], 2, "--calib"),
+    (["run", "a.onnx", "-o", "m.onnx"], 2, "two models"),
+    (["run", "a.onnx", "b.onnx", "-o", "a.onnx", "--method", "average"], 2, "one of the models"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--calib", "nodata"], 1, "nodata"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--calib", "wrong.npy"], 1, "wrong.npy"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--calib", "nan.npy"], 1, "nan.npy"),
+    (["run", "a.onnx", "b.onnx", "-o", "no/such/folder/m.onnx", "--method", "average"], 1, "no/such/folder"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "nosuch"], 2, "nosuch"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "average", "--provider", "tensorrt"], 2, "tensorrt"),
+    (["inspect", "a.onnx", "--explain", "nosuchtensor"], 2, "nosuchtensor"),
+    (["inspect", "a.onnx", "--input", "nosuch:1,6"], 1, "nosuch"),
+    (["inspect", "a.onnx", "--input", "x"], 2, "NAME:SHAPE"),
+    (["inspect", "a.onnx", "--operators", "nosuch.yaml"], 1, "nosuch.yaml"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), BAD, ids=[" ".join(case[0]) for case in BAD])
+def test_bad_input_is_one_line_and_an_exit_code(cli, tmp_path: Path, arguments: list[str], code: int, says: str) -> None:  # type: ignore[no-untyped-def]
+    mlp = "(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }"
+    for index, name in enumerate("ab"):
+        onnx.save(build(mlp, normal(w1=(6, 5), w2=(5, 3), seed=index)), tmp_path / f"{name}.onnx")
+    onnx.save(build(mlp, normal(w1=(6, 7), w2=(7, 3))), tmp_path / "other.onnx")
+    (tmp_path / "text.onnx").write_text("this is no model")
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "a.onnx").read_bytes()[:-40])
+    np.save(tmp_path / "wrong.npy", np.zeros((4, 5), np.float32))
+    np.save(tmp_path / "nan.npy", np.full((4, 6), np.nan, np.float32))
+    before = sorted(tmp_path.iterdir())
+    done = cli(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert code == 2 or one_line(done.stderr), done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_interrupted_run_leaves_nothing_behind(checkout: Path, digits: Path, tmp_path: Path) -> None:
+    script = "import time\ndef slow():\n    print('ready', flush=True)\n    time.sleep(60)\n    return []\n"
+    (tmp_path / "slow.py").write_text(script)
+    arguments = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", "slow.py:slow", "-o", "m.onnx"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert one_line(errors), errors
+    assert not (tmp_path / "m.onnx").exists()

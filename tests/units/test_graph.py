@@ -1,0 +1,62 @@
+"""The unit graph and its exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.units import neighbours, to_dot, unit_graph, write_graph
+from tests.axes.typed import typed
+from tests.graphs import build, normal
+
+MLP = "(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w1) r = Relu(h) g = MatMul(r, w2) s = Relu(g) y = MatMul(s, w3) }"
+
+
+def graph() -> nx.MultiGraph:
+    return unit_graph(typed(build(MLP, normal(w1=(6, 5), w2=(5, 4), w3=(4, 3)))))
+
+
+def test_edges_carry_axis_and_position() -> None:
+    edges = {(a, b, d["axis"], d["position"]) for a, b, d in graph().edges(data=True)}
+    assert edges == {
+        ("space:p0", "initializer:w1", 1, 0),
+        ("space:p0", "initializer:w2", 0, 0),
+        ("space:p1", "initializer:w2", 1, 0),
+        ("space:p1", "initializer:w3", 0, 0),
+    }
+
+
+def test_spaces_that_share_an_initializer_are_neighbours() -> None:
+    typing = typed(build(MLP, normal(w1=(6, 5), w2=(5, 4), w3=(4, 3))))
+    assert neighbours(typing) == {"p0": frozenset({"p1"}), "p1": frozenset({"p0"})}
+
+
+def test_heads_and_inner_units_are_joined_by_varies_with(shared: Path) -> None:
+    from onnxmerge import inspect
+
+    found = inspect(shared / "pairs/cifar5-vit/a.onnx").unit_graph()
+    assert sum(d["kind"] == "varies_with" for _, _, d in found.edges(data=True)) == 8
+
+
+def test_graphml_reads_back(tmp_path: Path) -> None:
+    write_graph(graph(), tmp_path / "units.graphml")
+    back = nx.read_graphml(tmp_path / "units.graphml")
+    assert set(back.nodes) == set(graph().nodes)
+    assert back.nodes["space:p0"]["size"] == 5
+
+
+def test_dot_names_every_node(tmp_path: Path) -> None:
+    write_graph(graph(), tmp_path / "units.dot")
+    text = (tmp_path / "units.dot").read_text()
+    assert text == to_dot(graph())
+    assert all(f'"{node}"' in text for node in graph().nodes)
+
+
+def test_other_endings_and_unwritable_places_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.graphml or \.dot"):
+        write_graph(graph(), tmp_path / "units.png")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_graph(graph(), tmp_path / "missing" / "units.dot")

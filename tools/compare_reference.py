@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Merge the pairs of shared/ with each method and compare with the reference implementation's results.
+
+    python tools/compare_reference.py [--pair NAME ...] [--method NAME ...] [--alpha A ...] [--samples N] [--markdown]
+
+Needs onnxmerge, Pillow and the folder of real material beside the checkout (or in ONNXMERGE_SHARED): its calib.py writes
+the calibration batch, its score.py scores the merged files, reference.json holds what the reference reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from onnxmerge import merge
+
+SHARED = Path(os.environ.get("ONNXMERGE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+EXPORTS = {
+    "mnist-mlp": [("a.onnx", "b.onnx")],
+    "cifar5-resnet20": [("a.onnx", "b.onnx"), ("a.folded.onnx", "b.folded.onnx")],
+    "cifar5-resnet20gn": [("a.onnx", "b.onnx"), ("a.ts.onnx", "b.ts.onnx")],
+    "cifar5-vit": [("a.onnx", "b.onnx"), ("a.ts.onnx", "b.ts.onnx")],
+}
+METHODS = {"average": "average", "rebasin": "rebasin", "act-align": "act_align", "mudsc-align": "mudsc_align"}
+
+
+def main() -> None:
+    """Run what the arguments ask for and print a row for each merge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", nargs="*", default=list(EXPORTS), choices=list(EXPORTS))
+    parser.add_argument("--method", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--alpha", nargs="*", type=float, default=[0.5], help="of mudsc-align")
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--first-export", action="store_true", help="one export of each pair only")
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    head = ("export", "method", "alpha", "joint", "avg", "reference joint", "avg", "seconds", "reference")
+    print(_row(head, markdown=arguments.markdown))
+    if arguments.markdown:
+        print(_row(("---",) * len(head), markdown=True))
+    with tempfile.TemporaryDirectory() as folder:
+        for pair in arguments.pair:
+            for row in _pair_rows(pair, arguments, Path(folder)):
+                print(_row(row, markdown=arguments.markdown), flush=True)
+
+
+def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, ...]]:
+    calibration = folder / f"{pair}.npz"
+    samples = ("--samples", str(arguments.samples))
+    _tool("calib.py", str(SHARED / "pairs" / pair), str(calibration), *samples)
+    reference = json.loads((SHARED / "pairs" / pair / "reference.json").read_text())
+    for files in EXPORTS[pair][: 1 if arguments.first_export else None]:
+        for method in arguments.method:
+            for alpha in arguments.alpha if method == "mudsc-align" else [None]:
+                merged = folder / "merged.onnx"
+                started = time.perf_counter()
+                settings = {} if alpha is None else {"alpha": alpha}
+                models = [SHARED / "pairs" / pair / file for file in files]
+                merge(models, calibration=calibration, method=method, **settings).save(merged)
+                seconds = time.perf_counter() - started
+                scores = json.loads(_tool("score.py", str(SHARED / "pairs" / pair), str(merged), "--json"))
+                found, known = scores[str(merged)], reference[METHODS[method]]
+                yield (
+                    f"{pair}/{files[0]}",
+                    method,
+                    "" if alpha is None else f"{alpha:g}",
+                    *_percent(found),
+                    *_percent(known),
+                    f"{seconds:.1f}",
+                    f"{known['seconds']:.1f}",
+                )
+
+
+def _percent(scores: dict[str, Any]) -> tuple[str, str]:
+    joint = scores["joint"]
+    return "-" if joint is None else f"{100 * joint:.2f}", f"{100 * scores['avg']:.2f}"
+
+
+def _tool(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(SHARED / "tools" / name), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - our own tools
+
+
+def _row(cells: tuple[str, ...], *, markdown: bool) -> str:
+    if markdown:
+        return "| " + " | ".join(cells) + " |"
+    return f"{cells[0]:32s} " + " ".join(f"{cell:>15s}" for cell in cells[1:])
+
+
+if __name__ == "__main__":
+    main()
