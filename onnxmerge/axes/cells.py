@@ -64,6 +64,10 @@ class Restriction:
     part: int
 
 
+_DEEPEST = 16
+"""Structures are some levels deep; families that depend on each other in turn could be refined without end."""
+
+
 class Cells:
     """A union-find over axis cells with structure. All methods take and return cell numbers."""
 
@@ -74,6 +78,9 @@ class Cells:
         self._fixed: dict[int, str] = {}
         self.events: list[Event] = []
         self.where = ""
+        self._single: set[int] = set()
+        self._depth = 0
+        self._links = 0
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -111,7 +118,11 @@ class Cells:
         return (self.find(cell),)
 
     def family(self, cell: int) -> dict[int, int]:
-        """Members of a family by the *current* leaf parts of its axis (which may have been cut further)."""
+        """Members of a family by the *current* leaf parts of its axis (which may have been cut further).
+
+        Where two parts of the axis have become one cell (the halves of a gated unit), so have their members: by the
+        part alone nobody could tell them apart.
+        """
         root = self.find(cell)
         structure = self._structure[root]
         if not isinstance(structure, Family):
@@ -120,7 +131,10 @@ class Cells:
         for part, member in structure.members:
             leaves = self.leaf_parts(part)
             for leaf in leaves:
-                members[leaf] = member if len(leaves) == 1 else self.restrict(member, Restriction(part, leaf))
+                found = member if len(leaves) == 1 else self.restrict(member, Restriction(part, leaf))
+                if leaf in members:
+                    self.unify(members[leaf], found, "one part twice")
+                members[leaf] = found
         return members
 
     # --- making ------------------------------------------------------------------------------------------------
@@ -348,12 +362,16 @@ class Cells:
             return root
         structure = self._structure[root]
         if isinstance(structure, Product):
+            if self._carries(root, by):
+                return root  # what depends on that axis depends on the one that stands here, which is whole
             factors = [self.restrict(factor, restriction) for factor in structure.factors]
             return root if self._same(factors, structure.factors) else self.product(factors)
         if isinstance(structure, Concat):
             parts = [self.restrict(part, restriction) for part in structure.parts]
             return root if self._same(parts, structure.parts) else self.concat(parts)
         if structure is None:
+            if root in self._single:
+                return root
             members = tuple((part, self.new(self._size[root])) for part in self.leaf_parts(by))
             self._refine(root, Family(by, members), (member for _, member in members), "member")
         elif self.find(structure.by) != by:
@@ -362,6 +380,16 @@ class Cells:
                 return root
             return self.new(self._size[root], Family(structure.by, members))
         return self._select(root, restriction.part)
+
+    def _carries(self, root: int, cell: int) -> bool:
+        """Whether ``cell`` is a factor or a part of the cell, at any depth."""
+        structure = self._structure[root]
+        children: Iterable[int] = ()
+        if isinstance(structure, Product):
+            children = structure.factors
+        elif isinstance(structure, Concat):
+            children = structure.parts
+        return any(self.find(child) == cell or self._carries(self.find(child), cell) for child in children)
 
     def _same(self, cells: Sequence[int], others: Sequence[int]) -> bool:
         return len(cells) == len(others) and all(
@@ -377,8 +405,8 @@ class Cells:
             return self.find(family[leaves[0]])
         return self.new(self._size[root], Family(self.find(part), tuple((leaf, family[leaf]) for leaf in leaves)))
 
-    def collapse(self, cell: int) -> int:
-        """Give up that a family's members may differ: all become one cell."""
+    def collapse(self, cell: int, *, for_good: bool = False) -> int:
+        """Give up that a family's members may differ: all become one cell, ``for_good`` if it must never part again."""
         root = self.find(cell)
         structure = self._structure[root]
         if not isinstance(structure, Family):
@@ -389,14 +417,31 @@ class Cells:
         root, member = self.find(root), self.find(members[0])
         if root != member:
             self._link(root, member, "one in every part")
+        if for_good:
+            self._single.add(self.find(member))
         return self.find(member)
+
+    def settle_copies(self) -> None:
+        """Make members one whose parts have become one since they were made."""
+        links = -1
+        while links != self._links:
+            links = self._links
+            for cell in list(self):
+                structure = self._structure[cell]
+                if cell == self.find(cell) and isinstance(structure, Family):
+                    leaves = [leaf for part, _ in structure.members for leaf in self.leaf_parts(part)]
+                    if len(set(leaves)) < len(leaves):
+                        self.family(cell)
 
     # --- unifying ----------------------------------------------------------------------------------------------
 
     def unify(self, one: int, other: int, reason: str = "") -> None:
-        """Make two cells equal, refining both; where that is impossible, fix both."""
+        """Make two cells equal, refining both; where that is impossible, fix both.
+
+        A single position has no order to share, but it may be one of several parts, each with a member of a family.
+        """
         a, b = self.find(one), self.find(other)
-        if a == b:
+        if a == b or self._size[a] == self._size[b] == 1:
             return
         if self._size[a] != self._size[b]:
             reason = f"sizes {self._size[a]} and {self._size[b]} differ"
@@ -415,14 +460,25 @@ class Cells:
             self._link(a, b)
         elif self._structure[b] is None:
             self._link(b, a)
+        elif self._depth == _DEEPEST:
+            self._clash(a, b)
         else:
+            self._depth += 1
             self._unify_structures(a, b)
+            self._depth -= 1
 
     def _unify_structures(self, a: int, b: int) -> None:
         one, other = self._structure[a], self._structure[b]
         if isinstance(other, Family) and not isinstance(one, Family):
             a, b, one, other = b, a, other, one
         if isinstance(one, Family):
+            if (
+                isinstance(other, Family)
+                and self._members(a) & self._members(b)
+                and self.find(one.by) != self.find(other.by)
+            ):
+                # A member of both holds in a part of either axis: restricting it by them in turn would never end.
+                return self.unify(self.collapse(a), self.collapse(b))
             for part, member in self.family(a).items():
                 self.unify(member, self.restrict(b, Restriction(one.by, part)))
         elif isinstance(one, Concat) and isinstance(other, Concat):
@@ -477,6 +533,12 @@ class Cells:
         self.fix(b, reason)
         self._link(self.find(a), self.find(b))
 
+    def _members(self, root: int) -> set[int]:
+        """The members of a family, at any depth."""
+        structure = self._structure[root]
+        members = {self.find(m) for _, m in structure.members} if isinstance(structure, Family) else set()
+        return members.union(*(self._members(member) for member in members))
+
     def _contains(self, root: int, cell: int) -> bool:
         """Whether ``cell`` is a member of the family ``root``, at any depth."""
         structure = self._structure[root]
@@ -498,7 +560,10 @@ class Cells:
         for source, target in ((root, to), (to, root)):
             if source in self._fixed:
                 self._mark_fixed(target, self._fixed[source])
+        if root in self._single:
+            self._single.add(to)
         self._parent[root] = to
+        self._links += 1
 
     def _log(self, cell: int, other: int, reason: str) -> None:
         self.events.append(Event(cell, other, self.where, reason))

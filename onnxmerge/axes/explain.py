@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxmerge.axes.cells import Cells, Concat, Event, Family, Product
-from onnxmerge.axes.infer import Inference, Weights, infer, resolve_inference
+from onnxmerge.axes.infer import Weights, infer, resolve_inference
 from onnxmerge.axes.layout import Space, TensorLayout
 from onnxmerge.axes.operators import OperatorTable
 from onnxmerge.axes.signature import NEUTRAL
@@ -54,7 +54,7 @@ def explain(
         leaves = _leaves_by_space(inference.cells, cell, names)
         spaces = dict.fromkeys(s for block in layout.blocks for s in block.axes[axis].spaces)
         found = tuple(
-            SpaceReason(typing.spaces[s], paths.chain(leaves[s], typing.spaces[s].free) if s in leaves else ())
+            SpaceReason(typing.spaces[s], paths.chain(leaves[s], typing.spaces[s]) if s in leaves else ())
             for s in spaces
         )
         reasons.append(AxisReason(axis, layout.shape[axis], _words(layout, axis, typing.spaces), found))
@@ -110,8 +110,8 @@ class _Paths:
         for cell in cells:
             self._classes.setdefault(cells.find(cell), []).append(cell)
 
-    def chain(self, leaf: int, free: bool) -> tuple[str, ...]:
-        return self._joined(leaf) if free else self._to_fix(leaf)
+    def chain(self, leaf: int, space: Space) -> tuple[str, ...]:
+        return self._joined(leaf) if space.free else self._to_fix(leaf)
 
     def _joined(self, leaf: int) -> tuple[str, ...]:
         """The operators that made the class of a free leaf one, in the order of the graph."""

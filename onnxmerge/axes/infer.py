@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.operators import OperatorTable, builtin_operators, find_operator
 from onnxmerge.axes.resolve import resolve
+from onnxmerge.axes.roles import consumed
 from onnxmerge.axes.signature import NEUTRAL, Axes, MisfitError
 from onnxmerge.axes.site import Findings, Site
 from onnxmerge.model.network import Network
+from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.trace import Trace
 
 Weights = Mapping[str, NDArray[Any]]
@@ -26,6 +28,7 @@ Weights = Mapping[str, NDArray[Any]]
 class Inference:
     """The cells of every tensor after the walk. ``weights`` are the initializers that training learns, in order."""
 
+    graph: ir.Graph
     cells: Cells
     axes: Mapping[str, Axes]
     weights: tuple[str, ...]
@@ -46,9 +49,10 @@ def type_graph(
 
 def resolve_inference(inference: Inference, trace: Trace) -> tuple[Typing, Mapping[int, str]]:
     """The typing, and the space of each leaf cell (see ``axes.resolve``)."""
-    return resolve(
-        inference.cells, inference.axes, trace.shapes, inference.weights, inference.statistics, inference.findings
-    )
+    cells, axes, weights, findings = inference.cells, inference.axes, inference.weights, inference.findings
+    typing, names = resolve(cells, axes, trace.shapes, weights, inference.statistics, findings)
+    roles = consumed(inference.graph, cells, axes, findings, weights=weights, constants=trace.constants, names=names)
+    return replace(typing, consumed=roles), names
 
 
 def infer(
@@ -78,28 +82,30 @@ class _Walk:
             self._set_fixed(value, "the model's interface")
         for name in learned:
             self.cells.where = f"initializer {name!r}"
-            self.axes[name] = self._initializer_axes(name, name in statistics)
+            self.axes[name] = self._initializer_axes(name, statistic=name in statistics)
         for node in self.graph:
             self._visit(node)
         for value in self.graph.outputs:
             self.cells.where = f"output {value.name!r}"
             self._fix(value, "the model's interface")
-        return Inference(self.cells, self.axes, tuple(learned), statistics, self.findings)
+        return Inference(self.graph, self.cells, self.axes, tuple(learned), statistics, self.findings)
 
     def _names_in_use(self) -> list[str]:
         """Initializers in the order in which nodes read them: spaces are numbered along the graph."""
         used = dict.fromkeys(value.name for node in self.graph for value in node.inputs if value is not None)
-        return [name for name in used if name in self.graph.initializers]
+        return [name for name in used if name is not None and name in self.graph.initializers]
 
     def _is_learned(self, name: str) -> bool:
-        dtype = self.graph.initializers[name].dtype
-        return dtype is not None and dtype.is_floating_point() and name in self.trace.shapes
+        value = self.graph.initializers[name]
+        if value.dtype is None or name not in self.trace.shapes:
+            return False
+        return value.dtype.is_floating_point() or is_quantised_weight(value)
 
     def _statistics(self) -> list[str]:
-        found = []
+        found: list[str] = []
         for node in self.graph:
-            spec = find_operator(self.table, node.domain, node.op_type, self.opsets.get(node.domain, 1))
-            for index in spec.statistic_inputs() if spec else ():
+            variants = find_operator(self.table, node.domain, node.op_type, self.opsets.get(node.domain, 1))
+            for index in {index for spec in variants for index in spec.statistic_inputs()}:
                 value = node.inputs[index] if index < len(node.inputs) else None
                 if value is not None and value.is_initializer() and value.name:
                     found.append(value.name)
@@ -107,7 +113,7 @@ class _Walk:
 
     # --- where cells begin -------------------------------------------------------------------------------------
 
-    def _initializer_axes(self, name: str, statistic: bool) -> Axes:
+    def _initializer_axes(self, name: str, *, statistic: bool) -> Axes:
         """A free cell for each axis, except where all models are uniform along it or hold the same table."""
         shape = self.trace.shapes[name]
         uniform = [not statistic] * len(shape)
@@ -125,12 +131,16 @@ class _Walk:
             cell = self.cells.new(size)
             if equal and size > 1:
                 self.cells.fix(cell, "a table that is the same in all models")
+            elif size == 0:
+                self.cells.fix(cell, "an empty axis")
             axes.append(cell)
         return tuple(axes)
 
     def _constant_axes(self, value: NDArray[Any]) -> Axes:
         return tuple(
-            NEUTRAL if _uniform(value, axis) and size > 1 else self.cells.new_fixed(size, "a constant that is not uniform")
+            NEUTRAL
+            if _uniform(value, axis) and size > 1
+            else self.cells.new_fixed(size, "a constant that is not uniform")
             for axis, size in enumerate(value.shape)
         )
 
@@ -168,24 +178,38 @@ class _Walk:
             for value in captured:
                 self._fix(value, f"captured by the body of {node.op_type}")
             return site.freeze(f"{node.op_type} is not typed inside")
-        spec = find_operator(self.table, node.domain, node.op_type, site.opset)
-        if spec is None:
+        variants = find_operator(self.table, node.domain, node.op_type, site.opset)
+        if not variants:
             domain = node.domain or "ai.onnx"
             return site.freeze(f"operator {domain}::{node.op_type} is not described")
-        try:
-            return self._checked(site, spec.apply(site))
-        except MisfitError as error:
-            return site.freeze(f"{node.op_type} has an unexpected form ({error})")
+        problem = "attributes that no entry is for"
+        for spec in variants:
+            if not spec.suits(site):
+                continue
+            try:
+                return self._checked(site, spec.apply(site))
+            except MisfitError as error:
+                problem = str(error)
+        return site.freeze(f"{node.op_type} has an unexpected form ({problem})")
 
     def _checked(self, site: Site, outputs: tuple[Axes | None, ...]) -> tuple[Axes | None, ...]:
-        """A rule that yields axes of other sizes than the trace is a bug here: the node is fixed, never trusted."""
-        for axes, shape in zip(outputs, site.output_shapes(), strict=False):
-            if axes is None or shape is None:
-                continue
-            sizes = tuple(size if c == NEUTRAL else self.cells.size(c) for c, size in zip(axes, shape, strict=False))
-            if len(axes) != len(shape) or sizes != shape:
-                return site.freeze(f"typed as {list(sizes)} where the trace has {list(shape)}")
-        return outputs
+        """What a rule yields must be what the trace has; where it is not, the node is fixed, never trusted."""
+        found: list[Axes | None] = []
+        for index, (value, shape) in enumerate(zip(site.node.outputs, site.output_shapes(), strict=True)):
+            axes = outputs[index] if index < len(outputs) else None
+            if shape is None:
+                if value.uses() or value.is_graph_output():
+                    return site.freeze(f"the type or shape of output {value.name!r} is unknown")
+            elif axes is None:
+                if any(size > 1 for size in shape):
+                    return site.freeze(f"output {value.name!r} of {site.node.op_type} is not described")
+                axes = tuple(self.cells.new(size) for size in shape)
+            else:
+                sizes = [size if c == NEUTRAL else self.cells.size(c) for c, size in zip(axes, shape, strict=False)]
+                if len(axes) != len(shape) or sizes != list(shape):
+                    return site.freeze(f"typed as {sizes} where the trace has {list(shape)}")
+            found.append(axes)
+        return tuple(found)
 
 
 def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
@@ -198,7 +222,7 @@ def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
 
 def _captured(attribute: ir.Attr) -> list[ir.Value]:
     """Values of outer graphs that a body reads, at any depth."""
-    found = []
+    found: list[ir.Value] = []
     for graph in _graphs(attribute):
         inside = {id(value) for node in graph.all_nodes() for value in node.outputs}
         inside |= {id(value) for value in graph.inputs} | {id(value) for value in graph.initializers.values()}

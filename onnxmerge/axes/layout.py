@@ -80,6 +80,8 @@ class Typing:
     ``initializers`` and ``activations`` map tensor names to layouts; activations have the sizes of the trace.
     ``statistics`` are initializers that hold running statistics (not part of a unit's weight vector).
     ``taps`` lists, for each free space, the activations in which an operator contracts it (what its consumers read).
+    ``consumed`` holds (initializer, axis, space) where all readers take the space's units in: they add up, along that
+    axis, the products with an activation. Along every other axis an initializer belongs to the units that it gives.
     """
 
     spaces: Mapping[str, Space]
@@ -87,3 +89,4 @@ class Typing:
     activations: Mapping[str, TensorLayout]
     statistics: frozenset[str] = frozenset()
     taps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    consumed: frozenset[tuple[str, int, str]] = frozenset()

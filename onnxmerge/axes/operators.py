@@ -9,8 +9,11 @@ Each entry says in one of six ways how an operator treats its axes:
 - ``frozen: REASON``: deliberately fixed.
 - a signature (``inputs``, ``outputs`` and so on, see ``axes.signature``).
   ``transpose`` names the attribute that swaps an operand's last two axes, ``broadcast`` operands that may lack leading
-  axes, ``statistics`` operands that hold running statistics.
-- a list of such entries, each but the last with ``until: OPSET``.
+  axes, ``statistics`` operands that hold running statistics. ``slides: [s, k, t]`` says that windows of taps ``k``
+  slide over ``s`` and give ``t``: where a window is one position wide, the axis passes; elsewhere positions are fixed.
+- a list of such entries. ``until: OPSET`` limits an entry to older operator sets, ``when: {ATTRIBUTE: VALUE}`` to nodes
+  with these attributes (``defaults`` gives values that a node need not set), ``unused: [OUTPUT]`` to nodes of which
+  nobody reads these outputs; the first entry that fits a node holds.
 """
 
 from __future__ import annotations
@@ -25,15 +28,20 @@ import yaml
 
 from onnxmerge.axes.rules import RULES
 from onnxmerge.axes.rules.contraction import apply_signature
-from onnxmerge.axes.signature import Axes, Pattern, Signature, SignatureError, Term, parse_pattern
+from onnxmerge.axes.signature import Axes, MisfitError, Pattern, Signature, SignatureError, Term, parse_pattern
 from onnxmerge.axes.site import Site
 from onnxmerge.resources import specs
 
 _KINDS = ("elementwise", "rule", "reads_shape", "frozen", "inputs")
 _KEYS = {
     *_KINDS, "outputs", "sizes", "fixed", "mixes", "mixes_axis", "mixes_from", "mixes_axes", "from_axis", "transpose",
-    "broadcast", "statistics", "until", "note",
+    "broadcast", "statistics", "slides", "until", "when", "unused", "defaults", "note",
 }  # fmt: skip
+_FIXED_BY_SLIDING = ("positions that a window slides over", "taps of a window", "positions of a window")
+_NUMPY_BROADCAST = 7
+WHOLE = "whole"
+"""The letter of operands that are read as a whole (``-``)."""
+
 _STAR: Pattern = (Term(("b",), star=True),)
 
 
@@ -59,6 +67,22 @@ class OperatorSpec:
     transpose: Mapping[str, str] = field(default_factory=dict)
     broadcast: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
+    slides: tuple[str, ...] = ()
+    when: Mapping[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def suits(self, site: Site) -> bool:
+        """Whether the node has the attributes that the entry is for. One that is nowhere set counts as 0 or empty."""
+        for name, wanted in self.when.items():
+            found = self._attribute(site, name)
+            if (found or 0) != (wanted or 0):
+                return False
+        outputs = list(self.outputs)
+        return not any(site.is_used(outputs.index(name)) for name in self.unused)
+
+    def _attribute(self, site: Site, name: str, default: Any = None) -> Any:
+        return site.text(name, self.defaults.get(name, default))
 
     def apply(self, site: Site) -> tuple[Axes | None, ...]:
         """Type one node. Raises MisfitError where the node does not have the described form."""
@@ -78,6 +102,8 @@ class OperatorSpec:
     def _elementwise(self, site: Site) -> Signature:
         signature = Signature((_STAR,) * len(site.node.inputs), (_STAR,) * len(site.node.outputs))
         shape = site.shape(0)
+        if site.opset < _NUMPY_BROADCAST and "broadcast" in site.node.attributes:
+            raise MisfitError("broadcasting along an attribute")
         if shape is None:
             return signature
         rank = len(shape)
@@ -92,14 +118,51 @@ class OperatorSpec:
 
     def _signature(self, site: Site) -> Signature:
         inputs = [self._operand(site, name, index) for index, name in enumerate(self.inputs)]
+        outputs = list(self.outputs.values())
         shape = site.shape(0)
         star_ranks = {
             star: len(shape) - site.axis(len(shape), -1, attribute)
             for star, attribute in self.from_axis.items()
             if shape is not None
         }
-        sizes = {letter: int(site.attribute(attribute, 1)) for letter, attribute in self.sizes.items()}
-        return Signature(tuple(inputs), tuple(self.outputs.values()), sizes, self.fixed, self.mixes, star_ranks)
+        sizes = {letter: int(self._attribute(site, attribute, 1)) for letter, attribute in self.sizes.items()}
+        fixed = {**self.fixed, **{f"{WHOLE}_{name}": "an operand that is read as a whole" for name in self.inputs}}
+        if len(site.node.inputs) > len(inputs):
+            raise MisfitError(f"{len(site.node.inputs)} operands where {len(inputs)} are described")
+        if self.slides:
+            terms = self._window(site)
+            inputs = [None if pattern is None else _replace_stars(pattern, terms) for pattern in inputs]
+            outputs = [None if pattern is None else _replace_stars(pattern, terms) for pattern in outputs]
+            fixed.update(zip(self.slides, _FIXED_BY_SLIDING, strict=True))
+        return Signature(tuple(inputs), tuple(outputs), sizes, fixed, self.mixes, star_ranks)
+
+    def _window(self, site: Site) -> dict[str, Pattern]:
+        """The stars of a sliding window, axis by axis: ``s`` and ``t`` are one letter where nothing slides."""
+        over, taps, gives = self.slides
+        kernel = site.attribute("kernel_shape") or self._kernel(site, taps)
+        if kernel is None:
+            raise MisfitError("no kernel of known shape")
+        rank = len(kernel)
+        still = []
+        for axis in range(rank):
+            padded = [(site.attribute("pads") or [0] * 2 * rank)[axis + end] for end in (0, rank)]
+            padded.append((site.attribute("output_padding") or [0] * rank)[axis])
+            stride = (site.attribute("strides") or [1] * rank)[axis]
+            still.append(kernel[axis] == stride == 1 and not any(padded))
+        return {
+            over: tuple(Term((f"still.{axis}" if still[axis] else f"{over}.{axis}",)) for axis in range(rank)),
+            taps: tuple(Term((f"{taps}.{axis}",)) for axis in range(rank)),
+            gives: tuple(Term((f"still.{axis}" if still[axis] else f"{gives}.{axis}",)) for axis in range(rank)),
+        }
+
+    def _kernel(self, site: Site, taps: str) -> tuple[int, ...] | None:
+        """The sizes of the taps in the operand that has them."""
+        for index, pattern in enumerate(self.inputs.values()):
+            shape, star = site.shape(index), Term((taps,), star=True)
+            if pattern is not None and shape is not None and star in pattern:
+                begin, after = pattern.index(star), len(pattern) - pattern.index(star) - 1
+                return shape[begin : len(shape) - after]
+        return None
 
     def _operand(self, site: Site, name: str, index: int) -> Pattern | None:
         pattern, shape = self.inputs[name], site.shape(index)
@@ -132,7 +195,9 @@ def read_operators(path: Path) -> OperatorTable:
         raise SignatureError(f"{path}: expected a mapping of domains to operators")
     table: dict[tuple[str, str], tuple[OperatorSpec, ...]] = {}
     for domain, operators in document.items():
-        for name, entry in (operators or {}).items():
+        if not isinstance(operators, dict):
+            raise SignatureError(f"{path}: {domain}: expected a mapping of operators, found {operators!r}")
+        for name, entry in operators.items():
             variants = entry if isinstance(entry, list) else [entry]
             try:
                 specs_ = tuple(_read_entry(str(name), variant) for variant in variants)
@@ -142,34 +207,64 @@ def read_operators(path: Path) -> OperatorTable:
     return table
 
 
-def _read_entry(name: str, entry: Any) -> OperatorSpec:  # noqa: ANN401 - YAML
+def _read_entry(name: str, entry: Any) -> OperatorSpec:
     if entry == "elementwise":
         return OperatorSpec(name, elementwise=True)
+    fields = _checked_fields(entry)
+    for side in ("inputs", "outputs"):
+        patterns = fields.get(side, {})
+        fields[side] = {slot: _read_pattern(str(slot), str(text)) for slot, text in patterns.items()}
+    for key in _LISTS:
+        fields[key] = tuple(str(item) for item in fields.get(key, ()))
+    if len(fields["slides"]) not in {0, 3}:
+        raise SignatureError("'slides' takes three letters: over what, with which taps, giving what")
+    for side, keys in (("inputs", ("statistics", "broadcast", "transpose")), ("outputs", ("unused",))):
+        missing = [slot for key in keys for slot in fields.get(key, ()) if slot not in fields[side]]
+        if missing:
+            raise SignatureError(f"there is no {side[:-1]} {missing[0]!r}")
+    return OperatorSpec(name, **fields)
+
+
+def _checked_fields(entry: Any) -> dict[str, Any]:
+    """The keys of an entry, once each has a known name and a value of its kind."""
     if not isinstance(entry, dict):
         raise SignatureError(f"expected 'elementwise' or a mapping, found {entry!r}")
-    unknown = sorted(set(entry) - _KEYS)
+    unknown = sorted(set(map(str, entry)) - _KEYS)
     if unknown:
         raise SignatureError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
     kinds = [kind for kind in _KINDS if kind in entry]
     if len(kinds) != 1:
         raise SignatureError(f"expected exactly one of {', '.join(_KINDS)}, found {', '.join(kinds) or 'none'}")
-    if entry.get("rule") is not None and entry["rule"] not in RULES:
+    if "rule" in entry and entry["rule"] not in RULES:
         raise SignatureError(f"there is no rule {entry['rule']!r}; known are {', '.join(sorted(RULES))}")
-    fields = {key: value for key, value in entry.items() if key != "note"}
-    for side in ("inputs", "outputs"):
-        patterns = fields.get(side, {})
-        fields[side] = {slot: None if text == "-" else parse_pattern(str(text)) for slot, text in patterns.items()}
-    for key in ("mixes", "broadcast", "statistics"):
-        fields[key] = tuple(fields.get(key, ()))
-    missing = [slot for slot in (*fields["statistics"], *fields["broadcast"], *fields.get("transpose", ())) if slot not in fields["inputs"]]
-    if missing:
-        raise SignatureError(f"there is no input {missing[0]!r}")
-    return OperatorSpec(name, **fields)
+    for key, kind in _TYPES.items():
+        if key in entry and not isinstance(entry[key], kind):
+            raise SignatureError(f"{key!r} must be {_TYPE_NAMES[kind]}, found {entry[key]!r}")
+    return {key: value for key, value in entry.items() if key != "note"}
 
 
-def find_operator(table: OperatorTable, domain: str, name: str, opset: int) -> OperatorSpec | None:
-    """The entry for an operator at an opset, or None if nobody described it."""
-    for spec in table.get((domain, name), ()):
-        if spec.until is None or opset <= spec.until:
-            return spec
-    return None
+_LISTS = ("mixes", "broadcast", "statistics", "slides", "unused")
+_MAPPINGS = ("inputs", "outputs", "sizes", "fixed", "from_axis", "transpose", "when", "defaults")
+_TYPES: dict[str, type] = {**dict.fromkeys(_LISTS, list), **dict.fromkeys(_MAPPINGS, dict), "until": int, "frozen": str}
+_TYPE_NAMES = {list: "a list", dict: "a mapping", int: "a number", str: "text"}
+
+
+def _read_pattern(slot: str, text: str) -> Pattern | None:
+    """One operand's pattern: ``~`` (None) where nothing but the type is read, ``-`` for what is fixed."""
+    if text.strip() == "~":
+        return None
+    return parse_pattern(f"*{WHOLE}_{slot}" if text.strip() == "-" else text)
+
+
+def find_operator(table: OperatorTable, domain: str, name: str, opset: int) -> tuple[OperatorSpec, ...]:
+    """The entries that may describe an operator at an opset, in order; none if nobody described it."""
+    entries = table.get((domain, name), ())
+    newest = min((spec.until for spec in entries if spec.until is not None and spec.until >= opset), default=None)
+    return tuple(spec for spec in entries if spec.until == newest)
+
+
+def _replace_stars(pattern: Pattern, terms: Mapping[str, Pattern]) -> Pattern:
+    replaced: list[Term] = []
+    for term in pattern:
+        replaced.extend(terms[term.letters[0]] if term.star and term.letters[0] in terms else (term,))
+    return tuple(replaced)

@@ -10,7 +10,7 @@ the one without the other, its members become one, and everything is looked at a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.expand import Expander, MissingAxisError, Region
@@ -51,17 +51,30 @@ def settle_families(cells: Cells, tensors: Iterable[Axes]) -> dict[Axes, list[Re
     """Expand every tensor, collapsing families that cannot stand, until nothing changes."""
     tensors = list(tensors)
     while True:
+        cells.settle_copies()
         expander, expanded, violated = Expander(cells), {}, set()
         for axes in {_roots(cells, axes): None for axes in tensors}:
             try:
                 expanded[axes] = expander.blocks(axes)
             except MissingAxisError as missing:
                 violated.add(missing.family)
-        if not violated:
+        twice = {leaf for regions in expanded.values() for region in regions for leaf in _twice_on_one_axis(region)}
+        twice = {leaf for leaf in twice if cells.fixed(leaf) is None}
+        if not violated and not twice:
             return expanded
         cells.where = "a tensor without the axis it varied with"
         for family in sorted(violated):
-            cells.collapse(family)
+            cells.collapse(family, for_good=True)
+        cells.where = ""
+        for leaf in sorted(twice):
+            cells.fix(leaf, "one axis is made of these units twice (a flattened outer product)")
+
+
+def _twice_on_one_axis(region: Region) -> Iterator[int]:
+    """Leaves that stand twice on one axis: a layout could not tell which of them a dependence is on."""
+    for grid in region:
+        counts = Counter(leaf for leaf, _ in grid.leaves) if grid is not None else {}
+        yield from (leaf for leaf, count in counts.items() if count > 1)
 
 
 def _roots(cells: Cells, axes: Axes) -> Axes:
@@ -75,9 +88,10 @@ def dependences(cells: Cells, blocks: Iterable[Region]) -> dict[int, set[int]]:
         grids = [grid.leaves for grid in block if grid is not None]
         counts = Counter(leaf for leaves in grids for leaf, _ in leaves)
         for leaves in grids:
-            own = {leaf for leaf, _ in leaves}
+            own = Counter(leaf for leaf, _ in leaves)
             for leaf in own:
                 if cells.fixed(leaf) is None:
-                    found = {other for other, count in counts.items() if other in own or count == 1} - {leaf}
+                    found = {other for other, count in counts.items() if own[other] == 1 or own[other] == 0 and count == 1}
+                    found.discard(leaf)
                     beside[leaf] = beside[leaf] & found if leaf in beside else found
     return beside

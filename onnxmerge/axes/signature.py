@@ -64,7 +64,9 @@ def parse_pattern(text: str) -> Pattern:
             continue
         match = _TERM.match(text, position)
         if match is None:
-            raise SignatureError(f"cannot read the pattern {text!r} at {text[position:]!r}: expected a letter, (a b) or *s")
+            raise SignatureError(
+                f"cannot read the pattern {text!r} at {text[position:]!r}: expected a letter, (a b) or *s"
+            )
         product, name = match.groups()
         if product is not None:
             terms.append(Term(tuple(product.split())))
@@ -92,13 +94,17 @@ class Signature:
 class Application:
     """What applying a signature yields besides unified cells.
 
-    ``outputs``: axes of each output. ``hidden``: a set of cells that an intermediate statistic carries, if any.
+    ``outputs``: axes of each output. ``hidden``: the cells that intermediate tensors carry: the product of all
+    operands before a contraction sums over it, and the statistics that ``mixes`` names.
     ``contracted``: for each input, the cells that it shares with another input and that no output carries.
+    ``summed``: for each input, the (axis, cell) along which products with another operand are added up: those of
+    ``contracted``, and the axis of a recurrent matrix that meets the state.
     """
 
     outputs: tuple[Axes | None, ...]
-    hidden: Axes | None
+    hidden: tuple[Axes, ...]
     contracted: tuple[Axes, ...]
+    summed: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 @dataclass(slots=True)
@@ -142,7 +148,7 @@ def _expand(pattern: Pattern, rank: int, star_ranks: Mapping[str, int]) -> list[
 
 
 def _base(letter: str) -> str:
-    return letter.split(".")[0]
+    return letter.partition(".")[0]
 
 
 def _solve_sizes(binding: _Binding, operands: Iterable[tuple[list[tuple[str, ...]], Sequence[int]]]) -> None:
@@ -176,6 +182,8 @@ def apply(
     binding = _Binding(dict(signature.sizes))
     bound: list[tuple[int, list[tuple[str, ...]], Axes, tuple[int, ...]]] = []
     for index, (pattern, axes, shape) in enumerate(zip(signature.inputs, operands, shapes, strict=False)):
+        if pattern is not None and (axes is None) != (shape is None):
+            raise MisfitError(f"input {index} has no known shape")
         if pattern is not None and axes is not None and shape is not None:
             bound.append((index, _expand(pattern, len(shape), signature.star_ranks), axes, shape))
     outputs = [
@@ -184,24 +192,26 @@ def apply(
     ]
     _solve_sizes(binding, ((letters, shape) for _, letters, _, shape in bound))
     for _, letters, axes, shape in bound:
-        _bind_operand(signature, cells, binding, letters, axes, shape)
+        _bind_operand(cells, binding, letters, axes, shape)
     for letter, found in binding.cells.items():
         real = [cell for cell in found if cell != NEUTRAL]
         for cell in real[1:]:
             cells.unify(real[0], cell)
-        if _base(letter) in signature.fixed:
-            for cell in real[:1]:
-                cells.fix(cell, signature.fixed[_base(letter)])
+        reason = signature.fixed.get(_base(letter))
+        for cell in real[:1] if reason is not None else ():
+            cells.fix(cell, reason or "")
     made = tuple(
         None if axes is None or shape is None else _output_axes(signature, cells, binding, axes, shape)
         for axes, shape in zip(outputs, output_shapes, strict=False)
     )
     kept = {letter for axes in outputs if axes is not None for letters in axes for letter in letters}
-    return Application(made, _hidden(signature, binding, bound), _contracted(binding, bound, kept, len(operands)))
+    contracted = _contracted(binding, bound, kept, len(operands))
+    return Application(
+        made, _hidden(signature, binding, kept), contracted, _summed(binding, bound, kept, len(operands))
+    )
 
 
 def _bind_operand(
-    signature: Signature,
     cells: Cells,
     binding: _Binding,
     axis_letters: list[tuple[str, ...]],
@@ -221,11 +231,9 @@ def _bind_operand(
             raise MisfitError(f"an axis of {size} does not factor as {' '.join(letters)}")
         factors = [NEUTRAL] * len(letters) if cell == NEUTRAL else cells.split(cell, [s or 1 for s in sizes])
         for letter, factor in zip(letters, factors, strict=True):
-            if letter.isdigit():
-                if factor != NEUTRAL:
-                    cells.fix(factor, "positions with a meaning")
-                letter = f"#{letter}"
-            binding.cells.setdefault(letter, []).append(factor)
+            if letter.isdigit() and factor != NEUTRAL:
+                cells.fix(factor, "positions with a meaning")
+            binding.cells.setdefault(f"#{letter}" if letter.isdigit() else letter, []).append(factor)
 
 
 def _output_axes(
@@ -261,22 +269,28 @@ def _letter_cell(signature: Signature, cells: Cells, binding: _Binding, letter: 
     real = [cell for cell in found if cell != NEUTRAL]
     if real:
         return real[0] if cells.size(real[0]) == size else cells.new_fixed(size, "an axis whose size changes")
-    if found:
-        return NEUTRAL
     reason = signature.fixed.get(_base(letter))
+    if found and reason is None and not letter.isdigit():
+        return NEUTRAL  # where positions have a meaning, a uniform input need not give a uniform output
     cell = cells.new(size) if reason is None and not letter.isdigit() else cells.new_fixed(size, reason or "positions")
     binding.cells.setdefault(letter, []).append(cell)
     return cell
 
 
-def _hidden(
-    signature: Signature, binding: _Binding, bound: Sequence[tuple[int, list[tuple[str, ...]], Axes, tuple[int, ...]]]
-) -> Axes | None:
-    if not signature.mixes or not bound:
-        return None
-    mixed = set(signature.mixes)
-    letters = [letter for axis in bound[0][1] for letter in axis if not {letter, _base(letter)} & mixed]
-    return tuple(binding.cells[letter][0] for letter in letters if binding.cells.get(letter))
+def _hidden(signature: Signature, binding: _Binding, kept: set[str]) -> tuple[Axes, ...]:
+    """What the operator computes on the way, one axis for each letter.
+
+    The product before a contraction matters where one space stands under two letters: in W[i, k] R[k, j] with i and
+    j the same units, k stands beside them in both operands and yet may not vary with them.
+    """
+    found = {letter: next((c for c in each if c != NEUTRAL), NEUTRAL) for letter, each in binding.cells.items()}
+    hidden = []
+    if found.keys() - kept:
+        hidden.append(tuple(found.values()))
+    if signature.mixes:
+        mixed = set(signature.mixes)
+        hidden.append(tuple(cell for letter, cell in found.items() if not {letter, _base(letter)} & mixed))
+    return tuple(hidden)
 
 
 def _contracted(
@@ -297,3 +311,31 @@ def _contracted(
             for index in indices:
                 contracted[index].append(cell)
     return tuple(tuple(found) for found in contracted)
+
+
+def _summed(
+    binding: _Binding,
+    bound: Sequence[tuple[int, list[tuple[str, ...]], Axes, tuple[int, ...]]],
+    kept: set[str],
+    count: int,
+) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """The axes of each input over which the operator sums.
+
+    A letter that stands twice in one operand (R: d (4 h) h) is the state on one side, summed over, and the units that
+    are made of it on the other, where it stands with the gates; without gates it is the later one.
+    """
+    owners: dict[str, set[int]] = {}
+    for index, axes, _, _ in bound:
+        for letter in {letter for letters in axes for letter in letters}:
+            owners.setdefault(letter, set()).add(index)
+    summed: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    for index, axes, _, _ in bound:
+        for letter in dict.fromkeys(letter for letters in axes for letter in letters):
+            cell = next((c for c in binding.cells.get(letter, []) if c != NEUTRAL), NEUTRAL)
+            places = [axis for axis, letters in enumerate(axes) if letter in letters]
+            if letter in kept or len(owners[letter]) < 2:
+                alone = [axis for axis in places if axes[axis] == (letter,)]
+                places = alone[-1:] if len(places) > 1 else []
+            if cell != NEUTRAL:
+                summed[index].extend((axis, cell) for axis in places)
+    return tuple(tuple(found) for found in summed)

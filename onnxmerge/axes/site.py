@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,12 @@ class Findings:
 
     ``hidden``: sets of cells carried by intermediate statistics (the mean over a LayerNorm's axis carries the rest).
     ``taps``: (tensor, cell) wherever an operator contracts the cell with another operand.
+    ``summed``: for an input of a node, the (axis, cell) along which the node adds up products with another operand.
     """
 
     hidden: list[Axes] = field(default_factory=list)
     taps: list[tuple[str, int]] = field(default_factory=list)
+    summed: dict[tuple[ir.Node, int], list[tuple[int, int]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -72,10 +74,25 @@ class Site:
     def output_shapes(self) -> list[tuple[int, ...] | None]:
         return [self.output_shape(index) for index in range(len(self.node.outputs))]
 
+    def is_used(self, index: int) -> bool:
+        """Whether anybody reads an output."""
+        if index >= len(self.node.outputs):
+            return False
+        value = self.node.outputs[index]
+        return bool(value.uses()) or value.is_graph_output()
+
     def value(self, index: int) -> NDArray[Any] | None:
         """The value of an input that does not depend on what the model is fed, or None."""
         name = self.input_name(index)
         return None if name is None else self.values.get(name)
+
+    def initial_value(self, index: int) -> NDArray[Any] | None:
+        """The value of an input that is constant or an initializer (in other models a float one may differ)."""
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        known = self.value(index)
+        if known is None and value is not None and value.is_initializer() and value.const_value is not None:
+            return value.const_value.numpy()
+        return known
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute's value; the operator schema's default where it is not set, else ``default``."""
@@ -90,6 +107,11 @@ class Site:
         if declared is None or not declared.default_value.type:
             return default
         return onnx.helper.get_attribute_value(declared.default_value)
+
+    def text(self, name: str, default: Any = None) -> Any:
+        """An attribute's value, with bytes as text."""
+        found = self.attribute(name, default)
+        return found.decode() if isinstance(found, bytes) else found
 
     def ints(self, attribute: str, index: int) -> list[int] | None:
         """Integers from an attribute (older opsets) or from a constant input (newer ones)."""
@@ -107,12 +129,16 @@ class Site:
         """A cell for an axis that may be neutral, where an operator needs one."""
         return self.cells.new(size) if cell == NEUTRAL else cell
 
+    def fix(self, axes: Iterable[int], reason: str) -> None:
+        """Fix cells, except where the tensor is uniform."""
+        for cell in axes:
+            if cell != NEUTRAL:
+                self.cells.fix(cell, reason)
+
     def freeze(self, reason: str) -> tuple[Axes | None, ...]:
         """Fix every axis of every operand; the outputs get fixed axes of their own."""
         for axes in self.operands():
-            for cell in axes or ():
-                if cell != NEUTRAL:
-                    self.cells.fix(cell, reason)
+            self.fix(axes or (), reason)
         return self.fresh_fixed(reason)
 
     def fresh_fixed(self, reason: str) -> tuple[Axes | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -50,7 +51,9 @@ class Spaces:
         together: dict[int, set[int]] = {}
         for leaf, others in self._beside.items():
             together[leaf] = {leaf} | {
-                other for other in others if leaf in self._beside.get(other, ()) and frozenset((leaf, other)) not in apart
+                other
+                for other in others
+                if leaf in self._beside.get(other, ()) and frozenset((leaf, other)) not in apart
             }
         joint = {}
         for leaf, clique in together.items():
@@ -133,19 +136,24 @@ class Spaces:
         if grid is None:
             return self._uniform(size)
         strides = dict(grid.leaves)
+        counts = Counter(leaf for leaf, _ in grid.leaves)
         names: list[str] = []
         positions = np.full((), grid.offset, dtype=np.int64)
         done: set[int] = set()
-        for leaf, _ in grid.leaves:
-            members = self._joint.get(leaf, (leaf,))
+        for leaf, stride in grid.leaves:
             if leaf in done:
                 continue
-            if any(member not in strides for member in members):
+            members = self._joint.get(leaf, (leaf,))
+            if len(members) == 1:
+                # A fixed leaf may stand twice on one axis, each time with a stride of its own.
+                index = stride * np.arange(self._cells.size(leaf))
+            elif any(counts[member] != 1 for member in members):
                 return None
-            done.update(members)
-            index = np.zeros((), dtype=np.int64)
-            for member in members:
-                index = np.add.outer(index, strides[member] * np.arange(self._cells.size(member)))
+            else:
+                done.update(members)
+                index = np.zeros((), dtype=np.int64)
+                for member in members:
+                    index = np.add.outer(index, strides[member] * np.arange(self._cells.size(member)))
             positions = np.add.outer(positions, index.ravel())
             names.append(self.names[leaf])
         return AxisBlock(tuple(names), positions)
@@ -166,21 +174,23 @@ class Spaces:
         for tensor, cell in found:
             if tensor in weights or tensor not in self._blocks:
                 continue
-            inside = set(self._below(cell))
+            inside = set(leaves_below(self._cells, cell))
             for leaf in self._leaves_of([tensor]):
                 if leaf in inside and self.table[self.names[leaf]].free:
                     taps.setdefault(self.names[leaf], {})[tensor] = None
         return {name: tuple(taps[name]) for name in self.table if name in taps}
 
-    def _below(self, cell: int) -> Iterator[int]:
-        structure = self._cells.structure(cell)
-        children: Iterable[int] = ()
-        if isinstance(structure, Product):
-            children = structure.factors
-        elif isinstance(structure, Concat):
-            children = structure.parts
-        elif isinstance(structure, Family):
-            children = [member for _, member in structure.members]
-        for child in children:
-            yield from self._below(child)
-        yield self._cells.find(cell)
+
+def leaves_below(cells: Cells, cell: int) -> Iterator[int]:
+    """The representatives of a cell and of everything it is made of."""
+    structure = cells.structure(cell)
+    children: Iterable[int] = ()
+    if isinstance(structure, Product):
+        children = structure.factors
+    elif isinstance(structure, Concat):
+        children = structure.parts
+    elif isinstance(structure, Family):
+        children = [member for _, member in structure.members]
+    for child in children:
+        yield from leaves_below(cells, child)
+    yield cells.find(cell)

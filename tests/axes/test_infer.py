@@ -9,8 +9,8 @@ import pytest
 
 from onnxmerge import inspect
 from onnxmerge.api.prepare import load, type_models
-from onnxmerge.axes.operators import OperatorSpec
 from onnxmerge.axes.infer import type_graph
+from onnxmerge.axes.operators import OperatorSpec
 from onnxmerge.model.trace import trace
 from onnxmerge.validation.certificate import certify
 from tests.axes.typed import certified, free_axes, groups
@@ -98,15 +98,15 @@ def test_a_broken_signature_fails_the_certificate_and_names_the_operator() -> No
     ("file", "expected"),
     [
         ("mnist-mlp/a.onnx", [(1024, 0)] * 3),
-        *((f"cifar5-resnet20/a{kind}.onnx", [(32, 0)] * 4 + [(64, 0)] * 4 + [(128, 0)] * 4) for kind in ("", ".folded")),
+        *(
+            (f"cifar5-resnet20/a{kind}.onnx", [(32, 0)] * 4 + [(64, 0)] * 4 + [(128, 0)] * 4)
+            for kind in ("", ".folded")
+        ),
         *(
             (f"cifar5-resnet20gn/a{kind}.onnx", [(8, 0)] * 12 + [(4, 1)] * 4 + [(8, 1)] * 4 + [(16, 1)] * 4)
             for kind in ("", ".ts")
         ),
-        *(
-            (f"cifar5-vit/a{kind}.onnx", [(128, 0)] + [(4, 0), (32, 1), (32, 1), (512, 0)] * 4)
-            for kind in ("", ".ts")
-        ),
+        *((f"cifar5-vit/a{kind}.onnx", [(128, 0)] + [(4, 0), (32, 1), (32, 1), (512, 0)] * 4) for kind in ("", ".ts")),
     ],
 )
 def test_groups_of_the_shared_pairs(shared: Path, file: str, expected: list[tuple[int, int]]) -> None:

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from onnxmerge.axes.rules.registry import rule
 from onnxmerge.axes.signature import Axes, Signature, apply, parse_pattern
 from onnxmerge.axes.site import Site
 
+Operands = tuple[Sequence[Axes | None], Sequence[tuple[int, ...] | None]]
+"""Axes and shapes."""
 
-def apply_patterns(site: Site, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[Axes | None, ...]:
+
+def apply_patterns(
+    site: Site,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    sizes: Mapping[str, int] | None = None,
+    fixed: Mapping[str, str] | None = None,
+) -> tuple[Axes | None, ...]:
     """Apply a signature made on the spot, and record what it contracts."""
-    signature = Signature(
-        tuple(parse_pattern(text) for text in inputs), tuple(parse_pattern(text) for text in outputs)
-    )
-    return apply_signature(site, signature)
+    patterns = [tuple(parse_pattern(text) for text in side) for side in (inputs, outputs)]
+    return apply_signature(site, Signature(patterns[0], patterns[1], sizes or {}, fixed or {}))
 
 
-def apply_signature(site: Site, signature: Signature) -> tuple[Axes | None, ...]:
-    """Apply a signature at a site: unify, and hand on hidden statistics and contracted cells."""
-    done = apply(signature, site.cells, site.operands(), site.input_shapes(), site.output_shapes())
-    if done.hidden is not None:
-        site.findings.hidden.append(done.hidden)
-    for index, contracted in enumerate(done.contracted):
+def apply_signature(
+    site: Site, signature: Signature, operands: Operands | None = None, inputs: Sequence[int] | None = None
+) -> tuple[Axes | None, ...]:
+    """Apply a signature at a site: unify, and hand on hidden tensors and contracted cells.
+
+    ``operands`` replaces the node's own where the signature is for parts of them; ``inputs`` then says which input
+    each one is a part of.
+    """
+    axes, shapes = operands or (site.operands(), site.input_shapes())
+    done = apply(signature, site.cells, axes, shapes, site.output_shapes())
+    site.findings.hidden.extend(done.hidden)
+    for operand, contracted in enumerate(done.contracted):
+        index = operand if inputs is None else inputs[operand]
         name = site.input_name(index)
         if name is not None:
             site.findings.taps.extend((name, cell) for cell in contracted)
+            site.findings.summed.setdefault((site.node, index), []).extend(done.summed[operand])
     return done.outputs
 
 
-@rule("matmul")
+@rule("matmul", typed=None)
 def matmul(site: Site) -> tuple[Axes | None, ...]:
     """numpy.matmul: batched, or with a vector on either side."""
     first, second = site.shape(0), site.shape(1)
@@ -49,7 +64,7 @@ def matmul(site: Site) -> tuple[Axes | None, ...]:
     return apply_patterns(site, [left, right], [out])
 
 
-@rule("einsum")
+@rule("einsum", typed=None)
 def einsum(site: Site) -> tuple[Axes | None, ...]:
     """The equation is the signature; an ellipsis is a broadcast star."""
     equation = site.attribute("equation", "")

@@ -11,7 +11,7 @@ from onnxmerge.axes.signature import NEUTRAL, Axes
 from onnxmerge.axes.site import Site
 
 
-@rule("gather")
+@rule("gather", typed=2)
 def gather(site: Site) -> tuple[Axes | None, ...]:
     """A constant run of indices is a segment; anything else looks positions up by number and fixes them."""
     axes, shape, index_shape, after = site.operand(0), site.shape(0), site.shape(1), site.output_shape()
@@ -23,12 +23,27 @@ def gather(site: Site) -> tuple[Axes | None, ...]:
     if bounds is not None and len(index_shape) <= 1:
         taken = take_segment(site, axes, axis, *bounds, shape[axis])
         return (taken if index_shape else taken[:axis] + taken[axis + 1 :],)
-    if axes[axis] != NEUTRAL:
-        site.cells.fix(axes[axis], "looked up by index")
+    repeated = None if indices is None or len(index_shape) != 1 else _repeats(np.asarray(indices), shape[axis])
+    if repeated is not None and axes[axis] != NEUTRAL:
+        copies = site.cells.new(index_shape[0] // shape[axis])
+        factors = [axes[axis], copies] if repeated else [copies, axes[axis]]
+        return ((*axes[:axis], site.cells.product(factors), *axes[axis + 1 :]),)
+    site.fix(axes[axis : axis + 1], "looked up by index")
     looked_up = site.operand(1)
     if looked_up is None or indices is not None:
         looked_up = tuple(site.cells.new_fixed(size, "positions of an index") for size in index_shape)
     return ((*axes[:axis], *looked_up, *axes[axis + 1 :]),)
+
+
+def _repeats(indices: np.ndarray, size: int) -> bool | None:
+    """Whether every position is repeated in place (0 0 1 1: True) or all of them in turn (0 1 0 1: False)."""
+    flat = np.where(indices < 0, indices + size, indices).ravel()
+    if size == 0 or flat.size % size or flat.size <= size:
+        return None
+    every = np.arange(size)
+    if np.array_equal(flat, np.repeat(every, flat.size // size)):
+        return True
+    return False if np.array_equal(flat, np.tile(every, flat.size // size)) else None
 
 
 @rule("positional")
@@ -37,11 +52,11 @@ def positional(site: Site) -> tuple[Axes | None, ...]:
     axes, shape = site.operand(0), site.shape(0)
     if axes is None or shape is None:
         return site.freeze("an unknown shape")
-    found = site.value(1) if site.node.op_type == "CumSum" else None
-    axis = int(found.ravel()[0]) % len(shape) if found is not None else site.axis(len(shape), -1)
+    axis = _positional_axis(site, len(shape))
+    if axis is None:
+        return site.freeze(f"{site.node.op_type} over everything, or over an axis that is not known")
     reason = f"{site.node.op_type} tells the positions of this axis apart"
-    if axes[axis] != NEUTRAL:
-        site.cells.fix(axes[axis], reason)
+    site.fix(axes[axis : axis + 1], reason)
     made: list[Axes | None] = []
     for after in site.output_shapes():
         if after is None:
@@ -51,3 +66,55 @@ def positional(site: Site) -> tuple[Axes | None, ...]:
         else:
             made.append(axes[:axis] + axes[axis + 1 :])
     return tuple(made)
+
+
+_DEFAULT_AXES = {"ArgMax": 0, "ArgMin": 0, "Compress": None}
+_AXIS_INPUTS = {"CumSum": 1, "CumProd": 1}
+
+
+def _positional_axis(site: Site, rank: int) -> int | None:
+    if site.node.op_type in _AXIS_INPUTS:
+        found = site.value(_AXIS_INPUTS[site.node.op_type])
+        return None if found is None else int(found.ravel()[0]) % rank
+    axis = site.attribute("axis", _DEFAULT_AXES.get(site.node.op_type, -1))
+    return None if axis is None else int(axis) % rank
+
+
+@rule("triangle")
+def triangle(site: Site) -> tuple[Axes | None, ...]:
+    """Trilu masks by row and column number."""
+    axes, shape = site.operand(0), site.shape(0)
+    if axes is None or shape is None:
+        return site.freeze("an unknown shape")
+    site.fix(axes[-2:], "masked by row and column")
+    return ((*axes[:-2], *(site.cells.new_fixed(size, "masked by row and column") for size in shape[-2:])),)
+
+
+@rule("reverse_sequence")
+def reverse_sequence(site: Site) -> tuple[Axes | None, ...]:
+    """ReverseSequence turns the time axis round, in each batch element up to a length of its own."""
+    axes, shape = site.operand(0), site.shape(0)
+    if axes is None or shape is None:
+        return site.freeze("an unknown shape")
+    made = list(axes)
+    for name, default in (("batch_axis", 1), ("time_axis", 0)):
+        axis = site.axis(len(shape), default, name)
+        site.fix(axes[axis : axis + 1], "the order of a sequence")
+        made[axis] = site.cells.new_fixed(shape[axis], "the order of a sequence")
+    return (tuple(made),)
+
+
+@rule("fourier")
+def fourier(site: Site) -> tuple[Axes | None, ...]:
+    """DFT: one axis is transformed, and the last one holds real and imaginary parts."""
+    axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
+    which = site.ints("axis", 2)
+    if site.input_name(2) is None and "axis" not in site.node.attributes:
+        which = [1] if site.opset < 20 else [-2]
+    if axes is None or shape is None or after is None or which is None:
+        return site.freeze("a Fourier transform of unknown form")
+    made = list(axes)
+    for axis in {which[0] % len(shape), len(shape) - 1}:
+        site.fix(axes[axis : axis + 1], "a Fourier transform")
+        made[axis] = site.cells.new_fixed(after[axis], "a Fourier transform")
+    return (tuple(made),)

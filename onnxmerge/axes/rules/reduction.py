@@ -30,4 +30,6 @@ def global_pool(site: Site) -> tuple[Axes | None, ...]:
     axes = site.operand(0)
     if axes is None:
         return site.freeze("a pooling of unknown shape")
+    if site.attribute("channels_last", 0):
+        return ((axes[0], *(site.cells.new(1) for _ in axes[1:-1]), axes[-1]),)
     return ((*axes[:2], *(site.cells.new(1) for _ in axes[2:])),)

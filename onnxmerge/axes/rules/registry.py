@@ -13,11 +13,20 @@ Rule = Callable[[Site], tuple[Axes | None, ...]]
 RULES: dict[str, Rule] = {}
 
 
-def rule(name: str) -> Callable[[Rule], Rule]:
-    """Register a rule under the name that specs/operators uses."""
+def rule(name: str, typed: int | None = 1) -> Callable[[Rule], Rule]:
+    """Register a rule under the name that specs/operators uses.
+
+    It types the first ``typed`` operands (None: all). What it only reads, such as the scales of a Resize, may be a
+    float initializer with units of its own like any other: all other operands are fixed.
+    """
 
     def register(function: Rule) -> Rule:
-        RULES[name] = function
+        def apply(site: Site) -> tuple[Axes | None, ...]:
+            for axes in site.operands()[typed:] if typed is not None else ():
+                site.fix(axes or (), "an operand that is read as a whole")
+            return function(site)
+
+        RULES[name] = apply
         return function
 
     return register

@@ -42,10 +42,8 @@ def reshape_axes(site: Site, axes: Axes, before: Sequence[int], after: Sequence[
         if all(cell == NEUTRAL for cell in cells):
             continue
         real = [site.real(cell, before[index]) for cell, index in zip(cells, left, strict=True)]
-        if len(left) == len(right) == 1:
-            found = real
-        else:
-            found = site.cells.regroup(real, [after[index] for index in right])
+        alone = len(left) == len(right) == 1
+        found = real if alone else site.cells.regroup(real, [after[index] for index in right])
         for index, cell in zip(right, found, strict=True):
             made[index] = cell
     return tuple(site.cells.new(1) if size == 1 else cell for cell, size in zip(made, after, strict=True))
@@ -64,6 +62,7 @@ def reshape(site: Site) -> tuple[Axes | None, ...]:
 
 @rule("transpose")
 def transpose(site: Site) -> tuple[Axes | None, ...]:
+    """Axes in another order."""
     axes = site.operand(0)
     if axes is None:
         return site.freeze("a transpose of unknown shape")
@@ -131,8 +130,7 @@ def space_to_depth(site: Site) -> tuple[Axes | None, ...]:
     if axes is None or shape is None or after is None or len(shape) != 4:
         return site.freeze("SpaceToDepth of unknown shape")
     for cell in axes[2:]:
-        if cell != NEUTRAL:
-            site.cells.fix(cell, "spatial positions")
+        site.fix([cell], "spatial positions")
     block = int(site.attribute("blocksize"))
     blocks = [site.cells.new_fixed(block, "positions inside a block") for _ in range(2)]
     channels = site.cells.product([*blocks, site.real(axes[1], shape[1])])
@@ -142,17 +140,19 @@ def space_to_depth(site: Site) -> tuple[Axes | None, ...]:
 
 @rule("resize")
 def resize(site: Site) -> tuple[Axes | None, ...]:
-    """Axes that keep their size pass; resized ones hold positions."""
+    """Resize, Upsample, CenterCropPad: axes that keep their size pass; resized ones hold positions."""
     axes, before, after = site.operand(0), site.shape(0), site.output_shape()
     if axes is None or before is None or after is None or len(before) != len(after):
         return site.freeze("a resize of unknown shape")
+    scales = site.initial_value(2) if site.node.op_type == "Resize" else None
+    if scales is None or scales.size != len(before):
+        scales = np.ones(len(before))
     made = []
-    for cell, old, new in zip(axes, before, after, strict=True):
-        if old == new:
+    for cell, old, new, scale in zip(axes, before, after, scales, strict=True):
+        if old == new and scale == 1:
             made.append(cell)
             continue
-        if cell != NEUTRAL:
-            site.cells.fix(cell, "interpolated positions")
+        site.fix([cell], "interpolated positions")
         made.append(site.cells.new_fixed(new, "interpolated positions"))
     return (tuple(made),)
 
@@ -163,3 +163,15 @@ def as_range(indices: np.ndarray, size: int) -> tuple[int, int] | None:
     if flat.size == 0 or not np.array_equal(flat, np.arange(flat[0], flat[0] + flat.size)):
         return None
     return int(flat[0]), int(flat[0]) + int(flat.size)
+
+
+@rule("columns_to_image")
+def columns_to_image(site: Site) -> tuple[Axes | None, ...]:
+    """Col2Im: the middle axis is (c block), and blocks are summed at their places."""
+    axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
+    if axes is None or shape is None or after is None:
+        return site.freeze("Col2Im of unknown shape")
+    channels, *blocks = site.cells.split(site.real(axes[1], shape[1]), [after[1], shape[1] // after[1]])
+    for cell in (*blocks, *axes[2:]):
+        site.fix([cell], "positions inside a block")
+    return ((axes[0], channels, *(site.cells.new_fixed(size, "spatial positions") for size in after[2:])),)

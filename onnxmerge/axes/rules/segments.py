@@ -20,21 +20,31 @@ def take_segment(site: Site, axes: Axes, axis: int, start: int, stop: int, size:
 
 
 def replace_axis(site: Site, axes: Axes, axis: int, part: int, restrictions: Sequence[Restriction]) -> Axes:
+    """``axes`` with another cell at ``axis``, and the rest as it is where only that is left."""
     return tuple(
         part if index == axis else cell if cell == NEUTRAL else site.cells.restrict_all(cell, restrictions)
         for index, cell in enumerate(axes)
     )
 
 
-@rule("concat")
+@rule("concat", typed=None)
 def concat(site: Site) -> tuple[Axes | None, ...]:
     """Segments along one axis; the other axes are the same units in every operand."""
-    operands, shapes, after = site.operands(), site.input_shapes(), site.output_shape()
+    return concat_axes(site, site.operands(), site.input_shapes())
+
+
+def concat_axes(
+    site: Site, operands: Sequence[Axes | None], shapes: Sequence[tuple[int, ...] | None]
+) -> tuple[Axes | None, ...]:
+    """The axes of a concatenation of these operands at the node's own axis."""
+    after = site.output_shape()
     present = [(axes, shape) for axes, shape in zip(operands, shapes, strict=True) if axes is not None and shape]
     if len(present) != len(operands) or after is None:
         return site.freeze("a concatenation of unknown shapes")
     axis = site.axis(len(after))
     present = [(axes, shape) for axes, shape in present if shape[axis] > 0]
+    if len(present) > 1 and len({value.name for value in site.node.inputs if value is not None}) == 1:
+        return (_copies(site, present[0][0], axis, len(present)),)
     made: list[int] = []
     for index, size in enumerate(after):
         if index == axis:
@@ -48,8 +58,18 @@ def concat(site: Site) -> tuple[Axes | None, ...]:
     return (tuple(made),)
 
 
+def _copies(site: Site, axes: Axes, axis: int, count: int) -> Axes:
+    """A tensor concatenated with itself is tiled: (copy, axis), the same in every copy."""
+    if axes[axis] == NEUTRAL or site.cells.size(axes[axis]) == 1:
+        repeated = NEUTRAL
+    else:
+        repeated = site.cells.product([site.cells.new(count), axes[axis]])
+    return (*axes[:axis], repeated, *axes[axis + 1 :])
+
+
 @rule("split")
 def split(site: Site) -> tuple[Axes | None, ...]:
+    """Consecutive segments of one axis."""
     axes, shape, outputs = site.operand(0), site.shape(0), site.output_shapes()
     if axes is None or shape is None or any(output is None for output in outputs):
         return site.freeze("a split of unknown shape")

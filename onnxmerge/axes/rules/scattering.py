@@ -1,0 +1,92 @@
+"""Gather and scatter by computed indices: what is indexed is fixed, the axes beside it pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxmerge.axes.rules.registry import rule
+from onnxmerge.axes.signature import NEUTRAL, Axes
+from onnxmerge.axes.site import Site
+
+_INDEXED = "looked up by index"
+
+
+def _join(site: Site, cells: Sequence[int]) -> int:
+    """Unify the cells of one axis in several operands; uniform operands have no say."""
+    real = [cell for cell in cells if cell != NEUTRAL and site.cells.size(cell) > 1]
+    for cell in real[1:]:
+        site.cells.unify(real[0], cell)
+    return real[0] if real else cells[0]
+
+
+@rule("gather_elements", typed=2)
+def gather_elements(site: Site) -> tuple[Axes | None, ...]:
+    """GatherElements: the indices carry all other axes; where they cover only a part of one, it is fixed."""
+    data, indices, shape, after = site.operand(0), site.operand(1), site.shape(0), site.output_shape()
+    if data is None or indices is None or shape is None or after is None:
+        return site.freeze("a gather of unknown shape")
+    axis = site.axis(len(shape))
+    made = []
+    for index, size in enumerate(after):
+        if index == axis or shape[index] != size:
+            site.fix([data[index]], _INDEXED)
+            made.append(indices[index])
+        else:
+            made.append(_join(site, [data[index], indices[index]]))
+    return (tuple(made),)
+
+
+@rule("scatter_elements", typed=3)
+def scatter_elements(site: Site) -> tuple[Axes | None, ...]:
+    """ScatterElements, Scatter: as GatherElements, with updates beside the indices."""
+    operands, shapes = [site.operand(index) for index in range(3)], [site.shape(index) for index in range(3)]
+    present = [axes for axes in operands if axes is not None]
+    sizes = [shape for shape in shapes if shape is not None]
+    if len(present) < 3 or len(sizes) < 3:
+        return site.freeze("a scatter of unknown shape")
+    axis = site.axis(len(sizes[0]))
+    made = []
+    for index, size in enumerate(sizes[0]):
+        cells = [axes[index] for axes in present]
+        if index == axis or sizes[1][index] != size:
+            site.fix(cells, _INDEXED)
+            made.append(site.cells.new_fixed(size, _INDEXED))
+        else:
+            made.append(_join(site, cells))
+    return (tuple(made),)
+
+
+@rule("gather_nd", typed=2)
+def gather_nd(site: Site) -> tuple[Axes | None, ...]:
+    """GatherND: the first axes behind the batch are looked up, the rest passes."""
+    data, indices, index_shape = site.operand(0), site.operand(1), site.shape(1)
+    if data is None or indices is None or index_shape is None:
+        return site.freeze("a gather of unknown shape")
+    batch, depth = int(site.attribute("batch_dims", 0)), index_shape[-1]
+    site.fix([*data[batch : batch + depth], indices[-1]], _INDEXED)
+    shared = [_join(site, pair) for pair in zip(data[:batch], indices[:batch], strict=True)]
+    return ((*shared, *indices[batch:-1], *data[batch + depth :]),)
+
+
+@rule("scatter_nd", typed=3)
+def scatter_nd(site: Site) -> tuple[Axes | None, ...]:
+    """ScatterND: the first axes are written by index, the rest is shared with the updates."""
+    data, indices, updates = site.operand(0), site.operand(1), site.operand(2)
+    shape, index_shape = site.shape(0), site.shape(1)
+    if data is None or indices is None or updates is None or shape is None or index_shape is None:
+        return site.freeze("a scatter of unknown shape")
+    depth, leading = index_shape[-1], len(index_shape) - 1
+    site.fix([*data[:depth], *indices, *updates[:leading]], _INDEXED)
+    made = [site.cells.new_fixed(size, _INDEXED) for size in shape[:depth]]
+    passed = [_join(site, pair) for pair in zip(data[depth:], updates[leading:], strict=True)]
+    return ((*made, *passed),)
+
+
+@rule("one_hot")
+def one_hot(site: Site) -> tuple[Axes | None, ...]:
+    """OneHot: the new axis has one position for each value of the index."""
+    axes, after = site.operand(0), site.output_shape()
+    if axes is None or after is None:
+        return site.freeze("an encoding of unknown shape")
+    axis = site.axis(len(after), -1)
+    return ((*axes[:axis], site.cells.new_fixed(after[axis], "values of an index"), *axes[axis:]),)
