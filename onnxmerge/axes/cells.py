@@ -406,7 +406,7 @@ class Cells:
         return self.new(self._size[root], Family(self.find(part), tuple((leaf, family[leaf]) for leaf in leaves)))
 
     def collapse(self, cell: int, *, for_good: bool = False) -> int:
-        """Give up that a family's members may differ: all become one cell, ``for_good`` if it must never part again."""
+        """Give up that a family's members may differ: all become one cell, ``for_good`` if it may never part again."""
         root = self.find(cell)
         structure = self._structure[root]
         if not isinstance(structure, Family):

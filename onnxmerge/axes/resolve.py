@@ -82,7 +82,10 @@ def _roots(cells: Cells, axes: Axes) -> Axes:
 
 
 def dependences(cells: Cells, blocks: Iterable[Region]) -> dict[int, set[int]]:
-    """For each free leaf, the leaves that stand beside it in every block that carries it."""
+    """For each free leaf, the leaves that stand beside it in every block that carries it.
+
+    One that stands there twice is only beside it if one of the two is on its own axis: else it is not known which.
+    """
     beside: dict[int, set[int]] = {}
     for block in blocks:
         grids = [grid.leaves for grid in block if grid is not None]
@@ -91,7 +94,6 @@ def dependences(cells: Cells, blocks: Iterable[Region]) -> dict[int, set[int]]:
             own = Counter(leaf for leaf, _ in leaves)
             for leaf in own:
                 if cells.fixed(leaf) is None:
-                    found = {other for other, count in counts.items() if own[other] == 1 or own[other] == 0 and count == 1}
-                    found.discard(leaf)
+                    found = {other for other, count in counts.items() if (own.get(other) or count) == 1} - {leaf}
                     beside[leaf] = beside[leaf] & found if leaf in beside else found
     return beside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.axes.typed import typed
 from tests.graphs import build, normal
@@ -17,8 +18,9 @@ CASES: dict[str, tuple[str, Weights, set[tuple[str, int]]]] = {
         {("w1", 1), ("w2", 0)},
     ),
     "through a transpose": (
-        "(float[n,4] x) => (float[n,4] y)"
-        "{ h = MatMul(x, w1) t = Transpose<perm=[1,0]>(w2) g = MatMul(h, t) s = Add(h, g) y = MatMul(s, w3) }",
+        """(float[n,4] x) => (float[n,4] y) {
+            h = MatMul(x, w1) t = Transpose<perm=[1,0]>(w2) g = MatMul(h, t) s = Add(h, g) y = MatMul(s, w3)
+        }""",
         {"w1": (4, 6), "w2": (6, 6), "w3": (6, 4)},
         {("w1", 0), ("w2", 1), ("w3", 0)},
     ),
@@ -50,10 +52,15 @@ CASES: dict[str, tuple[str, Weights, set[tuple[str, int]]]] = {
 }
 
 
+def weights_of(shapes: Weights) -> dict[str, NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_consumed_axes(case: str) -> None:
     text, shapes, expected = CASES[case]
-    found = typed(build(text, normal(**shapes)))
+    found = typed(build(text, weights_of(shapes)))
     assert {(name, axis) for name, axis, _ in found.consumed if name in shapes} == expected
 
 
@@ -67,7 +74,7 @@ def test_a_weight_that_another_node_reads_as_a_table_gives_its_units() -> None:
 
 def test_roles_are_of_spaces() -> None:
     text, shapes, _ = CASES["grouped convolution"]
-    found = typed(build(text, normal(**shapes)))
+    found = typed(build(text, weights_of(shapes)))
     (block,) = found.initializers["w2"].blocks
     giving, taking = block.axes[0].spaces, block.axes[1].spaces
     roles = {role for role in found.consumed if role[0] == "w2" and found.spaces[role[2]].free}

@@ -65,3 +65,26 @@ def test_a_flattened_outer_product_fixes_its_units() -> None:
         a = MatMul(x, w1) t = Transpose<perm=[0, 2, 1]>(a) gram = MatMul(t, a) f = Flatten(gram) y = MatMul(f, w2)
     }"""
     assert certified_groups(build(graph, normal(w1=(4, 3), w2=(9, 2)))) == set()
+
+
+def test_fixed_positions_twice_on_one_axis() -> None:
+    """Attention maps between fixed tokens, flattened: (token, token) on one axis, beside a space that moves."""
+    graph = """(float[1,3,4] x) => (float[1,2] y) {
+        a = MatMul(x, w1) t = Transpose<perm=[0, 2, 1]>(a) map = MatMul(a, t) f = Flatten(map)
+        b = MatMul(f, w2) c = Relu(b) y = MatMul(c, w3)
+    }"""
+    assert certified_groups(build(graph, normal(w1=(4, 6), w2=(9, 5), w3=(5, 2)))) == {
+        group(6, ("w1", 1)),
+        group(5, ("w2", 1), ("w3", 0)),
+    }
+
+
+def test_a_space_between_two_of_the_same_positions_varies_with_neither() -> None:
+    """An axis (token, copy, token): the order of the copies may depend on one token or the other, so on none."""
+    graph = """(float[1,3,4] x) => (float[1,2] y) {
+        a = MatMul(x, w1) split = Constant<value=int64[4] {1, 3, 2, 3}>() u = Reshape(a, split)
+        t = Transpose<perm=[0, 2, 1, 3]>(u) back = Transpose<perm=[0, 1, 3, 2]>(t) s = Add(t, back)
+        turned = Transpose<perm=[0, 2, 1, 3]>(s) f = Flatten(turned) y = MatMul(f, w2)
+    }"""
+    weights = normal(w1=(4, 6), w2=(18, 2))
+    assert {size for size, _, _ in certified_groups(build(graph, weights))} <= {2}
