@@ -101,6 +101,15 @@ class Gram:
         ratio.clip(-1.0, 1.0, out=ratio)
         return ratio
 
+    def correlations(self, models: int) -> Array:
+        """Pearson correlation [models * n, models * n] of the units of all models, model after model.
+
+        Raises:
+            KeyError: products of some two models, or inside one, were not asked for.
+
+        """
+        return np.block([[self.correlation(i, j) for j in range(models)] for i in range(models)])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:

@@ -1,14 +1,18 @@
-"""The matching methods by name. All align every other model to the first, each by itself.
+"""The matching methods by name.
 
-average: no matching. rebasin: weights alone (Git Re-Basin, arXiv 2209.04836). act-align: activations alone, one pass.
-mudsc-align: both (MuDSC, arXiv 2403.01753).
+Some align every other model to the first, each by itself. average: no matching. rebasin: weights alone (Git Re-Basin,
+arXiv 2209.04836). act-align: activations alone, one pass. mudsc-align: both (MuDSC, arXiv 2403.01753).
+
+The others zip the units of all models together. zipit: activations alone, one pass (ZipIt!, arXiv 2305.03053).
+weight-zip: weights alone. mudsc-zip: both.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +22,7 @@ from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.objective import Likeness, measure
-from onnxmerge.matching.plan import make_plan
+from onnxmerge.matching.plan import Plan, make_plan
 from onnxmerge.matching.similarity import (
     ActivationSimilarity,
     Objective,
@@ -27,44 +31,56 @@ from onnxmerge.matching.similarity import (
     weight_shares,
 )
 from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
-from onnxmerge.merging.transport import Permutations, identity
+from onnxmerge.matching.zip_similarity import ModelsToZip, measure_zip
+from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_sweep
+from onnxmerge.matching.zipping import ZipRule
+from onnxmerge.merging.combine import Matchings
+from onnxmerge.merging.transport import Permutations, composite_shape, identity
+from onnxmerge.merging.zip_transport import Zipped
+
+MAX_RESTARTS = 8
+RESTART_BUDGET = 10**8
+"""Cubed units, summed over groups, that all restarts together may cost: about a second of assignments."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchProblem:
     """Models of one structure. ``weights[m]`` are keyed by the first model's names and may be lazy.
 
-    ``activations[m - 1]`` compares the first model with model m; empty where no activations were gathered.
+    ``activations[m - 1]`` compares the first model with model m, ``together`` (for zip) the units of all models, model
+    after model; both are empty where no activations were gathered.
     """
 
     typing: Typing
     weights: Sequence[Mapping[str, NDArray[Any]]]
     activations: Sequence[ActivationSimilarity] = ()
+    together: ActivationSimilarity = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class MatchOptions:
-    """``alpha`` is the share of weight space in mudsc-align; ``objective`` the similarity in weight space.
+    """``alpha`` is the share of weight space where both are looked at; ``objective`` the similarity in weight space.
 
-    ``cache_bytes`` bounds the memory for initializers that are kept between sweeps, for each model.
+    ``zip`` bounds what is merged with what. ``cache_bytes`` bounds the memory for initializers that are kept between
+    sweeps, for each model.
     """
 
     alpha: float = 0.5
     objective: Objective = "correlation"
     seed: int = 0
     max_sweeps: int = 50
+    zip: ZipRule = field(default_factory=ZipRule)
     cache_bytes: int = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class ModelMatch:
-    """How one model was matched to the first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How one search for a matching went.
 
     ``similarity_before`` and ``similarity_after`` are mean similarities of matched units by space, under the identity
-    and under ``permutations``. For the histories see ``Sweeps``.
+    and under what was found. For the histories see ``Sweeps``.
     """
 
-    permutations: Permutations
     similarity_before: Mapping[str, float]
     similarity_after: Mapping[str, float]
     objective: tuple[float, ...]
@@ -78,17 +94,41 @@ class ModelMatch:
         return len(self.changed)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMatch(Search):
+    """How one model was matched to the first."""
+
+    permutations: Permutations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZipMatch(Search):
+    """How all models were zipped together."""
+
+    zipped: Zipped
+
+
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """``matches[m - 1]`` brings model m to the first."""
+    """``matches[m - 1]`` brings model m to the first; there are none where the models were zipped (``zip_match``)."""
 
     method: str
-    matches: tuple[ModelMatch, ...]
+    matches: tuple[ModelMatch, ...] = ()
+    zip_match: ZipMatch | None = None
 
     @property
     def permutations(self) -> tuple[Permutations, ...]:
         """One for each other model."""
         return tuple(match.permutations for match in self.matches)
+
+    @property
+    def matchings(self) -> Matchings:
+        """What ``combine`` merges by."""
+        return self.permutations if self.zip_match is None else self.zip_match.zipped
+
+    @property
+    def searches(self) -> tuple[Search, ...]:
+        return self.matches if self.zip_match is None else (self.zip_match,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +144,18 @@ class Method:
     def needs_activations(self) -> bool:
         return self.matched and self.alpha != 1.0
 
+    @property
+    def zips(self) -> bool:
+        return False
+
     def __call__(self, problem: MatchProblem, options: MatchOptions) -> MatchResult:
         """Match every other model to the first. Raises UsageError where options and method contradict each other."""
-        alpha = self._share(options)
+        alpha = _share(self.name, self.alpha, options)
         plan = make_plan(problem.typing)
         others = len(problem.weights) - 1
         activations = problem.activations if self.needs_activations else [{}] * others
         if len(activations) != others or (self.needs_activations and plan.groups and not all(activations)):
-            raise UsageError(f"method {self.name} compares activations: give calibration data (--calib)")
+            raise _without_activations(self.name)
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         matches = []
         for index, (weights, seen) in enumerate(zip(cached[1:], activations, strict=True)):
@@ -123,63 +167,144 @@ class Method:
                 matches.append(self._match(pair, alpha, options, np.random.default_rng([options.seed, index])))
         return MatchResult(self.name, tuple(matches))
 
-    def _share(self, options: MatchOptions) -> float:
-        if options.objective == "inner" and self.alpha != 1.0:
-            raise UsageError(f"method {self.name}: inner products do not mix with activations; use correlation")
-        if self.alpha is not None:
-            return self.alpha
-        if not 0.0 < options.alpha < 1.0:
-            raise UsageError(
-                f"method {self.name}: alpha must lie between 0 and 1, found {options.alpha}; "
-                "0 is the method act-align, 1 is rebasin"
-            )
-        return options.alpha
-
     def _match(self, pair: PairOfModels, alpha: float, options: MatchOptions, rng: np.random.Generator) -> ModelMatch:
         started = time.perf_counter()
         unmoved = identity(pair.plan.spaces)
         before = measure(pair, unmoved)
         if self.matched:
             start = by_activations(pair) if self.needs_activations else unmoved
-            # With activations alone nothing depends on the neighbours, except where weights had to stand in for them.
-            roots = [
-                root
-                for root, group in pair.plan.groups.items()
-                if alpha > 0.0 or any(pair.alphas[name] > 0.0 for name in group.members)
-            ]
-            found = sweep(pair, start, roots, rng=rng, max_sweeps=options.max_sweeps)
+            roots = _depending(pair.plan, pair.alphas, alpha)
+            found = _best_sweeps(pair, start, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)
         return ModelMatch(
-            permutations=found.permutations,
+            permutations=found.matching,
             similarity_before=before.mean,
             similarity_after=found.likeness.mean,
             objective=found.objective,
             changed=found.changed,
             converged=found.converged,
             seconds=time.perf_counter() - started,
-            notes=_notes(pair, self),
+            notes=_notes(pair.plan, pair.alphas, activations=self.needs_activations),
         )
 
 
-def _unmatched(unmoved: Permutations, before: Likeness) -> Sweeps:
+@dataclass(frozen=True, slots=True)
+class ZipMethod:
+    """A zip method: which similarities it looks at. The share ``alpha`` is None where the user chooses it."""
+
+    name: str
+    summary: str
+    alpha: float | None
+
+    @property
+    def needs_activations(self) -> bool:
+        return self.alpha != 1.0
+
+    @property
+    def zips(self) -> bool:
+        return True
+
+    def __call__(self, problem: MatchProblem, options: MatchOptions) -> MatchResult:
+        """Zip all models together. Raises UsageError where options and method contradict each other."""
+        started = time.perf_counter()
+        alpha = _share(self.name, self.alpha, options)
+        if options.objective == "inner":
+            raise UsageError(f"method {self.name} compares by correlation; inner products are for rebasin")
+        plan = make_plan(problem.typing)
+        if self.needs_activations and plan.groups and not problem.together:
+            raise _without_activations(self.name)
+        known = known_activations(plan, problem.together if self.needs_activations else {}, len(problem.weights))
+        cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
+        shares = weight_shares(plan, alpha, known)
+        models = ModelsToZip(plan, replace(problem.typing, spaces=plan.spaces), cached, known, shares)
+        rng = np.random.default_rng(options.seed)
+        with np.errstate(invalid="ignore", over="ignore"):
+            unmoved = unmoved_zip(models)
+            start = zip_by_activations(models, options.zip) if self.needs_activations else unmoved
+            roots = _depending(plan, shares, alpha)
+            found = zip_sweep(models, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
+            before = measure_zip(models, unmoved)
+        match = ZipMatch(
+            zipped=found.matching,
+            similarity_before=before.mean,
+            similarity_after=found.likeness.mean,
+            objective=found.objective,
+            changed=found.changed,
+            converged=found.converged,
+            seconds=time.perf_counter() - started,
+            notes=_notes(plan, shares, activations=self.needs_activations),
+        )
+        return MatchResult(self.name, zip_match=match)
+
+
+def _share(method: str, alpha: float | None, options: MatchOptions) -> float:
+    """The share of weight space: the method's own, or the user's."""
+    if options.objective == "inner" and alpha != 1.0:
+        raise UsageError(f"method {method}: inner products do not mix with activations; use correlation")
+    if alpha is not None:
+        return alpha
+    if not 0.0 < options.alpha < 1.0:
+        ends = "zipit, 1 is weight-zip" if method.endswith("zip") else "act-align, 1 is rebasin"
+        raise UsageError(
+            f"method {method}: alpha must lie between 0 and 1, found {options.alpha}; 0 is the method {ends}"
+        )
+    return options.alpha
+
+
+def _depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str]:
+    """The groups to sweep over.
+
+    With activations alone nothing depends on the neighbours, except where weights had to stand in for them.
+    """
+    return [
+        root for root, group in plan.groups.items() if alpha > 0.0 or any(alphas[name] > 0.0 for name in group.members)
+    ]
+
+
+def _without_activations(method: str) -> UsageError:
+    return UsageError(f"method {method} compares activations: give calibration data (--calib)")
+
+
+def _best_sweeps(
+    pair: PairOfModels, start: Permutations, roots: Sequence[str], options: MatchOptions, rng: np.random.Generator
+) -> Sweeps[Permutations]:
+    """Sweeps from one start in several random orders; the best objective is kept, the first among equals.
+
+    Coordinate ascent ends where its order leads it, so where groups are small another order is cheap and worth it.
+    """
+    cost = sum(_units(pair.plan, root) ** 3 for root in roots)
+    count = min(max(RESTART_BUDGET // max(cost, 1), 1), MAX_RESTARTS) if roots else 1
+    found = [sweep(pair, start, roots, rng=rng, max_sweeps=options.max_sweeps) for _ in range(count)]
+    return max(found, key=lambda sweeps: sweeps.likeness.total)
+
+
+def _units(plan: Plan, root: str) -> int:
+    """Units of a group, inner ones counted in every outer one: an assignment costs their cube."""
+    return max(math.prod(composite_shape(name, plan.spaces)) for name in plan.groups[root].members)
+
+
+def _unmatched(unmoved: Permutations, before: Likeness) -> Sweeps[Permutations]:
     return Sweeps(unmoved, before, (before.total,), (), converged=True)
 
 
-def _notes(pair: PairOfModels, method: Method) -> tuple[str, ...]:
-    notes = [f"space {name} was left alone: {reason}" for name, reason in pair.plan.skipped.items()]
-    unseen = [name for name, alpha in pair.alphas.items() if alpha == 1.0]
-    if method.needs_activations and unseen:
+def _notes(plan: Plan, alphas: Mapping[str, float], *, activations: bool) -> tuple[str, ...]:
+    notes = [f"space {name} was left alone: {reason}" for name, reason in plan.skipped.items()]
+    unseen = [name for name, alpha in alphas.items() if alpha == 1.0]
+    if activations and unseen:
         notes.append(f"no activations were seen of {', '.join(unseen)}: matched by weights instead")
     return tuple(notes)
 
 
-MATCHERS: Mapping[str, Method] = {
+MATCHERS: Mapping[str, Method | ZipMethod] = {
     method.name: method
     for method in (
         Method("average", "no matching: the plain average", 1.0, matched=False),
         Method("rebasin", "weights alone (Git Re-Basin)", 1.0),
         Method("act-align", "activations alone, one pass", 0.0),
         Method("mudsc-align", "weights and activations (MuDSC)", None),
+        ZipMethod("zipit", "zip by activations alone, one pass (ZipIt!)", 0.0),
+        ZipMethod("weight-zip", "zip by weights alone", 1.0),
+        ZipMethod("mudsc-zip", "zip by weights and activations (MuDSC)", None),
     )
 }

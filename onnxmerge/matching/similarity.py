@@ -7,7 +7,7 @@ built: correlations come from Gram matrices and sums that are added up block by 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -57,17 +57,17 @@ def weight_shares(plan: Plan, alpha: float, activations: ActivationSimilarity) -
     }
 
 
-def known_activations(plan: Plan, activations: ActivationSimilarity) -> dict[str, NDArray[np.float64]]:
+def known_activations(plan: Plan, activations: ActivationSimilarity, models: int = 1) -> dict[str, NDArray[np.float64]]:
     """The similarities of matched spaces. A single unit inside an outer unit stands for it (depthwise convolution).
 
-    Raises StructureError where a matrix does not have the size of its space.
+    Each side of a matrix has the units of ``models`` models. Raises StructureError where it has another size.
     """
     found: dict[str, list[NDArray[np.float64]]] = {}
     for name, similarity in activations.items():
         units = math.prod(composite_shape(name, plan.spaces))
-        if similarity.shape != (units, units):
+        if similarity.shape != (models * units, models * units):
             raise StructureError(
-                f"space {name}: expected activation similarities of {units} x {units} units, "
+                f"space {name}: expected activation similarities of {models * units} x {models * units} units, "
                 f"found {list(similarity.shape)}; gather them again for these models"
             )
         outers = [name, *reversed(plan.spaces[name].varies_with)]
@@ -98,10 +98,11 @@ class UnitSums:
 
     def scales(self) -> tuple[Array, Array]:
         """One over the norm of each centred vector, for both models; 0 for a constant one, which resembles nothing."""
-        return _inverse_norm(self.x, self.xx, self.features), _inverse_norm(self.y, self.yy, self.features)
+        return inverse_norm(self.x, self.xx, self.features), inverse_norm(self.y, self.yy, self.features)
 
 
-def _inverse_norm(total: Array, squares: Array, features: int) -> Array:
+def inverse_norm(total: Array, squares: Array, features: int) -> Array:
+    """One over the norm of centred vectors, from the sums of their elements and of the squares; 0 for constant ones."""
     with np.errstate(invalid="ignore"):
         centred = squares - total * total / max(features, 1)
     # What rounding leaves of a constant vector is noise of about features * 1e-16 of its squares. NaN passes through.
@@ -126,9 +127,24 @@ def unit_view(content: NDArray[Any], occurrence: Occurrence, plan: Plan) -> NDAr
 
 
 def group_problem(pair: PairOfModels, group: Group, perms: Mapping[str, Positions]) -> GroupProblem:
-    """The similarities of a group's units, S = alpha W + (1 - alpha) A, under the other groups' permutations.
+    """The similarities of a group's units under the other groups' permutations (see ``problem_of``)."""
+    spaces = pair.plan.spaces
 
-    W is the Pearson correlation of weight vectors, or their inner product with the objective "inner".
+    def contents(occurrence: Occurrence) -> tuple[NDArray[Any], NDArray[Any]]:
+        layout, block = occurrence.layout, occurrence.block
+        first = gather(pair.first[layout.name], layout, block, spaces, {})
+        return first, gather(pair.other[layout.name], layout, block, spaces, perms, occurrence.moved)
+
+    return problem_of(pair, group, contents)
+
+
+def problem_of(
+    pair: PairOfModels, group: Group, contents: Callable[[Occurrence], tuple[NDArray[Any], NDArray[Any]]]
+) -> GroupProblem:
+    """The similarities of a group's units, S = alpha W + (1 - alpha) A.
+
+    W is the Pearson correlation of weight vectors, or their inner product with the objective "inner". ``contents``
+    gives a block of the first model and of the other, with the units of all other groups in one order.
     """
     spaces = pair.plan.spaces
     shapes = {name: composite_shape(name, spaces) for name in group.members}
@@ -137,10 +153,7 @@ def group_problem(pair: PairOfModels, group: Group, perms: Mapping[str, Position
     for occurrence in group.occurrences:
         if not any(pair.alphas[occurrence.labels[leaf]] for leaf in occurrence.leaves):
             continue
-        layout, block = occurrence.layout, occurrence.block
-        x = gather(pair.first[layout.name], layout, block, spaces, {})
-        y = gather(pair.other[layout.name], layout, block, spaces, perms, occurrence.moved)
-        x, y = unit_view(x, occurrence, pair.plan), unit_view(y, occurrence, pair.plan)
+        x, y = (unit_view(content, occurrence, pair.plan) for content in contents(occurrence))
         for leaf in occurrence.leaves:
             into = sums[occurrence.labels[leaf]]
             for columns_x, columns_y in unit_columns(x, y, occurrence, leaf):

@@ -1,4 +1,4 @@
-"""Match one model to the first: sweeps over the groups until nothing improves.
+"""Sweeps over the groups until nothing improves, and what a step is when one model is matched to the first.
 
 Algorithm 1 of Xu et al., Training-Free Pretrained Model Merging (CVPR 2024, arXiv 2403.01753): an initial matching by
 activations, then each group in turn, in random order, by S = alpha W + (1 - alpha) A with W under the current
@@ -9,8 +9,9 @@ axes of one tensor, whose step is linearised.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -21,12 +22,14 @@ from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
 from onnxmerge.merging.transport import Permutations, identity
 
+Matching = TypeVar("Matching")
+
 TOLERANCE = 1e-9
 """A gain below this share of the objective is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sweeps:
+class Sweeps(Generic[Matching]):
     """The best matching that was met, and how the search went.
 
     ``objective[0]`` is before the first sweep (after the initial matching by activations), ``objective[i]`` after the
@@ -34,7 +37,7 @@ class Sweeps:
     improve the objective, or changed nothing.
     """
 
-    permutations: Permutations
+    matching: Matching
     likeness: Likeness
     objective: tuple[float, ...]
     changed: tuple[int, ...]
@@ -52,13 +55,41 @@ def by_activations(pair: PairOfModels) -> Permutations:
 
 def sweep(
     pair: PairOfModels, perms: Permutations, roots: Collection[str], *, rng: np.random.Generator, max_sweeps: int
-) -> Sweeps:
-    """Improve ``perms`` by sweeps over the groups ``roots``. A group whose neighbours did not move is not solved again.
+) -> Sweeps[Permutations]:
+    """Improve ``perms`` by sweeps over the groups ``roots``."""
 
-    Stops at the first sweep that does not improve the objective, and returns the best matching met.
+    def improve(current: Permutations, root: str) -> tuple[Permutations, int]:
+        found = _improve(pair, pair.plan.groups[root], current)
+        return {**current, **found}, sum(int((found[name] != current[name]).sum()) for name in found)
+
+    return climb(
+        perms,
+        lambda current: measure(pair, current),
+        improve,
+        {root: pair.plan.groups[root].neighbours for root in pair.plan.groups},
+        roots,
+        rng=rng,
+        max_sweeps=max_sweeps,
+    )
+
+
+def climb(
+    start: Matching,
+    likeness_of: Callable[[Matching], Likeness],
+    improve: Callable[[Matching, str], tuple[Matching, int]],
+    neighbours: Mapping[str, Collection[str]],
+    roots: Collection[str],
+    *,
+    rng: np.random.Generator,
+    max_sweeps: int,
+) -> Sweeps[Matching]:
+    """Let ``improve`` take each of the groups ``roots`` in turn, in random order, until a sweep improves nothing.
+
+    ``improve`` returns a matching and how many units it moved; a group whose ``neighbours`` did not move is not taken
+    again. Stops at the first sweep that does not improve the objective, and returns the best matching met.
     """
-    perms = dict(perms)
-    best, likeness = dict(perms), measure(pair, perms)
+    matching = start
+    best, likeness = start, likeness_of(start)
     objective = [likeness.total]
     changed: list[int] = []
     waiting, converged = set(roots), not roots
@@ -68,21 +99,20 @@ def sweep(
             if root not in waiting:
                 continue
             waiting.discard(root)
-            found = _improve(pair, pair.plan.groups[root], perms)
-            if found:
-                moved += sum(int((found[name] != perms[name]).sum()) for name in found)
-                perms |= found
-                waiting |= {other for other in roots if root in pair.plan.groups[other].neighbours}
+            matching, units = improve(matching, root)
+            moved += units
+            if units:
+                waiting |= {other for other in roots if root in neighbours[other]}
         changed.append(moved)
         if not moved:
             objective.append(objective[-1])
             converged = True
             continue
-        now = measure(pair, perms)
+        now = likeness_of(matching)
         objective.append(now.total)
         converged = now.total <= likeness.total + TOLERANCE * abs(likeness.total)
         if now.total > likeness.total:
-            best, likeness = dict(perms), now
+            best, likeness = matching, now
     return Sweeps(best, likeness, tuple(objective), tuple(changed), converged)
 
 

@@ -1,21 +1,26 @@
 """Average paired models into one set of weights, tensor by tensor.
 
-Every tensor of the other models is brought to the first's coordinates and averaged there. One tensor is in memory
-at a time: what comes back computes on access and keeps nothing.
+Every tensor of the other models is brought to the first's coordinates and averaged there, or all are zipped into the
+coordinates of the merged units. One tensor is in memory at a time: what comes back computes on access and keeps
+nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.axes.layout import Positions, TensorLayout, Typing
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.merging.transport import transport
+from onnxmerge.merging.zip_transport import Zipped, zipped
 from onnxmerge.model.network import ModelSet
+
+Matchings: TypeAlias = Sequence[Mapping[str, Positions]] | Zipped
+"""How the models' units correspond: permutations that bring each model but the first to it, or a zip of them all."""
 
 
 class LazyWeights(Mapping[str, NDArray[Any]]):
@@ -53,13 +58,14 @@ def transported(weights: Mapping[str, NDArray[Any]], typing: Typing, perms: Mapp
 def combine(
     models: ModelSet,
     typing: Typing,
-    matchings: Sequence[Mapping[str, Positions]],
+    matchings: Matchings,
     *,
     weights: Sequence[float] | None = None,
 ) -> LazyWeights:
-    """The (weighted) mean of all models in the first model's coordinates, under the template's names.
+    """The (weighted) mean of all models, under the template's names.
 
-    ``matchings`` has one entry for each model but the first; ``weights`` one number for each model (equal by default,
+    ``matchings`` are permutations to the first model's coordinates, one entry for each model but the first, or a zip
+    of all (``zip_transport.zipped``); ``weights`` has one number for each model (equal by default,
     and divided by their sum). Sums are formed in float64 and cast back to the stored type, so float16 and bfloat16
     tensors keep theirs, and a tensor that is equal in all models keeps its bits. Whatever is not a float (indices,
     masks, text) must be equal in all models once transported.
@@ -68,6 +74,8 @@ def combine(
     the models differ in something that cannot be averaged.
     """
     shares = _shares(weights, len(models.weights))
+    if isinstance(matchings, Zipped):
+        return LazyWeights(models.weights[0], lambda name: _zipped(name, models, typing, matchings, shares))
     if len(matchings) != len(models.weights) - 1:
         raise UsageError(
             f"expected one matching for each model but the first: {len(models.weights) - 1}, found {len(matchings)}"
@@ -79,6 +87,31 @@ def combine(
         return _mean(name, (each[name] for each in aligned), shares)
 
     return LazyWeights(models.weights[0], mean)
+
+
+def average(
+    arrays: Sequence[NDArray[Any]], layout: TensorLayout, typing: Typing, matchings: Matchings, shares: Sequence[float]
+) -> NDArray[np.float64]:
+    """The weighted mean of one array of each model over the units that correspond."""
+    if isinstance(matchings, Zipped):
+        return zipped(arrays, layout, typing, matchings, shares)
+    perms = [{}, *matchings]
+    moved = [transport(array, layout, typing.spaces, each) for array, each in zip(arrays, perms, strict=True)]
+    return np.asarray(np.average(moved, axis=0, weights=shares), np.float64)
+
+
+def _zipped(name: str, models: ModelSet, typing: Typing, matchings: Zipped, shares: Sequence[float]) -> NDArray[Any]:
+    layout = typing.initializers.get(name)
+    first = models.weights[0][name]
+    if layout is None or not any(space in matchings.models[0] for block in layout.blocks for space in block.spaces):
+        return _mean(name, (weights[name] for weights in models.weights), shares)
+    if not is_floating(first.dtype) or first.dtype.kind == "c":
+        raise InputError(
+            f"initializer {name} ({first.dtype}): its values cannot be averaged, and a zip merges units of one model; "
+            "use a method that aligns, such as mudsc-align"
+        )
+    mean = zipped((weights[name] for weights in models.weights), layout, typing, matchings, shares)
+    return mean.astype(first.dtype)
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -102,7 +102,7 @@ def transport(
     moving = [block for block in layout.blocks if any(name in perms and spaces[name].free for name in block.spaces)]
     if not moving:
         return array
-    if len(layout.blocks) == 1 and _covers(layout.blocks[0], layout.shape):
+    if len(layout.blocks) == 1 and covers(layout.blocks[0], layout.shape):
         return gather(array, layout, layout.blocks[0], spaces, perms)
     out = array.copy()
     for block in moving:
@@ -183,7 +183,7 @@ def _slots_of(block: Block, space: str, axes: Sequence[int]) -> Iterator[Slot]:
                 yield axis, place
 
 
-def _covers(block: Block, shape: tuple[int, ...]) -> bool:
+def covers(block: Block, shape: tuple[int, ...]) -> bool:
     """Whether the block is the whole tensor in plain order, so that its content needs no scattering."""
     return all(
         axis.positions.size == size and np.array_equal(axis.positions.reshape(-1), np.arange(size))

@@ -101,6 +101,8 @@ def test_mlp_pools_taps_and_pairs(mlp: tuple[onnx.ModelProto, Weights]) -> None:
     assert gram.count == 2 * 77
     for i, j in [(0, 1), (1, 0), (2, 1), (0, 0)]:
         np.testing.assert_allclose(gram.correlation(i, j), correlation(taps[i], taps[j]), atol=1e-5)
+    together = np.corrcoef(np.concatenate([taps[0], taps[0]], axis=1), rowvar=False)
+    np.testing.assert_allclose(gram.correlations(1), together[:5, 5:], atol=1e-5)
     np.testing.assert_allclose(gram.cross[0, 1], taps[0].T @ taps[1], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(gram.sums[2], taps[2].sum(axis=0), rtol=1e-4, atol=1e-4)
     moments = found.moments[1, "h", "u"]

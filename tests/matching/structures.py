@@ -149,13 +149,20 @@ STRUCTURES: dict[str, Callable[[], Typing]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """A random model, a permuted copy, the permutations that bring the copy back, and activations of both."""
+    """A random model, a permuted copy, the permutations that bring the copy back, and activations of both.
+
+    ``together`` has the units of both models on both sides, ``activations`` those of one on each.
+    """
 
     typing: Typing
     first: Weights
     other: Weights
     truth: Permutations
-    activations: dict[str, NDArray[np.float64]]
+    together: dict[str, NDArray[np.float64]]
+
+    @property
+    def activations(self) -> dict[str, NDArray[np.float64]]:
+        return {name: each[: len(each) // 2, len(each) // 2 :] for name, each in self.together.items()}
 
 
 def random_weights(typed: Typing, seed: int) -> Weights:
@@ -199,5 +206,5 @@ def _activations(
         theirs = ours[composite_sources(name, typed.spaces, hidden)] + noise * rng.standard_normal(ours.shape)
         units = int(np.prod(shape))
         ours, theirs = (each.reshape(units, -1) for each in (ours, theirs))
-        found[name] = np.corrcoef(ours, theirs)[:units, units:]
+        found[name] = np.corrcoef(ours, theirs)
     return found

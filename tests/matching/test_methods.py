@@ -10,14 +10,16 @@ import pytest
 from onnxmerge.axes.layout import Space
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.methods import MATCHERS, MatchOptions, MatchProblem
-from onnxmerge.merging.transport import Permutations, identity, transport
+from onnxmerge.merging.transport import Permutations, identity, invert, random_permutations, transport
+from onnxmerge.merging.zip_transport import Zipped
 from tests.matching.structures import STRUCTURES, Example, attention, example, fixed, mlp, random_weights, typing
 
-LEARNING = [name for name in MATCHERS if name != "average"]
+LEARNING = [name for name, method in MATCHERS.items() if name != "average" and not method.zips]
+ZIPPING = [name for name, method in MATCHERS.items() if method.zips]
 
 
 def problem(case: Example) -> MatchProblem:
-    return MatchProblem(case.typing, [case.first, case.other], [case.activations])
+    return MatchProblem(case.typing, [case.first, case.other], [case.activations], case.together)
 
 
 def assert_same(found: Permutations, truth: Permutations) -> None:
@@ -100,9 +102,10 @@ def test_nothing_to_match() -> None:
     typed = typing([fixed("x", 4)], {"w": ["x", "x"]})
     weights = random_weights(typed, 0)
     for method in MATCHERS.values():
-        match = method(MatchProblem(typed, [weights, weights], [{}]), MatchOptions()).matches[0]
-        assert match.permutations == {}
-        assert match.converged
+        result = method(MatchProblem(typed, [weights, weights], [{}]), MatchOptions())
+        assert not any(result.permutations)
+        assert all(search.converged for search in result.searches)
+        assert len(result.searches) == 1
 
 
 @pytest.mark.parametrize("method", ["act-align", "mudsc-align"])
@@ -131,3 +134,68 @@ def test_weights_that_are_not_finite_name_the_space(value: float) -> None:
     case.other["w2"][3, 4] = value
     with pytest.raises(InputError, match=r"space [ab]"):
         MATCHERS["rebasin"](problem(case), MatchOptions())
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("method", ZIPPING)
+def test_a_zip_of_permuted_copies_is_the_permutation(method: str, structure: str, noise: float) -> None:
+    case = example(STRUCTURES[structure](), seed=3, noise=noise)
+    result = MATCHERS[method](problem(case), MatchOptions())
+    assert isinstance(result.matchings, Zipped)
+    first, second = result.matchings.models
+    assert_same({**first}, identity(case.typing.spaces))
+    assert_same(invert(second, case.typing.spaces), case.truth)
+    (search,) = result.searches
+    assert search.converged
+    assert not search.notes
+    assert search.similarity_after.keys() == search.similarity_before.keys()
+    assert min(search.similarity_after.values()) > 0.9
+    assert list(search.objective) == sorted(search.objective)
+
+
+@pytest.mark.parametrize("method", ZIPPING)
+def test_a_zip_of_equal_models_pairs_each_unit_with_itself(method: str) -> None:
+    case = example(attention())
+    rng = np.random.default_rng(0)
+    alike = {}
+    for name, similarity in case.together.items():
+        seen = rng.standard_normal((len(similarity) // 2, 50))
+        alike[name] = np.asarray(np.corrcoef(seen, seen), np.float64)
+    zipped = MATCHERS[method](MatchProblem(case.typing, [case.first] * 2, [], alike), MatchOptions()).matchings
+    assert isinstance(zipped, Zipped)
+    for labels in zipped.models:
+        assert_same({**labels}, identity(case.typing.spaces))
+
+
+@pytest.mark.parametrize("method", ["zipit", "mudsc-zip"])
+def test_three_models_are_zipped_at_once(method: str) -> None:
+    typed = mlp()
+    first, rng = random_weights(typed, 0), np.random.default_rng(0)
+    orders = [identity(typed.spaces), *(random_permutations(typed.spaces, seed) for seed in (1, 2))]
+    moved = [
+        {name: transport(array, typed.initializers[name], typed.spaces, order) for name, array in first.items()}
+        for order in orders
+    ]
+    seen = {name: rng.standard_normal((typed.spaces[name].size, 50)) for name in ("a", "b")}
+    together = {name: np.corrcoef(np.concatenate([x[order[name]] for order in orders])) for name, x in seen.items()}
+    zipped = MATCHERS[method](MatchProblem(typed, moved, [], together), MatchOptions()).matchings
+    assert isinstance(zipped, Zipped)
+    for labels, order in zip(zipped.models, orders, strict=True):
+        assert_same({**labels}, order)
+
+
+def test_zip_methods_want_activations_of_all_models() -> None:
+    with pytest.raises(UsageError, match=r"--calib"):
+        MATCHERS["zipit"](replace(problem(example(mlp())), together={}), MatchOptions())
+    with pytest.raises(UsageError, match="inner products"):
+        MATCHERS["weight-zip"](problem(example(mlp())), MatchOptions(objective="inner"))
+    with pytest.raises(UsageError, match="0 is the method zipit"):
+        MATCHERS["mudsc-zip"](problem(example(mlp())), MatchOptions(alpha=0.0))
+
+
+def test_zip_names_the_space_of_weights_that_are_not_finite() -> None:
+    case = example(mlp())
+    case.other["w2"][3, 4] = np.nan
+    with pytest.raises(InputError, match=r"space [ab]"):
+        MATCHERS["weight-zip"](problem(case), MatchOptions())

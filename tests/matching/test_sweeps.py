@@ -51,7 +51,7 @@ def test_keeps_the_best_sweep(structure: str, objective: Objective) -> None:
     assert found.converged
     assert len(found.objective) == len(found.changed) + 1
     assert found.likeness.total == max(found.objective)
-    assert measure(pair, found.permutations).total == pytest.approx(max(found.objective))
+    assert measure(pair, found.matching).total == pytest.approx(max(found.objective))
     assert found.objective[0] == pytest.approx(measure(pair, start).total)
 
 
@@ -69,8 +69,8 @@ def test_is_deterministic_under_the_seed() -> None:
         for _ in range(2)
     )
     assert one.objective == two.objective
-    for name, perm in one.permutations.items():
-        np.testing.assert_array_equal(perm, two.permutations[name])
+    for name, perm in one.matching.items():
+        np.testing.assert_array_equal(perm, two.matching[name])
 
 
 def test_does_not_change_the_permutations_given() -> None:
