@@ -48,6 +48,13 @@ class LinearLayer:
             scaled = (grouped * factors.reshape(self.unit_groups, *shape)).reshape(weight.shape)
         return scaled.astype(weight.dtype)
 
+    def unit_lengths(self, weight: NDArray[Any]) -> NDArray[np.float64]:
+        """The Euclidean length of each output unit's part of the weight, float64 [units]."""
+        squares = np.square(weight.astype(np.float64))
+        grouped = squares.reshape(self.unit_groups, -1, *weight.shape[1:]) if self.unit_groups > 1 else squares[None]
+        others = tuple(axis for axis in range(1, grouped.ndim) if axis != self.unit_axis + 1)
+        return np.asarray(np.sqrt(grouped.sum(axis=others)).reshape(-1))
+
     def move_bias(
         self, bias: NDArray[Any], factors: NDArray[np.float64], mean: NDArray[np.float64], target: NDArray[np.float64]
     ) -> NDArray[Any]:
@@ -59,13 +66,13 @@ class LinearLayer:
 
 def linear_layers(graph: ir.Graph) -> tuple[list[LinearLayer], list[str]]:
     """All layers in topological order, and a note for each that shares its weight or bias, so cannot be rescaled."""
-    readers = _readers(graph)
+    counts = readers(graph)
     layers, notes = [], []
     for node in graph:
         layer = _layer(node) if node.op_type in OPERATORS and node.domain in ("", "ai.onnx") else None
         if layer is None:
             continue
-        shared = [name for name in (layer.weight, layer.bias) if name is not None and readers[name] > 1]
+        shared = [name for name in (layer.weight, layer.bias) if name is not None and counts[name] > 1]
         if shared:
             notes.append(f"{layer.node}: initializer {shared[0]} is read by several nodes, so it is left as it is")
         else:
@@ -83,7 +90,7 @@ def initializer_of(value: ir.Value | None) -> ir.Value | None:
     return value
 
 
-def _readers(graph: ir.Graph) -> dict[str, int]:
+def readers(graph: ir.Graph) -> dict[str, int]:
     """How many nodes read each initializer; Identity and Transpose pass their readers on."""
     counts: dict[str, int] = {}
     for value in graph.initializers.values():

@@ -133,7 +133,7 @@ def measure(
     surgeon = Surgeon(model)
     outputs = {probe.tensor: _instrument(surgeon, probe, rewrite) for probe in probes}
     names = [str(value.name) for values in outputs.values() for value in values]
-    session = open_session(surgeon.model, weights=weights, outputs=names, provider=provider)
+    session = open_session(surgeon.model, weights=weights, outputs=names, provider=provider, optimise=True)
     total: dict[str, Moments] = {}
     for batch in batches:
         results = run(session, dict(batch))

@@ -20,14 +20,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import AxisBlock, Block, Positions, TensorLayout, Typing
+from onnxmerge.axes.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.statistics import MomentRequest, Statistics
 from onnxmerge.errors import UsageError
+from onnxmerge.merging.combine import Matchings, average
 from onnxmerge.merging.linear_layers import LinearLayer, linear_layers
 from onnxmerge.merging.moments import Moments, Probe, Surgeon, settle
 from onnxmerge.merging.normalisation import normalises
-from onnxmerge.merging.transport import composite, transport
+from onnxmerge.merging.transport import composite
+from onnxmerge.merging.zip_transport import Zipped
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Vector: TypeAlias = NDArray[np.float64]
@@ -58,11 +60,9 @@ class Target:
 def plan_repair(graph: ir.Graph, typing: Typing, which: Which = "free") -> RepairPlan:
     """Find the layers to repair: those whose output units carry a free space, those whose units are fixed, or all.
 
-    The fixed ones are the embedding or the logits at the end before all. What is free comes first to mind, because
-    that alone is what BatchNorm does: with "free", a network with BatchNorm folded ends up as the one with BatchNorm
-    kept. But the outputs' units are aligned by definition, their variance collapses like any other's while their bias
-    keeps its size, and to repair them too ("all", or "fixed" once BatchNorm is re-estimated) is worth more than all
-    else here: cifar5-resnet20, act-align, 1000 images: joint accuracy 27.5 to 35.7 kept, 27.8 to 36.2 folded.
+    "free" is what BatchNorm does: with it, a network with BatchNorm folded ends up as the one with BatchNorm kept.
+    "fixed" are the embedding or the logits at the end before all: their units are aligned by definition, their
+    variance collapses like any other's while their bias keeps its size. What helps is for ``selection`` to find out.
     """
     layers, notes = linear_layers(graph)
     chosen, requests = [], []
@@ -97,28 +97,30 @@ def targets(
     plan: RepairPlan,
     typing: Typing,
     statistics: Statistics,
-    matchings: Sequence[Mapping[str, Positions]],
+    matchings: Matchings,
     *,
     shares: Sequence[float] | None = None,
 ) -> dict[str, Target]:
-    """Each layer's target, by output tensor: the mean over parents, brought to the first's coordinates.
+    """Each layer's target, by output tensor: the mean over parents, or over the members of a zipped unit.
 
-    ``statistics`` must answer ``plan.requests`` for every parent; ``matchings`` has one entry for each parent but the
-    first, ``shares`` one number for each (equal by default).
+    ``statistics`` must answer ``plan.requests`` for every parent; ``shares`` has one number for each parent (equal by
+    default).
     """
-    perms: list[Mapping[str, Positions]] = [{}, *matchings]
+    count = len(matchings.models) if isinstance(matchings, Zipped) else len(matchings) + 1
+    shares = [1 / count] * count if shares is None else shares
     found = {}
     for layer, request in zip(plan.layers, plan.requests, strict=True):
         axis = _unit_axis(typing.activations[layer.output], layer.channel_axis)
         if axis is None:
             continue
-        means, stds = [], []
-        for model, perm in enumerate(perms):
-            moments = statistics.moments[model, layer.output, request.space]
-            means.append(_aligned(moments.mean, axis, request.space, typing, perm))
-            stds.append(_aligned(np.sqrt(moments.variance), axis, request.space, typing, perm))
+        channels = TensorLayout(f"channels of {layer.output}", (axis.positions.size,), (Block((axis,)),))
+        parents = [statistics.moments[model, layer.output, request.space] for model in range(count)]
+        means, stds = (
+            [_channels(units, axis, request.space, typing) for units in several]
+            for several in ([each.mean for each in parents], [np.sqrt(each.variance) for each in parents])
+        )
         found[layer.output] = Target(
-            np.average(means, axis=0, weights=shares), np.average(stds, axis=0, weights=shares)
+            average(means, channels, typing, matchings, shares), average(stds, channels, typing, matchings, shares)
         )
     return found
 
@@ -237,12 +239,11 @@ def _several(names: Sequence[str], typing: Typing) -> list[str]:
     return [name for name in names if typing.spaces[name].size > 1]
 
 
-def _aligned(units: Vector, axis: AxisBlock, space: str, typing: Typing, perms: Mapping[str, Positions]) -> Vector:
-    """A vector over a composite space's units as one over channels, in the first model's coordinates."""
+def _channels(units: Vector, axis: AxisBlock, space: str, typing: Typing) -> Vector:
+    """A vector over a composite space's units as one over channels."""
     order, names = _several(composite(space, typing.spaces), typing), _several(axis.spaces, typing)
     grid = units.reshape([typing.spaces[name].size for name in order])
     grid = grid.transpose([order.index(name) for name in names])
     channels = np.empty(axis.positions.size)
     channels[axis.positions.reshape(grid.shape)] = grid
-    layout = TensorLayout("channels", channels.shape, (Block((axis,)),))
-    return np.asarray(transport(channels, layout, typing.spaces, perms))
+    return channels

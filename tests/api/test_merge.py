@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxmerge import InputError, StructureError, UsageError, merge, permute
+from onnxmerge import InputError, OnnxmergeError, StructureError, UsageError, merge, permute
 from onnxmerge.api import MergeOptions
 from onnxmerge.evaluation.comparison import compare
 from tests.graphs import build, initializers, normal
@@ -30,7 +31,7 @@ def test_merging_beats_the_plain_average_on_the_example(digits: Path) -> None:
     assert average.joint is not None
     assert merged.joint > average.joint + 0.1
     assert all(c.passed for c in result.report.certificates)
-    assert result.report.repair == "batchnorm"
+    assert result.report.repair.startswith("BatchNorm re-estimated")
 
 
 @pytest.mark.parametrize("method", ["average", "rebasin", "act-align", "mudsc-align"])
@@ -57,7 +58,7 @@ def test_the_result_keeps_the_first_models_interface_and_says_where_it_comes_fro
     merged = onnx.load(merge(pair_of(digits), method="average").save(tmp_path / "m.onnx"))
     assert [i.name for i in merged.graph.input] == [i.name for i in first.graph.input]
     assert [o.name for o in merged.graph.output] == [o.name for o in first.graph.output]
-    assert merged.opset_import == first.opset_import
+    assert {o.domain: o.version for o in merged.opset_import} == {o.domain: o.version for o in first.opset_import}
     assert merged.ir_version == first.ir_version
     assert {i.name for i in merged.graph.initializer} == {i.name for i in first.graph.initializer}
     metadata = {p.key: p.value for p in merged.metadata_props}
@@ -90,8 +91,8 @@ def test_errors_say_what_is_missing(digits: Path) -> None:
         merge(pair_of(digits), method="mudsc-align")
     with pytest.raises(UsageError, match="no method 'magic'"):
         merge(pair_of(digits), method="magic")
-    with pytest.raises(InputError, match="missing.onnx"):
-        merge([digits / "a.onnx", digits / "missing.onnx"])
+    with pytest.raises(InputError, match=r"missing\.onnx"):
+        merge([digits / "a.onnx", digits / "missing.onnx"], method="average")
     other = build(MLP, normal(w1=(5, 6), b1=(5,), w2=(5, 3)))
     with pytest.raises(StructureError):
         merge([digits / "a.onnx", other], method="average")
@@ -111,9 +112,7 @@ def test_a_failed_save_leaves_what_was_there(digits: Path, tmp_path: Path) -> No
     result = merge(pair_of(digits), method="average")
     broken = {name: result.weights[name] for name in result.weights}
     broken[next(iter(broken))] = np.zeros((1, 2, 3), np.float32)
-    from dataclasses import replace
-
-    with pytest.raises(Exception, match="."):
+    with pytest.raises(OnnxmergeError):
         replace(result, weights=broken).save(target)
     assert target.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [target]

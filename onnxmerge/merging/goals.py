@@ -1,0 +1,197 @@
+"""What each linear layer of a merged network should aim at, and in which order layers are solved.
+
+A layer aims at its own output, with a BatchNormalization right behind it counted as part of the layer. One that
+writes onto a stream, because all that reads its output is an Add with a tensor of the same shape, aims at the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import networkx as nx
+import numpy as np
+import onnx_ir as ir
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.errors import StructureError
+from onnxmerge.merging.linear_layers import OPERATORS, LinearLayer, initializer_of, linear_layers, readers
+from onnxmerge.merging.patches import Form, form_of
+from onnxmerge.merging.segments import blocked
+
+PASSING = ("Identity", "Dropout")
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A BatchNormalization with initializers of its own: their names, and its epsilon."""
+
+    scale: str
+    bias: str
+    mean: str
+    variance: str
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Goal:
+    """One layer to solve: from the tensor ``source`` to ``target``, less ``shortcut`` where there is one.
+
+    ``node`` is the layer's operator, ``output`` what it gives, behind its ``norm`` if it has one. ``last`` says that
+    the target is an output of the network.
+    """
+
+    layer: LinearLayer
+    form: Form
+    node: ir.Node
+    source: str
+    output: str
+    target: str
+    norm: Norm | None = None
+    shortcut: str | None = None
+    last: bool = False
+
+    @property
+    def biased(self) -> bool:
+        """Whether the layer can shift its units."""
+        return self.layer.bias is not None or self.norm is not None
+
+    @property
+    def features(self) -> int:
+        """How many numbers each output unit is computed from."""
+        weight = self.node.inputs[1]
+        size = int(np.prod(weight.shape.numpy())) if weight is not None and weight.shape is not None else 0
+        return size // max(self.layer.units, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settling:
+    """A BatchNormalization that belongs to no layer: its statistics are to be taken anew of the tensor ``source``."""
+
+    node: ir.Node
+    source: str
+    norm: Norm
+
+
+Step: TypeAlias = Goal | Settling
+
+
+def plan_goals(graph: ir.Graph, typing: Typing) -> tuple[list[Step], list[str]]:
+    """What to solve, in an order in which that can be done, and a note for each layer that stays as it is."""
+    layers, notes = linear_layers(graph)
+    values = {str(value.name): value for node in graph for value in node.outputs}
+    counts = readers(graph)
+    found: list[Goal] = []
+    for layer in layers:
+        node = _operator(values[layer.output], layer)
+        form = form_of(node, layer)
+        source = node.inputs[0]
+        if form is None or source is None or layer.output not in typing.activations:
+            notes.append(f"{layer.node}: {node.op_type} is not solved by least squares; it stays the average")
+            continue
+        goal = Goal(layer, form, node, str(source.name), layer.output, layer.output)
+        found.append(_with_shortcut(_with_norm(goal, values[layer.output], counts), values, typing))
+    steps: list[Step] = [replace(goal, last=_passed(values[goal.target]).is_graph_output()) for goal in _parted(found)]
+    steps.extend(_settlings(graph, counts, {goal.norm for goal in found if goal.norm is not None}, notes))
+    return _ordered(graph, steps, values), notes
+
+
+def _settlings(
+    graph: ir.Graph, counts: Mapping[str, int], taken: Collection[Norm], notes: list[str]
+) -> Iterator[Settling]:
+    for node in graph:
+        if node.op_type != "BatchNormalization" or node.inputs[0] is None:
+            continue
+        norm = _norm(node, counts)
+        if norm is None:
+            notes.append(f"{node.name}: has not statistics of its own, so they stay the average")
+        elif norm not in taken:
+            yield Settling(node, str(node.inputs[0].name), norm)
+
+
+def _operator(output: ir.Value, layer: LinearLayer) -> ir.Node:
+    """The layer's operator: what makes its output, or feeds the Add of a bias that does."""
+    node = output.producer()
+    if node is not None and node.op_type == "Add":
+        makers = [value.producer() for value in node.inputs if value is not None]
+        node = next((maker for maker in makers if maker is not None and maker.op_type in OPERATORS), None)
+    if node is None:
+        raise StructureError(f"{layer.node}: nothing makes its output {layer.output}; report the model")
+    return node
+
+
+def _with_norm(goal: Goal, value: ir.Value, counts: Mapping[str, int]) -> Goal:
+    """The goal with the BatchNormalization that is all that reads the layer, if its initializers are its own."""
+    reader = _only_reader(value)
+    if reader is None or reader.op_type != "BatchNormalization" or reader.inputs[0] is not value:
+        return goal
+    norm = _norm(reader, counts)
+    output = str(reader.outputs[0].name)
+    return goal if norm is None else replace(goal, norm=norm, output=output, target=output)
+
+
+def _norm(node: ir.Node, counts: Mapping[str, int]) -> Norm | None:
+    """The initializers of a BatchNormalization; None where it has not four of its own, or takes the batch's moments."""
+    training = node.attributes.get("training_mode")
+    own = [initializer_of(value) for value in node.inputs[1:5]]
+    names = [str(value.name) for value in own if value is not None]
+    if (training is not None and training.as_int()) or len(set(names)) < 4 or any(counts[name] > 1 for name in names):
+        return None
+    epsilon = node.attributes.get("epsilon")
+    return Norm(names[0], names[1], names[2], names[3], 1e-5 if epsilon is None else epsilon.as_float())
+
+
+def _with_shortcut(goal: Goal, values: Mapping[str, ir.Value], typing: Typing) -> Goal:
+    value = _passed(values[goal.output])
+    reader = _only_reader(value)
+    if reader is None or reader.op_type != "Add":
+        return goal
+    one, other = reader.inputs
+    other = other if one is value else one
+    names = [str(each.name) for each in (value, other, reader.outputs[0]) if each is not None]
+    layouts = [typing.activations.get(name) for name in names]
+    shapes = {layout.shape if layout is not None else None for layout in layouts}
+    if other is None or other is value or other.is_initializer() or len(shapes) > 1 or None in shapes:
+        return goal
+    return replace(goal, target=names[2], shortcut=names[1])
+
+
+def _parted(goals: Sequence[Goal]) -> list[Goal]:
+    """Of layers that meet in one Add, the one with the most features makes up for the others, left to themselves."""
+    widest: dict[str, Goal] = {}
+    for goal in goals:
+        best = widest.get(goal.target)
+        if best is None or goal.features > best.features:
+            widest[goal.target] = goal
+    return [goal if widest[goal.target] is goal else replace(goal, target=goal.output, shortcut=None) for goal in goals]
+
+
+def _ordered(graph: ir.Graph, steps: Sequence[Step], values: Mapping[str, ir.Value]) -> list[Step]:
+    """Each step after all that its input and its shortcut depend on, else in the graph's order."""
+    places = {node: index for index, node in enumerate(graph)}
+    steps = sorted(steps, key=lambda step: places[step.node])
+    order: nx.DiGraph[int] = nx.DiGraph()
+    order.add_nodes_from(range(len(steps)))
+    for index, step in enumerate(steps):
+        behind = blocked(graph, {step.node})
+        for later, other in enumerate(steps):
+            shortcut = values.get(other.shortcut) if isinstance(other, Goal) and other.shortcut is not None else None
+            made = shortcut.producer() if shortcut is not None else None
+            if later != index and (other.node in behind or made in behind):
+                order.add_edge(index, later)
+    return [steps[index] for index in nx.lexicographical_topological_sort(order)]
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def _passed(value: ir.Value) -> ir.Value:
+    """The value behind Identity and Dropout, as far as nothing else reads it."""
+    while True:
+        reader = _only_reader(value)
+        if reader is None or reader.op_type not in PASSING:
+            return value
+        value = reader.outputs[0]

@@ -1,0 +1,284 @@
+"""Solve a merged network's linear layers, one after another, for the parents' matched activations.
+
+In topological order, for each Conv, Gemm or MatMul: X are the rows that the layer reads in the merged network, whose
+layers so far are solved; Y is the mean over parents of their matched values of the tensor that the layer aims at
+(``goals``), each parent on its own prefix. The layer becomes
+
+    W = (Y X^T + lambda W0)(X X^T + lambda I)^-1
+
+with W0 the matched average, a bias where it has one, and lambda chosen by reconstruction of held-out rows; then each
+unit gets its parents' deviation back (``solution``). Closed form, no labels, no training.
+
+Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean (Jin et al., ICLR 2023, arXiv
+2212.09849) for the closed form; REPAIR (Jordan et al., ICLR 2023, arXiv 2211.08403) for the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.calibration.progress import Report
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.errors import InputError
+from onnxmerge.merging.alignment import axis_orders, reordered
+from onnxmerge.merging.batches import each
+from onnxmerge.merging.combine import LazyWeights
+from onnxmerge.merging.goals import Goal, Settling, plan_goals
+from onnxmerge.merging.patches import pick, values_at
+from onnxmerge.merging.ridge import Sums
+from onnxmerge.merging.segments import Purse, Relay, blocked, frontier
+from onnxmerge.merging.solution import Evidence, solve, stored
+from onnxmerge.model.network import ModelSet
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Rows: TypeAlias = NDArray[np.float32]
+OutputScale: TypeAlias = Literal["auto", "keep", "unit"]
+
+ROWS = 65_536
+"""Positions that a layer is solved from, evenly over all batches; fewer where the data has fewer."""
+
+MEMORY = 1 << 30
+"""Bytes of activations that may be kept between layers, of the merged network and its parents together."""
+
+FEATURES = 8192
+"""A layer that reads more numbers for each unit stays the average: its Gram matrix alone would take half a gigabyte."""
+
+HELD_OUT = 5
+"""One row in so many is held out: the last of each batch, or every so many batches where batches are tiny."""
+
+CODED = 0.5
+"""Mean skewness across coordinates from which an output is taken for logits."""
+
+WIDE = 16
+"""Outputs of fewer coordinates are never taken for embeddings."""
+
+
+@dataclass(slots=True, eq=False)
+class Refined:
+    """The initializers that changed, by name, and what to tell the user."""
+
+    weights: dict[str, NDArray[Any]]
+    notes: list[str]
+
+
+def refine(
+    models: ModelSet,
+    typing: Typing,
+    dtypes: Mapping[str, np.dtype[Any]],
+    weights: Arrays,
+    matchings: Sequence[Mapping[str, Positions]],
+    source: CalibrationSource,
+    *,
+    output_scale: OutputScale = "auto",
+    provider: str = "cpu",
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Refined:
+    """Solve every layer of the merged network with ``weights``, the matched average of ``models``.
+
+    Args:
+        models: The parents.
+        typing: Of their common graph.
+        dtypes: Of its tensors, as the trace found them.
+        weights: The merged initializers, which are also what the ridge pulls to.
+        matchings: One for each model but the first.
+        source: Calibration data; read once, and again for each layer as long as activations exceed MEMORY.
+        output_scale: ``unit`` gives every sample of every parent's output the same length before they are averaged,
+            right where only the direction counts (an embedding that is compared by cosine); ``keep`` leaves them as
+            they are, right for logits and regression. The file does not say which it is. ``auto`` looks at the
+            outputs: logits single out a class, so across coordinates (each about its mean over samples) they are
+            skewed to the positive; an embedding's coordinates have no such sign. Narrow outputs are kept.
+        provider: Where the networks run.
+        seed: Of the sampled positions.
+        progress: Told how many layers are done, and of how many.
+
+    Raises InputError where the data is empty or activations are not finite.
+
+    """
+    graph = models.template.graph
+    steps, notes = plan_goals(graph, typing)
+    work = _Work(models, typing, dtypes, weights, matchings, source, output_scale, provider, seed, notes)
+    for index, step in enumerate(steps):
+        edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
+        if isinstance(step, Goal):
+            work.refine(step, edge)
+        else:
+            work.settle(step, edge)
+        if progress is not None:
+            progress(index + 1, len(steps))
+    return Refined(work.changed, notes)
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """The networks on their way through the layers."""
+
+    models: ModelSet
+    typing: Typing
+    dtypes: Mapping[str, np.dtype[Any]]
+    weights: Arrays
+    matchings: Sequence[Mapping[str, Positions]]
+    source: CalibrationSource
+    output_scale: OutputScale
+    provider: str
+    seed: int
+    notes: list[str]
+    changed: dict[str, NDArray[Any]] = field(default_factory=dict)
+    current: Arrays = field(init=False)
+    merged: Relay = field(init=False)
+    parents: list[Relay] = field(init=False)
+    batches: int = field(init=False)
+    rng: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        model, purse = self.models.template.model, Purse(MEMORY)
+        self.current = LazyWeights(
+            self.weights, lambda name: self.changed[name] if name in self.changed else self.weights[name]
+        )
+        self.merged = Relay(model, self.current, self.dtypes, purse, self.provider)
+        self.parents = [Relay(model, own, self.dtypes, purse, self.provider) for own in self.models.weights]
+        known = self.source.batches
+        self.batches = sum(1 for _ in each(self.source)) if known is None else known
+        self.rng = np.random.default_rng(self.seed)
+
+    def refine(self, goal: Goal, edge: Sequence[str]) -> None:
+        """Solve one layer; ``edge`` is what the network behind it reads of the network before."""
+        layout = self.typing.activations[goal.target]
+        orders = [axis_orders(layout, self.typing, perms) for perms in ({}, *self.matchings)]
+        known = [order for order in orders if order is not None]
+        if len(known) < len(orders) or goal.features > FEATURES:
+            why = "reads too many features" if goal.features > FEATURES else f"{goal.target} cannot be aligned by axes"
+            self.notes.append(f"{goal.layer.node}: {why}, so it is not solved by least squares; it stays the average")
+            return
+        wanted = [goal.source] if goal.shortcut is None else [goal.source, goal.shortcut]
+        merged = self.merged.segment(wanted, edge)
+        parents = [parent.segment([goal.target], edge) for parent in self.parents]
+        tally = _Tally(goal, len(parents), self.output_scale)
+        for index, feed in enumerate(self._feeds(self.merged, *self.parents)):
+            given = merged.run(index, feed)
+            targets = [
+                reordered(parent.run(index, feed)[goal.target], order)
+                for parent, order in zip(parents, known, strict=True)
+            ]
+            tally.add(index, given, targets, -(-ROWS // self.batches), self.rng)
+        evidence = tally.evidence()
+        self.changed.update(stored(goal, self.current, evidence, solve(goal, self.current, evidence)))
+
+    def settle(self, step: Settling, edge: Sequence[str]) -> None:
+        """Give a BatchNormalization that stands by itself the statistics of what reaches it now."""
+        segment = self.merged.segment([step.source], edge)
+        count, total, squares = 0, np.zeros(()), np.zeros(())
+        for index, feed in enumerate(self._feeds(self.merged)):
+            value = np.moveaxis(segment.run(index, feed)[step.source], 1, -1).astype(np.float64)
+            value = value.reshape(-1, value.shape[-1])
+            count += len(value)
+            total, squares = total + value.sum(axis=0), squares + np.square(value).sum(axis=0)
+        if not count:
+            raise _no_data()
+        mean = total / count
+        for name, array in ((step.norm.mean, mean), (step.norm.variance, squares / count - mean**2)):
+            like = self.current[name]
+            self.changed[name] = np.maximum(array, 0.0 if name == step.norm.variance else -np.inf).astype(like.dtype)
+
+    def _feeds(self, *relays: Relay) -> Iterator[Arrays]:
+        """The calibration batches; empty ones where every network goes on from what was kept."""
+        if any(relay.missing(self.batches) for relay in relays):
+            yield from each(self.source)
+        else:
+            yield from ({} for _ in range(self.batches))
+
+
+class _Tally:
+    """What is added up for one layer, batch by batch."""
+
+    def __init__(self, goal: Goal, parents: int, scale: OutputScale) -> None:
+        self.goal, self.scale = goal, scale if goal.last else "keep"
+        self.length: float | None = None
+        self.fit: Sums | None = None
+        self.held: Sums | None = None
+        self.rows = 0
+        self.first = self.second = np.zeros((parents, goal.layer.units))
+
+    def add(
+        self, index: int, given: Arrays, targets: Sequence[NDArray[Any]], count: int, rng: np.random.Generator
+    ) -> None:
+        """Add a batch: the merged network's tensors, and each parent's target in the first's coordinates."""
+        goal = self.goal
+        channel, groups = goal.layer.channel_axis, goal.form.groups
+        picks = pick(targets[0].shape, channel, count, rng)
+        if not picks[0].size:
+            return
+        parents = self._scaled([values_at(target, channel, picks) for target in targets])
+        wide = np.asarray(parents, np.float64)
+        self.rows += wide.shape[1]
+        self.first = self.first + wide.sum(axis=1)
+        self.second = self.second + np.square(wide).sum(axis=1)
+        aims = [np.mean(parents, axis=0)]
+        if goal.shortcut is not None:
+            aims.append(values_at(given[goal.shortcut], channel, picks))
+        x = goal.form.rows(given[goal.source], picks)
+        y = np.stack([aim.reshape(len(aim), groups, -1).transpose(1, 0, 2) for aim in aims])
+        if self.fit is None or self.held is None:
+            shifts = x.mean(axis=1, dtype=np.float64), y.mean(axis=2, dtype=np.float64)
+            self.fit, self.held = Sums(*shifts), Sums(*shifts)
+        for sums, part in ((self.fit, slice(None, cut := _cut(x.shape[1], index))), (self.held, slice(cut, None))):
+            sums.add(x[:, part], y[:, :, part])
+
+    def evidence(self) -> Evidence:
+        if self.fit is None or self.held is None:
+            raise _no_data()
+        if not self.fit.count:
+            self.fit, self.held = self.held, self.fit
+        if not all(np.isfinite(array).all() for sums in (self.fit, self.held) for array in (sums.xx, sums.xy, sums.yy)):
+            raise InputError(
+                f"{self.goal.layer.node}: activations on the calibration data are not finite; "
+                "check its scale and values"
+            )
+        mean, size = self.first / self.rows, self.second / self.rows
+        shape = self.fit.shift_y.shape[1:]
+        deviation = np.sqrt(np.maximum(size - mean**2, 0.0)).mean(axis=0)
+        return Evidence(self.fit, self.held, deviation.reshape(shape), np.sqrt(size).mean(axis=0).reshape(shape))
+
+    def _scaled(self, parents: list[Rows]) -> list[Rows]:
+        """The rows, brought to one length (the mean of all in the first batch) where only directions count."""
+        if self.scale == "auto":
+            self.scale = "unit" if all(is_direction(rows) for rows in parents) else "keep"
+        if self.scale == "keep":
+            return parents
+        lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in parents]
+        if self.length is None:
+            self.length = float(np.mean(lengths))
+        return [
+            rows * (self.length / np.maximum(length, np.finfo(np.float32).tiny))
+            for rows, length in zip(parents, lengths, strict=True)
+        ]
+
+
+def is_direction(rows: Rows) -> bool:
+    """Whether outputs [samples, coordinates] look like embeddings rather than logits or measured quantities."""
+    if rows.shape[1] < WIDE:
+        return False
+    centred = rows.astype(np.float64) - rows.mean(axis=0)
+    centred -= centred.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1)
+    alive = deviation > 0
+    if not alive.any():
+        return False
+    return float(np.mean((centred[alive] ** 3).mean(axis=1) / deviation[alive] ** 3)) < CODED
+
+
+def _cut(rows: int, index: int) -> int:
+    """Where the held-out rows of a batch begin."""
+    if rows >= HELD_OUT:
+        return rows - rows // HELD_OUT
+    return 0 if index % HELD_OUT == HELD_OUT - 1 else rows
+
+
+def _no_data() -> InputError:
+    return InputError("no calibration data reached the network; expected at least one batch")

@@ -1,0 +1,151 @@
+"""Ridge regression from sums alone: rows are seen once, added to Gram matrices and forgotten.
+
+For one target or several at once, in groups (the groups of a convolution), with a prior that the ridge pulls to:
+
+    W = W0 + (Y - W0 X) X^T (X X^T + lambda I)^-1
+
+which is (Y X^T + lambda W0)(X X^T + lambda I)^-1 written so that a prior that is right stays as it is to the last bit
+of its residual. A layer with a bias is solved about the means, so the bias is never pulled to anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+Array: TypeAlias = NDArray[np.float64]
+
+LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Ridges to choose from, relative to the mean diagonal of X X^T."""
+
+START = 1e-2
+"""The ridge where the search begins: what most layers end up with at some thousand rows."""
+
+
+@dataclass(slots=True, eq=False)
+class Sums:
+    """Sums over rows of inputs x [groups, d] and of k targets y [k, groups, u], about fixed shifts.
+
+    ``xx`` [groups, d, d], ``xy`` [k, groups, d, u]; ``yy`` [k, k, groups, u] holds the products of each unit with
+    itself alone. The shifts are the first rows' means: in float32 a product of large means would drown the rest.
+    """
+
+    shift_x: Array
+    shift_y: Array
+    count: int = 0
+    x: Array = field(init=False)
+    y: Array = field(init=False)
+    xx: Array = field(init=False)
+    xy: Array = field(init=False)
+    yy: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        groups, d = self.shift_x.shape
+        k, _, u = self.shift_y.shape
+        self.x, self.y = np.zeros((groups, d)), np.zeros((k, groups, u))
+        self.xx, self.xy = np.zeros((groups, d, d)), np.zeros((k, groups, d, u))
+        self.yy = np.zeros((k, k, groups, u))
+
+    def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        """Add rows x [groups, n, d] and y [k, groups, n, u]."""
+        x = x - self.shift_x[:, None].astype(np.float32)
+        y = y - self.shift_y[:, :, None].astype(np.float32)
+        self.count += x.shape[1]
+        self.x += x.sum(axis=1, dtype=np.float64)
+        self.y += y.sum(axis=2, dtype=np.float64)
+        turned = x.transpose(0, 2, 1)
+        self.xx += turned @ x
+        for index, target in enumerate(y):
+            self.xy[index] += turned @ target
+            for other in range(len(y)):
+                self.yy[index, other] += np.einsum("gnu,gnu->gu", target, y[other])
+
+    def joined(self, other: Sums) -> Sums:
+        """Both sets of rows; they must have the same shifts."""
+        total = Sums(self.shift_x, self.shift_y, self.count + other.count)
+        for name in ("x", "y", "xx", "xy", "yy"):
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        return total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """One regression in mean products: ``xx`` [groups, d, d], ``xy`` [groups, d, u], ``yy`` [groups, u].
+
+    They are about the point (``x``, ``y``), the means; about zero for a layer without a bias.
+    """
+
+    x: Array
+    y: Array
+    xx: Array
+    xy: Array
+    yy: Array
+
+    def errors(self, weight: Array) -> Array:
+        """Mean squared error of each unit [groups, u] under a weight [groups, u, d]."""
+        explained = 2 * np.einsum("gud,gdu->gu", weight, self.xy) - self.spread(weight)
+        return np.asarray(np.maximum(self.yy - explained, 0.0))
+
+    def spread(self, weight: Array) -> Array:
+        """The mean square of what the weight gives [groups, u], about its mean for a layer with a bias."""
+        return np.asarray(np.einsum("gud,gud->gu", weight @ self.xx, weight))
+
+
+def problem(sums: Sums, coefficients: Array, about: tuple[Array, Array] | None) -> Problem:
+    """The regression of sum_k coefficients[k] y_k on x; ``coefficients`` [k, groups, u] weigh each unit's targets.
+
+    ``about`` is the point that products are taken about; None for the means of these rows.
+    """
+    mean_x = sums.shift_x + sums.x / sums.count
+    means = sums.shift_y + sums.y / sums.count
+    mean_y = (coefficients * means).sum(axis=0)
+    at_x, at_y = (mean_x, mean_y) if about is None else about
+    dx, dy = sums.x / sums.count, sums.y / sums.count  # about the shifts, where the products are
+    xx = sums.xx / sums.count - dx[:, :, None] * dx[:, None, :]
+    xy = sums.xy / sums.count - dx[None, :, :, None] * dy[:, :, None, :]
+    yy = sums.yy / sums.count - dy[:, None] * dy[None]
+    far_x, far_y = mean_x - at_x, mean_y - at_y
+    return Problem(
+        at_x,
+        at_y,
+        xx + far_x[:, :, None] * far_x[:, None, :],
+        np.einsum("kgu,kgdu->gdu", coefficients, xy) + far_x[:, :, None] * far_y[:, None, :],
+        np.einsum("kgu,lgu,klgu->gu", coefficients, coefficients, yy) + far_y**2,
+    )
+
+
+def ridge(found: Problem, prior: Array, relative: float) -> Array:
+    """The weight [groups, u, d] for one ridge, relative to the mean diagonal of the inputs' products."""
+    weight = prior.copy()
+    residual = found.xy - found.xx @ prior.transpose(0, 2, 1)
+    for group, products in enumerate(found.xx):
+        size = float(np.trace(products)) / len(products)
+        if size <= 0:
+            continue
+        factor = cho_factor(products + relative * size * np.eye(len(products)), lower=True, overwrite_a=True)
+        weight[group] += cho_solve(factor, residual[group]).T
+    return weight
+
+
+def choose(fit: Problem, held: Problem, prior: Array) -> tuple[float, float]:
+    """The ridge of LAMBDAS with the least error on held-out rows, and that error as a share of the units' variance.
+
+    The error has one valley as a rule, so the search goes downhill from the middle and leaves the far side alone.
+    """
+    scale = np.maximum(held.yy, 1e-3 * held.yy.mean() + np.finfo(np.float64).tiny)
+    errors: dict[int, float] = {}
+
+    def error(index: int) -> float:
+        if index not in errors:
+            errors[index] = float(np.mean(held.errors(ridge(fit, prior, LAMBDAS[index])) / scale))
+        return errors[index]
+
+    best = LAMBDAS.index(START)
+    for step in (-1, 1):
+        while 0 <= best + step < len(LAMBDAS) and error(best + step) < error(best):
+            best += step
+    return LAMBDAS[best], error(best)
