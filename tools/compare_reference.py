@@ -3,8 +3,8 @@
 
     python tools/compare_reference.py [--pair NAME ...] [--method NAME ...] [--alpha A ...] [--samples N] [--markdown]
 
-Needs onnxmerge, Pillow and the folder of real material beside the checkout (or in ONNXMERGE_SHARED): its calib.py writes
-the calibration batch, its score.py scores the merged files, reference.json holds what the reference reached.
+Needs onnxmerge, Pillow and the folder of real material beside the checkout (or in ONNXMERGE_SHARED): its calib.py
+writes the calibration batch, its score.py scores the merged files, reference.json holds what the reference reached.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ EXPORTS = {
     "cifar5-resnet20gn": [("a.onnx", "b.onnx"), ("a.ts.onnx", "b.ts.onnx")],
     "cifar5-vit": [("a.onnx", "b.onnx"), ("a.ts.onnx", "b.ts.onnx")],
 }
-METHODS = {"average": "average", "rebasin": "rebasin", "act-align": "act_align", "mudsc-align": "mudsc_align"}
+METHODS = {
+    "average": "average",
+    "rebasin": "rebasin",
+    "act-align": "act_align",
+    "mudsc-align": "mudsc_align",
+    "zipit": "zipit",
+    "weight-zip": "w_zip",
+    "mudsc-zip": "mudsc_zip",
+}
 
 
 def main() -> None:
@@ -37,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", nargs="*", default=list(EXPORTS), choices=list(EXPORTS))
     parser.add_argument("--method", nargs="*", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--alpha", nargs="*", type=float, default=[0.5], help="of mudsc-align")
+    parser.add_argument("--alpha", nargs="*", type=float, default=[0.5], help="of mudsc-align and mudsc-zip")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--first-export", action="store_true", help="one export of each pair only")
     parser.add_argument("--markdown", action="store_true")
@@ -59,7 +67,7 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
     reference = json.loads((SHARED / "pairs" / pair / "reference.json").read_text())
     for files in EXPORTS[pair][: 1 if arguments.first_export else None]:
         for method in arguments.method:
-            for alpha in arguments.alpha if method == "mudsc-align" else [None]:
+            for alpha in arguments.alpha if method.startswith("mudsc") else [None]:
                 merged = folder / "merged.onnx"
                 started = time.perf_counter()
                 settings = {} if alpha is None else {"alpha": alpha}

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,17 @@ from onnxmerge.api.prepare import ModelSource, Prepared, load, require, type_mod
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import BATCH_SIZE, CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-from onnxmerge.calibration.statistics import GramRequest, Statistics, gather
+from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
+from onnxmerge.calibration.subset import FirstSamples
 from onnxmerge.errors import UsageError, ValidationError
 from onnxmerge.matching.methods import MATCHERS, MatchOptions, MatchProblem, MatchResult
+from onnxmerge.matching.zipping import ZipRule
+from onnxmerge.merging.balance import balanced
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
-from onnxmerge.merging.repair import RepairPlan, applies, plan_repair, repair, targets
+from onnxmerge.merging.least_squares import OutputScale, refine
+from onnxmerge.merging.repair import RepairPlan, plan_repair, repair, targets
+from onnxmerge.merging.repair_choice import RepairChoice, RepairStep, repair_step
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.write import save_network
@@ -31,7 +36,9 @@ from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage, coverage
 from onnxmerge.version import __version__
 
-RepairChoice = Literal["auto", "none", "rescale", "repair"]
+REPAIR_SAMPLES = 2048
+"""Calibration samples that repair measures the merged network on: a mean and a deviation need no more."""
+Refinement = Literal["none", "ls"]
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Makes a progress display for one titled piece of work."""
 
@@ -40,17 +47,26 @@ Progress = Callable[[str], AbstractContextManager[Report]]
 class MergeOptions:
     """How to merge.
 
-    ``alpha`` is the weight of weight-space similarity (mudsc-align alone). ``objective`` is the weight-space similarity
-    of rebasin: ``correlation``, or ``inner`` for the inner product of the original paper. ``repair`` "auto" repairs
-    where BatchNorm was folded away. ``samples`` bounds the calibration data (None: all of it).
+    ``alpha`` is the weight of weight-space similarity (mudsc-align, mudsc-zip). ``objective`` is the weight-space
+    similarity of rebasin: ``correlation``, or ``inner`` for the inner product of the original paper. ``repair``
+    "auto" repairs output layers, and hidden ones where BatchNorm was folded away.
+    ``refine`` "ls" solves every linear layer anew by least squares after matching, in place of any repair;
+    ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
+    ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
+    what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
+    itself.
     """
 
     method: str = "mudsc-align"
     alpha: float = 0.5
     objective: Literal["correlation", "inner"] = "correlation"
     repair: RepairChoice = "auto"
+    refine: Refinement = "none"
+    output_scale: OutputScale = "auto"
     seed: int = 0
     samples: int | None = None
+    zip_a: float = 0.5
+    zip_b: float = 1.0
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None
@@ -58,7 +74,7 @@ class MergeOptions:
 
 @dataclass(frozen=True, slots=True)
 class GroupReport:
-    """One group: mean similarity of matched units before (identity) and after, over the other models (None: unknown)."""
+    """One group, and the mean similarity of its matched units before (identity) and after (None: unknown)."""
 
     id: str
     size: int
@@ -69,12 +85,16 @@ class GroupReport:
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """What happened, for people and machines. ``seconds`` is by stage; ``peak_memory`` in bytes (None: unknown)."""
+    """What happened, for people and machines.
+
+    ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    """
 
     models: tuple[str, ...]
     sha256: tuple[str, ...]
     method: str
     alpha: float | None
+    zip: tuple[float, float] | None
     seed: int
     repair: str
     batches: int | None
@@ -119,6 +139,8 @@ def provenance(report: MergeReport) -> dict[str, str]:
     }
     if report.alpha is not None:
         found["onnxmerge.alpha"] = repr(report.alpha)
+    if report.zip is not None:
+        found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
     return found
@@ -139,9 +161,10 @@ def merge(
         models: Paths or models in memory, two or more. The first is the template for names, opset and metadata.
         calibration: Unlabelled data the models can run on: a path (.npy, .npz, a folder of these or of images,
             ``script.py:function``), arrays, or a reader. Optional for ``average`` and ``rebasin``.
-        options: How to merge; ``settings`` are its fields given one by one (``method="rebasin"``, ``alpha=0.3``).
+        options: How to merge.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
         progress: Makes progress displays; silent by default.
+        **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``).
 
     Raises:
         InputError: a model or the calibration data cannot be used. StructureError: the models differ in structure.
@@ -178,6 +201,7 @@ class _Merge:
             raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join(MATCHERS)}")
         if MATCHERS[options.method].needs_activations and self.calibration is None:
             raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
+        self._require_refinable()
         with self._stage("read"):
             models = load(self.sources)
             source = self._open(models)
@@ -203,6 +227,19 @@ class _Merge:
         yield
         self.seconds[name] = time.perf_counter() - started
 
+    def _require_refinable(self) -> None:
+        options = self.options
+        if options.refine == "none":
+            return
+        if self.calibration is None:
+            raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")
+        if MATCHERS[options.method].zips:
+            raise UsageError(f"--refine {options.refine} takes matched units, one to one; method {options.method} zips")
+        if options.repair not in ("auto", "none"):
+            raise UsageError(
+                f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out"
+            )
+
     def _open(self, models: ModelSet) -> CalibrationSource | None:
         if self.calibration is None:
             return None
@@ -218,29 +255,32 @@ class _Merge:
         return found
 
     def _repair_plan(self, prepared: Prepared, source: CalibrationSource | None) -> RepairPlan | None:
-        """The layers to repair; None where repair is off, or BatchNorm statistics do the same."""
-        graph, choice = prepared.models.template.graph, self.options.repair
-        wanted = applies(graph, prepared.typing) if choice == "auto" else choice != "none"
-        if not wanted:
+        """The layers to repair; None where nothing is."""
+        choice, graph = self.options.repair, prepared.models.template.graph
+        if self.options.refine != "none":
+            return None
+        step = repair_step(graph, prepared.typing, choice)
+        if step is None:
             return None
         if source is None:
             if choice != "auto":
                 raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
-            self.notes.append("statistics were not repaired: there is no calibration data")
+            self.notes.append("statistics were averaged, not repaired: there is no calibration data")
             return None
-        plan = plan_repair(graph, prepared.typing)
-        self.notes.extend(plan.notes)
-        return plan
+        return plan_repair(graph, prepared.typing, step.which)
 
     def _statistics(
         self, prepared: Prepared, plan: RepairPlan | None, source: CalibrationSource | None
     ) -> Statistics | None:
-        wanted = MATCHERS[self.options.method].needs_activations
+        method = MATCHERS[self.options.method]
+        wanted = method.needs_activations
         grams = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()] if wanted else []
-        requests = [*grams, *(plan.requests if plan is not None else ())]
+        requests: list[GramRequest | MomentRequest] = [*grams, *(plan.requests if plan is not None else ())]
         if source is None or not requests:
             return None
         models = prepared.models
+        every = range(len(models.weights))
+        pairs = [(one, other) for other in every for one in every[: other + 1]] if wanted and method.zips else None
         with self.progress("calibrating") as report:
             return gather(
                 models.template,
@@ -250,17 +290,23 @@ class _Merge:
                 source,
                 provider=self.options.provider,
                 progress=report,
+                pairs=pairs,
             )
 
     def _match(self, prepared: Prepared, statistics: Statistics | None) -> MatchResult:
         options, weights = self.options, prepared.models.weights
         grams = statistics.gram if statistics is not None else {}
-        activations = [
-            {space: gram.correlation(0, other) for space, gram in grams.items()} for other in range(1, len(weights))
-        ]
-        problem = MatchProblem(prepared.typing, weights, activations)
-        settings = MatchOptions(alpha=options.alpha, objective=options.objective, seed=options.seed)
-        return MATCHERS[options.method](problem, settings)
+        method, rule = MATCHERS[options.method], ZipRule(options.zip_a, options.zip_b)
+        if method.zips:
+            together = {space: gram.correlations(len(weights)) for space, gram in grams.items() if gram.cross}
+            problem = MatchProblem(prepared.typing, weights, together=together)
+        else:
+            activations = [
+                {space: gram.correlation(0, other) for space, gram in grams.items()} for other in range(1, len(weights))
+            ]
+            problem = MatchProblem(prepared.typing, weights, activations)
+        settings = MatchOptions(alpha=options.alpha, objective=options.objective, seed=options.seed, zip=rule)
+        return method(problem, settings)
 
     def _merged(
         self,
@@ -271,21 +317,68 @@ class _Merge:
         source: CalibrationSource | None,
     ) -> tuple[Mapping[str, NDArray[Any]], str]:
         """The merged weights, and what was done to their statistics."""
-        typing, template, provider = prepared.typing, prepared.models.template, self.options.provider
-        perms = matched.permutations
-        weights: Mapping[str, NDArray[Any]] = combine(prepared.models, typing, perms)
-        if plan is not None and statistics is not None and source is not None:
-            mode: Literal["rescale", "repair"] = "rescale" if self.options.repair == "rescale" else "repair"
-            aims = targets(plan, typing, statistics, perms)
-            changed = repair(template.model, typing, weights, plan, aims, source, mode=mode, provider=provider)
-            return _Overlay(weights, changed), mode
+        template, provider = prepared.models.template, self.options.provider
+        weights: Mapping[str, NDArray[Any]] = combine(prepared.models, prepared.typing, matched.matchings)
+        if source is None:
+            return weights, "none"
+        if self.options.refine == "ls":
+            return self._least_squares(
+                prepared, matched, weights, source
+            ), f"least squares ({self.options.output_scale})"
+        done = []
         if self.options.repair != "none" and batchnorms(template.graph):
-            if source is not None:
-                return _Overlay(weights, reestimate(template.model, typing, weights, source, provider=provider)), (
-                    "batchnorm"
-                )
-            self.notes.append("BatchNorm statistics were averaged, not re-estimated: there is no calibration data")
-        return weights, "none"
+            weights = _Overlay(weights, reestimate(template.model, prepared.typing, weights, source, provider=provider))
+            done.append("BatchNorm re-estimated")
+        step = repair_step(template.graph, prepared.typing, self.options.repair)
+        if plan is not None and step is not None and statistics is not None:
+            weights = self._repaired(
+                prepared, matched, plan, step, statistics=statistics, weights=weights, source=source
+            )
+            done.append(step.label)
+        return weights, ", ".join(done) or "none"
+
+    def _least_squares(
+        self,
+        prepared: Prepared,
+        matched: MatchResult,
+        weights: Mapping[str, NDArray[Any]],
+        source: CalibrationSource,
+    ) -> Mapping[str, NDArray[Any]]:
+        with self.progress("least squares") as report:
+            found = refine(
+                prepared.models,
+                prepared.typing,
+                prepared.trace.dtypes,
+                weights,
+                matched.permutations,
+                source,
+                output_scale=self.options.output_scale,
+                provider=self.options.provider,
+                seed=self.options.seed,
+                progress=report,
+            )
+        self.notes.extend(found.notes)
+        return _Overlay(weights, found.weights)
+
+    def _repaired(
+        self,
+        prepared: Prepared,
+        matched: MatchResult,
+        plan: RepairPlan,
+        step: RepairStep,
+        *,
+        statistics: Statistics,
+        weights: Mapping[str, NDArray[Any]],
+        source: CalibrationSource,
+    ) -> Mapping[str, NDArray[Any]]:
+        typing, model = prepared.typing, prepared.models.template.model
+        if step.which == "all" and matched.permutations:
+            hidden = plan_repair(model.graph, typing, "free")
+            weights = _Overlay(weights, balanced(prepared.models, typing, matched.permutations, hidden))
+        aims = targets(plan, typing, statistics, matched.matchings)
+        data = FirstSamples(source, REPAIR_SAMPLES)
+        changed = repair(model, typing, weights, plan, aims, data, mode=step.mode, provider=self.options.provider)
+        return _Overlay(weights, changed)
 
     def _report(
         self,
@@ -296,12 +389,13 @@ class _Merge:
         source: CalibrationSource | None,
     ) -> MergeReport:
         options, models = self.options, prepared.models
-        notes = [*self.notes, *(note for match in matched.matches for note in match.notes)]
+        notes = [*self.notes, *(note for search in matched.searches for note in search.notes)]
         return MergeReport(
             models=tuple(network.label for network in models.sources),
             sha256=tuple(network.sha256 for network in models.sources),
             method=options.method,
             alpha=options.alpha if MATCHERS[options.method].alpha is None else MATCHERS[options.method].alpha,
+            zip=(options.zip_a, options.zip_b) if MATCHERS[options.method].zips else None,
             seed=options.seed,
             repair=repaired,
             batches=None if source is None else source.batches,
@@ -309,8 +403,8 @@ class _Merge:
             groups=_group_reports(prepared, matched),
             coverage=coverage(models.weights[0], prepared.typing),
             certificates=certificates,
-            sweeps=tuple(match.sweeps for match in matched.matches),
-            converged=all(match.converged for match in matched.matches),
+            sweeps=tuple(search.sweeps for search in matched.searches),
+            converged=all(search.converged for search in matched.searches),
             notes=tuple(dict.fromkeys(notes)),
             seconds=dict(self.seconds),
             peak_memory=_peak_memory(),
@@ -352,7 +446,7 @@ def _require_finite(prepared: Prepared, weights: Mapping[str, NDArray[Any]], pro
     merged = run(open_session(template.model, weights=weights, provider=provider), sample)
     for name, before in first.items():
         after = merged[name]
-        if not isinstance(before, np.ndarray) or before.dtype.kind != "f":
+        if before.dtype.kind != "f":
             continue
         if np.isfinite(before).all() and not np.isfinite(after).all():
             raise ValidationError(
@@ -370,8 +464,8 @@ def _group_reports(prepared: Prepared, matched: MatchResult) -> tuple[GroupRepor
             space.id,
             space.size,
             space.varies_with,
-            mean([m.similarity_before[space.id] for m in matched.matches if space.id in m.similarity_before]),
-            mean([m.similarity_after[space.id] for m in matched.matches if space.id in m.similarity_after]),
+            mean([s.similarity_before[space.id] for s in matched.searches if space.id in s.similarity_before]),
+            mean([s.similarity_after[space.id] for s in matched.searches if space.id in s.similarity_after]),
         )
         for space in prepared.typing.spaces.values()
         if space.free

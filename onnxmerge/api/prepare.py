@@ -17,6 +17,7 @@ from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.operators import OperatorTable, read_operators
 from onnxmerge.errors import InputError, ValidationError
+from onnxmerge.merging.combine import is_floating
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.read import read_network
@@ -45,8 +46,19 @@ class Prepared:
 
 
 def load(models: Sequence[ModelSource]) -> ModelSet:
-    """Read the models and pair them up. Raises InputError, or StructureError where their structures differ."""
-    return pair([read_network(model) for model in models])
+    """Read the models and pair them up.
+
+    Raises InputError for a model that cannot be read or holds nan, StructureError where their structures differ.
+    """
+    paired = pair([read_network(model) for model in models])
+    for weights, network in zip(paired.weights, paired.sources, strict=True):
+        for name in weights:
+            array = weights[name]
+            if is_floating(array.dtype) and np.isnan(array).any():
+                raise InputError(
+                    f"{network.label}: initializer {name!r} holds nan; the model was not trained to its end"
+                )
+    return paired
 
 
 def type_models(models: ModelSet, sample: Mapping[str, NDArray[Any]] | None, operators: Path | None) -> Prepared:
@@ -63,7 +75,9 @@ def sample_from(network: Network, inputs: Mapping[str, SampleInput] | None) -> d
     names = [value.name for value in network.graph.inputs]
     unknown = [name for name in inputs if name not in names]
     if unknown:
-        raise InputError(f"{network.label}: there is no input {unknown[0]!r}; its inputs are {', '.join(map(str, names))}")
+        raise InputError(
+            f"{network.label}: there is no input {unknown[0]!r}; its inputs are {', '.join(map(str, names))}"
+        )
     arrays = {name: given for name, given in inputs.items() if isinstance(given, np.ndarray)}
     shapes = {name: tuple(given.shape if isinstance(given, np.ndarray) else given) for name, given in inputs.items()}
     if len(arrays) == len(names):

@@ -19,13 +19,20 @@ from onnxmerge.units.graph import write_graph
 @click.argument("model", metavar="MODEL.onnx")
 @click.option("--certify", is_flag=True, help="Permute every group at random and compare in ONNX Runtime.")
 @click.option("--explain", metavar="TENSOR", help="Say why each axis of a tensor is what it is.")
-@click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the unit graph (.graphml or .dot).")
+@click.option(
+    "--graph",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the unit graph (.graphml or .dot).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--all", "every", is_flag=True, help="List every group, without folding repeated blocks.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @sample_options
 @model_options
-def inspect(model: str, certify: bool, explain: str | None, graph: Path | None, as_json: bool, every: bool, **settings: Any) -> None:
+def inspect(
+    model: str, certify: bool, explain: str | None, graph: Path | None, as_json: bool, every: bool, **settings: Any
+) -> None:
     """Show which units of MODEL are interchangeable, and what is fixed and why.
 
     With --certify the exit code is 3 if permuting the groups changes what the model computes.

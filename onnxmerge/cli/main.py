@@ -63,7 +63,7 @@ def main() -> None:
 
 def _traceback() -> None:
     if os.environ.get("ONNXMERGE_TRACEBACK"):
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # only called while an exception is handled
+        sys.excepthook(*sys.exc_info())
 
 
 def _say(line: str) -> None:

@@ -15,7 +15,9 @@ from onnxmerge.report.console import print_certificate
 
 @click.command()
 @click.argument("model", metavar="MODEL.onnx")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The permuted model.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The permuted model."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @sample_options
 @model_options

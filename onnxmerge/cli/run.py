@@ -25,7 +25,9 @@ def _numbers(_context: click.Context, _option: click.Parameter, value: str | Non
     try:
         return tuple(float(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"{value!r}: expected numbers separated by commas, such as 0.485,0.456,0.406") from None
+        raise click.BadParameter(
+            f"{value!r}: expected numbers separated by commas, such as 0.485,0.456,0.406"
+        ) from None
 
 
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | tuple[int, int] | None:
@@ -39,12 +41,68 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="A.onnx B.onnx...")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The merged model.")
-@click.option("--calib", metavar="DATA", help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function.")
-@click.option("--method", type=click.Choice(list(MATCHERS)), default="mudsc-align", show_default=True, help="How units are matched.")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of weight-space similarity (mudsc-align).")
-@click.option("--objective", type=click.Choice(["correlation", "inner"]), default="correlation", show_default=True, help="Weight-space similarity of rebasin.")
-@click.option("--repair", type=click.Choice(["auto", "none", "rescale", "repair"]), default="auto", show_default=True, help="Restore the statistics of merged units; auto does so where BatchNorm was folded away.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The merged model."
+)
+@click.option(
+    "--calib", metavar="DATA", help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function."
+)
+@click.option(
+    "--method",
+    type=click.Choice(list(MATCHERS)),
+    default="mudsc-align",
+    show_default=True,
+    help="How units are matched.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Weight of weight-space similarity (mudsc-align, mudsc-zip).",
+)
+@click.option(
+    "--zip-a",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="What the similarity of units already merged is multiplied by (zip methods).",
+)
+@click.option(
+    "--zip-b",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Share of its merges that a model may use up inside itself (zip methods).",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["correlation", "inner"]),
+    default="correlation",
+    show_default=True,
+    help="Weight-space similarity of rebasin.",
+)
+@click.option(
+    "--repair",
+    type=click.Choice(["auto", "none", "rescale", "repair"]),
+    default="auto",
+    show_default=True,
+    help="Restore the statistics of merged units: of outputs, and of hidden units where BatchNorm was folded away.",
+)
+@click.option(
+    "--refine",
+    type=click.Choice(["none", "ls"]),
+    default="none",
+    show_default=True,
+    help="ls: after matching, solve each linear layer by least squares for the parents' activations.",
+)
+@click.option(
+    "--output-scale",
+    type=click.Choice(["auto", "keep", "unit"]),
+    default="auto",
+    show_default=True,
+    help="Outputs for --refine ls: as they are (logits), or only their directions (embeddings).",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
@@ -53,9 +111,17 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 @click.option("--std", callback=_numbers, metavar="S,S,S", help="Divides calibration images.")
 @click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Axis order of image inputs.")
 @model_options
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the summary as JSON.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the summary as JSON.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-def run(models: tuple[str, ...], output: Path, calib: str | None, json_file: Path | None, quiet: bool, **settings: Any) -> None:
+def run(
+    models: tuple[str, ...], output: Path, calib: str | None, json_file: Path | None, quiet: bool, **settings: Any
+) -> None:
     """Merge two or more models of one structure into one of the same size.
 
     The first model gives names, opset and metadata. Every model's groups of units are certified before anything is

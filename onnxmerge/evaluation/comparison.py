@@ -15,7 +15,7 @@ from onnxmerge.model.read import read_network
 
 
 def compare(folder: Path, options: MergeOptions) -> tuple[TaskFile, MergeResult, list[tuple[str, Scores]]]:
-    """Merge the models of a folder with ``task.json``, ``calib.npz`` and ``test.npz``, and score everything on the test data.
+    """Merge the models of a folder (``task.json``, ``calib.npz``, ``test.npz``), and score all on the test data.
 
     Returns the tasks, the merge, and named scores. The test data is used for nothing else.
     """
@@ -30,7 +30,10 @@ def _scores(folder: Path, tasks: TaskFile, result: MergeResult, options: MergeOp
     outputs = {}
     for path, task in tasks.models:
         outputs[task] = embed(read_network(path), inputs, provider=options.provider)
-        yield f"{path.name} (trained on {tasks.tasks[task].name})", score(outputs[task], labels, tasks.tasks, disjoint=tasks.disjoint)
+        yield (
+            f"{path.name} (trained on {tasks.tasks[task].name})",
+            score(outputs[task], labels, tasks.tasks, disjoint=tasks.disjoint),
+        )
     parents = [outputs[task] for task in range(len(tasks.tasks))]
     yield "both parents (ensemble)", score_ensemble(parents, labels, tasks.tasks, disjoint=tasks.disjoint)
     average = MergeOptions(method="average", seed=options.seed, provider=options.provider)

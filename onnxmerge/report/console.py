@@ -48,7 +48,7 @@ def print_merge(report: MergeReport, written: Path) -> None:
     if any(report.sweeps):
         ended = "converged" if report.converged else "stopped at the limit"
         console.print(f"sweeps           {', '.join(map(str, report.sweeps))} ({ended})")
-    console.print(f"statistics       {_REPAIRS[report.repair]}")
+    console.print(f"statistics       {report.repair}")
     for certificate, model in zip(report.certificates, report.models, strict=True):
         console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
     console.print(f"free             {_coverage(report.coverage)}")
@@ -61,18 +61,12 @@ def print_merge(report: MergeReport, written: Path) -> None:
     console.print(f"wrote            {escape(str(written))}")
 
 
-_REPAIRS = {
-    "none": "as averaged",
-    "batchnorm": "BatchNorm re-estimated on the calibration data",
-    "rescale": "standard deviations restored",
-    "repair": "means and standard deviations restored (REPAIR)",
-}
-
-
 def print_inspection(found: Inspection, *, every: bool = False) -> None:
     """Groups (repeated blocks folded unless ``every``), fixed axes by reason, coverage and certificate."""
     console = _console()
-    table = Table(title=f"{escape(found.model)}: {found.nodes} nodes, {len(found.groups)} groups", title_justify="left", box=None)
+    table = Table(
+        title=f"{escape(found.model)}: {found.nodes} nodes, {len(found.groups)} groups", title_justify="left", box=None
+    )
     for title in ("groups", "count", "size", "varies with", "initializers (axis)"):
         table.add_column(title, justify="right" if title in ("count", "size") else "left", overflow="fold")
     for folded in _fold(found.groups, every=every):
@@ -108,7 +102,10 @@ def print_explanation(tensor: str, axes: Sequence[AxisReason]) -> None:
         console.print(f"  axis {axis.axis} of {axis.size}: {escape(axis.layout)}")
         for reason in axis.spaces:
             space = reason.space
-            shown = [*reason.chain[:_CHAIN], *([f"... {len(reason.chain) - _CHAIN} more"] if len(reason.chain) > _CHAIN else [])]
+            shown = [
+                *reason.chain[:_CHAIN],
+                *([f"... {len(reason.chain) - _CHAIN} more"] if len(reason.chain) > _CHAIN else []),
+            ]
             if space.free:
                 varies = f", varies with {', '.join(space.varies_with)}" if space.varies_with else ""
                 console.print(f"    {space.id}: {space.size} free units{varies}; joined by {escape(' - '.join(shown))}")

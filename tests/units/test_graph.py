@@ -7,12 +7,15 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+from onnxmerge import inspect
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.units import neighbours, to_dot, unit_graph, write_graph
 from tests.axes.typed import typed
 from tests.graphs import build, normal
 
-MLP = "(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w1) r = Relu(h) g = MatMul(r, w2) s = Relu(g) y = MatMul(s, w3) }"
+MLP = (
+    "(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w1) r = Relu(h) g = MatMul(r, w2) s = Relu(g) y = MatMul(s, w3) }"
+)
 
 
 def graph() -> nx.MultiGraph:
@@ -35,8 +38,6 @@ def test_spaces_that_share_an_initializer_are_neighbours() -> None:
 
 
 def test_heads_and_inner_units_are_joined_by_varies_with(shared: Path) -> None:
-    from onnxmerge import inspect
-
     found = inspect(shared / "pairs/cifar5-vit/a.onnx").unit_graph()
     assert sum(d["kind"] == "varies_with" for _, _, d in found.edges(data=True)) == 8
 
