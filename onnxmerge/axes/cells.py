@@ -135,6 +135,10 @@ class Cells:
                 if leaf in members:
                     self.unify(members[leaf], found, "one part twice")
                 members[leaf] = found
+        # Kept by leaf parts: otherwise nested families would be expanded again for each way through their parts.
+        settled = tuple(members.items())
+        if settled != structure.members and self._structure[root] == structure:
+            self._structure[root] = Family(structure.by, settled)
         return members
 
     # --- making ------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class _Readers:
             rank = len(self.axes[str(output.name)])
             order = node.attributes.get_ints("perm", range(rank - 1, -1, -1))
             return [order[axis]]
-        if len(before) == len(after):
+        if len(before) == len(after) and axis in after:
             return [before[after.index(axis)]]
         return before if len(before) == 1 else []
 
