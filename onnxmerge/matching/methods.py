@@ -32,7 +32,7 @@ from onnxmerge.matching.similarity import (
 )
 from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
 from onnxmerge.matching.zip_similarity import ModelsToZip, measure_zip
-from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_sweep
+from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.transport import Permutations, composite_shape, identity
@@ -221,7 +221,7 @@ class ZipMethod:
         rng = np.random.default_rng(options.seed)
         with np.errstate(invalid="ignore", over="ignore"):
             unmoved = unmoved_zip(models)
-            start = zip_by_activations(models, options.zip) if self.needs_activations else unmoved
+            start = (zip_by_activations if self.needs_activations else zip_by_weights)(models, options.zip)
             roots = _depending(plan, shares, alpha)
             found = zip_sweep(models, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
             before = measure_zip(models, unmoved)
