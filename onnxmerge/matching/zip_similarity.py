@@ -108,11 +108,12 @@ def measure_zip(models: ModelsToZip, zips: Zipped) -> Likeness:
     kept, means = 0.0, {}
     for group in models.plan.groups.values():
         for name in zipped_spaces(group):
-            found, share = retained(models, group, name, zips)
+            found = retained(models, group, name, zips)
             outer, units = _shape(models, name)
-            kept += found
-            if share:
-                means[name] = (found / share / outer - units / models.models) / (units - units / models.models)
+            kept += found.total
+            if found.share:
+                merges = outer * (units - units // models.models)
+                means[name] = (found.total - found.alone) / found.share / merges
         for name in reversed(group.members):
             inside = [means[child] for child in group.children[name] if child in means]
             if inside:
@@ -127,8 +128,20 @@ def retained_in(similarity: Array, targets: Positions) -> float:
     return float((together[targets, np.arange(len(targets))] / np.bincount(targets, minlength=width)[targets]).sum())
 
 
-def retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> tuple[float, float]:
-    """The variance that a space's units keep when they are replaced by their means, and that of a single unit."""
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """The variance that units keep when they are replaced by the means of those they were merged with.
+
+    ``alone`` is what they would keep if none resembled any other, ``share`` the largest variance of a single unit.
+    """
+
+    total: float
+    alone: float
+    share: float
+
+
+def retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Retained:
+    """What a space's units keep, in one pass over the weights for their norms and one for the means."""
     alpha = models.alphas[name]
     sums = _Sums(*_shape(models, name))
     for vectors in _unit_vectors(models, group, name, zips) if alpha else ():
@@ -145,11 +158,14 @@ def retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> tupl
     if sums.features:
         kept -= np.asarray(members @ (scales[:, 0] * sums.total.reshape(-1))) ** 2 / sums.features
     total = alpha * float((kept / sizes).sum())
+    alone = alpha * float(((scales[:, 0] > 0) @ members.T / sizes).sum())
     if name in models.activations:
         for target, rows in zip(targets, _in_order(models, name, zips), strict=True):
-            total += (1 - alpha) * retained_in(_taken(models.activations[name], rows), target)
+            seen = _taken(models.activations[name], rows)
+            total += (1 - alpha) * retained_in(seen, target)
+            alone += (1 - alpha) * float((seen.diagonal() / np.bincount(target, minlength=width)[target]).sum())
     share = (alpha if sums.features else 0.0) + (1 - alpha if name in models.activations else 0.0)
-    return total, share
+    return Retained(total, alone, share)
 
 
 def placed(models: ModelsToZip, name: str, zips: Zipped, labels: Positions) -> list[Positions]:

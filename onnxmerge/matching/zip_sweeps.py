@@ -125,7 +125,7 @@ def _improve(models: ModelsToZip, group: Group, zips: Zipped, rule: ZipRule) -> 
         if not _moved(zips, found, group.members):
             return found, False
         old, new = (
-            sum(retained(models, group, name, each)[0] for name in zipped_spaces(group)) for each in (zips, found)
+            sum(retained(models, group, name, each).total for name in zipped_spaces(group)) for each in (zips, found)
         )
     else:  # its similarity does not depend on its own zip: one look will do
         name, old, new, several = group.root, 0.0, 0.0, []
