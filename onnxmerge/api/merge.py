@@ -94,6 +94,7 @@ class MergeReport:
     sha256: tuple[str, ...]
     method: str
     alpha: float | None
+    objective: str
     zip: tuple[float, float] | None
     seed: int
     repair: str
@@ -134,6 +135,7 @@ def provenance(report: MergeReport) -> dict[str, str]:
         "onnxmerge.version": __version__,
         "onnxmerge.sources": " ".join(report.sha256),
         "onnxmerge.method": report.method,
+        "onnxmerge.objective": report.objective,
         "onnxmerge.seed": str(report.seed),
         "onnxmerge.repair": report.repair,
     }
@@ -395,6 +397,7 @@ class _Merge:
             sha256=tuple(network.sha256 for network in models.sources),
             method=options.method,
             alpha=options.alpha if MATCHERS[options.method].alpha is None else MATCHERS[options.method].alpha,
+            objective=options.objective,
             zip=(options.zip_a, options.zip_b) if MATCHERS[options.method].zips else None,
             seed=options.seed,
             repair=repaired,

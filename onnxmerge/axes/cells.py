@@ -103,6 +103,15 @@ class Cells:
         """The reason why the whole cell must not move, or None."""
         return self._fixed.get(self.find(cell))
 
+    def children(self, cell: int) -> tuple[int, ...]:
+        """What a cell is made of: its factors, its parts or its members."""
+        structure = self.structure(cell)
+        if isinstance(structure, Product):
+            return structure.factors
+        if isinstance(structure, Concat):
+            return structure.parts
+        return tuple(member for _, member in structure.members) if isinstance(structure, Family) else ()
+
     def leaf_parts(self, cell: int) -> tuple[int, ...]:
         """The smallest segments that the cell has been cut into, in order; the cell itself if uncut."""
         structure = self.structure(cell)
@@ -190,15 +199,7 @@ class Cells:
         if root in self._fixed:
             return
         self._fixed[root] = reason
-        structure = self._structure[root]
-        children: Iterable[int] = ()
-        if isinstance(structure, Product):
-            children = structure.factors
-        elif isinstance(structure, Concat):
-            children = structure.parts
-        elif isinstance(structure, Family):
-            children = (member for _, member in structure.members)
-        for child in children:
+        for child in self.children(root):
             self._mark_fixed(self.find(child), reason)
 
     # --- refining ----------------------------------------------------------------------------------------------

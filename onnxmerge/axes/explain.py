@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxmerge.axes.cells import Cells, Concat, Event, Family, Product
+from onnxmerge.axes.cells import Cells, Event
 from onnxmerge.axes.infer import Weights, infer, resolve_inference
 from onnxmerge.axes.layout import Space, TensorLayout
 from onnxmerge.axes.operators import OperatorTable
@@ -70,13 +70,7 @@ def _leaves_by_space(cells: Cells, cell: int, names: Mapping[int, str]) -> dict[
         if root in names:
             found.setdefault(names[root], found_cell)
             continue
-        structure = cells.structure(root)
-        if isinstance(structure, Product):
-            stack.extend(structure.factors)
-        elif isinstance(structure, Concat):
-            stack.extend(structure.parts)
-        elif isinstance(structure, Family):
-            stack.extend(member for _, member in structure.members)
+        stack.extend(cells.children(root))
     return found
 
 

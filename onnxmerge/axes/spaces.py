@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnxmerge.axes.cells import Cells, Concat, Family, Product
+from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.expand import Grid, Region
 from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout
 
@@ -183,14 +183,6 @@ class Spaces:
 
 def leaves_below(cells: Cells, cell: int) -> Iterator[int]:
     """The representatives of a cell and of everything it is made of."""
-    structure = cells.structure(cell)
-    children: Iterable[int] = ()
-    if isinstance(structure, Product):
-        children = structure.factors
-    elif isinstance(structure, Concat):
-        children = structure.parts
-    elif isinstance(structure, Family):
-        children = [member for _, member in structure.members]
-    for child in children:
+    for child in cells.children(cell):
         yield from leaves_below(cells, child)
     yield cells.find(cell)

@@ -40,18 +40,6 @@ def unit_graph(typing: Typing) -> nx.MultiGraph:
     return graph
 
 
-def neighbours(typing: Typing) -> dict[str, frozenset[str]]:
-    """For each free space, the other free spaces with which it shares an initializer."""
-    graph = unit_graph(typing)
-    found: dict[str, frozenset[str]] = {}
-    for name, space in typing.spaces.items():
-        if space.free:
-            initializers = [n for n in graph.neighbors(f"space:{name}") if n.startswith("initializer:")]
-            beside = {other for n in initializers for other in graph.neighbors(n)} - {f"space:{name}"}
-            found[name] = frozenset(other.removeprefix("space:") for other in beside)
-    return found
-
-
 def write_graph(graph: nx.MultiGraph, path: Path) -> None:
     """Write ``.graphml`` or ``.dot`` by the file's ending. Raises UsageError for another, InputError if unwritable."""
     if path.suffix not in (".graphml", ".dot"):

@@ -9,7 +9,7 @@ import pytest
 
 from onnxmerge import inspect
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.units import neighbours, to_dot, unit_graph, write_graph
+from onnxmerge.units import to_dot, unit_graph, write_graph
 from tests.axes.typed import typed
 from tests.graphs import build, normal
 
@@ -30,11 +30,6 @@ def test_edges_carry_axis_and_position() -> None:
         ("space:p1", "initializer:w2", 1, 0),
         ("space:p1", "initializer:w3", 0, 0),
     }
-
-
-def test_spaces_that_share_an_initializer_are_neighbours() -> None:
-    typing = typed(build(MLP, normal(w1=(6, 5), w2=(5, 4), w3=(4, 3))))
-    assert neighbours(typing) == {"p0": frozenset({"p1"}), "p1": frozenset({"p0"})}
 
 
 def test_heads_and_inner_units_are_joined_by_varies_with(shared: Path) -> None:
