@@ -23,9 +23,9 @@ from onnxmerge.calibration.subset import FirstSamples
 from onnxmerge.errors import UsageError, ValidationError
 from onnxmerge.matching.methods import MATCHERS, MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.zipping import ZipRule
-from onnxmerge.merging.balance import balanced
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
+from onnxmerge.merging.folding import balanced, unfolded
 from onnxmerge.merging.least_squares import OutputScale, refine
 from onnxmerge.merging.repair import RepairPlan, plan_repair, repair, targets
 from onnxmerge.merging.repair_choice import RepairChoice, RepairStep, repair_step
@@ -296,7 +296,7 @@ class _Merge:
             )
 
     def _match(self, prepared: Prepared, statistics: Statistics | None) -> MatchResult:
-        options, weights = self.options, prepared.models.weights
+        options, weights = self.options, self._comparable(prepared).weights
         grams = statistics.gram if statistics is not None else {}
         method, rule = MATCHERS[options.method], ZipRule(options.zip_a, options.zip_b)
         if method.zips:
@@ -309,6 +309,14 @@ class _Merge:
             problem = MatchProblem(prepared.typing, weights, activations)
         settings = MatchOptions(alpha=options.alpha, objective=options.objective, seed=options.seed, zip=rule)
         return method(problem, settings)
+
+    def _comparable(self, prepared: Prepared) -> ModelSet:
+        """The models as matching sees them: without the scales of folded BatchNorm where repair sets them anew."""
+        graph = prepared.models.template.graph
+        step = repair_step(graph, prepared.typing, self.options.repair)
+        if step is None or step.which != "all" or self.calibration is None:
+            return prepared.models
+        return unfolded(prepared.models, plan_repair(graph, prepared.typing, "free").layers)
 
     def _merged(
         self,
@@ -375,7 +383,7 @@ class _Merge:
     ) -> Mapping[str, NDArray[Any]]:
         typing, model = prepared.typing, prepared.models.template.model
         if step.which == "all" and matched.permutations:
-            hidden = plan_repair(model.graph, typing, "free")
+            hidden = plan_repair(model.graph, typing, "free").layers
             weights = _Overlay(weights, balanced(prepared.models, typing, matched.permutations, hidden))
         aims = targets(plan, typing, statistics, matched.matchings)
         data = FirstSamples(source, REPAIR_SAMPLES)

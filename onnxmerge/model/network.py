@@ -119,7 +119,7 @@ class ModelSet:
     """
 
     template: Network
-    weights: tuple[Weights, ...]
+    weights: tuple[Mapping[str, Array], ...]
     sources: tuple[Network, ...]
 
 

@@ -56,7 +56,7 @@ def test_three_copies_of_one_model_give_its_bits_back() -> None:
 def test_the_stored_type_is_kept(dtype: Any) -> None:
     sets = [LazyWeights(each, each.__getitem__) for each in (random(0, dtype), random(1, dtype))]
     template = pair(random(0)).template
-    merged = combine(ModelSet(template, tuple(sets), (template,) * 2), TYPING, [{}])  # type: ignore[arg-type]
+    merged = combine(ModelSet(template, tuple(sets), (template,) * 2), TYPING, [{}])
     wide = (sets[0]["w"].astype(np.float64) + sets[1]["w"].astype(np.float64)) / 2
     assert merged["w"].dtype == dtype
     np.testing.assert_array_equal(merged["w"], wide.astype(dtype))

@@ -83,7 +83,7 @@ def test_a_model_merged_with_itself_stays_itself(text: str, permuted: int) -> No
     typing = typed(net)
     perms = random_permutations(typing.spaces, 3) if permuted else {}
     copy = dict(transported(net.weights, typing, invert(perms, typing.spaces)))
-    sets = ModelSet(net, (net.weights, copy), (net, net))  # type: ignore[arg-type]
+    sets = ModelSet(net, (net.weights, copy), (net, net))
     _, weights = refined(sets, typing, [perms], source)
     feed = images(30, 30, seed=5).feeds[0]
     before, after = (values(net.model, own, ["d", "y"], feed) for own in (net.weights, weights))
@@ -97,7 +97,7 @@ def test_heads_are_aligned_in_a_fused_projection() -> None:
     perms = random_permutations(typing.spaces, 1)
     assert any(space.varies_with for space in typing.spaces.values())
     copy = dict(transported(net.weights, typing, invert(perms, typing.spaces)))
-    sets = ModelSet(net, (net.weights, copy), (net, net))  # type: ignore[arg-type]
+    sets = ModelSet(net, (net.weights, copy), (net, net))
     x = np.random.default_rng(0).normal(size=(60, 5, 8)).astype(np.float32)
     _, weights = refined(sets, typing, [perms], Source([{"x": x}]))
     for name, value in net.weights.items():

@@ -33,7 +33,7 @@ def merged(
     statistics = gather(template, sets, TYPING, plan.requests, source, max_positions=10_000)
     aims = targets(plan, TYPING, statistics, [perms])
     pair = models(template, template)
-    average = dict(combine(type(pair)(template, tuple(sets), pair.sources), TYPING, [perms]))  # type: ignore[arg-type]
+    average = dict(combine(type(pair)(template, tuple(sets), pair.sources), TYPING, [perms]))
     changed = repair(template.model, TYPING, average, plan, aims, source, mode=mode)
     return aims, ChainMap(changed, average)
 
