@@ -1,7 +1,9 @@
 """What users call: each function runs the stages in order and returns a frozen result."""
 
 from onnxmerge.api.inspection import Inspection, inspect
-from onnxmerge.api.merge import MergeOptions, MergeReport, MergeResult, merge
+from onnxmerge.api.merge import merge
+from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.outcome import MergeReport, MergeResult
 from onnxmerge.api.permute import PermutedModel, permute
 
 __all__ = [

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxmerge.api.merge import MergeOptions, MergeResult, merge
+from onnxmerge.api.merge import merge
+from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.outcome import MergeResult
 from onnxmerge.evaluation.accuracy import Scores, score, score_ensemble
 from onnxmerge.evaluation.embed import embed
 from onnxmerge.evaluation.task import TaskFile, read_tasks

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
-from onnxmerge.api.merge import GroupReport, MergeReport
+from onnxmerge.api.outcome import GroupReport, MergeReport
 from onnxmerge.axes.explain import AxisReason
 from onnxmerge.evaluation.accuracy import Scores
 from onnxmerge.evaluation.task import TaskFile

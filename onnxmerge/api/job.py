@@ -1,0 +1,50 @@
+"""What the stages of one merge share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.prepare import Prepared
+from onnxmerge.calibration.progress import Report
+from onnxmerge.calibration.sources import CalibrationSource
+
+Progress = Callable[[str], AbstractContextManager[Report]]
+"""Makes a progress display for one titled piece of work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Typed models, the data to calibrate on (None: none was given), and how to merge."""
+
+    prepared: Prepared
+    source: CalibrationSource | None
+    options: MergeOptions
+    progress: Progress
+
+
+@contextmanager
+def silent(_title: str) -> Iterator[Report]:
+    """A progress display that shows nothing."""
+    yield lambda _done, _total: None
+
+
+class Overlay(Mapping[str, NDArray[Any]]):
+    """Weights of which some have been replaced."""
+
+    def __init__(self, base: Mapping[str, NDArray[Any]], changed: Mapping[str, NDArray[Any]]) -> None:
+        self._base, self._changed = base, changed
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._changed[name] if name in self._changed else self._base[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)

@@ -1,0 +1,126 @@
+"""What a merge hands back: the merged model, and the report of how it came about."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.api.prepare import Prepared
+from onnxmerge.matching.methods import MatchResult
+from onnxmerge.model.network import Network
+from onnxmerge.model.write import save_network
+from onnxmerge.validation.certificate import Certificate
+from onnxmerge.validation.coverage import Coverage
+from onnxmerge.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReport:
+    """One group, and the mean similarity of its matched units before (identity) and after (None: unknown)."""
+
+    id: str
+    size: int
+    varies_with: tuple[str, ...]
+    similarity_before: float | None
+    similarity_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """What happened, for people and machines.
+
+    ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    """
+
+    models: tuple[str, ...]
+    sha256: tuple[str, ...]
+    method: str
+    alpha: float | None
+    objective: str
+    zip: tuple[float, float] | None
+    seed: int
+    repair: str
+    batches: int | None
+    calibration: str | None
+    groups: tuple[GroupReport, ...]
+    coverage: Coverage
+    certificates: tuple[Certificate, ...]
+    sweeps: tuple[int, ...]
+    converged: bool
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]
+    peak_memory: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return {**asdict(self), "version": __version__}
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """A merged model, not yet written: weights are computed when they are read."""
+
+    template: Network
+    weights: Mapping[str, NDArray[Any]]
+    report: MergeReport
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the merged model, whole or not at all; the first model's names, opset and metadata are kept."""
+        target = Path(path).absolute()
+        save_network(self.template.model, self.weights, target, provenance(self.report))
+        return target
+
+
+def provenance(report: MergeReport) -> dict[str, str]:
+    """What goes into the merged file's ``metadata_props``: everything that determines its bytes."""
+    found = {
+        "onnxmerge.version": __version__,
+        "onnxmerge.sources": " ".join(report.sha256),
+        "onnxmerge.method": report.method,
+        "onnxmerge.objective": report.objective,
+        "onnxmerge.seed": str(report.seed),
+        "onnxmerge.repair": report.repair,
+    }
+    if report.alpha is not None:
+        found["onnxmerge.alpha"] = repr(report.alpha)
+    if report.zip is not None:
+        found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
+    if report.calibration is not None:
+        found["onnxmerge.calibration"] = report.calibration
+    return found
+
+
+def group_reports(prepared: Prepared, matched: MatchResult) -> tuple[GroupReport, ...]:
+    """What matching found for each free group."""
+
+    def mean(values: list[float]) -> float | None:
+        return float(np.mean(values)) if values else None
+
+    return tuple(
+        GroupReport(
+            space.id,
+            space.size,
+            space.varies_with,
+            mean([s.similarity_before[space.id] for s in matched.searches if space.id in s.similarity_before]),
+            mean([s.similarity_after[space.id] for s in matched.searches if space.id in s.similarity_after]),
+        )
+        for space in prepared.typing.spaces.values()
+        if space.free
+    )
+
+
+def peak_memory() -> int | None:
+    """The largest resident size of this process so far, in bytes; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
