@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
 from onnxmerge.api.job import Job
 from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MATCHERS, MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.zipping import ZipRule
-from onnxmerge.merging.folding import unfolded
 from onnxmerge.merging.repair import RepairPlan, plan_repair
 from onnxmerge.merging.repair_choice import repair_step
-from onnxmerge.model.network import ModelSet
+from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
+
+Weights: TypeAlias = Mapping[str, NDArray[Any]]
 
 
-def repair_plan(job: Job) -> RepairPlan | None:
-    """The layers to repair, whose statistics must be measured in the parents; None where nothing is repaired."""
-    choice, graph = job.options.repair, job.prepared.models.template.graph
-    if job.options.refine != "none":
-        return None
-    step = repair_step(graph, job.prepared.typing, choice)
-    if step is None:
-        return None
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """What will be measured in the parents beside the similarity of units; None: nothing.
+
+    ``repair``: the layers whose statistics are set anew after merging. ``scales``: the layers whose units have no
+    scale of their own.
+    """
+
+    repair: RepairPlan | None
+    scales: ScalePlan | None
+
+    @property
+    def requests(self) -> tuple[MomentRequest, ...]:
+        both = [plan.requests for plan in (self.repair, self.scales) if plan is not None]
+        return tuple(dict.fromkeys(request for requests in both for request in requests))
+
+
+def plans_of(job: Job) -> Plans:
+    """What statistics repair and the scale of units need. Raises UsageError where they lack calibration data."""
+    graph, typing, choice = job.prepared.models.template.graph, job.prepared.typing, job.options.repair
+    step = repair_step(graph, typing, choice)
     if job.source is None:
-        if choice != "auto":
+        if choice not in ("auto", "none"):
             raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
-        return None
-    return plan_repair(graph, job.prepared.typing, step.which)
+        return Plans(None, None)
+    if step is None:
+        return Plans(None, None)
+    hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()
+    scales = plan_scales(graph, typing, hidden)
+    repaired = plan_repair(graph, typing, step.which) if job.options.refine == "none" else None
+    return Plans(repaired, scales if scales.layers else None)
 
 
-def statistics_of(job: Job, plan: RepairPlan | None) -> Statistics | None:
-    """What the method and the repair need to know of the parents' activations, in one pass over the data."""
+def statistics_of(job: Job, plans: Plans) -> Statistics | None:
+    """What method, repair and scales need to know of the parents' activations, in one pass over the data."""
     prepared, method = job.prepared, MATCHERS[job.options.method]
     wanted = method.needs_activations
     grams = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()] if wanted else []
-    requests: list[GramRequest | MomentRequest] = [*grams, *(plan.requests if plan is not None else ())]
+    requests: list[GramRequest | MomentRequest] = [*grams, *plans.requests]
     if job.source is None or not requests:
         return None
     models = prepared.models
@@ -52,27 +77,21 @@ def statistics_of(job: Job, plan: RepairPlan | None) -> Statistics | None:
         )
 
 
-def match(job: Job, statistics: Statistics | None) -> MatchResult:
+def match(job: Job, plans: Plans, statistics: Statistics | None) -> MatchResult:
     """Match the units of all models by the chosen method."""
-    options, weights = job.options, _comparable(job).weights
+    options, models, typing = job.options, job.prepared.models, job.prepared.typing
+    weights: Sequence[Weights] = models.weights
+    if plans.scales is not None and statistics is not None:
+        weights, typing = comparable(models, typing, plans.scales, statistics)
     grams = statistics.gram if statistics is not None else {}
     method, rule = MATCHERS[options.method], ZipRule(options.zip_a, options.zip_b)
     if method.zips:
         together = {space: gram.correlations(len(weights)) for space, gram in grams.items() if gram.cross}
-        problem = MatchProblem(job.prepared.typing, weights, together=together)
+        problem = MatchProblem(typing, weights, together=together)
     else:
         activations = [
             {space: gram.correlation(0, other) for space, gram in grams.items()} for other in range(1, len(weights))
         ]
-        problem = MatchProblem(job.prepared.typing, weights, activations)
+        problem = MatchProblem(typing, weights, activations)
     settings = MatchOptions(alpha=options.alpha, objective=options.objective, seed=options.seed, zip=rule)
     return method(problem, settings)
-
-
-def _comparable(job: Job) -> ModelSet:
-    """The models as matching sees them: without the scales of folded BatchNorm where repair sets them anew."""
-    models, typing = job.prepared.models, job.prepared.typing
-    step = repair_step(models.template.graph, typing, job.options.repair)
-    if step is None or step.which != "all" or job.source is None:
-        return models
-    return unfolded(models, plan_repair(models.template.graph, typing, "free").layers)

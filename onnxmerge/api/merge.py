@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job, Progress, silent
-from onnxmerge.api.matching import match, repair_plan, statistics_of
+from onnxmerge.api.matching import match, plans_of, statistics_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergeReport, MergeResult, group_reports, peak_memory
 from onnxmerge.api.prepare import ModelSource, Prepared, load, require, type_models
@@ -65,12 +65,12 @@ def merge(
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(paired.weights)))
     with clock.stage("calibrate"):
-        plan = repair_plan(job)
-        statistics = statistics_of(job, plan)
+        plans = plans_of(job)
+        statistics = statistics_of(job, plans)
     with clock.stage("match"):
-        matched = match(job, statistics)
+        matched = match(job, plans, statistics)
     with clock.stage("merge"):
-        result = merged(job, matched, plan, statistics)
+        result = merged(job, matched, plans, statistics)
     with clock.stage("check"):
         _require_finite(prepared, result.weights, chosen.provider)
     report = _report(job, certificates, matched, result, clock.seconds)

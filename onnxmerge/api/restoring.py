@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job, Overlay
+from onnxmerge.api.matching import Plans, Weights
+from onnxmerge.api.options import MergeOptions
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.statistics import Statistics
 from onnxmerge.calibration.subset import FirstSamples
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
-from onnxmerge.merging.folding import balanced
 from onnxmerge.merging.least_squares import refine
-from onnxmerge.merging.repair import RepairPlan, plan_repair, repair, targets
-from onnxmerge.merging.repair_choice import RepairStep, repair_step
+from onnxmerge.merging.repair import repair, targets
+from onnxmerge.merging.repair_choice import repair_step
+from onnxmerge.merging.scales import balanced
 
 REPAIR_SAMPLES = 2048
 """Calibration samples that repair measures the merged network on: a mean and a deviation need no more."""
-
-Weights: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,11 +31,14 @@ class Merged:
     notes: tuple[str, ...] = ()
 
 
-def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: Statistics | None) -> Merged:
+def merged(job: Job, matched: MatchResult, plans: Plans, statistics: Statistics | None) -> Merged:
     """Average the matched models and restore their statistics by what the options say."""
     template, typing = job.prepared.models.template, job.prepared.typing
-    weights: Weights = combine(job.prepared.models, typing, matched.matchings)
     source, options = job.source, job.options
+    models = job.prepared.models
+    if plans.scales is not None and statistics is not None and _sets_means(options):
+        models = balanced(models, typing, plans.scales, statistics)
+    weights: Weights = combine(models, typing, matched.matchings)
     step = repair_step(template.graph, typing, options.repair)
     if source is None:
         averaged = ("statistics were averaged, not repaired: there is no calibration data",)
@@ -50,11 +49,12 @@ def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: 
     if options.repair != "none" and batchnorms(template.graph):
         weights = Overlay(weights, reestimate(template.model, typing, weights, source, provider=options.provider))
         done.append("BatchNorm re-estimated")
-    if plan is not None and step is not None and statistics is not None:
-        aims = targets(plan, typing, statistics, matched.matchings)
-        weights = _balanced(job, matched, step, weights)
+    if plans.repair is not None and step is not None and statistics is not None:
+        aims = targets(plans.repair, typing, statistics, matched.matchings)
         data = FirstSamples(source, REPAIR_SAMPLES)
-        changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
+        changed = repair(
+            template.model, typing, weights, plans.repair, aims, data, mode=step.mode, provider=options.provider
+        )
         weights = Overlay(weights, changed)
         done.append(step.label)
     return Merged(weights, ", ".join(done) or "none")
@@ -78,10 +78,6 @@ def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: Cal
     return Merged(Overlay(weights, found.weights), f"least squares ({options.output_scale})", tuple(found.notes))
 
 
-def _balanced(job: Job, matched: MatchResult, step: RepairStep, weights: Weights) -> Weights:
-    """The parents' units at equal length before they are averaged, where repair sets their scale anew."""
-    models, typing = job.prepared.models, job.prepared.typing
-    if step.which != "all" or not matched.permutations:
-        return weights
-    hidden = plan_repair(models.template.graph, typing, "free").layers
-    return Overlay(weights, balanced(models, typing, matched.permutations, hidden))
+def _sets_means(options: MergeOptions) -> bool:
+    """Whether what follows sets means and deviations anew, so that parents may be averaged in another scale."""
+    return options.refine == "none" and options.repair in ("auto", "repair")

@@ -65,19 +65,45 @@ def plan_repair(graph: ir.Graph, typing: Typing, which: Which = "free") -> Repai
     variance collapses like any other's while their bias keeps its size. What helps is for ``selection`` to find out.
     """
     layers, notes = linear_layers(graph)
-    chosen, requests = [], []
+    chosen = [
+        layer
+        for layer in layers
+        if layer.output in typing.activations and (which == "all" or _has_free(layer, typing) == (which == "free"))
+    ]
+    found, requests, unmeasured = measurable(chosen, typing)
+    return RepairPlan(found, requests, (*notes, *unmeasured))
+
+
+def measurable(
+    layers: Sequence[LinearLayer], typing: Typing
+) -> tuple[tuple[LinearLayer, ...], tuple[MomentRequest, ...], tuple[str, ...]]:
+    """The layers whose units can be measured one by one in their outputs, what to ask for, and why not the others."""
+    chosen, requests, notes = [], [], []
     for layer in layers:
-        layout = typing.activations.get(layer.output)
-        if layout is None or (which != "all" and _has_free(layout, layer.channel_axis, typing) != (which == "free")):
-            continue
-        axis = _unit_axis(layout, layer.channel_axis)
+        axis = _unit_axis(typing.activations[layer.output], layer.channel_axis)
         space = None if axis is None else _innermost(axis, typing)
         if space is None:
             notes.append(f"{layer.node}: units of {layer.output} do not stand in one grid of their own; left as it is")
             continue
         chosen.append(layer)
         requests.append(MomentRequest(layer.output, space))
-    return RepairPlan(tuple(chosen), tuple(requests), tuple(notes))
+    return tuple(chosen), tuple(requests), tuple(notes)
+
+
+def channel_moments(
+    layer: LinearLayer, request: MomentRequest, typing: Typing, statistics: Statistics, model: int
+) -> tuple[Vector, Vector]:
+    """Mean and standard deviation of each channel of a measurable layer's output in one model, float64 [channels]."""
+    axis = _measured_axis(layer, typing)
+    found = statistics.moments[model, request.tensor, request.space]
+    mean, std = (_channels(units, axis, request.space, typing) for units in (found.mean, np.sqrt(found.variance)))
+    return mean, std
+
+
+def channel_layout(name: str, layer: LinearLayer, typing: Typing) -> TensorLayout:
+    """The layout of a vector over the channels of a measurable layer's output."""
+    axis = _measured_axis(layer, typing)
+    return TensorLayout(name, (axis.positions.size,), (Block((axis,)),))
 
 
 def applies(graph: ir.Graph, typing: Typing) -> bool:
@@ -110,15 +136,9 @@ def targets(
     shares = [1 / count] * count if shares is None else shares
     found = {}
     for layer, request in zip(plan.layers, plan.requests, strict=True):
-        axis = _unit_axis(typing.activations[layer.output], layer.channel_axis)
-        if axis is None:
-            continue
-        channels = TensorLayout(f"channels of {layer.output}", (axis.positions.size,), (Block((axis,)),))
-        parents = [statistics.moments[model, layer.output, request.space] for model in range(count)]
-        means, stds = (
-            [_channels(units, axis, request.space, typing) for units in several]
-            for several in ([each.mean for each in parents], [np.sqrt(each.variance) for each in parents])
-        )
+        channels = channel_layout(f"channels of {layer.output}", layer, typing)
+        parents = [channel_moments(layer, request, typing, statistics, model) for model in range(count)]
+        means, stds = ([each[part] for each in parents] for part in (0, 1))
         found[layer.output] = Target(
             average(means, channels, typing, matchings, shares), average(stds, channels, typing, matchings, shares)
         )
@@ -217,11 +237,18 @@ def _unit_axis(layout: TensorLayout, channel: int) -> AxisBlock | None:
     return first
 
 
-def _has_free(layout: TensorLayout, channel: int, typing: Typing) -> bool:
+def _measured_axis(layer: LinearLayer, typing: Typing) -> AxisBlock:
+    axis = _unit_axis(typing.activations[layer.output], layer.channel_axis)
+    if axis is None:
+        raise ValueError(f"{layer.output}: its units are not measurable one by one")
+    return axis
+
+
+def _has_free(layer: LinearLayer, typing: Typing) -> bool:
     return any(
         typing.spaces[name].free and typing.spaces[name].size > 1
-        for block in layout.blocks
-        for name in block.axes[channel].spaces
+        for block in typing.activations[layer.output].blocks
+        for name in block.axes[layer.channel_axis].spaces
     )
 
 
