@@ -1,15 +1,19 @@
 """What users call: each function runs the stages in order and returns a frozen result."""
 
+from onnxmerge.api.evaluate import evaluate
+from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.inspection import Inspection, inspect
 from onnxmerge.api.merge import MergeOptions, MergeReport, MergeResult, merge
 from onnxmerge.api.permute import PermutedModel, permute
 
 __all__ = [
+    "EvaluationResult",
     "Inspection",
     "MergeOptions",
     "MergeReport",
     "MergeResult",
     "PermutedModel",
+    "evaluate",
     "inspect",
     "merge",
     "permute",
