@@ -58,7 +58,7 @@ def entrant(
 
 
 def tasks_learned(
-    parents: Sequence[Evaluable], tasks: Sequence[Task], listed: Sequence[tuple[Path, int]]
+    parents: Sequence[ModelSource], tasks: Sequence[Task], listed: Sequence[tuple[Path, int]]
 ) -> list[tuple[int, ...]]:
     """The tasks that each parent learned.
 
@@ -82,14 +82,13 @@ def tasks_learned(
 
 
 def plain_average(
-    parents: Sequence[Evaluable], tasks: Sequence[Task], provider: str
+    parents: Sequence[ModelSource], tasks: Sequence[Task], provider: str
 ) -> tuple[Entrant | None, str | None]:
     """The mean of the parents' weights, or a note that says why there is none."""
     if len(parents) < 2:
         return None, "there is no plain average of fewer than two parents, so no scaled score"
-    given = [parent for parent in parents if not isinstance(parent, MergeResult)]
     try:
-        found = merge(given, method="average", provider=provider)
+        found = merge(parents, method="average", provider=provider)
     except StructureError as error:
         return None, f"there is no plain average of the parents, so no scaled score: {error}"
     return entrant("plain average", found, tasks, "average", (), provider), None

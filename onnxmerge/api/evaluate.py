@@ -12,6 +12,7 @@ import numpy as np
 from onnxmerge.api.entrants import Entrant, Evaluable, entrant, named, plain_average, tasks_learned
 from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores, scaled_scores
 from onnxmerge.api.merge import Progress
+from onnxmerge.api.prepare import ModelSource
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import BATCH_SIZE, CalibrationSource, SourceSpec, open_source
 from onnxmerge.errors import UsageError
@@ -36,7 +37,7 @@ def evaluate(
     *,
     tasks: TaskSpec | None = None,
     vectors: str | Path | None = None,
-    parents: Sequence[Evaluable] = (),
+    parents: Sequence[ModelSource] = (),
     top_k: Sequence[int] = (1,),
     baseline: Baseline = "average",
     batch_size: int = BATCH_SIZE,
@@ -136,7 +137,7 @@ def _label_spec(labels: LabelSpec | None, data: SourceSpec) -> LabelSpec:
 
 
 def _parents(
-    parents: Sequence[Evaluable], tasks: Sequence[Task], listed: Sequence[tuple[Path, int]], provider: str
+    parents: Sequence[ModelSource], tasks: Sequence[Task], listed: Sequence[tuple[Path, int]], provider: str
 ) -> list[Entrant]:
     learned = tasks_learned(parents, tasks, listed)
     return [

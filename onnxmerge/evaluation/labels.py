@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.calibration.images import IMAGE_SUFFIXES
 from onnxmerge.errors import InputError
+from onnxmerge.evaluation.arrays import read_arrays
 from onnxmerge.evaluation.task import Task
 
 LabelSpec = str | Path | NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -88,24 +89,22 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     if path.is_dir():
         return {"labels": folder_labels(path)}
     suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz", ".csv", ".txt"):
+        raise InputError(f"{path}: labels are a .npy, .npz, .csv or .txt file, or a folder of class folders")
+    if suffix in (".npy", ".npz"):
+        arrays = read_arrays(path, "labels")
+        return _of_one_length(arrays) if suffix == ".npz" else {"labels": arrays[path.stem]}
     try:
-        if suffix == ".npy":
-            return {"labels": np.load(path, allow_pickle=False)}
-        if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return _of_one_length({name: arrays[name] for name in arrays.files})
-        if suffix in (".csv", ".txt"):
-            return _read_text(path)
-    except (OSError, ValueError, EOFError) as error:
+        return _read_text(path)
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as labels: {error}") from error
-    raise InputError(f"{path}: labels are a .npy, .npz, .csv or .txt file, or a folder of class folders")
 
 
 def _of_one_length(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Labels, without the inputs that may lie in the same file: arrays of rank 1 or 2 where there are others too."""
-    flat = {name: array for name, array in arrays.items() if array.ndim in (1, 2)}
-    named = {name: array for name, array in flat.items() if name.lower() in USUAL}
-    return named if len(named) == 1 and len({len(array) for array in flat.values()}) > 1 else flat
+    """Labels, without the inputs that may lie in the same file: those of a usual name, where lengths differ."""
+    if len({len(array) for array in arrays.values()}) < 2:
+        return arrays
+    return {name: array for name, array in arrays.items() if name.lower() in USUAL} or arrays
 
 
 def folder_labels(folder: Path) -> NDArray[np.int64]:
@@ -119,7 +118,7 @@ def folder_labels(folder: Path) -> NDArray[np.int64]:
         raise InputError(f"{loose[0] if loose else folder}: images in one folder for each class are expected")
     names = [path.relative_to(folder).parts[0] for path in files]
     classes = sorted(set(names))
-    whole = all(name.lstrip("-").isdecimal() for name in classes)
+    whole = all(name.removeprefix("-").isdecimal() for name in classes)
     number = {name: int(name) if whole else index for index, name in enumerate(classes)}
     return np.array([number[name] for name in names], np.int64)
 

@@ -89,8 +89,9 @@ def _task_file(path: Path, content: Mapping[str, Any]) -> TaskFile:
 
 def _task(entry: Mapping[str, Any], kind: str | None, output: str | None, folder: Path) -> Task:
     name = str(entry["name"])
-    if kind is not None:
-        _ = entry["classes" if kind == "classes" else "label_of"]
+    required = {"classes": "classes", "relabel": "label_of"}.get(kind or "")
+    if required is not None and required not in entry:
+        raise KeyError(required)
     loss = entry.get("loss", "squared")
     if loss not in get_args(Loss):
         raise ValueError(f"loss of task {name!r} is {loss!r}, expected one of {', '.join(get_args(Loss))}")

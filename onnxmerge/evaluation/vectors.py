@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
+from onnxmerge.evaluation.arrays import read_arrays
 from onnxmerge.evaluation.task import Task
 
 Vectors = NDArray[np.float32]
@@ -59,11 +59,7 @@ def _labels(task: Task, count: int, path: Path) -> list[int]:
 
 
 def _arrays(path: Path) -> dict[str, Vectors]:
-    try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        arrays = {path.stem: loaded} if isinstance(loaded, np.ndarray) else {n: loaded[n] for n in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as class vectors (.npy or .npz): {error}") from error
+    arrays = read_arrays(path, "class vectors")
     for name, array in arrays.items():
         if array.ndim != 2 or array.dtype.kind not in "fiu":
             raise InputError(f"{path}: {name!r} is {array.dtype}{list(array.shape)}, expected numbers [classes, width]")
