@@ -31,14 +31,6 @@ class ModelScores:
     scores: Scores
     scaled: tuple[float | None, ...]
 
-    @property
-    def scaled_average(self) -> float | None:
-        """The mean scaled score over the regressions; None where one is missing."""
-        pairs = zip(self.scaled, self.scores.tasks, strict=True)
-        values = [value for value, own in pairs if not isinstance(own, Accuracy)]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known and len(known) == len(values) else None
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
@@ -60,6 +52,12 @@ class EvaluationResult:
             if model.name == name:
                 return model
         raise KeyError(name)
+
+    def scaled_average(self, model: ModelScores) -> float | None:
+        """The mean scaled score of a model over the regressions; None where one is missing or there is none."""
+        values = [own for task, own in zip(self.tasks, model.scaled, strict=True) if task.kind == "regression"]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(values) else None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON: accuracies by k, errors by column, None for what is not finite."""
@@ -84,7 +82,7 @@ class EvaluationResult:
             },
             "average": self._by_k(found.average),
             "joint": None if found.joint is None else self._by_k(found.joint.top),
-            "scaled_average": _finite(model.scaled_average),
+            "scaled_average": _finite(self.scaled_average(model)),
         }
 
     def _task(self, score: Accuracy | Regression | None, scaled: float | None) -> dict[str, Any] | None:

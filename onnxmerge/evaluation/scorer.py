@@ -39,22 +39,16 @@ class Regression:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of one model: a score for each task (None: it has no answer), and the accuracy over all classes together.
+    """Of one model: a score for each task (None: it has no answer), their mean, and that over all classes together.
 
-    ``joint`` is None where tasks are labellings of the same samples, where there is only one, or one has no answer.
+    ``average`` is the mean accuracy over the classifications for each k, None where one has no answer or there is
+    none. ``joint`` is None where tasks are labellings of the same samples, where there is only one, or one has no
+    answer.
     """
 
     tasks: tuple[Accuracy | Regression | None, ...]
+    average: tuple[float, ...] | None
     joint: Accuracy | None
-
-    @property
-    def average(self) -> tuple[float, ...] | None:
-        """The mean accuracy over the classifications, for each k; None where one has no answer or there is none."""
-        found = [score for score in self.tasks if not isinstance(score, Regression)]
-        known = [score.top for score in found if score is not None]
-        if not known or len(known) < len(found):
-            return None
-        return tuple(sum(values) / len(values) for values in zip(*known, strict=True))
 
 
 class Scorer:
@@ -106,7 +100,7 @@ class Scorer:
                 f"there are {self._seen} samples and {self._truth.samples} labels; one for each is expected"
             )
         joint = None if self._joint is None else Accuracy(self._joint.rates, self._joint.samples)
-        return Scores(tuple(map(self._score, range(len(self._tasks)))), joint)
+        return Scores(tuple(map(self._score, range(len(self._tasks)))), self._average(), joint)
 
     def _score(self, index: int) -> Accuracy | Regression | None:
         if index in self._errors:
@@ -116,6 +110,13 @@ class Scorer:
         if index in self._hits:
             return Accuracy(self._hits[index].rates, self._hits[index].samples)
         return None
+
+    def _average(self) -> tuple[float, ...] | None:
+        asked = [index for index, task in enumerate(self._tasks) if task.kind == "classification"]
+        if not asked or not self._hits.keys() >= set(asked):
+            return None
+        rates = zip(*(self._hits[index].rates for index in asked), strict=True)
+        return tuple(sum(values) / len(values) for values in rates)
 
     def _own_hits(self, task: Task, scores: NDArray[Any], right: NDArray[Any]) -> Hits:
         mine = right != ABSENT

@@ -68,8 +68,13 @@ def _errors(model: ModelScores, result: EvaluationResult) -> Iterator[tuple[str,
             pairs = list(zip(score.absolute, score.squared, strict=True))
             for column, (absolute, squared) in enumerate(pairs):
                 where = task.name if len(pairs) == 1 else f"{task.name}, {column}"
-                shown = "-" if scaled is None else f"{scaled:.3f}"
-                yield escape(where), f"{absolute:.4g}", f"{squared:.4g}", shown if column == 0 else ""
+                yield escape(where), f"{absolute:.4g}", f"{squared:.4g}", _scaled(scaled) if column == 0 else ""
+    if sum(task.kind == "regression" for task in result.tasks) > 1:
+        yield "average", "", "", _scaled(result.scaled_average(model))
+
+
+def _scaled(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _name(model: ModelScores, result: EvaluationResult) -> str:

@@ -138,6 +138,8 @@ def test_errors_of_regressions_and_scores_scaled_to_the_plain_average() -> None:
     assert found.models[1].scaled[1] == pytest.approx(1)
     assert found.models[2].scaled == pytest.approx((1, 1))
     assert found.models[3].scaled == pytest.approx((0, 0), abs=1e-9)
+    assert found.scaled_average(found.models[2]) == pytest.approx(1)
+    assert found.to_dict()["models"][3]["scaled_average"] == pytest.approx(0, abs=1e-9)
 
 
 def test_scores_scaled_to_the_mean_target() -> None:

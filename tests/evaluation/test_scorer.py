@@ -69,8 +69,15 @@ def test_a_task_without_an_answer() -> None:
     scorer = Scorer([LOW, HIGH], truth([LOW, HIGH], read_labels(np.array([0, 7]))))
     scorer.update([np.eye(2), None])
     found = scorer.scores()
-    assert found == Scores((Accuracy((1.0,), 1), None), None)
-    assert found.average is None
+    assert found == Scores((Accuracy((1.0,), 1), None), None, None)
+
+
+def test_a_regression_without_an_answer_leaves_the_average_of_the_others() -> None:
+    tasks = [Task("kind"), Task("depth", kind="regression")]
+    labels = read_labels({"kind": np.array([1, 0]), "depth": np.array([1.0, 2])})
+    scorer = Scorer(tasks, truth(tasks, labels))
+    scorer.update([np.eye(2), None])
+    assert scorer.scores() == Scores((Accuracy((0.0,), 2), None), (0.0,), None)
 
 
 def test_regression_beside_classification() -> None:
