@@ -16,8 +16,9 @@ def ensemble(
     """Answers of all parents together: for each task those of the parents that learned it.
 
     ``answers[p][t]`` are the scores or predictions of parent ``p`` for task ``t``, and ``learned[p]`` the tasks that
-    it learned. Scores are made comparable as logarithms of probabilities; where several parents learned a task, their
-    probabilities (or their predictions) are averaged. A task that nobody learned has no answer.
+    it learned. Scores are made comparable as logarithms of probabilities. Where several parents learned a task, their
+    probabilities are averaged; predictions, and outputs that a threshold divides, are averaged as they are. A task
+    that nobody learned has no answer.
     """
     found: list[Scores | None] = []
     for index, task in enumerate(tasks):
@@ -29,7 +30,10 @@ def ensemble(
 def _together(task: Task, answers: Sequence[Scores]) -> Scores | None:
     if not answers:
         return None
+    mean: Scores = np.mean(answers, axis=0)
     if task.kind == "regression":
-        return np.asarray(np.mean(answers, axis=0))
+        return mean
+    if task.threshold is not None:
+        return log_probabilities(task, mean)
     scores = [log_probabilities(task, given) for given in answers]
     return scores[0] if len(scores) == 1 else np.asarray(np.logaddexp.reduce(scores, axis=0)) - np.log(len(scores))

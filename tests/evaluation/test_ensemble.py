@@ -50,6 +50,14 @@ def test_parents_of_one_task_average_their_probabilities() -> None:
     assert found[1].tolist() == [[2.0]]
 
 
+def test_outputs_with_a_threshold_are_averaged_as_they_are() -> None:
+    task = Task("wake", threshold=0.5)
+    answers = [[answer(task, np.array([[value]]), "y")] for value in (0.95, 0.1)]
+    (found,) = ensemble([task], answers, [(0,), (0,)])
+    assert found is not None
+    np.testing.assert_allclose(np.diff(found), 0.525 - 0.5)
+
+
 def test_a_task_that_nobody_learned() -> None:
     assert ensemble([Task("a"), Task("b")], [[np.eye(2), np.eye(2)]], [(0,)])[1] is None
 
