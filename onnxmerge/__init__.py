@@ -1,11 +1,13 @@
 """Merge trained neural networks of one architecture, as ONNX files, without training."""
 
 from onnxmerge.api import (
+    EvaluationResult,
     Inspection,
     MergeOptions,
     MergeReport,
     MergeResult,
     PermutedModel,
+    evaluate,
     inspect,
     merge,
     permute,
@@ -14,6 +16,7 @@ from onnxmerge.errors import InputError, OnnxmergeError, StructureError, UsageEr
 from onnxmerge.version import __version__
 
 __all__ = [
+    "EvaluationResult",
     "InputError",
     "Inspection",
     "MergeOptions",
@@ -25,6 +28,7 @@ __all__ = [
     "UsageError",
     "ValidationError",
     "__version__",
+    "evaluate",
     "inspect",
     "merge",
     "permute",

@@ -1,5 +1,7 @@
 """What users call: each function runs the stages in order and returns a frozen result."""
 
+from onnxmerge.api.evaluate import evaluate
+from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.inspection import Inspection, inspect
 from onnxmerge.api.merge import merge
 from onnxmerge.api.options import MergeOptions
@@ -7,11 +9,13 @@ from onnxmerge.api.outcome import MergeReport, MergeResult
 from onnxmerge.api.permute import PermutedModel, permute
 
 __all__ = [
+    "EvaluationResult",
     "Inspection",
     "MergeOptions",
     "MergeReport",
     "MergeResult",
     "PermutedModel",
+    "evaluate",
     "inspect",
     "merge",
     "permute",

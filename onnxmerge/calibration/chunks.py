@@ -115,7 +115,8 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     return shape, dtype, fortran
 
 
-def _npz_columns(path: Path) -> dict[str, _Column]:
+def npz_columns(path: Path) -> dict[str, _Column]:
+    """The arrays of a .npz by name; only their headers are read now."""
     columns: dict[str, _Column] = {}
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
@@ -139,7 +140,7 @@ def _file_columns(path: Path, specs: Sequence[InputSpec]) -> dict[str, _Column]:
     """The arrays of one file by input name."""
     with _naming(path):
         if path.suffix.lower() == ".npz":
-            columns = _npz_columns(path)
+            columns = npz_columns(path)
         else:
             columns = {path.stem: _InMemory(np.load(path, mmap_mode="r", allow_pickle=False))}
     chosen = select(tuple(columns), specs, str(path))

@@ -10,7 +10,7 @@ from onnxmerge import examples
 from onnxmerge.api import MergeOptions
 from onnxmerge.evaluation.comparison import compare
 from onnxmerge.matching.methods import MATCHERS
-from onnxmerge.report.console import print_scores
+from onnxmerge.report.evaluation import print_evaluation
 
 
 @click.command()
@@ -24,6 +24,6 @@ def demo(method: str, seed: int, output: Path | None) -> None:
     else has seen; no labels are used for merging.
     """
     tasks, result, scores = compare(examples.path("digits"), MergeOptions(method=method, seed=seed))
-    print_scores(tasks, scores)
+    print_evaluation(scores, tasks.name)
     if output is not None:
         click.echo(f"wrote {result.save(output)}")

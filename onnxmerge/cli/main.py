@@ -8,6 +8,7 @@ import sys
 import click
 
 from onnxmerge.cli.demo import demo
+from onnxmerge.cli.evaluate import evaluate
 from onnxmerge.cli.inspect import inspect
 from onnxmerge.cli.permute import permute
 from onnxmerge.cli.run import run
@@ -33,6 +34,7 @@ def commands() -> None:
 commands.add_command(run)
 commands.add_command(inspect)
 commands.add_command(permute)
+commands.add_command(evaluate)
 commands.add_command(demo)
 
 

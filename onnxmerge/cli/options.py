@@ -19,23 +19,24 @@ _SHAPE = re.compile(r"\d+(,\d+)*|scalar")
 
 
 def model_options(command: F) -> F:
-    """``--input``, ``--operators``, ``--provider``: what helps a model to run and to be typed."""
-    for option in (
-        click.option(
-            "--provider",
-            type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
-            default="auto",
-            show_default=True,
-            help="Where models run; auto takes a GPU where one works.",
-        ),
-        click.option(
-            "--operators",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="Signatures of operators of your own (YAML, see docs/operators.md).",
-        ),
-    ):
-        command = option(command)
-    return command
+    """``--operators``, ``--provider``: what helps a model to run and to be typed."""
+    operators = click.option(
+        "--operators",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Signatures of operators of your own (YAML, see docs/operators.md).",
+    )
+    return operators(provider_option(command))
+
+
+def provider_option(command: F) -> F:
+    """``--provider``: where models run."""
+    return click.option(
+        "--provider",
+        type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+        default="auto",
+        show_default=True,
+        help="Where models run; auto takes a GPU where one works.",
+    )(command)
 
 
 def sample_options(command: F) -> F:

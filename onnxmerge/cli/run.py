@@ -11,32 +11,11 @@ import click
 from onnxmerge.api import MergeOptions, merge
 from onnxmerge.calibration.progress import progress_bar
 from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import model_options, write_text
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.report.console import print_merge
-
-_IMAGE = ("image_size", "mean", "std", "layout")
-
-
-def _numbers(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r}: expected numbers separated by commas, such as 0.485,0.456,0.406"
-        ) from None
-
-
-def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | tuple[int, int] | None:
-    if value is None:
-        return None
-    parts = value.lower().replace("x", ",").split(",")
-    if not all(part.isdigit() for part in parts) or len(parts) > 2:
-        raise click.BadParameter(f"{value!r}: expected 224 or HEIGHTxWIDTH")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 
 @click.command()
@@ -106,10 +85,7 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
-@click.option("--image-size", callback=_size, metavar="N|HxW", help="Resize calibration images.")
-@click.option("--mean", callback=_numbers, metavar="M,M,M", help="Subtracted from calibration images.")
-@click.option("--std", callback=_numbers, metavar="S,S,S", help="Divides calibration images.")
-@click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Axis order of image inputs.")
+@image_options
 @model_options
 @click.option(
     "--json",
@@ -129,10 +105,9 @@ def run(
     """
     if Path(output).absolute() in {Path(model).absolute() for model in models}:
         raise UsageError(f"-o {output} is one of the models to merge; choose another name")
-    images = {name: settings.pop(name) for name in _IMAGE}
+    images = take_image_options(settings)
     options = MergeOptions(**settings)
-    shown = {name: value for name, value in images.items() if value is not None}
-    result = merge(models, calibration=calib, options=options, image_options=shown, progress=progress_bar)
+    result = merge(models, calibration=calib, options=options, image_options=images, progress=progress_bar)
     written = result.save(output)
     if json_file is not None:
         write_text(json_file, json.dumps({**result.report.to_dict(), "output": str(written)}, indent=1) + "\n")

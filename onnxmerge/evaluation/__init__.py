@@ -1,1 +1,1 @@
-"""How good embedding models are at the tasks of their parents."""
+"""How good models are at tasks: labels, heads, metrics, and the scores of a model as data streams past."""

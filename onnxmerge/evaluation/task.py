@@ -1,121 +1,63 @@
-"""Tasks that an embedding is compared with, and the task.json files that hold them.
-
-    {"name": ..., "input": "images", "output": "embedding", "kind": "classes" | "relabel",
-     "models": [{"file": "a.onnx", "task": 0}, ...],
-     "tasks": [{"name": ..., "classes": [0, 1, 2], "vectors": [[...], [...], [...]]}, ...]}
-
-With kind "classes" every task has its own labels, and ``vectors`` one row for each of its ``classes``. With "relabel"
-all tasks judge the same samples, each in its own way: ``label_of`` gives the row for every label. ``models`` may be
-absent (then a.onnx answers for the first task, b.onnx for the second, ...), and other keys are ignored.
-"""
+"""One task: which output of a model answers it, and what the right answer is for each label."""
 
 from __future__ import annotations
 
-import json
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.errors import InputError
+Kind = Literal["classification", "regression"]
+Loss = Literal["absolute", "squared"]
 
-KINDS = ("classes", "relabel")
+ABSENT = -1
+"""The label, and the row, of a sample that is not of a task."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """Vectors [rows, width], and the row that is right for each label.
+    """What is asked of a model.
 
-    ``row_of`` maps a label to its row of ``vectors``; a sample whose label is not in it is not of this task.
+    A *row* is one of the classes that a task tells apart; a classification gives each row a score and answers with
+    the highest. Without ``vectors`` the scores are columns of an output (logits or probabilities); with ``vectors``
+    [rows, width] they are cosines of the output with each vector, as with the text encoder of CLIP.
+
+    Args:
+        name: What tables call it.
+        kind: Classification, or regression of numbers.
+        row_of: The right row for each label; a sample with another label is not of this task. None: labels are rows.
+        vectors: One vector for each row.
+        output: Name of the output that answers. None suits a model with one output.
+        columns: The columns of the output that are this task's, in the order of rows or targets. None: see `heads`.
+        threshold: For an output of one column: the second of two classes is right above it (0.5 for a probability).
+        target: Which arrays or columns of the label file are meant. None: see `Labels.pick`.
+        loss: What the scaled score of a regression is made of.
+
     """
 
     name: str
-    vectors: NDArray[np.float32]
-    row_of: Mapping[int, int]
-
-    def rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The right row for each of ``labels`` [N]; -1 for those of other tasks."""
-        return np.array([self.row_of.get(int(label), -1) for label in labels], np.int64)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TaskFile:
-    """The contents of a task.json: tasks, and the models (absolute path, index of the task) that learned them."""
-
-    name: str
-    input: str
-    output: str
-    kind: str
-    tasks: tuple[Task, ...]
-    models: tuple[tuple[Path, int], ...]
+    kind: Kind = "classification"
+    row_of: Mapping[int, int] | None = None
+    vectors: NDArray[np.float32] | None = None
+    output: str | None = None
+    columns: tuple[int, ...] | None = None
+    threshold: float | None = None
+    target: tuple[str, ...] | None = None
+    loss: Loss = "squared"
 
     @property
-    def disjoint(self) -> bool:
-        """Whether every label belongs to one task, so that a joint accuracy over all classes means something."""
-        return self.kind == "classes"
+    def classes(self) -> int | None:
+        """How many rows there are, where the task says so itself."""
+        if self.vectors is not None:
+            return len(self.vectors)
+        if self.columns is not None:
+            return len(self.columns)
+        return None if self.row_of is None else max(self.row_of.values()) + 1
 
-
-def read_tasks(path: Path | str) -> TaskFile:
-    """Read a task.json or pair.json; InputError names the file and the entry that is missing or wrong."""
-    path = Path(path).absolute()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file: {error}") from error
-    try:
-        return _task_file(path, content)
-    except KeyError as error:
-        raise InputError(f"{path}: entry {error} is missing") from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(f"{path}: not a task file: {error}") from error
-
-
-def _task_file(path: Path, content: Mapping[str, Any]) -> TaskFile:
-    kind = content["kind"]
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
-    tasks = tuple(_task(entry, kind) for entry in content["tasks"])
-    if not tasks:
-        raise ValueError("it has no tasks")
-    if len({task.vectors.shape[1] for task in tasks}) > 1:
-        raise ValueError("vectors of different tasks have different widths")
-    if kind == "classes" and len({label for task in tasks for label in task.row_of}) < sum(
-        len(t.row_of) for t in tasks
-    ):
-        raise ValueError("a class belongs to two tasks; with kind 'classes' each belongs to one")
-    models = content.get("models") or [
-        {"file": f"{letter}.onnx", "task": index} for index, letter in enumerate(string.ascii_lowercase[: len(tasks)])
-    ]
-    for model in models:
-        if not 0 <= model["task"] < len(tasks):
-            raise ValueError(f"model {model['file']} names task {model['task']}, expected 0 to {len(tasks) - 1}")
-    return TaskFile(
-        name=str(content["name"]),
-        input=str(content["input"]),
-        output=str(content["output"]),
-        kind=kind,
-        tasks=tasks,
-        models=tuple((path.parent / model["file"], int(model["task"])) for model in models),
-    )
-
-
-def _task(entry: Mapping[str, Any], kind: str) -> Task:
-    name = str(entry["name"])
-    vectors = np.asarray(entry["vectors"], np.float32)
-    if vectors.ndim != 2:
-        raise ValueError(f"vectors of task {name!r} have shape {vectors.shape}, expected [classes, width]")
-    if kind == "classes":
-        row_of = {int(label): row for row, label in enumerate(entry["classes"])}
-        if len(row_of) != len(vectors):
-            raise ValueError(
-                f"task {name!r} has {len(vectors)} vectors, expected one for each of its {len(row_of)} classes"
-            )
-    else:
-        row_of = {label: int(row) for label, row in enumerate(entry["label_of"])}
-        if not all(0 <= row < len(vectors) for row in row_of.values()):
-            raise ValueError(f"label_of of task {name!r} has rows beyond its {len(vectors)} vectors")
-    return Task(name, vectors, row_of)
+    def rows(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """The right row for each of ``labels`` [N]; -1 for those that are not of this task."""
+        if self.row_of is None:
+            return labels.astype(np.int64)
+        return np.array([self.row_of.get(int(label), ABSENT) for label in labels], np.int64)

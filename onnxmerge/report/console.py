@@ -13,23 +13,16 @@ from rich.table import Table
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergeReport
 from onnxmerge.axes.explain import AxisReason
-from onnxmerge.evaluation.accuracy import Scores
-from onnxmerge.evaluation.task import TaskFile
+from onnxmerge.report.terminal import terminal
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
 
-_WIDE = 200
 _CHAIN = 8
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
 
 
 def print_merge(report: MergeReport, written: Path) -> None:
     """The summary of a merge: groups, similarities, stages."""
-    console = _console()
+    console = terminal()
     alpha = "" if report.alpha is None else f", alpha {report.alpha:g}"
     table = Table(title=f"{len(report.models)} models, {report.method}{alpha}", title_justify="left", box=None)
     for title in ("group", "size", "varies with", "similarity before", "after"):
@@ -63,7 +56,7 @@ def print_merge(report: MergeReport, written: Path) -> None:
 
 def print_inspection(found: Inspection, *, every: bool = False) -> None:
     """Groups (repeated blocks folded unless ``every``), fixed axes by reason, coverage and certificate."""
-    console = _console()
+    console = terminal()
     table = Table(
         title=f"{escape(found.model)}: {found.nodes} nodes, {len(found.groups)} groups", title_justify="left", box=None
     )
@@ -96,7 +89,7 @@ def _print_fixed(console: Console, fixed: Sequence[FixedAxis]) -> None:
 
 def print_explanation(tensor: str, axes: Sequence[AxisReason]) -> None:
     """Each axis of a tensor: its layout, and the chain that joined or fixed each space."""
-    console = _console()
+    console = terminal()
     console.print(escape(tensor))
     for axis in axes:
         console.print(f"  axis {axis.axis} of {axis.size}: {escape(axis.layout)}")
@@ -116,7 +109,7 @@ def print_explanation(tensor: str, axes: Sequence[AxisReason]) -> None:
 
 def print_certificate(certificate: Certificate, coverage: Coverage) -> None:
     """One line each for the certificate and the share of weights that moved."""
-    console = _console()
+    console = terminal()
     console.print(f"certificate  {_certificate(certificate)}")
     console.print(f"free         {_coverage(coverage)}")
 
@@ -169,15 +162,3 @@ def _places(group: UnitGroup, shown: int = 4) -> str:
     names = [f"{place.name} ({place.axis})" for place in group.initializers]
     more = [f"... {len(names) - shown} more"] if len(names) > shown else []
     return ", ".join([*names[:shown], *more])
-
-
-def print_scores(tasks: TaskFile, scores: Sequence[tuple[str, Scores]]) -> None:
-    """Accuracy of each model on each task, their mean, and over all classes together."""
-    table = Table(title=f"{tasks.name}: accuracy on test data, %", title_justify="left", box=None)
-    table.add_column("model")
-    for title in (*(task.name for task in tasks.tasks), "average", "joint"):
-        table.add_column(title, justify="right")
-    for name, found in scores:
-        cells = [*found.tasks, found.average, found.joint]
-        table.add_row(name, *("-" if value is None else f"{100 * value:.1f}" for value in cells))
-    _console().print(table)

@@ -1,0 +1,95 @@
+"""Who takes part in an evaluation: parents and what they learned, their plain average, and the models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxmerge.api.evaluation_result import Role
+from onnxmerge.api.merge import merge
+from onnxmerge.api.outcome import MergeResult
+from onnxmerge.api.prepare import ModelSource
+from onnxmerge.errors import StructureError, UsageError
+from onnxmerge.evaluation.candidate import Candidate, open_candidate
+from onnxmerge.evaluation.task import Task
+from onnxmerge.model.read import read_network
+
+Evaluable = ModelSource | MergeResult
+"""A model to evaluate: a path, a model in memory, or a merge that is not written yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A model that takes part. ``learned`` are the indices of the tasks that a parent learned."""
+
+    name: str
+    role: Role
+    learned: tuple[int, ...]
+    candidate: Candidate
+
+
+def named(models: Evaluable | Sequence[Evaluable] | Mapping[str, Evaluable]) -> list[tuple[str, Evaluable]]:
+    """Models with their names: those of the mapping, paths, or what the models call themselves."""
+    if isinstance(models, Mapping):
+        return list(models.items())
+    if isinstance(models, Sequence) and not isinstance(models, str):
+        return [(_name(model), model) for model in models]
+    return [(_name(models), models)]
+
+
+def _name(model: Evaluable) -> str:
+    if isinstance(model, MergeResult):
+        return f"merged ({model.report.method})"
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
+    return f"model {model.graph.name or 'without a name'!r}"
+
+
+def entrant(
+    name: str, model: Evaluable, tasks: Sequence[Task], role: Role, learned: Sequence[int], provider: str
+) -> Entrant:
+    """Read a model and open it for ``tasks``; InputError where that fails."""
+    if isinstance(model, MergeResult):
+        found = open_candidate(model.template, tasks, weights=model.weights, learned=learned, provider=provider)
+    else:
+        found = open_candidate(read_network(model), tasks, learned=learned, provider=provider)
+    return Entrant(name, role, tuple(learned), found)
+
+
+def tasks_learned(
+    parents: Sequence[ModelSource], tasks: Sequence[Task], listed: Sequence[tuple[Path, int]]
+) -> list[tuple[int, ...]]:
+    """The tasks that each parent learned.
+
+    As a task file lists them, if it lists all of the parents; otherwise all learned the only task, or each the next.
+    Raises UsageError where there are as many parents as tasks neither way.
+    """
+    known: dict[Path, list[int]] = {}
+    for path, task in listed:
+        known.setdefault(path.resolve(), []).append(task)
+    paths = [Path(parent).resolve() if isinstance(parent, str | os.PathLike) else None for parent in parents]
+    if all(path in known for path in paths):
+        return [tuple(known[path]) for path in paths if path is not None]
+    if len(tasks) == 1:
+        return [(0,) for _ in parents]
+    if len(parents) != len(tasks):
+        raise UsageError(
+            f"{len(parents)} parents and {len(tasks)} tasks: give one parent for each task, in order, or list under "
+            "'models' of the task file which model learned which task"
+        )
+    return [(index,) for index in range(len(tasks))]
+
+
+def plain_average(
+    parents: Sequence[ModelSource], tasks: Sequence[Task], provider: str
+) -> tuple[Entrant | None, str | None]:
+    """The mean of the parents' weights, or a note that says why there is none."""
+    if len(parents) < 2:
+        return None, "there is no plain average of fewer than two parents, so no scaled score"
+    try:
+        found = merge(parents, method="average", provider=provider)
+    except StructureError as error:
+        return None, f"there is no plain average of the parents, so no scaled score: {error}"
+    return entrant("plain average", found, tasks, "average", (), provider), None

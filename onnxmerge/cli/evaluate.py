@@ -1,0 +1,117 @@
+"""``onnxmerge eval``: scores of models on labelled data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxmerge import api
+from onnxmerge.api.evaluation_result import Baseline
+from onnxmerge.calibration.progress import progress_bar
+from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.cli.images import image_options, take_image_options
+from onnxmerge.cli.options import provider_option, write_text
+from onnxmerge.cli.tasks import parse_tasks
+from onnxmerge.errors import UsageError
+from onnxmerge.evaluation.task import Task
+from onnxmerge.report.evaluation import print_evaluation
+
+STANDARD_OUTPUT = Path("-")
+
+
+def _parents(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    return [path for value in values for path in value.split(",") if path]
+
+
+def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = value.split(",")
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise click.BadParameter(f"{value!r}: expected whole numbers of at least 1 separated by commas, such as 1,5")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+@click.command("eval")
+@click.argument("models", nargs=-1, metavar="[MODEL.onnx]...")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A .npy, .npz, a folder of these or of images, script.py:function."
+)
+@click.option(
+    "--labels",
+    metavar="FILE",
+    help="A label for each sample, in order: .npy, .npz, .csv, .txt. Not needed if DATA is a folder of class folders.",
+)
+@click.option(
+    "--task",
+    "flags",
+    multiple=True,
+    callback=parse_tasks,
+    metavar="NAME=LABELS[@OUTPUT]",
+    help="A task and its labels, such as low=0-4; repeatable. NAME=regression@OUTPUT for numbers.",
+)
+@click.option("--tasks", "file", metavar="FILE", help="Tasks from a JSON or YAML file (docs/evaluating.md).")
+@click.option("--regression", is_flag=True, help="One task: the output predicts the numbers in the label file.")
+@click.option("--vectors", metavar="FILE", help="Class vectors (.npy, .npz) that outputs are compared with by cosine.")
+@click.option(
+    "--parents", multiple=True, callback=_parents, metavar="A.onnx,B.onnx", help="Score these and their ensemble too."
+)
+@click.option("--top-k", default="1", show_default=True, callback=_top_k, metavar="K,K", help="Such as 1,5.")
+@click.option(
+    "--baseline",
+    type=click.Choice(["mean", "average"]),
+    default="mean",
+    show_default=True,
+    help="Where scaled scores of regressions start: the mean target as every answer, or the parents' plain average.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@image_options
+@provider_option
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write the scores as one JSON object; - prints it instead of the tables.",
+)
+def evaluate(
+    models: tuple[str, ...],
+    *,
+    data: str,
+    flags: tuple[Task, ...],
+    file: str | None,
+    regression: bool,
+    baseline: Baseline,
+    json_file: Path | None,
+    **settings: Any,
+) -> None:
+    """Score models on labelled data: accuracy per task, on average and over all classes together, or errors.
+
+    With --parents these, and their ensemble, stand beside the models.
+    """
+    images = take_image_options(settings)
+    result = api.evaluate(
+        models,
+        data,
+        tasks=_tasks(flags, file, regression=regression),
+        baseline=baseline,
+        image_options=images,
+        progress=progress_bar,
+        **settings,
+    )
+    text = json.dumps(result.to_dict(), indent=1)
+    if json_file == STANDARD_OUTPUT:
+        click.echo(text)
+        return
+    if json_file is not None:
+        write_text(json_file, text + "\n")
+    print_evaluation(result)
+
+
+def _tasks(flags: tuple[Task, ...], file: str | None, *, regression: bool) -> tuple[Task, ...] | str | None:
+    if sum(map(bool, (flags, file, regression))) > 1:
+        raise UsageError("tasks come from --task, from --tasks FILE or are one --regression, not from several of these")
+    if regression:
+        return (Task("values", kind="regression"),)
+    return flags or file

@@ -1,0 +1,138 @@
+"""A model under evaluation: which of its outputs answers which task, and a session that gives these outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxmerge.calibration.chunks import Feed
+from onnxmerge.calibration.specs import InputSpec, conform_all, fixed_batch, input_specs, is_batched
+from onnxmerge.errors import InputError
+from onnxmerge.evaluation.heads import Scores, answer
+from onnxmerge.evaluation.task import Task
+from onnxmerge.model.network import Network
+from onnxmerge.model.session import open_session, run
+
+
+def free_batch(specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    """The inputs with a batch of any size, where axis 0 is the batch: a `Candidate` cuts and fills up by itself."""
+    if not is_batched(specs):
+        return tuple(specs)
+    return tuple(replace(spec, shape=(None, *spec.shape[1:])) for spec in specs if spec.shape is not None)
+
+
+def outputs_of(tasks: Sequence[Task], network: Network, learned: Sequence[int] = ()) -> tuple[str | None, ...]:
+    """The output that answers each task; None where the model has no answer.
+
+    That is the output which the task names. A model with a single output answers with it a task that names none, the
+    tasks that it ``learned``, and tasks that all name the same: exporters choose names as they like.
+
+    Raises:
+        InputError: the model has several outputs and a task does not say which, or it answers none at all.
+
+    """
+    names = [str(value.name) for value in network.graph.outputs]
+    shared = len({task.output for task in tasks}) == 1
+    found: list[str | None] = []
+    for index, task in enumerate(tasks):
+        if task.output in names:
+            found.append(task.output)
+        elif len(names) == 1 and (task.output is None or shared or index in learned):
+            found.append(names[0])
+        elif task.output is None:
+            raise InputError(
+                f"{network.label}: has outputs {', '.join(names)}; say which answers task {task.name!r} "
+                "(--task NAME=...@OUTPUT, or its output in the task file)"
+            )
+        elif index in learned:
+            raise InputError(
+                f"{network.label}: has outputs {', '.join(names)}; task {task.name!r}, which it learned, "
+                f"names {task.output!r}"
+            )
+        else:
+            found.append(None)
+    if not any(found):
+        asked = ", ".join(sorted({str(task.output) for task in tasks}))
+        raise InputError(f"{network.label}: has outputs {', '.join(names)}, none of those that tasks name: {asked}")
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A model with an open session. ``outputs[t]`` is the name of the output for task ``t``, or None."""
+
+    network: Network
+    session: ort.InferenceSession
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str | None, ...]
+
+    def answers(self, feed: Feed, tasks: Sequence[Task]) -> list[Scores | None]:
+        """Scores or predictions for each task on one feed; InputError where the model does not fit feed or tasks."""
+        given = self._run(self._fitting(feed))
+        return [
+            None if name is None else answer(task, given[name], f"{self.network.label}, output {name!r}")
+            for task, name in zip(tasks, self.outputs, strict=True)
+        ]
+
+    def _fitting(self, feed: Feed) -> Feed:
+        """The feed under this model's names (by position where exporters named inputs otherwise) and types."""
+        names = [spec.name for spec in self.inputs]
+        if set(names) != set(feed) and len(names) == len(feed):
+            feed = dict(zip(names, feed.values(), strict=True))
+        return conform_all(feed, self.inputs, self.network.label, batched=is_batched(self.inputs))
+
+    def _run(self, feed: Feed) -> dict[str, NDArray[Any]]:
+        if not is_batched(self.inputs):
+            return run(self.session, feed, where=self.network.label)
+        parts = [self._batch(part, rows) for part, rows in _parts(feed, fixed_batch(self.inputs))]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _batch(self, feed: Feed, rows: int) -> dict[str, NDArray[Any]]:
+        """Outputs for the first ``rows`` of a feed."""
+        size = len(next(iter(feed.values())))
+        found: dict[str, Any] = run(self.session, feed, where=self.network.label)
+        for name, array in found.items():
+            if not isinstance(array, np.ndarray) or array.ndim == 0 or len(array) != size:
+                shape = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
+                raise InputError(
+                    f"{self.network.label}: output {name!r} is {shape} for {size} samples, expected a row for each"
+                )
+        return {name: array[:rows] for name, array in found.items()}
+
+
+def _parts(feed: Feed, size: int | None) -> Iterator[tuple[Feed, int]]:
+    """The feed in batches of exactly ``size``, the last filled up with its last row, and how many rows count."""
+    total = len(next(iter(feed.values())))
+    size = total if size is None else size
+    for first in range(0, total, size):
+        part = {name: array[first : first + size] for name, array in feed.items()}
+        rows = min(size, total - first)
+        if rows < size:
+            part = {n: np.concatenate([a, np.repeat(a[-1:], size - rows, axis=0)]) for n, a in part.items()}
+        yield part, rows
+
+
+def open_candidate(
+    network: Network,
+    tasks: Sequence[Task],
+    *,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+    learned: Sequence[int] = (),
+    provider: str = "auto",
+) -> Candidate:
+    """Open a model for ``tasks``; ``weights`` replace its own (a merge that is not written yet).
+
+    Raises:
+        InputError: no output answers a task, or the model does not load.
+        UsageError: the provider is not available.
+
+    """
+    outputs = outputs_of(tasks, network, learned)
+    wanted = [name for name in dict.fromkeys(outputs) if name is not None]
+    session = open_session(network.model, weights=weights, outputs=wanted, provider=provider, optimise=True)
+    return Candidate(network, session, input_specs(network.model), outputs)

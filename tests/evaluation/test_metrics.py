@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxmerge.evaluation.metrics import Hits, errors, hits, scaled_score
+
+
+def test_top_k() -> None:
+    scores = np.array([[3.0, 2, 1], [3, 2, 1], [3, 2, 1]])
+    assert hits(scores, np.array([0, 1, 2]), (1, 2, 3)) == Hits((1, 2, 3), 3)
+
+
+def test_a_sample_that_no_row_is_right_for_counts_as_wrong() -> None:
+    assert hits(np.eye(3), np.array([0, -1, 2]), (1, 3)) == Hits((2, 2), 3)
+
+
+def test_nan_is_never_right() -> None:
+    scores = np.array([[np.nan, 1.0], [np.nan, 1.0]])
+    assert hits(scores, np.array([0, 1]), (1, 2)) == Hits((0, 1), 2)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 30))
+def test_top_1_is_argmax_ties_included(seed: int, rows: int, samples: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 3, (samples, rows)).astype(np.float64)
+    right = rng.integers(0, rows, samples)
+    assert hits(scores, right, (1,)).counts == (int((scores.argmax(axis=1) == right).sum()),)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 20))
+def test_parts_add_up_to_the_whole(seed: int, cut: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, right = rng.normal(size=(20, 4)), rng.integers(-1, 4, 20)
+    assert hits(scores[:cut], right[:cut], (1, 2)) + hits(scores[cut:], right[cut:], (1, 2)) == hits(
+        scores, right, (1, 2)
+    )
+    targets = np.where(rng.random((20, 4)) < 0.2, np.nan, rng.normal(size=(20, 4)))
+    whole, parts = errors(scores, targets), errors(scores[:cut], targets[:cut]) + errors(scores[cut:], targets[cut:])
+    np.testing.assert_allclose(parts.absolute, whole.absolute)
+    np.testing.assert_allclose(parts.squared, whole.squared)
+    assert parts.samples.tolist() == whole.samples.tolist() == (~np.isnan(targets)).sum(axis=0).tolist()
+
+
+def test_errors_by_column_leave_out_missing_targets() -> None:
+    found = errors(np.array([[1.0, 5], [2, 5], [3, 5]]), np.array([[0.0, 7], [4, np.nan], [3, 5]]))
+    assert found.means("absolute").tolist() == [1.0, 1.0]
+    assert found.means("squared").tolist() == [5 / 3, 2.0]
+
+
+def test_scaled_score() -> None:
+    assert scaled_score(0.2, baseline=1.0, parent=0.2) == 1
+    assert scaled_score(1.0, baseline=1.0, parent=0.2) == 0
+    assert scaled_score(0.6, baseline=1.0, parent=0.2) == pytest.approx(0.5)
+    assert scaled_score(1.8, baseline=1.0, parent=0.2) == pytest.approx(-1)
+
+
+def test_no_scale_where_the_parent_is_no_better_than_the_baseline() -> None:
+    assert scaled_score(0.5, baseline=1.0, parent=1.0) is None
+    assert scaled_score(0.5, baseline=1.0, parent=2.0) is None
