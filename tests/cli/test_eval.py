@@ -106,6 +106,7 @@ def test_regression_and_scaled_scores(cli: Cli, tmp_path: Path) -> None:
     code, out, err = cli(
         tmp_path / "m.onnx", "--data", tmp_path / "x.npy", "--labels", tmp_path / "y.csv",
         "--tasks", tmp_path / "tasks.yaml", "--parents", tmp_path / "a.onnx", "--parents", tmp_path / "b.onnx",
+        "--baseline", "average",
     )  # fmt: skip
     assert (code, err) == (0, "")
     table = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in out.splitlines()]
