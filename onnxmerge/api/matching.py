@@ -12,6 +12,7 @@ from onnxmerge.api.job import Job
 from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MATCHERS, MatchOptions, MatchProblem, MatchResult
+from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.repair import RepairPlan, plan_repair
 from onnxmerge.merging.repair_choice import repair_step
@@ -93,5 +94,11 @@ def match(job: Job, plans: Plans, statistics: Statistics | None) -> MatchResult:
             {space: gram.correlation(0, other) for space, gram in grams.items()} for other in range(1, len(weights))
         ]
         problem = MatchProblem(typing, weights, activations)
-    settings = MatchOptions(alpha=options.alpha, objective=options.objective, seed=options.seed, zip=rule)
+    settings = MatchOptions(
+        alpha=options.alpha,
+        objective=options.objective,
+        seed=options.seed,
+        zip=rule,
+        overrides=overrides(options.groups, typing),
+    )
     return method(problem, settings)

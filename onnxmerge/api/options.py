@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
@@ -25,7 +26,7 @@ class MergeOptions:
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
-    itself.
+    itself. ``groups`` are exceptions for single groups.
     """
 
     method: str = "mudsc-align"
@@ -41,3 +42,4 @@ class MergeOptions:
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None
+    groups: tuple[GroupRule, ...] = ()

@@ -22,6 +22,7 @@ from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.objective import Likeness, measure
+from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.plan import Plan, make_plan
 from onnxmerge.matching.similarity import (
     ActivationSimilarity,
@@ -61,8 +62,8 @@ class MatchProblem:
 class MatchOptions:
     """``alpha`` is the share of weight space where both are looked at; ``objective`` the similarity in weight space.
 
-    ``zip`` bounds what is merged with what. ``cache_bytes`` bounds the memory for initializers that are kept between
-    sweeps, for each model.
+    ``zip`` bounds what is merged with what; ``overrides`` are exceptions for single spaces. ``cache_bytes`` bounds the
+    memory for initializers that are kept between sweeps, for each model.
     """
 
     alpha: float = 0.5
@@ -70,6 +71,7 @@ class MatchOptions:
     seed: int = 0
     max_sweeps: int = 50
     zip: ZipRule = field(default_factory=ZipRule)
+    overrides: Overrides = field(default_factory=Overrides)
     cache_bytes: int = 1 << 30
 
 
@@ -151,7 +153,9 @@ class Method:
     def __call__(self, problem: MatchProblem, options: MatchOptions) -> MatchResult:
         """Match every other model to the first. Raises UsageError where options and method contradict each other."""
         alpha = _share(self.name, self.alpha, options)
-        plan = make_plan(problem.typing)
+        plan = make_plan(problem.typing, options.overrides.pinned)
+        if not self.needs_activations:
+            _require_weights_only(self.name, options.overrides)
         others = len(problem.weights) - 1
         activations = problem.activations if self.needs_activations else [{}] * others
         if len(activations) != others or (self.needs_activations and plan.groups and not all(activations)):
@@ -160,7 +164,7 @@ class Method:
         matches = []
         for index, (weights, seen) in enumerate(zip(cached[1:], activations, strict=True)):
             known = known_activations(plan, seen)
-            shares = weight_shares(plan, alpha, known)
+            shares = _shares(plan, alpha, known, options.overrides)
             pair = PairOfModels(plan, cached[0], weights, known, shares, options.objective)
             # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
             with np.errstate(invalid="ignore", over="ignore"):
@@ -211,12 +215,14 @@ class ZipMethod:
         alpha = _share(self.name, self.alpha, options)
         if options.objective == "inner":
             raise UsageError(f"method {self.name} compares by correlation; inner products are for rebasin")
-        plan = make_plan(problem.typing)
+        plan = make_plan(problem.typing, options.overrides.pinned)
+        if not self.needs_activations:
+            _require_weights_only(self.name, options.overrides)
         if self.needs_activations and plan.groups and not problem.together:
             raise _without_activations(self.name)
         known = known_activations(plan, problem.together if self.needs_activations else {}, len(problem.weights))
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
-        shares = weight_shares(plan, alpha, known)
+        shares = _shares(plan, alpha, known, options.overrides)
         models = ModelsToZip(plan, replace(problem.typing, spaces=plan.spaces), cached, known, shares)
         rng = np.random.default_rng(options.seed)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -250,6 +256,23 @@ def _share(method: str, alpha: float | None, options: MatchOptions) -> float:
             f"method {method}: alpha must lie between 0 and 1, found {options.alpha}; 0 is the method {ends}"
         )
     return options.alpha
+
+
+def _shares(plan: Plan, alpha: float, known: ActivationSimilarity, overrides: Overrides) -> dict[str, float]:
+    """The share of weight space for each matched space: the user's exceptions hold where activations were seen."""
+    shares = weight_shares(plan, alpha, known)
+    seen = weight_shares(plan, 0.0, known)
+    excepted = {name: share for name, share in overrides.shares.items() if seen.get(name) == 0.0}
+    return {**shares, **excepted}
+
+
+def _require_weights_only(method: str, overrides: Overrides) -> None:
+    asking = [name for name, share in overrides.shares.items() if share < 1.0]
+    if asking:
+        raise UsageError(
+            f"method {method} does not look at activations, but a rule for {asking[0]} does; choose mudsc-align "
+            "and give the other groups alpha 1"
+        )
 
 
 def _depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str]:

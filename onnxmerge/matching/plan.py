@@ -62,13 +62,17 @@ class Plan:
     skipped: Mapping[str, str]
 
 
-def make_plan(typing: Typing) -> Plan:
-    """Find the groups of a typing. Statistics are no part of a unit's weight vector, so they are left out."""
+def make_plan(typing: Typing, pinned: frozenset[str] = frozenset()) -> Plan:
+    """Find the groups of a typing, without the spaces that are ``pinned``.
+
+    Statistics are no part of a unit's weight vector, so they are left out.
+    """
     skipped: dict[str, str] = {}
     spaces: dict[str, Space] = {}
     for name in sorted(typing.spaces, key=lambda name: len(typing.spaces[name].varies_with)):
         space = typing.spaces[name]
-        reason = space.fixed or _why_not(space, typing.spaces, skipped)
+        pin = "it is pinned" if name in pinned else None
+        reason = space.fixed or pin or _why_not(space, typing.spaces, skipped)
         if space.free and reason:
             skipped[name] = reason
         spaces[name] = Space(space.id, space.size, space.varies_with, reason)
