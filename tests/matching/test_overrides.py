@@ -14,7 +14,7 @@ from onnxmerge.matching.overrides import GroupRule
 from tests.graphs import build, initializers, normal
 
 MLP = """(float[n,6] x) => (float[n,3] y) {
-    h = Gemm<transB=1>(x, w1, b1) r = Relu(h) g = Gemm<transB=1>(r, w2, b2) s = Relu(g) y = MatMul(s, w3) }"""
+    h = Gemm<transB=1>(x, w1, b1) r = Tanh(h) g = Gemm<transB=1>(r, w2, b2) s = Tanh(g) y = MatMul(s, w3) }"""
 
 
 def pair(folder: Path) -> tuple[Any, Path]:
