@@ -189,7 +189,7 @@ class Method:
             changed=found.changed,
             converged=found.converged,
             seconds=time.perf_counter() - started,
-            notes=_notes(pair.plan, pair.alphas, activations=self.needs_activations),
+            notes=_notes(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations),
         )
 
 
@@ -239,7 +239,7 @@ class ZipMethod:
             changed=found.changed,
             converged=found.converged,
             seconds=time.perf_counter() - started,
-            notes=_notes(plan, shares, activations=self.needs_activations),
+            notes=_notes(plan, shares, options.overrides, activations=self.needs_activations),
         )
         return MatchResult(self.name, zip_match=match)
 
@@ -311,9 +311,9 @@ def _unmatched(unmoved: Permutations, before: Likeness) -> Sweeps[Permutations]:
     return Sweeps(unmoved, before, (before.total,), (), converged=True)
 
 
-def _notes(plan: Plan, alphas: Mapping[str, float], *, activations: bool) -> tuple[str, ...]:
+def _notes(plan: Plan, alphas: Mapping[str, float], overrides: Overrides, *, activations: bool) -> tuple[str, ...]:
     notes = [f"space {name} was left alone: {reason}" for name, reason in plan.skipped.items()]
-    unseen = [name for name, alpha in alphas.items() if alpha == 1.0]
+    unseen = [name for name, alpha in alphas.items() if alpha == 1.0 and name not in overrides.shares]
     if activations and unseen:
         notes.append(f"no activations were seen of {', '.join(unseen)}: matched by weights instead")
     return tuple(notes)

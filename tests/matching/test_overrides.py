@@ -40,7 +40,7 @@ def test_a_pinned_group_keeps_its_order(tmp_path: Path, pattern: str) -> None:
 def test_a_group_may_be_compared_in_another_way(tmp_path: Path) -> None:
     model, copy = pair(tmp_path)
     data = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
-    for rule in (GroupRule("w2", method="rebasin"), GroupRule("w2", alpha=0.9), GroupRule("w*", method="act-align")):
+    for rule in (GroupRule("b2", method="rebasin"), GroupRule("w2", alpha=0.9), GroupRule("w*", method="act-align")):
         result = merge([model, copy], calibration={"x": data}, method="mudsc-align", repair="none", groups=(rule,))
         np.testing.assert_allclose(result.weights["w3"], initializers(model)["w3"], rtol=1e-6)
 
