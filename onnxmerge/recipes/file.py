@@ -1,0 +1,171 @@
+"""Recipes as YAML files: validated by pydantic against the very fields of the options, and written back.
+
+    models: [a.onnx, b.onnx]
+    calibration: {data: calib.npz}
+    method: mudsc-align
+    alpha: 0.4
+    groups:
+      - {match: "layer3.*", pin: true}
+    output: merged.onnx
+
+Paths are relative to the recipe's folder.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import GenericAlias
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from onnxmerge.api.options import MergeOptions
+from onnxmerge.errors import InputError
+from onnxmerge.recipes.recipe import Calibration, Recipe, differing
+
+SUFFIXES = (".yaml", ".yml")
+_PATHS = ("operators",)
+"""Options that are paths."""
+
+
+def is_recipe(argument: str) -> bool:
+    """Whether an argument of the command line names a recipe."""
+    return Path(argument).suffix.lower() in SUFFIXES
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read and validate a recipe. Raises InputError, naming the file, the key and what was expected."""
+    source = Path(path)
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{source}: expected a mapping with `models:`, found {type(content).__name__}")
+    try:
+        found = schema_model().model_validate(content).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_first(error)}") from error
+    return _recipe(found, source.parent)
+
+
+def write_recipe(recipe: Recipe, path: str | os.PathLike[str]) -> None:
+    """Write a recipe that `read_recipe` reads as the same; only what differs from the defaults is written."""
+    target = Path(path)
+    folder = target.absolute().parent
+    content: dict[str, Any] = {"models": [_relative(model, folder) for model in recipe.models]}
+    if recipe.calibration is not None:
+        given = {"data": _relative(recipe.calibration.data, folder), **recipe.calibration.image_options}
+        content["calibration"] = _plain(given)
+    for name, value in differing(recipe.options).items():
+        content[name] = _relative(str(value), folder) if name in _PATHS else _plain(value)
+    if recipe.output is not None:
+        content["output"] = _relative(recipe.output, folder)
+    try:
+        target.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of recipes, as in specs/recipes/recipe.schema.json."""
+    found = schema_model().model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+
+
+@cache
+def schema_model() -> type[BaseModel]:
+    """The pydantic model of a recipe file: models, calibration, output, and every field of `MergeOptions`."""
+    own: dict[str, Any] = {
+        "models": (
+            Annotated[list[str], Field(min_length=2, description="Files to merge; the first is the template.")],
+            ...,
+        ),
+        "calibration": (_mirror(Calibration) | None, None),
+        "output": (str | None, None),
+    }
+    return create_model("Recipe", __config__=_STRICT, **own, **_fields(MergeOptions))
+
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+def _mirror(kind: type) -> Any:
+    """A pydantic model with the fields of a dataclass, which refuses unknown keys."""
+    return create_model(kind.__name__, __config__=_STRICT, **_fields(kind))
+
+
+def _fields(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {
+        each.name: (_mirrored(hints[each.name]), ... if each.default is MISSING else each.default)
+        for each in fields(kind)
+    }
+
+
+def _mirrored(hint: Any) -> Any:
+    """A type with its dataclasses mirrored, one level of tuple deep."""
+    if get_origin(hint) is tuple and is_dataclass(get_args(hint)[0]):
+        return GenericAlias(tuple, (_mirror(get_args(hint)[0]), ...))
+    return hint
+
+
+def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
+    hints = get_type_hints(MergeOptions)
+    calibration = found.pop("calibration", None)
+    models = tuple(_resolved(model, folder) for model in found.pop("models"))
+    output = found.pop("output", None)
+    options = {name: _restored(hints[name], value) for name, value in found.items()}
+    for name in _PATHS:
+        if options.get(name) is not None:
+            options[name] = Path(_resolved(str(options[name]), folder))
+    return Recipe(
+        models,
+        None if calibration is None else Calibration(**{**calibration, "data": _resolved(calibration["data"], folder)}),
+        None if output is None else _resolved(output, folder),
+        MergeOptions(**options),
+    )
+
+
+def _restored(hint: Any, value: Any) -> Any:
+    """Plain mappings as the dataclasses that they mirror."""
+    if get_origin(hint) is tuple and is_dataclass(get_args(hint)[0]):
+        kind: Any = get_args(hint)[0]
+        return tuple(kind(**each) for each in value)
+    return value
+
+
+def _resolved(path: str, folder: Path) -> str:
+    return os.path.normpath(folder / path)
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return str(Path(path).absolute())
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(each) for name, each in asdict(value).items() if each not in (None, False)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    what = error.errors()[0]
+    place = ".".join(str(part) for part in what["loc"] if not str(part).startswith(("function-", "tuple[")))
+    if what["type"] == "extra_forbidden":
+        return f"there is no key {place!r}; see specs/recipes/recipe.schema.json"
+    if what["type"] == "missing":
+        return f"key {place!r} is missing"
+    return f"{place}: {what['msg'].lower()}, found {what['input']!r}"

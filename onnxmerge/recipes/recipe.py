@@ -1,0 +1,42 @@
+"""A recipe: everything that one run of ``onnxmerge run`` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from onnxmerge.api.options import MergeOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Unlabelled data, and how images become inputs (see the options of the command line)."""
+
+    data: str
+    image_size: int | tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """What was said of images."""
+        return {name: value for name, value in asdict(self).items() if name != "data" and value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to merge, on what, how, and where to; paths as a shell in the current folder understands them."""
+
+    models: tuple[str, ...]
+    calibration: Calibration | None = None
+    output: str | None = None
+    options: MergeOptions = field(default_factory=MergeOptions)
+
+
+def differing(options: MergeOptions) -> Mapping[str, Any]:
+    """The options that are not what they are by default, by name."""
+    default = MergeOptions()
+    fields = MergeOptions.__dataclass_fields__
+    return {name: getattr(options, name) for name in fields if getattr(options, name) != getattr(default, name)}

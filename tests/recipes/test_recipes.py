@@ -1,0 +1,86 @@
+"""Recipes are validated, read and written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from onnxmerge import InputError
+from onnxmerge.api import MergeOptions
+from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.recipes.file import json_schema, read_recipe, write_recipe
+from onnxmerge.recipes.recipe import Calibration, Recipe
+from onnxmerge.resources import specs
+
+TEXT = """
+models: [a.onnx, sub/b.onnx]
+calibration: {data: images, image_size: [32, 64], mean: [0.5, 0.5, 0.5]}
+method: mudsc-align
+alpha: 0.25
+operators: own.yaml
+groups:
+  - {match: "layer3.*", pin: true}
+  - {match: p1, alpha: 1}
+output: out/merged.onnx
+"""
+
+
+def test_a_recipe_says_what_the_command_line_says(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(TEXT)
+    recipe = read_recipe(tmp_path / "r.yaml")
+    assert recipe.models == (str(tmp_path / "a.onnx"), str(tmp_path / "sub" / "b.onnx"))
+    assert recipe.calibration == Calibration(str(tmp_path / "images"), image_size=(32, 64), mean=(0.5, 0.5, 0.5))
+    assert recipe.calibration.image_options == {"image_size": (32, 64), "mean": (0.5, 0.5, 0.5)}
+    assert recipe.output == str(tmp_path / "out" / "merged.onnx")
+    rules = (GroupRule("layer3.*", pin=True), GroupRule("p1", alpha=1))
+    assert recipe.options == MergeOptions(alpha=0.25, operators=tmp_path / "own.yaml", groups=rules)
+
+
+def test_what_is_written_reads_as_the_same(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(TEXT)
+    recipe = read_recipe(tmp_path / "r.yaml")
+    (tmp_path / "other").mkdir()
+    write_recipe(recipe, tmp_path / "other" / "copy.yaml")
+    assert read_recipe(tmp_path / "other" / "copy.yaml") == recipe
+    assert "../a.onnx" in (tmp_path / "other" / "copy.yaml").read_text()
+
+
+def test_only_what_differs_is_written(tmp_path: Path) -> None:
+    write_recipe(Recipe((str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"))), tmp_path / "r.yaml")
+    assert (tmp_path / "r.yaml").read_text() == "models:\n- a.onnx\n- b.onnx\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: [a.onnx, b.onnx]\nalfa: 0.5", "there is no key 'alfa'"),
+        ("method: average", "key 'models' is missing"),
+        ("models: [a.onnx, b.onnx]\nalpha: much", "alpha: .*found 'much'"),
+        ("models: [a.onnx, b.onnx]\ncalibration: {images: x}", "'calibration.*data' is missing|no key 'calibration"),
+        ("models: [a.onnx, b.onnx]\ngroups: [{match: w, pinned: true}]", "no key 'groups.0.*pinned'"),
+        ("models: [a.onnx, b.onnx]\nrepair: maybe", "repair: .*found 'maybe'"),
+        ("- a.onnx", "expected a mapping"),
+        ("models: [a", "is not YAML"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_recipe(tmp_path / "r.yaml")
+    assert str(error.value).startswith(str(tmp_path / "r.yaml"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
+        read_recipe(tmp_path / "none.yaml")
+
+
+def test_every_option_has_its_key_in_the_published_schema() -> None:
+    """After a change of options: python tools/recipe_schema.py."""
+    stored = json.loads((specs() / "recipes" / "recipe.schema.json").read_text())
+    assert stored == json_schema()
+    assert {field.name for field in fields(MergeOptions)} <= stored["properties"].keys()
