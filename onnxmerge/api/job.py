@@ -13,6 +13,7 @@ from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Prepared
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.combine import shares_of
 
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Makes a progress display for one titled piece of work."""
@@ -26,6 +27,11 @@ class Job:
     source: CalibrationSource | None
     options: MergeOptions
     progress: Progress
+
+    @property
+    def shares(self) -> list[float]:
+        """Each model's share in the merged one."""
+        return shares_of(self.options.weights, len(self.prepared.models.weights))
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def match(job: Job, statistics: Statistics | None) -> MatchResult:
     method, rule = MATCHERS[options.method], ZipRule(options.zip_a, options.zip_b)
     if method.zips:
         together = {space: gram.correlations(len(weights)) for space, gram in grams.items() if gram.cross}
-        problem = MatchProblem(job.prepared.typing, weights, together=together)
+        problem = MatchProblem(job.prepared.typing, weights, together=together, shares=job.shares)
     else:
         activations = [
             {space: gram.correlation(0, other) for space, gram in grams.items()} for other in range(1, len(weights))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -96,6 +97,7 @@ def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool)
         raise UsageError(f"merging takes two models or more, found {models}")
     if options.method not in MATCHERS:
         raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join(MATCHERS)}")
+    _require_weights(options.weights, models)
     method = MATCHERS[options.method]
     if method.needs_activations and not calibrated:
         raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
@@ -107,6 +109,19 @@ def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool)
         raise UsageError(f"--refine {options.refine} takes matched units, one to one; method {options.method} zips")
     if options.repair not in ("auto", "none"):
         raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
+
+
+def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:
+    """Raise UsageError unless there is a positive number for each model."""
+    if weights is None:
+        return
+    if len(weights) != models:
+        raise UsageError(f"--weights: expected a number for each of the {models} models, found {len(weights)}")
+    if not all(0 < weight < math.inf for weight in weights):
+        found = ",".join(f"{weight:g}" for weight in weights)
+        raise UsageError(
+            f"--weights {found}: expected positive numbers; leave out a model that is to count for nothing"
+        )
 
 
 def _open(
@@ -164,6 +179,7 @@ def _report(
     return MergeReport(
         models=tuple(network.label for network in models.sources),
         sha256=tuple(network.sha256 for network in models.sources),
+        weights=tuple(job.shares),
         method=options.method,
         alpha=options.alpha if method.alpha is None else method.alpha,
         objective=options.objective,

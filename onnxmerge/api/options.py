@@ -25,7 +25,7 @@ class MergeOptions:
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
-    itself.
+    itself. ``weights`` has one positive number for each model, its weight in the mean (None: all equal).
     """
 
     method: str = "mudsc-align"
@@ -38,6 +38,7 @@ class MergeOptions:
     samples: int | None = None
     zip_a: float = 0.5
     zip_b: float = 1.0
+    weights: tuple[float, ...] | None = None
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None

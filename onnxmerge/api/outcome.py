@@ -36,11 +36,13 @@ class GroupReport:
 class MergeReport:
     """What happened, for people and machines.
 
-    ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in
+    bytes (None: unknown).
     """
 
     models: tuple[str, ...]
     sha256: tuple[str, ...]
+    weights: tuple[float, ...]
     method: str
     alpha: float | None
     objective: str
@@ -83,6 +85,7 @@ def provenance(report: MergeReport) -> dict[str, str]:
     found = {
         "onnxmerge.version": __version__,
         "onnxmerge.sources": " ".join(report.sha256),
+        "onnxmerge.weights": " ".join(map(repr, report.weights)),
         "onnxmerge.method": report.method,
         "onnxmerge.objective": report.objective,
         "onnxmerge.seed": str(report.seed),

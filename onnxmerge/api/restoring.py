@@ -38,7 +38,7 @@ class Merged:
 def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: Statistics | None) -> Merged:
     """Average the matched models and restore their statistics by what the options say."""
     template, typing = job.prepared.models.template, job.prepared.typing
-    weights: Weights = combine(job.prepared.models, typing, matched.matchings)
+    weights: Weights = combine(job.prepared.models, typing, matched.matchings, weights=job.shares)
     source, options = job.source, job.options
     step = repair_step(template.graph, typing, options.repair)
     if source is None:
@@ -51,7 +51,7 @@ def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: 
         weights = Overlay(weights, reestimate(template.model, typing, weights, source, provider=options.provider))
         done.append("BatchNorm re-estimated")
     if plan is not None and step is not None and statistics is not None:
-        aims = targets(plan, typing, statistics, matched.matchings)
+        aims = targets(plan, typing, statistics, matched.matchings, shares=job.shares)
         weights = _balanced(job, matched, step, weights)
         data = FirstSamples(source, REPAIR_SAMPLES)
         changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
@@ -70,6 +70,7 @@ def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: Cal
             weights,
             matched.permutations,
             source,
+            shares=job.shares,
             output_scale=options.output_scale,
             provider=options.provider,
             seed=options.seed,
@@ -84,4 +85,4 @@ def _balanced(job: Job, matched: MatchResult, step: RepairStep, weights: Weights
     if step.which != "all" or not matched.permutations:
         return weights
     hidden = plan_repair(models.template.graph, typing, "free").layers
-    return Overlay(weights, balanced(models, typing, matched.permutations, hidden))
+    return Overlay(weights, balanced(models, typing, matched.permutations, hidden, shares=job.shares))

@@ -62,6 +62,9 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
     help="Weight of weight-space similarity (mudsc-align, mudsc-zip).",
 )
 @click.option(
+    "--weights", callback=_numbers, metavar="W,W,...", help="Weight of each model in the mean, by default all equal."
+)
+@click.option(
     "--zip-a",
     type=click.FloatRange(0, 1),
     default=0.5,

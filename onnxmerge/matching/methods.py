@@ -48,13 +48,15 @@ class MatchProblem:
     """Models of one structure. ``weights[m]`` are keyed by the first model's names and may be lazy.
 
     ``activations[m - 1]`` compares the first model with model m, ``together`` (for zip) the units of all models, model
-    after model; both are empty where no activations were gathered.
+    after model; both are empty where no activations were gathered. ``shares`` are the models' shares in the merged
+    units where these are not equal: a zip compares units by the neighbours that merging will give them.
     """
 
     typing: Typing
     weights: Sequence[Mapping[str, NDArray[Any]]]
     activations: Sequence[ActivationSimilarity] = ()
     together: ActivationSimilarity = field(default_factory=dict)
+    shares: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,8 @@ class ZipMethod:
         known = known_activations(plan, problem.together if self.needs_activations else {}, len(problem.weights))
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         shares = weight_shares(plan, alpha, known)
-        models = ModelsToZip(plan, replace(problem.typing, spaces=plan.spaces), cached, known, shares)
+        typing = replace(problem.typing, spaces=plan.spaces)
+        models = ModelsToZip(plan, typing, cached, known, shares, problem.shares)
         rng = np.random.default_rng(options.seed)
         with np.errstate(invalid="ignore", over="ignore"):
             unmoved = unmoved_zip(models)

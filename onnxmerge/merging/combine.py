@@ -73,7 +73,7 @@ def combine(
     Raises UsageError for a wrong number of matchings or weights. Reading a tensor raises InputError, naming it, where
     the models differ in something that cannot be averaged.
     """
-    shares = _shares(weights, len(models.weights))
+    shares = shares_of(weights, len(models.weights))
     if isinstance(matchings, Zipped):
         return LazyWeights(models.weights[0], lambda name: _zipped(name, models, typing, matchings, shares))
     if len(matchings) != len(models.weights) - 1:
@@ -114,7 +114,11 @@ def _zipped(name: str, models: ModelSet, typing: Typing, matchings: Zipped, shar
     return mean.astype(first.dtype)
 
 
-def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+def shares_of(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Each model's share in a mean: ``weights`` divided by their sum, equal shares where there are none.
+
+    Raises UsageError for a wrong number of weights, or where they make no mean.
+    """
     if weights is None:
         return [1 / count] * count
     if len(weights) != count:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Positions, Typing
-from onnxmerge.merging.combine import LazyWeights, transported
+from onnxmerge.merging.combine import LazyWeights, shares_of, transported
 from onnxmerge.merging.linear_layers import LinearLayer
 from onnxmerge.model.network import ModelSet
 
@@ -68,23 +68,29 @@ def _view(weights: Mapping[str, Array], scaled: Mapping[str, _Scaled]) -> LazyWe
 
 
 def balanced(
-    models: ModelSet, typing: Typing, matchings: Sequence[Mapping[str, Positions]], hidden: Sequence[LinearLayer]
+    models: ModelSet,
+    typing: Typing,
+    matchings: Sequence[Mapping[str, Positions]],
+    hidden: Sequence[LinearLayer],
+    *,
+    shares: Sequence[float] | None = None,
 ) -> Mapping[str, Array]:
     """The mean weights of ``hidden`` layers, by name, with each unit's parents at equal length.
 
-    ``matchings`` has one entry for each model but the first. Units that are zero in any parent are averaged as they
-    are. Computed when read.
+    ``matchings`` has one entry for each model but the first, ``shares`` one for each (equal by default). Units that
+    are zero in any parent are averaged as they are. Computed when read.
     """
     aligned = [transported(w, typing, p) for w, p in zip(models.weights, [{}, *matchings], strict=True)]
     layers = {layer.weight: layer for layer in hidden}
-    return LazyWeights(layers, lambda name: _mean(layers[name], [weights[name] for weights in aligned]))
+    each = shares_of(shares, len(aligned))
+    return LazyWeights(layers, lambda name: _mean(layers[name], [weights[name] for weights in aligned], each))
 
 
-def _mean(layer: LinearLayer, parents: Sequence[Array]) -> Array:
+def _mean(layer: LinearLayer, parents: Sequence[Array], shares: Sequence[float]) -> Array:
     wide = [np.asarray(parent, np.float64) for parent in parents]
     lengths = np.stack([layer.unit_lengths(parent) for parent in wide])
     live = (lengths > 0).all(axis=0)
     logs = np.log(np.where(live, lengths, 1.0))
-    factors = np.exp(logs.mean(axis=0) - logs)
-    total = sum(layer.scale_weight(parent, factor) for parent, factor in zip(wide, factors, strict=True))
-    return np.asarray(total / len(wide)).astype(parents[0].dtype)
+    factors = np.exp(np.average(logs, axis=0, weights=shares) - logs)
+    scaled = [layer.scale_weight(parent, factor) for parent, factor in zip(wide, factors, strict=True)]
+    return np.asarray(np.average(scaled, axis=0, weights=shares)).astype(parents[0].dtype)

@@ -28,7 +28,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.merging.alignment import axis_orders, reordered
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.combine import LazyWeights
+from onnxmerge.merging.combine import LazyWeights, shares_of
 from onnxmerge.merging.goals import Goal, Settling, plan_goals
 from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.merging.ridge import Sums
@@ -75,6 +75,7 @@ def refine(
     matchings: Sequence[Mapping[str, Positions]],
     source: CalibrationSource,
     *,
+    shares: Sequence[float] | None = None,
     output_scale: OutputScale = "auto",
     provider: str = "cpu",
     seed: int = 0,
@@ -89,6 +90,7 @@ def refine(
         weights: The merged initializers, which are also what the ridge pulls to.
         matchings: One for each model but the first.
         source: Calibration data; read once, and again for each layer as long as activations exceed MEMORY.
+        shares: Of the parents in the mean that layers aim at; equal by default.
         output_scale: ``unit`` gives every sample of every parent's output the same length before they are averaged,
             right where only the direction counts (an embedding that is compared by cosine); ``keep`` leaves them as
             they are, right for logits and regression. The file does not say which it is. ``auto`` looks at the
@@ -103,7 +105,8 @@ def refine(
     """
     graph = models.template.graph
     steps, notes = plan_goals(graph, typing)
-    work = _Work(models, typing, dtypes, weights, matchings, source, output_scale, provider, seed, notes)
+    each = shares_of(shares, len(models.weights))
+    work = _Work(models, typing, dtypes, weights, matchings, source, each, output_scale, provider, seed, notes)
     for index, step in enumerate(steps):
         edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
         if isinstance(step, Goal):
@@ -125,6 +128,7 @@ class _Work:
     weights: Arrays
     matchings: Sequence[Mapping[str, Positions]]
     source: CalibrationSource
+    shares: Sequence[float]
     output_scale: OutputScale
     provider: str
     seed: int
@@ -159,7 +163,7 @@ class _Work:
         wanted = [goal.source] if goal.shortcut is None else [goal.source, goal.shortcut]
         merged = self.merged.segment(wanted, edge)
         parents = [parent.segment([goal.target], edge) for parent in self.parents]
-        tally = _Tally(goal, len(parents), self.output_scale)
+        tally = _Tally(goal, self.shares, self.output_scale)
         for index, feed in enumerate(self._feeds(self.merged, *self.parents)):
             given = merged.run(index, feed)
             targets = [
@@ -197,13 +201,13 @@ class _Work:
 class _Tally:
     """What is added up for one layer, batch by batch."""
 
-    def __init__(self, goal: Goal, parents: int, scale: OutputScale) -> None:
-        self.goal, self.scale = goal, scale if goal.last else "keep"
+    def __init__(self, goal: Goal, shares: Sequence[float], scale: OutputScale) -> None:
+        self.goal, self.shares, self.scale = goal, shares, scale if goal.last else "keep"
         self.length: float | None = None
         self.fit: Sums | None = None
         self.held: Sums | None = None
         self.rows = 0
-        self.first = self.second = np.zeros((parents, goal.layer.units))
+        self.first = self.second = np.zeros((len(shares), goal.layer.units))
 
     def add(
         self, index: int, given: Arrays, targets: Sequence[NDArray[Any]], count: int, rng: np.random.Generator
@@ -219,7 +223,7 @@ class _Tally:
         self.rows += wide.shape[1]
         self.first = self.first + wide.sum(axis=1)
         self.second = self.second + np.square(wide).sum(axis=1)
-        aims = [np.mean(parents, axis=0)]
+        aims = [self._mean(parents)]
         if goal.shortcut is not None:
             aims.append(values_at(given[goal.shortcut], channel, picks))
         x = goal.form.rows(given[goal.source], picks)
@@ -242,8 +246,12 @@ class _Tally:
             )
         mean, size = self.first / self.rows, self.second / self.rows
         shape = self.fit.shift_y.shape[1:]
-        deviation = np.sqrt(np.maximum(size - mean**2, 0.0)).mean(axis=0)
-        return Evidence(self.fit, self.held, deviation.reshape(shape), np.sqrt(size).mean(axis=0).reshape(shape))
+        deviation = self._mean([*np.sqrt(np.maximum(size - mean**2, 0.0))])
+        return Evidence(self.fit, self.held, deviation.reshape(shape), self._mean([*np.sqrt(size)]).reshape(shape))
+
+    def _mean(self, parents: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The mean over parents by their shares, in the type of the arrays."""
+        return np.asarray(np.average(parents, axis=0, weights=self.shares), parents[0].dtype)
 
     def _scaled(self, parents: list[Rows]) -> list[Rows]:
         """The rows, brought to one length (the mean of all in the first batch) where only directions count."""
@@ -253,7 +261,7 @@ class _Tally:
             return parents
         lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in parents]
         if self.length is None:
-            self.length = float(np.mean(lengths))
+            self.length = float(self._mean(lengths).mean())
         return [
             rows * (self.length / np.maximum(length, np.finfo(np.float32).tiny))
             for rows, length in zip(parents, lengths, strict=True)
