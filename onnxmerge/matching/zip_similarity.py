@@ -19,8 +19,8 @@ from scipy.sparse import csr_array
 from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.plan import Group, Occurrence, Plan
+from onnxmerge.matching.problem import GroupProblem
 from onnxmerge.matching.similarity import CHUNK_BYTES, PairOfModels, inverse_norm, problem_of
-from onnxmerge.matching.structured import GroupProblem
 from onnxmerge.merging.transport import composite, composite_shape
 from onnxmerge.merging.zip_transport import Projections, Zipped, member_counts, project, slots_of
 
