@@ -110,18 +110,26 @@ class ZipMatch(Search):
     zipped: Zipped
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointMatch(Search):
+    """How all models were matched at once: ``permutations`` bring each but the first to the first."""
+
+    permutations: tuple[Permutations, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """``matches[m - 1]`` brings model m to the first; there are none where the models were zipped (``zip_match``)."""
+    """``matches[m - 1]`` brings model m to the first; there are none where all were matched (``joint``) or zipped."""
 
     method: str
     matches: tuple[ModelMatch, ...] = ()
     zip_match: ZipMatch | None = None
+    joint: JointMatch | None = None
 
     @property
     def permutations(self) -> tuple[Permutations, ...]:
         """One for each other model."""
-        return tuple(match.permutations for match in self.matches)
+        return self.joint.permutations if self.joint is not None else tuple(each.permutations for each in self.matches)
 
     @property
     def matchings(self) -> Matchings:
@@ -130,7 +138,8 @@ class MatchResult:
 
     @property
     def searches(self) -> tuple[Search, ...]:
-        return self.matches if self.zip_match is None else (self.zip_match,)
+        together = self.joint if self.zip_match is None else self.zip_match
+        return self.matches if together is None else (together,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,7 @@ class Method:
         others = len(problem.weights) - 1
         activations = problem.activations if self.needs_activations else [{}] * others
         if len(activations) != others or (self.needs_activations and plan.groups and not all(activations)):
-            raise _without_activations(self.name)
+            raise without_activations(self.name)
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         matches = []
         for index, (weights, seen) in enumerate(zip(cached[1:], activations, strict=True)):
@@ -175,7 +184,7 @@ class Method:
         before = measure(pair, unmoved)
         if self.matched:
             start = by_activations(pair) if self.needs_activations else unmoved
-            roots = _depending(pair.plan, pair.alphas, alpha)
+            roots = depending(pair.plan, pair.alphas, alpha)
             found = _best_sweeps(pair, start, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)
@@ -187,7 +196,7 @@ class Method:
             changed=found.changed,
             converged=found.converged,
             seconds=time.perf_counter() - started,
-            notes=_notes(pair.plan, pair.alphas, activations=self.needs_activations),
+            notes=notes_on(pair.plan, pair.alphas, activations=self.needs_activations),
         )
 
 
@@ -215,7 +224,7 @@ class ZipMethod:
             raise UsageError(f"method {self.name} compares by correlation; inner products are for rebasin")
         plan = make_plan(problem.typing)
         if self.needs_activations and plan.groups and not problem.together:
-            raise _without_activations(self.name)
+            raise without_activations(self.name)
         known = known_activations(plan, problem.together if self.needs_activations else {}, len(problem.weights))
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         shares = weight_shares(plan, alpha, known)
@@ -225,7 +234,7 @@ class ZipMethod:
         with np.errstate(invalid="ignore", over="ignore"):
             unmoved = unmoved_zip(models)
             start = (zip_by_activations if self.needs_activations else zip_by_weights)(models, options.zip)
-            roots = _depending(plan, shares, alpha)
+            roots = depending(plan, shares, alpha)
             found = zip_sweep(models, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
             before = measure_zip(models, unmoved)
         match = ZipMatch(
@@ -236,7 +245,7 @@ class ZipMethod:
             changed=found.changed,
             converged=found.converged,
             seconds=time.perf_counter() - started,
-            notes=_notes(plan, shares, activations=self.needs_activations),
+            notes=notes_on(plan, shares, activations=self.needs_activations),
         )
         return MatchResult(self.name, zip_match=match)
 
@@ -255,7 +264,7 @@ def _share(method: str, alpha: float | None, options: MatchOptions) -> float:
     return options.alpha
 
 
-def _depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str]:
+def depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str]:
     """The groups to sweep over.
 
     With activations alone nothing depends on the neighbours, except where weights had to stand in for them.
@@ -265,7 +274,8 @@ def _depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[st
     ]
 
 
-def _without_activations(method: str) -> UsageError:
+def without_activations(method: str) -> UsageError:
+    """What to raise where a method misses them."""
     return UsageError(f"method {method} compares activations: give calibration data (--calib)")
 
 
@@ -276,10 +286,15 @@ def _best_sweeps(
 
     Coordinate ascent ends where its order leads it, so where groups are small another order is cheap and worth it.
     """
-    cost = sum(_units(pair.plan, root) ** 3 for root in roots)
-    count = min(max(RESTART_BUDGET // max(cost, 1), 1), MAX_RESTARTS) if roots else 1
+    count = restarts(pair.plan, roots)
     found = [sweep(pair, start, roots, rng=rng, max_sweeps=options.max_sweeps) for _ in range(count)]
     return max(found, key=lambda sweeps: sweeps.likeness.total)
+
+
+def restarts(plan: Plan, roots: Sequence[str], models: int = 1) -> int:
+    """How many random orders to try, by what a sweep costs that assigns the units of so many models."""
+    cost = models * sum(_units(plan, root) ** 3 for root in roots)
+    return min(max(RESTART_BUDGET // max(cost, 1), 1), MAX_RESTARTS) if roots else 1
 
 
 def _units(plan: Plan, root: str) -> int:
@@ -291,7 +306,8 @@ def _unmatched(unmoved: Permutations, before: Likeness) -> Sweeps[Permutations]:
     return Sweeps(unmoved, before, (before.total,), (), converged=True)
 
 
-def _notes(plan: Plan, alphas: Mapping[str, float], *, activations: bool) -> tuple[str, ...]:
+def notes_on(plan: Plan, alphas: Mapping[str, float], *, activations: bool) -> tuple[str, ...]:
+    """What the user should know: spaces that were left alone, and those matched by weights for want of activations."""
     notes = [f"space {name} was left alone: {reason}" for name, reason in plan.skipped.items()]
     unseen = [name for name, alpha in alphas.items() if alpha == 1.0]
     if activations and unseen:
