@@ -37,7 +37,7 @@ class MergeReport:
     """What happened, for people and machines.
 
     ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in
-    bytes (None: unknown).
+    bytes (None: unknown). ``base`` (label, sha256), ``scale`` and ``density`` are those of task vectors.
     """
 
     models: tuple[str, ...]
@@ -47,6 +47,9 @@ class MergeReport:
     alpha: float | None
     objective: str
     zip: tuple[float, float] | None
+    base: tuple[str, str] | None
+    scale: float | None
+    density: float | None
     seed: int
     repair: str
     batches: int | None
@@ -95,6 +98,10 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.alpha"] = repr(report.alpha)
     if report.zip is not None:
         found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
+    if report.base is not None:
+        found["onnxmerge.base"] = report.base[1]
+        found["onnxmerge.scale"] = repr(report.scale)
+        found["onnxmerge.density"] = repr(report.density)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
     return found

@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job, Overlay
+from onnxmerge.api.methods import METHODS, settings_of
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.statistics import Statistics
 from onnxmerge.calibration.subset import FirstSamples
+from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
@@ -19,6 +21,7 @@ from onnxmerge.merging.folding import balanced
 from onnxmerge.merging.least_squares import refine
 from onnxmerge.merging.repair import RepairPlan, plan_repair, repair, targets
 from onnxmerge.merging.repair_choice import RepairStep, repair_step
+from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
 
 REPAIR_SAMPLES = 2048
 """Calibration samples that repair measures the merged network on: a mean and a deviation need no more."""
@@ -38,18 +41,18 @@ class Merged:
 def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: Statistics | None) -> Merged:
     """Average the matched models and restore their statistics by what the options say."""
     template, typing = job.prepared.models.template, job.prepared.typing
-    weights: Weights = combine(job.prepared.models, typing, matched.matchings, weights=job.shares)
     source, options = job.source, job.options
+    method = METHODS[options.method]
+    if isinstance(method, TaskVectorMethod):
+        return _task_vectors(job, method)
+    weights: Weights = combine(job.prepared.models, typing, matched.matchings, weights=job.shares)
     step = repair_step(template.graph, typing, options.repair)
     if source is None:
         averaged = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, "none", averaged if step is not None else ())
     if options.refine == "ls":
         return _least_squares(job, matched, weights, source)
-    done = []
-    if options.repair != "none" and batchnorms(template.graph):
-        weights = Overlay(weights, reestimate(template.model, typing, weights, source, provider=options.provider))
-        done.append("BatchNorm re-estimated")
+    weights, done = _reestimated(job, weights)
     if plan is not None and step is not None and statistics is not None:
         aims = targets(plan, typing, statistics, matched.matchings, shares=job.shares)
         weights = _balanced(job, matched, step, weights)
@@ -58,6 +61,28 @@ def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: 
         weights = Overlay(weights, changed)
         done.append(step.label)
     return Merged(weights, ", ".join(done) or "none")
+
+
+def _task_vectors(job: Job, method: TaskVectorMethod) -> Merged:
+    """The base with the merged task vector; of statistics only those of kept BatchNorm are measured anew."""
+    prepared, settings = job.prepared, settings_of(job.options)
+    if job.base is None or settings is None:
+        raise UsageError(f"method {method.name} adds to a base: give it (--base)")
+    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from the base"]
+    added = add_task_vectors(prepared.models, job.base.weights, prepared.typing, method.rule, settings, job.shares)
+    weights, done = _reestimated(job, added)
+    if prepared.typing.statistics and not done:
+        notes.append("running statistics were averaged, not re-estimated")
+    return Merged(weights, ", ".join(done) or "none", tuple(notes))
+
+
+def _reestimated(job: Job, weights: Weights) -> tuple[Weights, list[str]]:
+    """The weights with the statistics of kept BatchNorm measured anew where there is data, and what was done."""
+    template, options = job.prepared.models.template, job.options
+    if job.source is None or options.repair == "none" or not batchnorms(template.graph):
+        return weights, []
+    found = reestimate(template.model, job.prepared.typing, weights, job.source, provider=options.provider)
+    return Overlay(weights, found), ["BatchNorm re-estimated"]
 
 
 def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Merged:
