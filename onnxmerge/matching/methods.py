@@ -1,7 +1,8 @@
 """The matching methods by name.
 
-Some align every other model to the first, each by itself. average: no matching. rebasin: weights alone (Git Re-Basin,
-arXiv 2209.04836). act-align: activations alone, one pass. mudsc-align: both (MuDSC, arXiv 2403.01753).
+Some align every other model to the first, each by itself, so with more than two models it matters which is the first
+(with ``joint_method`` it does not). average: no matching. rebasin: weights alone (Git Re-Basin, arXiv 2209.04836).
+act-align: activations alone, one pass. mudsc-align: both (MuDSC, arXiv 2403.01753).
 
 The others zip the units of all models together. zipit: activations alone, one pass (ZipIt!, arXiv 2305.03053).
 weight-zip: weights alone. mudsc-zip: both.
