@@ -18,7 +18,7 @@ from onnxmerge.model.network import ModelSet
 def repair_plan(job: Job) -> RepairPlan | None:
     """The layers to repair, whose statistics must be measured in the parents; None where nothing is repaired."""
     choice, graph = job.options.repair, job.prepared.models.template.graph
-    if job.options.refine != "none" or isinstance(METHODS[job.options.method], TaskVectorMethod):
+    if job.options.refine == "ls" or isinstance(METHODS[job.options.method], TaskVectorMethod):
         return None
     step = repair_step(graph, job.prepared.typing, choice)
     if step is None:

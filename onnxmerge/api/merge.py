@@ -111,7 +111,7 @@ def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool,
         raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")
     if isinstance(METHODS[options.method], ZipMethod):
         raise UsageError(f"--refine {options.refine} takes matched units, one to one; method {options.method} zips")
-    if options.repair not in ("auto", "none"):
+    if options.refine == "ls" and options.repair not in ("auto", "none"):
         raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
 
 

@@ -11,7 +11,7 @@ from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
 
-Refinement = Literal["none", "ls"]
+Refinement = Literal["none", "ls", "regmean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class MergeOptions:
     similarity of rebasin: ``correlation``, or ``inner`` for the inner product of the original paper. ``repair``
     "auto" repairs output layers, and hidden ones where BatchNorm was folded away.
     ``refine`` "ls" solves every linear layer anew by least squares after matching, in place of any repair;
+    "regmean" averages them by the Gram matrices of what they read, and repair follows.
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside

@@ -18,7 +18,8 @@ from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.folding import balanced
-from onnxmerge.merging.least_squares import refine
+from onnxmerge.merging.least_squares import Refined, refine
+from onnxmerge.merging.regmean import regmean
 from onnxmerge.merging.repair import RepairPlan, plan_repair, repair, targets
 from onnxmerge.merging.repair_choice import RepairStep, repair_step
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
@@ -52,15 +53,18 @@ def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: 
         return Merged(weights, "none", averaged if step is not None else ())
     if options.refine == "ls":
         return _least_squares(job, matched, weights, source)
-    weights, done = _reestimated(job, weights)
+    regmeaned = _regmean(job, matched, weights, source) if options.refine == "regmean" else None
+    weights, done = _reestimated(job, weights if regmeaned is None else Overlay(weights, regmeaned.weights))
+    if regmeaned is not None:
+        done.insert(0, "RegMean")
     if plan is not None and step is not None and statistics is not None:
         aims = targets(plan, typing, statistics, matched.matchings, shares=job.shares)
-        weights = _balanced(job, matched, step, weights)
+        weights = weights if regmeaned is not None else _balanced(job, matched, step, weights)
         data = FirstSamples(source, REPAIR_SAMPLES)
         changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
         weights = Overlay(weights, changed)
         done.append(step.label)
-    return Merged(weights, ", ".join(done) or "none")
+    return Merged(weights, ", ".join(done) or "none", () if regmeaned is None else tuple(regmeaned.notes))
 
 
 def _task_vectors(job: Job, method: TaskVectorMethod) -> Merged:
@@ -102,6 +106,23 @@ def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: Cal
             progress=report,
         )
     return Merged(Overlay(weights, found.weights), f"least squares ({options.output_scale})", tuple(found.notes))
+
+
+def _regmean(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Refined:
+    prepared, options = job.prepared, job.options
+    with job.progress("RegMean") as report:
+        return regmean(
+            prepared.models,
+            prepared.typing,
+            prepared.trace.dtypes,
+            weights,
+            matched.permutations,
+            source,
+            shares=job.shares,
+            provider=options.provider,
+            seed=options.seed,
+            progress=report,
+        )
 
 
 def _balanced(job: Job, matched: MatchResult, step: RepairStep, weights: Weights) -> Weights:

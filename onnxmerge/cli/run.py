@@ -111,10 +111,11 @@ def _listed() -> str:
 )
 @click.option(
     "--refine",
-    type=click.Choice(["none", "ls"]),
+    type=click.Choice(["none", "ls", "regmean"]),
     default="none",
     show_default=True,
-    help="ls: after matching, solve each linear layer by least squares for the parents' activations.",
+    help="After matching, ls: solve each linear layer by least squares for the parents' activations; "
+    "regmean: average it by the Gram matrices of what the parents' layers read.",
 )
 @click.option(
     "--output-scale",

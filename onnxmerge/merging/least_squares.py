@@ -15,7 +15,7 @@ Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -27,12 +27,12 @@ from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.merging.alignment import axis_orders, reordered
-from onnxmerge.merging.batches import each
+from onnxmerge.merging.batches import count
 from onnxmerge.merging.combine import LazyWeights, shares_of
 from onnxmerge.merging.goals import Goal, Settling, plan_goals
 from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.merging.ridge import Sums
-from onnxmerge.merging.segments import Purse, Relay, blocked, frontier
+from onnxmerge.merging.segments import Purse, Relay, blocked, feeds, frontier
 from onnxmerge.merging.solution import Evidence, solve, stored
 from onnxmerge.model.network import ModelSet
 
@@ -147,8 +147,7 @@ class _Work:
         )
         self.merged = Relay(model, self.current, self.dtypes, purse, self.provider)
         self.parents = [Relay(model, own, self.dtypes, purse, self.provider) for own in self.models.weights]
-        known = self.source.batches
-        self.batches = sum(1 for _ in each(self.source)) if known is None else known
+        self.batches = count(self.source)
         self.rng = np.random.default_rng(self.seed)
 
     def refine(self, goal: Goal, edge: Sequence[str]) -> None:
@@ -164,7 +163,7 @@ class _Work:
         merged = self.merged.segment(wanted, edge)
         parents = [parent.segment([goal.target], edge) for parent in self.parents]
         tally = _Tally(goal, self.shares, self.output_scale)
-        for index, feed in enumerate(self._feeds(self.merged, *self.parents)):
+        for index, feed in enumerate(feeds(self.source, [self.merged, *self.parents], self.batches)):
             given = merged.run(index, feed)
             targets = [
                 reordered(parent.run(index, feed)[goal.target], order)
@@ -178,24 +177,17 @@ class _Work:
         """Give a BatchNormalization that stands by itself the statistics of what reaches it now."""
         segment = self.merged.segment([step.source], edge)
         count, total, squares = 0, np.zeros(()), np.zeros(())
-        for index, feed in enumerate(self._feeds(self.merged)):
+        for index, feed in enumerate(feeds(self.source, [self.merged], self.batches)):
             value = np.moveaxis(segment.run(index, feed)[step.source], 1, -1).astype(np.float64)
             value = value.reshape(-1, value.shape[-1])
             count += len(value)
             total, squares = total + value.sum(axis=0), squares + np.square(value).sum(axis=0)
         if not count:
-            raise _no_data()
+            raise no_data()
         mean = total / count
         for name, array in ((step.norm.mean, mean), (step.norm.variance, squares / count - mean**2)):
             like = self.current[name]
             self.changed[name] = np.maximum(array, 0.0 if name == step.norm.variance else -np.inf).astype(like.dtype)
-
-    def _feeds(self, *relays: Relay) -> Iterator[Arrays]:
-        """The calibration batches; empty ones where every network goes on from what was kept."""
-        if any(relay.missing(self.batches) for relay in relays):
-            yield from each(self.source)
-        else:
-            yield from ({} for _ in range(self.batches))
 
 
 class _Tally:
@@ -236,14 +228,11 @@ class _Tally:
 
     def evidence(self) -> Evidence:
         if self.fit is None or self.held is None:
-            raise _no_data()
+            raise no_data()
         if not self.fit.count:
             self.fit, self.held = self.held, self.fit
         if not all(np.isfinite(array).all() for sums in (self.fit, self.held) for array in (sums.xx, sums.xy, sums.yy)):
-            raise InputError(
-                f"{self.goal.layer.node}: activations on the calibration data are not finite; "
-                "check its scale and values"
-            )
+            raise not_finite(self.goal)
         mean, size = self.first / self.rows, self.second / self.rows
         shape = self.fit.shift_y.shape[1:]
         deviation = self._mean([*np.sqrt(np.maximum(size - mean**2, 0.0))])
@@ -288,5 +277,13 @@ def _cut(rows: int, index: int) -> int:
     return 0 if index % HELD_OUT == HELD_OUT - 1 else rows
 
 
-def _no_data() -> InputError:
+def not_finite(goal: Goal) -> InputError:
+    """What to raise where a layer's activations are not numbers."""
+    return InputError(
+        f"{goal.layer.node}: activations on the calibration data are not finite; check its scale and values"
+    )
+
+
+def no_data() -> InputError:
+    """What to raise where there is nothing to measure."""
     return InputError("no calibration data reached the network; expected at least one batch")
