@@ -10,9 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.prepare import Prepared
+from onnxmerge.api.prepare import Base, Prepared
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.combine import shares_of
 
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Makes a progress display for one titled piece of work."""
@@ -20,12 +21,21 @@ Progress = Callable[[str], AbstractContextManager[Report]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Typed models, the data to calibrate on (None: none was given), and how to merge."""
+    """Typed models, the data to calibrate on (None: none was given), and how to merge.
+
+    ``base`` is the model that all others were fine-tuned from, where it was given.
+    """
 
     prepared: Prepared
     source: CalibrationSource | None
     options: MergeOptions
     progress: Progress
+    base: Base | None = None
+
+    @property
+    def shares(self) -> list[float]:
+        """Each model's share in the merged one."""
+        return shares_of(self.options.weights, len(self.prepared.models.weights))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,14 +14,15 @@ from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job, Progress, silent
 from onnxmerge.api.matching import match, plans_of, statistics_of
+from onnxmerge.api.methods import METHODS, alpha_of, compares_activations, require_base, settings_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergeReport, MergeResult, group_reports, peak_memory
-from onnxmerge.api.prepare import ModelSource, Prepared, load, require, type_models
+from onnxmerge.api.prepare import ModelSource, Prepared, apart, load, require, type_models
 from onnxmerge.api.restoring import Merged, merged
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.errors import UsageError, ValidationError
-from onnxmerge.matching.methods import MATCHERS, MatchResult
+from onnxmerge.matching.methods import MatchResult, ZipMethod
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.session import open_session, run
 from onnxmerge.validation.certificate import Certificate
@@ -31,6 +33,7 @@ def merge(
     models: Sequence[ModelSource],
     *,
     calibration: SourceSpec | None = None,
+    base: ModelSource | None = None,
     options: MergeOptions | None = None,
     image_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -41,7 +44,8 @@ def merge(
     Args:
         models: Paths or models in memory, two or more. The first is the template for names, opset and metadata.
         calibration: Unlabelled data the models can run on: a path (.npy, .npz, a folder of these or of images,
-            ``script.py:function``), arrays, or a reader. Optional for ``average`` and ``rebasin``.
+            ``script.py:function``), arrays, or a reader. Optional for methods that compare no activations.
+        base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
         options: How to merge.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
         progress: Makes progress displays; silent by default.
@@ -54,14 +58,15 @@ def merge(
 
     """
     chosen = MergeOptions(**settings) if options is None else options
-    _require_consistent(chosen, len(models), calibrated=calibration is not None)
+    _require_consistent(chosen, len(models), calibrated=calibration is not None, based=base is not None)
     clock = _Clock()
     with clock.stage("read"):
-        paired = load(models)
+        paired = load([*models, *([] if base is None else [base])])
+        paired, start = (paired, None) if base is None else apart(paired)
         source = _open(paired, calibration, chosen, image_options or {})
     with clock.stage("type"):
         prepared = type_models(paired, _first_rows(paired, source), chosen.operators)
-    job = Job(prepared, source, chosen, progress or silent)
+    job = Job(prepared, source, chosen, progress or silent, start)
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(paired.weights)))
     with clock.stage("calibrate"):
@@ -90,23 +95,37 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - started
 
 
-def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool) -> None:
+def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool, based: bool) -> None:
     """Raise UsageError for options that contradict each other or ask for data that was not given."""
     if models < 2:
         raise UsageError(f"merging takes two models or more, found {models}")
-    if options.method not in MATCHERS:
-        raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join(MATCHERS)}")
-    method = MATCHERS[options.method]
-    if method.needs_activations and not calibrated:
+    if options.method not in METHODS:
+        raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join(METHODS)}")
+    _require_weights(options.weights, models)
+    require_base(options, based=based)
+    if compares_activations(options) and not calibrated:
         raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
     if options.refine == "none":
         return
     if not calibrated:
         raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")
-    if method.zips:
+    if isinstance(METHODS[options.method], ZipMethod):
         raise UsageError(f"--refine {options.refine} takes matched units, one to one; method {options.method} zips")
-    if options.repair not in ("auto", "none"):
+    if options.refine == "ls" and options.repair not in ("auto", "none"):
         raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
+
+
+def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:
+    """Raise UsageError unless there is a positive number for each model."""
+    if weights is None:
+        return
+    if len(weights) != models:
+        raise UsageError(f"--weights: expected a number for each of the {models} models, found {len(weights)}")
+    if not all(0 < weight < math.inf for weight in weights):
+        found = ",".join(f"{weight:g}" for weight in weights)
+        raise UsageError(
+            f"--weights {found}: expected positive numbers; leave out a model that is to count for nothing"
+        )
 
 
 def _open(
@@ -159,15 +178,19 @@ def _report(
     seconds: Mapping[str, float],
 ) -> MergeReport:
     options, models, source = job.options, job.prepared.models, job.source
-    method = MATCHERS[options.method]
+    zips, settings = isinstance(METHODS[options.method], ZipMethod), settings_of(options)
     notes = [*result.notes, *(note for search in matched.searches for note in search.notes)]
     return MergeReport(
         models=tuple(network.label for network in models.sources),
         sha256=tuple(network.sha256 for network in models.sources),
+        weights=tuple(job.shares),
         method=options.method,
-        alpha=options.alpha if method.alpha is None else method.alpha,
+        alpha=alpha_of(options),
         objective=options.objective,
-        zip=(options.zip_a, options.zip_b) if method.zips else None,
+        zip=(options.zip_a, options.zip_b) if zips else None,
+        base=None if job.base is None else (job.base.network.label, job.base.network.sha256),
+        scale=None if settings is None else settings.scale,
+        density=None if settings is None else settings.density,
         seed=options.seed,
         repair=result.repaired,
         batches=None if source is None else source.batches,

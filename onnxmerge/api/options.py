@@ -12,21 +12,24 @@ from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
 
-Refinement = Literal["none", "ls"]
+Refinement = Literal["none", "ls", "regmean"]
 
 
 @dataclass(frozen=True, slots=True)
 class MergeOptions:
     """How to merge.
 
-    ``alpha`` is the weight of weight-space similarity (mudsc-align, mudsc-zip). ``objective`` is the weight-space
+    ``alpha`` is the weight of weight-space similarity (mudsc-align, mudsc-zip, c2m3). ``objective`` is the weight-space
     similarity of rebasin: ``correlation``, or ``inner`` for the inner product of the original paper. ``repair``
     "auto" repairs output layers, and hidden ones where BatchNorm was folded away.
     ``refine`` "ls" solves every linear layer anew by least squares after matching, in place of any repair;
+    "regmean" averages them by the Gram matrices of what they read, and repair follows.
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
-    itself. ``groups`` are exceptions for single groups.
+    itself. ``weights`` has one positive number for each model, its weight in the mean (None: all equal).
+    ``scale`` and ``density`` are those of the methods that add task vectors to a base (None: the method's own).
+    ``groups`` are exceptions for single groups.
     """
 
     method: str = "mudsc-align"
@@ -39,6 +42,9 @@ class MergeOptions:
     samples: int | None = None
     zip_a: float = 0.5
     zip_b: float = 1.0
+    weights: tuple[float, ...] | None = None
+    scale: float | None = None
+    density: float | None = None
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None

@@ -36,15 +36,20 @@ class GroupReport:
 class MergeReport:
     """What happened, for people and machines.
 
-    ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in
+    bytes (None: unknown). ``base`` (label, sha256), ``scale`` and ``density`` are those of task vectors.
     """
 
     models: tuple[str, ...]
     sha256: tuple[str, ...]
+    weights: tuple[float, ...]
     method: str
     alpha: float | None
     objective: str
     zip: tuple[float, float] | None
+    base: tuple[str, str] | None
+    scale: float | None
+    density: float | None
     seed: int
     repair: str
     batches: int | None
@@ -83,6 +88,7 @@ def provenance(report: MergeReport) -> dict[str, str]:
     found = {
         "onnxmerge.version": __version__,
         "onnxmerge.sources": " ".join(report.sha256),
+        "onnxmerge.weights": " ".join(map(repr, report.weights)),
         "onnxmerge.method": report.method,
         "onnxmerge.objective": report.objective,
         "onnxmerge.seed": str(report.seed),
@@ -92,6 +98,10 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.alpha"] = repr(report.alpha)
     if report.zip is not None:
         found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
+    if report.base is not None:
+        found["onnxmerge.base"] = report.base[1]
+        found["onnxmerge.scale"] = repr(report.scale)
+        found["onnxmerge.density"] = repr(report.density)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
     return found

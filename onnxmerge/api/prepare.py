@@ -45,6 +45,14 @@ class Prepared:
         return certify(self.models.template, self.typing, self.trace, weights=weights, seed=seed, provider=provider)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """The model that others were fine-tuned from, with its weights under the template's names."""
+
+    network: Network
+    weights: Mapping[str, NDArray[Any]]
+
+
 def load(models: Sequence[ModelSource]) -> ModelSet:
     """Read the models and pair them up.
 
@@ -59,6 +67,12 @@ def load(models: Sequence[ModelSource]) -> ModelSet:
                     f"{network.label}: initializer {name!r} holds nan; the model was not trained to its end"
                 )
     return paired
+
+
+def apart(models: ModelSet) -> tuple[ModelSet, Base]:
+    """The last of the models by itself, and the others: a base is paired up with them, and not merged."""
+    others = ModelSet(models.template, models.weights[:-1], models.sources[:-1])
+    return others, Base(models.sources[-1], models.weights[-1])
 
 
 def type_models(models: ModelSet, sample: Mapping[str, NDArray[Any]] | None, operators: Path | None) -> Prepared:

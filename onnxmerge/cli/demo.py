@@ -8,13 +8,16 @@ import click
 
 from onnxmerge import examples
 from onnxmerge.api import MergeOptions
+from onnxmerge.api.methods import METHODS
 from onnxmerge.evaluation.comparison import compare
-from onnxmerge.matching.methods import MATCHERS
+from onnxmerge.merging.task_vectors import TaskVectorMethod
 from onnxmerge.report.evaluation import print_evaluation
+
+_METHODS = [name for name, method in METHODS.items() if not isinstance(method, TaskVectorMethod)]  # there is no base
 
 
 @click.command()
-@click.option("--method", type=click.Choice(list(MATCHERS)), default="mudsc-align", show_default=True)
+@click.option("--method", type=click.Choice(_METHODS), default="mudsc-align", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Keep the merged model.")
 def demo(method: str, seed: int, output: Path | None) -> None:

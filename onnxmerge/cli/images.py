@@ -16,8 +16,8 @@ def image_options(command: F) -> F:
     """Add the options; `take_image_options` takes their values out of the settings again."""
     for option in (
         click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Axis order of image inputs."),
-        click.option("--std", callback=_numbers, metavar="S,S,S", help="Divides images."),
-        click.option("--mean", callback=_numbers, metavar="M,M,M", help="Subtracted from images."),
+        click.option("--std", callback=numbers, metavar="S,S,S", help="Divides images."),
+        click.option("--mean", callback=numbers, metavar="M,M,M", help="Subtracted from images."),
         click.option("--image-size", callback=_size, metavar="N|HxW", help="Resize images."),
     ):
         command = option(command)
@@ -30,7 +30,8 @@ def take_image_options(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in images.items() if value is not None}
 
 
-def _numbers(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+def numbers(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Read numbers separated by commas."""
     if value is None:
         return None
     try:

@@ -9,16 +9,24 @@ from typing import Any
 import click
 
 from onnxmerge.api import MergeOptions, merge
+from onnxmerge.api.methods import METHODS, needs
 from onnxmerge.calibration.progress import progress_bar
 from onnxmerge.calibration.sources import BATCH_SIZE
-from onnxmerge.cli.images import image_options, take_image_options
+from onnxmerge.cli.images import image_options, numbers, take_image_options
 from onnxmerge.cli.options import model_options, write_text
 from onnxmerge.errors import UsageError
-from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.report.console import print_merge
 
 
-@click.command()
+def _listed() -> str:
+    """Every method with what it does and needs, a line each, for the end of the help."""
+    width = max(map(len, METHODS))
+    rows = [f"  {name:{width}}  {method.summary}" for name, method in METHODS.items()]
+    wants = [f"; needs {needs(method)}" if needs(method) else "" for method in METHODS.values()]
+    return "\n".join(["\b", "Methods:", *map("".join, zip(rows, wants, strict=True))])
+
+
+@click.command(epilog=_listed())
 @click.argument("models", nargs=-1, required=True, metavar="A.onnx B.onnx...")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The merged model."
@@ -28,17 +36,20 @@ from onnxmerge.report.console import print_merge
 )
 @click.option(
     "--method",
-    type=click.Choice(list(MATCHERS)),
+    type=click.Choice(list(METHODS)),
     default="mudsc-align",
     show_default=True,
-    help="How units are matched.",
+    help="How models are merged; see below.",
 )
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Weight of weight-space similarity (mudsc-align, mudsc-zip).",
+    help="Weight of weight-space similarity (mudsc-align, mudsc-zip, c2m3).",
+)
+@click.option(
+    "--weights", callback=numbers, metavar="W,W,...", help="Weight of each model in the mean, by default all equal."
 )
 @click.option(
     "--zip-a",
@@ -53,6 +64,15 @@ from onnxmerge.report.console import print_merge
     default=1.0,
     show_default=True,
     help="Share of its merges that a model may use up inside itself (zip methods).",
+)
+@click.option(
+    "--base", metavar="PRETRAINED.onnx", help="What all models were fine-tuned from (task-arithmetic, ties, dare)."
+)
+@click.option("--scale", type=float, help="Multiplies what is added to the base; by default the method's own.")
+@click.option(
+    "--density",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of what each model learnt that is kept (ties, dare); by default the method's own.",
 )
 @click.option(
     "--objective",
@@ -70,10 +90,11 @@ from onnxmerge.report.console import print_merge
 )
 @click.option(
     "--refine",
-    type=click.Choice(["none", "ls"]),
+    type=click.Choice(["none", "ls", "regmean"]),
     default="none",
     show_default=True,
-    help="ls: after matching, solve each linear layer by least squares for the parents' activations.",
+    help="After matching, ls: solve each linear layer by least squares for the parents' activations; "
+    "regmean: average it by the Gram matrices of what the parents' layers read.",
 )
 @click.option(
     "--output-scale",
@@ -96,18 +117,24 @@ from onnxmerge.report.console import print_merge
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def run(
-    models: tuple[str, ...], output: Path, calib: str | None, json_file: Path | None, quiet: bool, **settings: Any
+    models: tuple[str, ...],
+    output: Path,
+    calib: str | None,
+    base: str | None,
+    json_file: Path | None,
+    quiet: bool,
+    **settings: Any,
 ) -> None:
     """Merge two or more models of one structure into one of the same size.
 
     The first model gives names, opset and metadata. Every model's groups of units are certified before anything is
     matched, and OUTPUT is either complete or untouched.
     """
-    if Path(output).absolute() in {Path(model).absolute() for model in models}:
+    if Path(output).absolute() in {Path(model).absolute() for model in (*models, *([] if base is None else [base]))}:
         raise UsageError(f"-o {output} is one of the models to merge; choose another name")
     images = take_image_options(settings)
     options = MergeOptions(**settings)
-    result = merge(models, calibration=calib, options=options, image_options=images, progress=progress_bar)
+    result = merge(models, calibration=calib, base=base, options=options, image_options=images, progress=progress_bar)
     written = result.save(output)
     if json_file is not None:
         write_text(json_file, json.dumps({**result.report.to_dict(), "output": str(written)}, indent=1) + "\n")

@@ -1,7 +1,8 @@
 """The matching methods by name.
 
-Some align every other model to the first, each by itself. average: no matching. rebasin: weights alone (Git Re-Basin,
-arXiv 2209.04836). act-align: activations alone, one pass. mudsc-align: both (MuDSC, arXiv 2403.01753).
+Some align every other model to the first, each by itself, so with more than two models it matters which is the first
+(with ``joint_method`` it does not). average: no matching. rebasin: weights alone (Git Re-Basin, arXiv 2209.04836).
+act-align: activations alone, one pass. mudsc-align: both (MuDSC, arXiv 2403.01753).
 
 The others zip the units of all models together. zipit: activations alone, one pass (ZipIt!, arXiv 2305.03053).
 weight-zip: weights alone. mudsc-zip: both.
@@ -49,13 +50,15 @@ class MatchProblem:
     """Models of one structure. ``weights[m]`` are keyed by the first model's names and may be lazy.
 
     ``activations[m - 1]`` compares the first model with model m, ``together`` (for zip) the units of all models, model
-    after model; both are empty where no activations were gathered.
+    after model; both are empty where no activations were gathered. ``shares`` are the models' shares in the merged
+    units where these are not equal: a zip compares units by the neighbours that merging will give them.
     """
 
     typing: Typing
     weights: Sequence[Mapping[str, NDArray[Any]]]
     activations: Sequence[ActivationSimilarity] = ()
     together: ActivationSimilarity = field(default_factory=dict)
+    shares: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +113,26 @@ class ZipMatch(Search):
     zipped: Zipped
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointMatch(Search):
+    """How all models were matched at once: ``permutations`` bring each but the first to the first."""
+
+    permutations: tuple[Permutations, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """``matches[m - 1]`` brings model m to the first; there are none where the models were zipped (``zip_match``)."""
+    """``matches[m - 1]`` brings model m to the first; there are none where all were matched (``joint``) or zipped."""
 
     method: str
     matches: tuple[ModelMatch, ...] = ()
     zip_match: ZipMatch | None = None
+    joint: JointMatch | None = None
 
     @property
     def permutations(self) -> tuple[Permutations, ...]:
         """One for each other model."""
-        return tuple(match.permutations for match in self.matches)
+        return self.joint.permutations if self.joint is not None else tuple(each.permutations for each in self.matches)
 
     @property
     def matchings(self) -> Matchings:
@@ -130,7 +141,8 @@ class MatchResult:
 
     @property
     def searches(self) -> tuple[Search, ...]:
-        return self.matches if self.zip_match is None else (self.zip_match,)
+        together = self.joint if self.zip_match is None else self.zip_match
+        return self.matches if together is None else (together,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +167,16 @@ class Method:
         alpha = _share(self.name, self.alpha, options)
         plan = make_plan(problem.typing, options.overrides.pinned)
         if not self.needs_activations:
-            _require_weights_only(self.name, options.overrides)
+            require_weights_only(self.name, options.overrides)
         others = len(problem.weights) - 1
         activations = problem.activations if self.needs_activations else [{}] * others
         if len(activations) != others or (self.needs_activations and plan.groups and not all(activations)):
-            raise _without_activations(self.name)
+            raise without_activations(self.name)
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         matches = []
         for index, (weights, seen) in enumerate(zip(cached[1:], activations, strict=True)):
             known = known_activations(plan, seen)
-            shares = _shares(plan, alpha, known, options.overrides)
+            shares = shares_of(plan, alpha, known, options.overrides)
             pair = PairOfModels(plan, cached[0], weights, known, shares, options.objective)
             # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
             with np.errstate(invalid="ignore", over="ignore"):
@@ -177,7 +189,7 @@ class Method:
         before = measure(pair, unmoved)
         if self.matched:
             start = by_activations(pair) if self.needs_activations else unmoved
-            roots = _depending(pair.plan, pair.alphas, alpha)
+            roots = depending(pair.plan, pair.alphas, alpha)
             found = _best_sweeps(pair, start, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)
@@ -189,7 +201,7 @@ class Method:
             changed=found.changed,
             converged=found.converged,
             seconds=time.perf_counter() - started,
-            notes=_notes(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations),
+            notes=notes_on(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations),
         )
 
 
@@ -217,18 +229,19 @@ class ZipMethod:
             raise UsageError(f"method {self.name} compares by correlation; inner products are for rebasin")
         plan = make_plan(problem.typing, options.overrides.pinned)
         if not self.needs_activations:
-            _require_weights_only(self.name, options.overrides)
+            require_weights_only(self.name, options.overrides)
         if self.needs_activations and plan.groups and not problem.together:
-            raise _without_activations(self.name)
+            raise without_activations(self.name)
         known = known_activations(plan, problem.together if self.needs_activations else {}, len(problem.weights))
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
-        shares = _shares(plan, alpha, known, options.overrides)
-        models = ModelsToZip(plan, replace(problem.typing, spaces=plan.spaces), cached, known, shares)
+        shares = shares_of(plan, alpha, known, options.overrides)
+        typing = replace(problem.typing, spaces=plan.spaces)
+        models = ModelsToZip(plan, typing, cached, known, shares, problem.shares)
         rng = np.random.default_rng(options.seed)
         with np.errstate(invalid="ignore", over="ignore"):
             unmoved = unmoved_zip(models)
             start = (zip_by_activations if self.needs_activations else zip_by_weights)(models, options.zip)
-            roots = _depending(plan, shares, alpha)
+            roots = depending(plan, shares, alpha)
             found = zip_sweep(models, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
             before = measure_zip(models, unmoved)
         match = ZipMatch(
@@ -239,7 +252,7 @@ class ZipMethod:
             changed=found.changed,
             converged=found.converged,
             seconds=time.perf_counter() - started,
-            notes=_notes(plan, shares, options.overrides, activations=self.needs_activations),
+            notes=notes_on(plan, shares, options.overrides, activations=self.needs_activations),
         )
         return MatchResult(self.name, zip_match=match)
 
@@ -258,7 +271,7 @@ def _share(method: str, alpha: float | None, options: MatchOptions) -> float:
     return options.alpha
 
 
-def _shares(plan: Plan, alpha: float, known: ActivationSimilarity, overrides: Overrides) -> dict[str, float]:
+def shares_of(plan: Plan, alpha: float, known: ActivationSimilarity, overrides: Overrides) -> dict[str, float]:
     """The share of weight space for each matched space: the user's exceptions hold where activations were seen."""
     shares = weight_shares(plan, alpha, known)
     seen = weight_shares(plan, 0.0, known)
@@ -266,7 +279,8 @@ def _shares(plan: Plan, alpha: float, known: ActivationSimilarity, overrides: Ov
     return {**shares, **excepted}
 
 
-def _require_weights_only(method: str, overrides: Overrides) -> None:
+def require_weights_only(method: str, overrides: Overrides) -> None:
+    """Raise UsageError for a rule that asks for activations where the method does not look at them."""
     asking = [name for name, share in overrides.shares.items() if share < 1.0]
     if asking:
         raise UsageError(
@@ -275,7 +289,7 @@ def _require_weights_only(method: str, overrides: Overrides) -> None:
         )
 
 
-def _depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str]:
+def depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str]:
     """The groups to sweep over.
 
     With activations alone nothing depends on the neighbours, except where weights had to stand in for them.
@@ -285,7 +299,8 @@ def _depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[st
     ]
 
 
-def _without_activations(method: str) -> UsageError:
+def without_activations(method: str) -> UsageError:
+    """What to raise where a method misses them."""
     return UsageError(f"method {method} compares activations: give calibration data (--calib)")
 
 
@@ -296,10 +311,15 @@ def _best_sweeps(
 
     Coordinate ascent ends where its order leads it, so where groups are small another order is cheap and worth it.
     """
-    cost = sum(_units(pair.plan, root) ** 3 for root in roots)
-    count = min(max(RESTART_BUDGET // max(cost, 1), 1), MAX_RESTARTS) if roots else 1
+    count = restarts(pair.plan, roots)
     found = [sweep(pair, start, roots, rng=rng, max_sweeps=options.max_sweeps) for _ in range(count)]
     return max(found, key=lambda sweeps: sweeps.likeness.total)
+
+
+def restarts(plan: Plan, roots: Sequence[str], models: int = 1) -> int:
+    """How many random orders to try, by what a sweep costs that assigns the units of so many models."""
+    cost = models * sum(_units(plan, root) ** 3 for root in roots)
+    return min(max(RESTART_BUDGET // max(cost, 1), 1), MAX_RESTARTS) if roots else 1
 
 
 def _units(plan: Plan, root: str) -> int:
@@ -311,7 +331,8 @@ def _unmatched(unmoved: Permutations, before: Likeness) -> Sweeps[Permutations]:
     return Sweeps(unmoved, before, (before.total,), (), converged=True)
 
 
-def _notes(plan: Plan, alphas: Mapping[str, float], overrides: Overrides, *, activations: bool) -> tuple[str, ...]:
+def notes_on(plan: Plan, alphas: Mapping[str, float], overrides: Overrides, *, activations: bool) -> tuple[str, ...]:
+    """What the user should know: spaces that were left alone, and those matched by weights for want of activations."""
     notes = [f"space {name} was left alone: {reason}" for name, reason in plan.skipped.items()]
     unseen = [name for name, alpha in alphas.items() if alpha == 1.0 and name not in overrides.shares]
     if activations and unseen:

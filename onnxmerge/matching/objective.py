@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxmerge.axes.layout import Positions
 from onnxmerge.matching.plan import Occurrence
+from onnxmerge.matching.problem import Array
 from onnxmerge.matching.similarity import PairOfModels, UnitSums, unit_columns, unit_sums, unit_view, weight_similarity
-from onnxmerge.matching.structured import Array
 from onnxmerge.merging.transport import composite_shape, composite_sources, gather
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxmerge.axes.layout import Positions
 from onnxmerge.errors import StructureError
 from onnxmerge.matching.plan import Group, Occurrence, Plan
-from onnxmerge.matching.structured import Array, GroupProblem, Term
+from onnxmerge.matching.problem import Array, GroupProblem, Term
 from onnxmerge.merging.transport import composite_shape, gather
 
 ActivationSimilarity: TypeAlias = Mapping[str, NDArray[np.float64]]
@@ -170,7 +170,8 @@ def problem_of(
         if name in pair.activations:
             mixed += (1.0 - alpha) * pair.activations[name]
         similarity[name] = mixed.reshape(shape + shape)
-        scales[name] = (alpha * rows).reshape(shape), columns.reshape(shape)
+        half = math.sqrt(alpha)  # for each model, so that a model's scales are the same whichever it is compared with
+        scales[name] = (half * rows).reshape((1, *shape)), (half * columns).reshape(shape)
     outers = {name: spaces[name].varies_with for name in group.members}
     return GroupProblem(outers, similarity, scales, tuple(terms), once=pair.objective == "inner")
 

@@ -19,8 +19,8 @@ from scipy.sparse import csr_array
 from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.plan import Group, Occurrence, Plan
+from onnxmerge.matching.problem import GroupProblem
 from onnxmerge.matching.similarity import CHUNK_BYTES, PairOfModels, inverse_norm, problem_of
-from onnxmerge.matching.structured import GroupProblem
 from onnxmerge.merging.transport import composite, composite_shape
 from onnxmerge.merging.zip_transport import Projections, Zipped, member_counts, project, slots_of
 
@@ -32,6 +32,7 @@ class ModelsToZip:
     """What there is to compare: weights of all models, and how their activations correlate.
 
     ``activations`` has the units of all models on both sides, model after model; ``alphas`` as in PairOfModels.
+    ``given_shares`` are the models' shares in the merged units, if they are not equal.
     """
 
     plan: Plan
@@ -39,14 +40,15 @@ class ModelsToZip:
     weights: Sequence[Mapping[str, NDArray[Any]]]
     activations: Mapping[str, Array]
     alphas: Mapping[str, float]
+    given_shares: Sequence[float] | None = None
 
     @property
     def models(self) -> int:
         return len(self.weights)
 
     @property
-    def shares(self) -> list[float]:
-        return [1 / self.models] * self.models
+    def shares(self) -> Sequence[float]:
+        return [1 / self.models] * self.models if self.given_shares is None else self.given_shares
 
 
 def zipped_spaces(group: Group) -> list[str]:

@@ -28,6 +28,11 @@ def each(source: CalibrationSource) -> Iterator[Arrays]:
         yield batch
 
 
+def count(source: CalibrationSource) -> int:
+    """How many batches a pass over the source gives."""
+    return sum(1 for _ in each(source)) if source.batches is None else source.batches
+
+
 def takes_batches(model: ir.Model, source: CalibrationSource) -> bool:
     """Whether batches of at least TOO_FEW samples get through the network (fixed batch sizes are often 1)."""
     if _stackable(model):

@@ -73,7 +73,7 @@ def combine(
     Raises UsageError for a wrong number of matchings or weights. Reading a tensor raises InputError, naming it, where
     the models differ in something that cannot be averaged.
     """
-    shares = _shares(weights, len(models.weights))
+    shares = shares_of(weights, len(models.weights))
     if isinstance(matchings, Zipped):
         return LazyWeights(models.weights[0], lambda name: _zipped(name, models, typing, matchings, shares))
     if len(matchings) != len(models.weights) - 1:
@@ -84,7 +84,7 @@ def combine(
     aligned: list[Mapping[str, NDArray[Any]]] = [models.weights[0], *others]
 
     def mean(name: str) -> NDArray[Any]:
-        return _mean(name, (each[name] for each in aligned), shares)
+        return mean_of(name, (each[name] for each in aligned), shares)
 
     return LazyWeights(models.weights[0], mean)
 
@@ -104,7 +104,7 @@ def _zipped(name: str, models: ModelSet, typing: Typing, matchings: Zipped, shar
     layout = typing.initializers.get(name)
     first = models.weights[0][name]
     if layout is None or not any(space in matchings.models[0] for block in layout.blocks for space in block.spaces):
-        return _mean(name, (weights[name] for weights in models.weights), shares)
+        return mean_of(name, (weights[name] for weights in models.weights), shares)
     if not is_floating(first.dtype) or first.dtype.kind == "c":
         raise InputError(
             f"initializer {name} ({first.dtype}): its values cannot be averaged, and a zip merges units of one model; "
@@ -114,7 +114,11 @@ def _zipped(name: str, models: ModelSet, typing: Typing, matchings: Zipped, shar
     return mean.astype(first.dtype)
 
 
-def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+def shares_of(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Each model's share in a mean: ``weights`` divided by their sum, equal shares where there are none.
+
+    Raises UsageError for a wrong number of weights, or where they make no mean.
+    """
     if weights is None:
         return [1 / count] * count
     if len(weights) != count:
@@ -125,13 +129,14 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     return [float(weight) / total for weight in weights]
 
 
-def _mean(name: str, arrays: Iterable[NDArray[Any]], shares: Sequence[float]) -> NDArray[Any]:
+def mean_of(name: str, arrays: Iterable[NDArray[Any]], shares: Sequence[float]) -> NDArray[Any]:
+    """The mean of one tensor of each model, all in the same coordinates (see ``combine``)."""
     stream = iter(arrays)
     first = next(stream)
     total: NDArray[Any] | None = None  # stays None as long as all models agree
     for index, array in enumerate(stream, start=1):
         if total is None:
-            if _identical(first, array):
+            if identical(first, array):
                 continue
             if not is_floating(first.dtype):
                 raise InputError(
@@ -150,7 +155,7 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "fc" or dtype.name.startswith(("bfloat", "float"))
 
 
-def _identical(one: NDArray[Any], other: NDArray[Any]) -> bool:
+def identical(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Equal bit by bit; nan patterns count as equal."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False

@@ -79,9 +79,19 @@ Step: TypeAlias = Goal | Settling
 
 def plan_goals(graph: ir.Graph, typing: Typing) -> tuple[list[Step], list[str]]:
     """What to solve, in an order in which that can be done, and a note for each layer that stays as it is."""
-    layers, notes = linear_layers(graph)
+    layers, notes = plan_layers(graph, typing)
     values = {str(value.name): value for node in graph for value in node.outputs}
     counts = readers(graph)
+    found = [_with_shortcut(_with_norm(goal, values[goal.output], counts), values, typing) for goal in layers]
+    steps: list[Step] = [replace(goal, last=_passed(values[goal.target]).is_graph_output()) for goal in _parted(found)]
+    steps.extend(_settlings(graph, counts, {goal.norm for goal in found if goal.norm is not None}, notes))
+    return _ordered(graph, steps, values), notes
+
+
+def plan_layers(graph: ir.Graph, typing: Typing) -> tuple[list[Goal], list[str]]:
+    """Each linear layer by itself, with its own output for a target, and a note for each that stays as it is."""
+    layers, notes = linear_layers(graph)
+    values = {str(value.name): value for node in graph for value in node.outputs}
     found: list[Goal] = []
     for layer in layers:
         node = _operator(values[layer.output], layer)
@@ -90,11 +100,8 @@ def plan_goals(graph: ir.Graph, typing: Typing) -> tuple[list[Step], list[str]]:
         if form is None or source is None or layer.output not in typing.activations:
             notes.append(f"{layer.node}: {node.op_type} is not solved by least squares; it stays the average")
             continue
-        goal = Goal(layer, form, node, str(source.name), layer.output, layer.output)
-        found.append(_with_shortcut(_with_norm(goal, values[layer.output], counts), values, typing))
-    steps: list[Step] = [replace(goal, last=_passed(values[goal.target]).is_graph_output()) for goal in _parted(found)]
-    steps.extend(_settlings(graph, counts, {goal.norm for goal in found if goal.norm is not None}, notes))
-    return _ordered(graph, steps, values), notes
+        found.append(Goal(layer, form, node, str(source.name), layer.output, layer.output))
+    return found, notes
 
 
 def _settlings(

@@ -15,7 +15,7 @@ Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -27,12 +27,12 @@ from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.merging.alignment import axis_orders, reordered
-from onnxmerge.merging.batches import each
-from onnxmerge.merging.combine import LazyWeights
+from onnxmerge.merging.batches import count
+from onnxmerge.merging.combine import LazyWeights, shares_of
 from onnxmerge.merging.goals import Goal, Settling, plan_goals
 from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.merging.ridge import Sums
-from onnxmerge.merging.segments import Purse, Relay, blocked, frontier
+from onnxmerge.merging.segments import Purse, Relay, blocked, feeds, frontier
 from onnxmerge.merging.solution import Evidence, solve, stored
 from onnxmerge.model.network import ModelSet
 
@@ -75,6 +75,7 @@ def refine(
     matchings: Sequence[Mapping[str, Positions]],
     source: CalibrationSource,
     *,
+    shares: Sequence[float] | None = None,
     output_scale: OutputScale = "auto",
     provider: str = "cpu",
     seed: int = 0,
@@ -89,6 +90,7 @@ def refine(
         weights: The merged initializers, which are also what the ridge pulls to.
         matchings: One for each model but the first.
         source: Calibration data; read once, and again for each layer as long as activations exceed MEMORY.
+        shares: Of the parents in the mean that layers aim at; equal by default.
         output_scale: ``unit`` gives every sample of every parent's output the same length before they are averaged,
             right where only the direction counts (an embedding that is compared by cosine); ``keep`` leaves them as
             they are, right for logits and regression. The file does not say which it is. ``auto`` looks at the
@@ -103,7 +105,8 @@ def refine(
     """
     graph = models.template.graph
     steps, notes = plan_goals(graph, typing)
-    work = _Work(models, typing, dtypes, weights, matchings, source, output_scale, provider, seed, notes)
+    each = shares_of(shares, len(models.weights))
+    work = _Work(models, typing, dtypes, weights, matchings, source, each, output_scale, provider, seed, notes)
     for index, step in enumerate(steps):
         edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
         if isinstance(step, Goal):
@@ -125,6 +128,7 @@ class _Work:
     weights: Arrays
     matchings: Sequence[Mapping[str, Positions]]
     source: CalibrationSource
+    shares: Sequence[float]
     output_scale: OutputScale
     provider: str
     seed: int
@@ -143,8 +147,7 @@ class _Work:
         )
         self.merged = Relay(model, self.current, self.dtypes, purse, self.provider)
         self.parents = [Relay(model, own, self.dtypes, purse, self.provider) for own in self.models.weights]
-        known = self.source.batches
-        self.batches = sum(1 for _ in each(self.source)) if known is None else known
+        self.batches = count(self.source)
         self.rng = np.random.default_rng(self.seed)
 
     def refine(self, goal: Goal, edge: Sequence[str]) -> None:
@@ -159,8 +162,8 @@ class _Work:
         wanted = [goal.source] if goal.shortcut is None else [goal.source, goal.shortcut]
         merged = self.merged.segment(wanted, edge)
         parents = [parent.segment([goal.target], edge) for parent in self.parents]
-        tally = _Tally(goal, len(parents), self.output_scale)
-        for index, feed in enumerate(self._feeds(self.merged, *self.parents)):
+        tally = _Tally(goal, self.shares, self.output_scale)
+        for index, feed in enumerate(feeds(self.source, [self.merged, *self.parents], self.batches)):
             given = merged.run(index, feed)
             targets = [
                 reordered(parent.run(index, feed)[goal.target], order)
@@ -174,36 +177,29 @@ class _Work:
         """Give a BatchNormalization that stands by itself the statistics of what reaches it now."""
         segment = self.merged.segment([step.source], edge)
         count, total, squares = 0, np.zeros(()), np.zeros(())
-        for index, feed in enumerate(self._feeds(self.merged)):
+        for index, feed in enumerate(feeds(self.source, [self.merged], self.batches)):
             value = np.moveaxis(segment.run(index, feed)[step.source], 1, -1).astype(np.float64)
             value = value.reshape(-1, value.shape[-1])
             count += len(value)
             total, squares = total + value.sum(axis=0), squares + np.square(value).sum(axis=0)
         if not count:
-            raise _no_data()
+            raise no_data()
         mean = total / count
         for name, array in ((step.norm.mean, mean), (step.norm.variance, squares / count - mean**2)):
             like = self.current[name]
             self.changed[name] = np.maximum(array, 0.0 if name == step.norm.variance else -np.inf).astype(like.dtype)
 
-    def _feeds(self, *relays: Relay) -> Iterator[Arrays]:
-        """The calibration batches; empty ones where every network goes on from what was kept."""
-        if any(relay.missing(self.batches) for relay in relays):
-            yield from each(self.source)
-        else:
-            yield from ({} for _ in range(self.batches))
-
 
 class _Tally:
     """What is added up for one layer, batch by batch."""
 
-    def __init__(self, goal: Goal, parents: int, scale: OutputScale) -> None:
-        self.goal, self.scale = goal, scale if goal.last else "keep"
+    def __init__(self, goal: Goal, shares: Sequence[float], scale: OutputScale) -> None:
+        self.goal, self.shares, self.scale = goal, shares, scale if goal.last else "keep"
         self.length: float | None = None
         self.fit: Sums | None = None
         self.held: Sums | None = None
         self.rows = 0
-        self.first = self.second = np.zeros((parents, goal.layer.units))
+        self.first = self.second = np.zeros((len(shares), goal.layer.units))
 
     def add(
         self, index: int, given: Arrays, targets: Sequence[NDArray[Any]], count: int, rng: np.random.Generator
@@ -219,7 +215,7 @@ class _Tally:
         self.rows += wide.shape[1]
         self.first = self.first + wide.sum(axis=1)
         self.second = self.second + np.square(wide).sum(axis=1)
-        aims = [np.mean(parents, axis=0)]
+        aims = [self._mean(parents)]
         if goal.shortcut is not None:
             aims.append(values_at(given[goal.shortcut], channel, picks))
         x = goal.form.rows(given[goal.source], picks)
@@ -232,18 +228,19 @@ class _Tally:
 
     def evidence(self) -> Evidence:
         if self.fit is None or self.held is None:
-            raise _no_data()
+            raise no_data()
         if not self.fit.count:
             self.fit, self.held = self.held, self.fit
         if not all(np.isfinite(array).all() for sums in (self.fit, self.held) for array in (sums.xx, sums.xy, sums.yy)):
-            raise InputError(
-                f"{self.goal.layer.node}: activations on the calibration data are not finite; "
-                "check its scale and values"
-            )
+            raise not_finite(self.goal)
         mean, size = self.first / self.rows, self.second / self.rows
         shape = self.fit.shift_y.shape[1:]
-        deviation = np.sqrt(np.maximum(size - mean**2, 0.0)).mean(axis=0)
-        return Evidence(self.fit, self.held, deviation.reshape(shape), np.sqrt(size).mean(axis=0).reshape(shape))
+        deviation = self._mean([*np.sqrt(np.maximum(size - mean**2, 0.0))])
+        return Evidence(self.fit, self.held, deviation.reshape(shape), self._mean([*np.sqrt(size)]).reshape(shape))
+
+    def _mean(self, parents: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The mean over parents by their shares, in the type of the arrays."""
+        return np.asarray(np.average(parents, axis=0, weights=self.shares), parents[0].dtype)
 
     def _scaled(self, parents: list[Rows]) -> list[Rows]:
         """The rows, brought to one length (the mean of all in the first batch) where only directions count."""
@@ -253,7 +250,7 @@ class _Tally:
             return parents
         lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in parents]
         if self.length is None:
-            self.length = float(np.mean(lengths))
+            self.length = float(self._mean(lengths).mean())
         return [
             rows * (self.length / np.maximum(length, np.finfo(np.float32).tiny))
             for rows, length in zip(parents, lengths, strict=True)
@@ -280,5 +277,13 @@ def _cut(rows: int, index: int) -> int:
     return 0 if index % HELD_OUT == HELD_OUT - 1 else rows
 
 
-def _no_data() -> InputError:
+def not_finite(goal: Goal) -> InputError:
+    """What to raise where a layer's activations are not numbers."""
+    return InputError(
+        f"{goal.layer.node}: activations on the calibration data are not finite; check its scale and values"
+    )
+
+
+def no_data() -> InputError:
+    """What to raise where there is nothing to measure."""
     return InputError("no calibration data reached the network; expected at least one batch")

@@ -17,6 +17,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import LazyWeights
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.signature import subgraphs
@@ -111,6 +113,14 @@ def _needed(session: ort.InferenceSession, given: Arrays) -> dict[str, NDArray[A
 
 def _size(arrays: Arrays) -> int:
     return sum(array.nbytes for array in arrays.values())
+
+
+def feeds(source: CalibrationSource, relays: Sequence[Relay], batches: int) -> Iterator[Arrays]:
+    """The calibration batches; empty ones where every network goes on from what was kept."""
+    if any(relay.missing(batches) for relay in relays):
+        yield from each(source)
+    else:
+        yield from ({} for _ in range(batches))
 
 
 def cut(model: ir.Model, start: Mapping[str, np.dtype[Any]], outputs: Sequence[str]) -> ir.Model:

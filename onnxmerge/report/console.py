@@ -36,6 +36,8 @@ def print_merge(report: MergeReport, written: Path) -> None:
             _similarity(group.similarity_after),
         )
     console.print(table)
+    if len(set(report.weights)) > 1:
+        console.print(f"weights          {', '.join(f'{weight:.4g}' for weight in report.weights)}")
     before, after = _mean(report.groups)
     console.print(f"mean similarity  {_similarity(before)} -> {_similarity(after)}")
     if any(report.sweeps):

@@ -42,15 +42,28 @@ def test_it_answers_more_as_its_parents_do(digits: Path) -> None:
     assert labels["ls"] == "least squares (auto)"
 
 
+def test_regmean_is_followed_by_what_restores_statistics(digits: Path) -> None:
+    plain, found = (
+        merge(parents(digits), calibration=digits / "calib.npz", method="act-align", refine=refine)
+        for refine in ("none", "regmean")
+    )
+    assert found.report.repair == f"RegMean, {plain.report.repair}"
+    changed = {name for name in plain.weights if not np.array_equal(plain.weights[name], found.weights[name])}
+    assert {name for name in changed if plain.weights[name].ndim == 4}  # convolutions
+    assert not found.report.notes
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"method": "average"}, "give calibration data"),
         ({"method": "zipit", "calibration": True}, "zips"),
+        ({"method": "average", "refine": "regmean"}, "give calibration data"),
+        ({"method": "zipit", "calibration": True, "refine": "regmean"}, "zips"),
         ({"method": "average", "calibration": True, "repair": "repair"}, "restores statistics itself"),
     ],
 )
 def test_what_does_not_go_together_is_refused(digits: Path, settings: dict[str, Any], message: str) -> None:
     given = digits / "calib.npz" if settings.pop("calibration", False) else None
     with pytest.raises(UsageError, match=message):
-        merge(parents(digits), calibration=given, refine="ls", **settings)
+        merge(parents(digits), calibration=given, **{"refine": "ls", **settings})

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmerge.api.methods import METHODS, needs
 from tests.graphs import build, normal
 
 MAIN = "from onnxmerge.cli import main; main()"
@@ -56,6 +57,36 @@ def test_run_writes_a_model_and_a_summary(cli: Cli, digits: Path, tmp_path: Path
     assert report["method"] == "mudsc-align"
     assert {"read", "type", "certify", "calibrate", "match", "merge"} <= set(report["seconds"])
     assert all(group["similarity_after"] > group["similarity_before"] for group in report["groups"])
+
+
+def test_run_takes_many_models_with_weights(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        assert cli("permute", digits / f"{name}.onnx", "-o", f"{name}.onnx").returncode == 0
+    models = [digits / "a.onnx", digits / "b.onnx", "a.onnx", "b.onnx"]
+    options = ["--calib", digits / "calib.npz", "--samples", 64, "--weights", "1,2,1,1", "-o", "m.onnx"]
+    done = cli("run", *models, "--method", "c2m3", *options, "--json", "r.json")
+    assert done.returncode == 0, done.stderr
+    assert "weights          0.2, 0.4, 0.2, 0.2" in done.stdout
+    onnx.checker.check_model(str(tmp_path / "m.onnx"))
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["method"], report["weights"], len(report["models"])) == ("c2m3", [0.2, 0.4, 0.2, 0.2], 4)
+
+
+def test_run_adds_task_vectors_to_a_base(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    arguments = ["--method", "ties", "--base", digits / "a.onnx", "--density", 1, "-o", "m.onnx", "--json", "r.json"]
+    done = cli("run", digits / "a.onnx", digits / "b.onnx", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "no units were matched" in done.stdout
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["base"][0].endswith("a.onnx")
+    assert (report["scale"], report["density"], report["alpha"]) == (1.0, 1.0, None)
+
+
+def test_run_lists_every_method_and_what_it_needs(cli: Cli) -> None:
+    lines = cli("run", "--help").stdout.splitlines()
+    for name, method in METHODS.items():
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert line.endswith(needs(method) or method.summary)
 
 
 def test_inspect_prints_one_json_object(cli: Cli, digits: Path) -> None:
@@ -108,6 +139,14 @@ BAD = [
     (["run", "a.onnx", "b.onnx", "-o", "no/such/folder/m.onnx", "--method", "average"], 1, "no/such/folder"),
     (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "nosuch"], 2, "nosuch"),
     (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "average", "--provider", "tensorrt"], 2, "tensorrt"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "average", "--weights", "1"], 2, "2 models"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "average", "--weights", "1,-1"], 2, "positive"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "average", "--weights", "1,x"], 2, "'1,x'"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "ties"], 2, "--base"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "ties", "--base", "other.onnx"], 1, "other.onnx"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "ties", "--base", "nothere.onnx"], 1, "nothere.onnx"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "average", "--base", "a.onnx"], 2, "ties"),
+    (["run", "a.onnx", "b.onnx", "-o", "c.onnx", "--method", "ties", "--base", "c.onnx"], 2, "choose another name"),
     (["inspect", "a.onnx", "--explain", "nosuchtensor"], 2, "nosuchtensor"),
     (["inspect", "a.onnx", "--input", "nosuch:1,6"], 1, "nosuch"),
     (["inspect", "a.onnx", "--input", "x"], 2, "NAME:SHAPE"),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from onnxmerge.matching.plan import make_plan
+from onnxmerge.matching.problem import GroupProblem, Term
 from onnxmerge.matching.similarity import Objective, PairOfModels, group_problem, weight_shares
-from onnxmerge.matching.structured import GroupProblem, Term, score, solve
+from onnxmerge.matching.structured import score, solve
 from onnxmerge.merging.transport import identity, random_permutations
 from tests.matching.structures import STRUCTURES, random_weights
 
@@ -19,7 +20,7 @@ def heads(seed: int) -> GroupProblem:
     return GroupProblem(
         {"h": (), "d": ("h",), "e": ("h",)},
         {name: rng.standard_normal(shape + shape) for name, shape in shapes.items()},
-        {name: (np.ones(shape), np.ones(shape)) for name, shape in shapes.items()},
+        {name: (np.ones((1, *shape)), np.ones(shape)) for name, shape in shapes.items()},
     )
 
 
@@ -55,7 +56,7 @@ def test_linked_inner_spaces_find_the_best_pairing() -> None:
     problem = GroupProblem(
         {"g": (), "o": ("g",), "i": ("g",)},
         {"g": np.zeros((1, 1)), "o": hint, "i": np.zeros((1, 3, 1, 3))},
-        {name: (np.ones(shape), np.ones(shape)) for name, shape in shapes.items()},
+        {name: (np.ones((1, *shape)), np.ones(shape)) for name, shape in shapes.items()},
         (Term(x, y, ("g", "o", "i"), ((), (0,), (0,))),),
         once=True,
     )

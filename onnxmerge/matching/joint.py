@@ -1,0 +1,169 @@
+"""Match many models at once, each to a universe of units that none of them owns.
+
+Every model m has permutations P_m to the universe; of model q to model m it is then P_q followed by the inverse of P_m,
+so that matchings are consistent along every cycle of models, by construction. What is maximised is the similarity of
+all pairs of models in the universe, sum over q < m of S(P_q, P_m), as in C2M3 (Crisostomi et al., NeurIPS 2024, arXiv
+2405.17897).
+
+C2M3 climbs by Frank-Wolfe over doubly stochastic matrices and hardens them at the end. Here it is coordinate ascent
+over permutations instead: given all other models in the universe, the best P_m of a group is one assignment on the sum
+of its similarities to them, exact. There is nothing to harden and no step size, no step lowers the objective (but for
+spaces that stand on two axes of one tensor), and structured groups are solved inside out as everywhere else.
+
+Nothing depends on the order of the models but the names, the order of units in which the result is written, and
+rounding. Each pair of models is matched by itself, and the model that is most similar to all others gives the first
+universe. From there groups are taken in random order, and in each the model that gains most moves, until none gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.matching.objective import Likeness, measure
+from onnxmerge.matching.plan import Group, Occurrence, Plan
+from onnxmerge.matching.problem import GroupProblem, together
+from onnxmerge.matching.similarity import ActivationSimilarity, Objective, PairOfModels, problem_of
+from onnxmerge.matching.structured import score, solve
+from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
+from onnxmerge.merging.transport import Permutations, compose, gather, identity, invert
+
+Universe: TypeAlias = tuple[Permutations, ...]
+"""For each model the permutations that bring it to the universe."""
+
+TURNS = 8
+"""A group's visit ends after so many moves a model: it has converged long before, or it stands on two axes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelsToJoin:
+    """What there is to compare: weights of all models, and how their activations correlate.
+
+    ``activations`` has the units of all models on both sides, model after model; ``alphas`` as in PairOfModels.
+    """
+
+    plan: Plan
+    weights: Sequence[Mapping[str, NDArray[Any]]]
+    activations: ActivationSimilarity
+    alphas: Mapping[str, float]
+    objective: Objective = "correlation"
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return list(combinations(range(len(self.weights)), 2))
+
+    def pair(self, one: int, other: int) -> PairOfModels:
+        """Two of the models."""
+        seen = {}
+        for name, similarity in self.activations.items():
+            units = len(similarity) // len(self.weights)
+            seen[name] = similarity[one * units : (one + 1) * units, other * units : (other + 1) * units]
+        return PairOfModels(self.plan, self.weights[one], self.weights[other], seen, self.alphas, self.objective)
+
+
+def relative(universe: Universe, one: int, other: int, plan: Plan) -> Permutations:
+    """The permutations that bring model ``other`` to model ``one``."""
+    return compose(universe[other], invert(universe[one], plan.spaces), plan.spaces)
+
+
+def likeness(models: ModelsToJoin, universe: Universe) -> Likeness:
+    """All pairs of models compared: their objectives added up, and the mean of their mean similarities."""
+    found = [measure(models.pair(*pair), relative(universe, *pair, models.plan)) for pair in models.pairs]
+    means = {name: float(np.mean([each.mean[name] for each in found])) for name in found[0].mean}
+    return Likeness(sum(each.total for each in found), means)
+
+
+def first_universe(models: ModelsToJoin, match: Callable[[PairOfModels], Sweeps[Permutations]]) -> Universe:
+    """The units of the model that is most similar to all others when each pair is matched by itself."""
+    found = {pair: match(models.pair(*pair)) for pair in models.pairs}
+    totals = [sum(each.likeness.total for pair, each in found.items() if model in pair) for model in _all(models)]
+    centre = int(np.argmax(totals))
+    spaces = models.plan.spaces
+    return tuple(
+        identity(spaces)
+        if model == centre
+        else found[centre, model].matching
+        if centre < model
+        else invert(found[model, centre].matching, spaces)
+        for model in _all(models)
+    )
+
+
+def joint_sweep(
+    models: ModelsToJoin, start: Universe, roots: Collection[str], *, rng: np.random.Generator, max_sweeps: int
+) -> Sweeps[Universe]:
+    """Improve a universe by sweeps over the groups ``roots``."""
+    groups = models.plan.groups
+    return climb(
+        start,
+        lambda universe: likeness(models, universe),
+        lambda universe, root: improve(models, groups[root], universe),
+        {root: group.neighbours for root, group in groups.items()},
+        roots,
+        rng=rng,
+        max_sweeps=max_sweeps,
+    )
+
+
+def improve(models: ModelsToJoin, group: Group, universe: Universe) -> tuple[Universe, int]:
+    """Let the model that gains most by it move its units of one group, until none gains: (universe, units moved)."""
+    problems: dict[tuple[int, int], GroupProblem] = {}
+    moved, last = 0, -1
+    for _ in range(TURNS * len(universe)):
+        if not problems or group.root in group.neighbours:  # what it is compared by has moved with it
+            problems = {pair: _pair_problem(models, group, universe, *pair) for pair in models.pairs}
+        steps = [_step(problems, group, universe, model) for model in _all(models) if model != last]
+        best = max(steps, key=lambda step: step.gain)
+        if best.gain <= 0.0:
+            break
+        last, current = best.model, universe[best.model]
+        moved += sum(int((found != current[name]).sum()) for name, found in best.found.items())
+        universe = (*universe[:last], {**current, **best.found}, *universe[last + 1 :])
+    return universe, moved
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """New permutations of one model's units, and what the objective gains by them; 0 where it is rounding."""
+
+    model: int
+    found: Permutations
+    gain: float
+
+
+def _step(problems: Mapping[tuple[int, int], GroupProblem], group: Group, universe: Universe, model: int) -> _Step:
+    """The best place in the universe for one model's units, all other models staying where they are."""
+    others = [
+        (problems[other, model] if other < model else problems[model, other].turned()).brought(
+            {name: universe[other][name] for name in group.members}
+        )
+        for other in range(len(universe))
+        if other != model
+    ]
+    problem = together(others)
+    current = {name: universe[model][name] for name in group.members}
+    _, found = solve(group.root, problem, group.children, current)
+    before, after = score(problem, current), score(problem, found)
+    gain = after - before
+    return _Step(model, found, gain if gain > TOLERANCE * max(abs(before), abs(after)) else 0.0)
+
+
+def _pair_problem(models: ModelsToJoin, group: Group, universe: Universe, one: int, other: int) -> GroupProblem:
+    """Two models' units of a group, each in its own order, compared with all other groups in the universe."""
+    spaces = models.plan.spaces
+
+    def content(model: int, occurrence: Occurrence) -> NDArray[Any]:
+        layout = occurrence.layout
+        array = models.weights[model][layout.name]
+        return gather(array, layout, occurrence.block, spaces, universe[model], occurrence.moved)
+
+    return problem_of(models.pair(one, other), group, lambda each: (content(one, each), content(other, each)))
+
+
+def _all(models: ModelsToJoin) -> range:
+    return range(len(models.weights))

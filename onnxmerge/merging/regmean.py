@@ -1,0 +1,98 @@
+"""RegMean: average linear layers by what the parents' layers read (Jin et al., ICLR 2023, arXiv 2212.09849, section 3).
+
+For each Conv, Gemm or MatMul, with G_m the Gram matrix of the rows that parent m's own layer reads, off its diagonal
+times OFF_DIAGONAL, and W_m the layer's weight, both in the coordinates of the matched units,
+
+    W = (sum_m W_m G_m) (sum_m G_m)^-1,
+
+which gives what is closest, in mean square, to what each parent's layer gives on its own inputs. Biases and all else
+stay the average. The paper takes each model's training data; here all parents see the same calibration data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.calibration.progress import Report
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.alignment import axis_orders, reordered
+from onnxmerge.merging.batches import count
+from onnxmerge.merging.combine import shares_of, transported
+from onnxmerge.merging.goals import Goal, plan_layers
+from onnxmerge.merging.least_squares import FEATURES, MEMORY, ROWS, Arrays, Refined, no_data, not_finite
+from onnxmerge.merging.patches import pick
+from onnxmerge.merging.ridge import Array, Problem, ridge
+from onnxmerge.merging.segments import Purse, Relay, blocked, feeds, frontier
+from onnxmerge.model.network import ModelSet
+
+OFF_DIAGONAL = 0.95
+"""Just below 1, as in the paper: correlations seen by chance count less, and the sum can be inverted."""
+
+RIDGE = 1e-6
+"""The pull to the average, relative to the mean diagonal: it decides for inputs that are never active."""
+
+
+def regmean(
+    models: ModelSet,
+    typing: Typing,
+    dtypes: Mapping[str, np.dtype[Any]],
+    weights: Arrays,
+    matchings: Sequence[Mapping[str, Positions]],
+    source: CalibrationSource,
+    *,
+    shares: Sequence[float] | None = None,
+    provider: str = "cpu",
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Refined:
+    """Average the linear layers of ``models`` by their Gram matrices; for the arguments see ``least_squares.refine``.
+
+    Raises InputError where the data is empty or activations are not finite.
+    """
+    graph, purse, perms = models.template.graph, Purse(MEMORY), [{}, *matchings]
+    goals, notes = plan_layers(graph, typing)
+    relays = [Relay(models.template.model, own, dtypes, purse, provider) for own in models.weights]
+    aligned = [transported(own, typing, order) for own, order in zip(models.weights, perms, strict=True)]
+    batches, changed = count(source), dict[str, NDArray[Any]]()
+    if not batches:
+        raise no_data()
+    for index, goal in enumerate(goals):
+        layout, form, name = typing.activations.get(goal.source), goal.form, goal.layer.weight
+        orders = [{} if layout is None else axis_orders(layout, typing, order) for order in perms]
+        known = [order for order in orders if order is not None]
+        if len(known) < len(orders) or goal.features > FEATURES:
+            notes.append(f"{goal.layer.node}: inputs too many or not to be aligned by axes, so it stays the average")
+            continue
+        edge = frontier(graph, blocked(graph, {later.node for later in goals[index:]}))
+        prior = form.matrix(weights[name])
+        xy, xx = np.zeros(prior.transpose(0, 2, 1).shape), np.zeros((*prior.shape[::2], prior.shape[2]))
+        each = zip(shares_of(shares, len(relays)), relays, known, aligned, strict=True)
+        for share, relay, order, own in each:
+            segment = relay.segment([goal.source, goal.layer.output], edge)
+            found = (segment.run(number, feed) for number, feed in enumerate(feeds(source, [relay], batches)))
+            gram = share * _gram(goal, found, order, -(-ROWS // batches), [seed, index])
+            xx += gram
+            xy += gram @ form.matrix(own[name]).transpose(0, 2, 1)
+        solved = ridge(Problem(np.zeros(0), np.zeros(0), xx, xy, np.zeros(0)), prior, RIDGE)
+        changed[name] = form.weight(solved, weights[name])
+        if progress is not None:
+            progress(index + 1, len(goals))
+    return Refined(changed, notes)
+
+
+def _gram(goal: Goal, batches: Iterable[Arrays], order: Mapping[int, Positions], rows: int, seed: list[int]) -> Array:
+    """The Gram matrices [groups, d, d] of what one parent's layer reads, damped off the diagonal."""
+    d, rng = goal.features, np.random.default_rng(seed)
+    total = np.zeros((goal.form.groups, d, d))
+    for found in batches:
+        picks = pick(found[goal.layer.output].shape, goal.layer.channel_axis, rows, rng)
+        x = goal.form.rows(reordered(found[goal.source], order), picks)
+        total += x.transpose(0, 2, 1) @ x
+    if not np.isfinite(total).all():
+        raise not_finite(goal)
+    return np.where(np.eye(d) > 0, total, OFF_DIAGONAL * total)

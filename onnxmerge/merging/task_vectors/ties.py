@@ -1,0 +1,42 @@
+"""TIES: trim, elect sign, disjoint mean (Yadav et al., NeurIPS 2023, arXiv 2306.01708, section 4, algorithm 1).
+
+With tau_m = W_m - W_0 the task vector of model m:
+
+    trim             keep the ``density`` largest entries of each tau_m by magnitude, zero for the rest;
+    elect sign       gamma = sgn(sum_m tau_m), entry by entry;
+    disjoint mean    the mean of those trimmed entries whose sign is gamma.
+
+W = W_0 + lambda tau. The paper keeps 20 % and takes lambda = 1 where there is nothing to choose by. It trims each task
+vector as a whole; here every tensor is trimmed by itself, so that one tensor at a time is read.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnxmerge.merging.task_vectors.vectors import Array, TaskVectors
+
+
+def ties(vectors: TaskVectors) -> Array:
+    """The disjoint mean of the trimmed task vectors of one tensor; 0 where their sum has no sign."""
+    density = vectors.settings.density
+    elected = np.sign(sum(weight * trimmed(vector, density) for weight, vector in vectors))
+    total, count = np.zeros(vectors.base.shape), np.zeros(vectors.base.shape)
+    for weight, vector in vectors:
+        kept = trimmed(vector, density)
+        agrees = (kept != 0) & (np.sign(kept) == elected)
+        total += weight * np.where(agrees, kept, 0.0)
+        count += weight * agrees
+    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+
+
+def trimmed(vector: Array, density: float) -> Array:
+    """The largest entries by magnitude, a share ``density`` of all but at least one; entries of equal size together."""
+    size = np.abs(vector).reshape(-1)
+    kept = max(math.ceil(density * size.size), 1)
+    if kept >= size.size:
+        return vector
+    least = np.partition(size, size.size - kept)[size.size - kept]
+    return np.where(np.abs(vector) >= least, vector, 0.0)

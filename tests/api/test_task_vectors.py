@@ -1,0 +1,127 @@
+"""Methods for models of one pretraining, through the Python API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from onnxmerge import MergeOptions, StructureError, UsageError, merge
+from onnxmerge.merging.task_vectors import TASK_VECTORS
+from tests.graphs import batchnorm, build, execute, initializers, normal
+
+GRAPH = """(float[n,6] x) => (float[n,3] y) {
+    h = Gemm<transB=1>(x, w1, b1)
+    m = BatchNormalization(h, n_scale, n_bias, n_mean, n_var)
+    r = Relu(m)
+    y = MatMul(r, w2)
+}"""
+X = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
+
+
+def weights(seed: int, scale: float = 1.0) -> dict[str, NDArray[np.float32]]:
+    return {**normal(w1=(8, 6), b1=(8,), w2=(8, 3), seed=seed, scale=scale), **batchnorm("n", 8, seed=seed)}
+
+
+def tuned(seed: int) -> onnx.ModelProto:
+    """The base with its matrices changed a little, and statistics of its own."""
+    moved = normal(w1=(8, 6), b1=(8,), w2=(8, 3), seed=seed, scale=0.2)
+    own = {name: array + moved.get(name, np.float32(0)) for name, array in weights(0).items()}
+    return build(GRAPH, {**own, "n_mean": own["n_mean"] + np.float32(0.1 * seed)})
+
+
+BASE = build(GRAPH, weights(0))
+MODELS = [tuned(1), tuned(2), tuned(3)]
+
+
+def test_task_arithmetic_without_data(tmp_path: Path) -> None:
+    result = merge(MODELS, base=BASE, method="task-arithmetic", scale=0.5)
+    merged, base = onnx.load(result.save(tmp_path / "m.onnx")), initializers(BASE)
+    parents = [initializers(model) for model in MODELS]
+    for name, array in initializers(merged).items():
+        change = sum(parent[name] - base[name] for parent in parents)
+        expected = np.mean([p[name] for p in parents], axis=0) if name == "n_mean" else base[name] + 0.5 * change
+        np.testing.assert_allclose(array, expected, atol=1e-5)
+    report = result.report
+    assert report.base is not None
+    assert (report.scale, report.density, report.alpha, report.repair) == (0.5, 1.0, None, "none")
+    assert any("no units were matched" in note for note in report.notes)
+    assert any("averaged" in note for note in report.notes)
+    metadata = {entry.key: entry.value for entry in merged.metadata_props}
+    assert metadata["onnxmerge.base"] == report.base[1]
+    assert (metadata["onnxmerge.scale"], metadata["onnxmerge.density"]) == ("0.5", "1.0")
+    assert "onnxmerge.alpha" not in metadata
+
+
+@pytest.mark.parametrize("method", TASK_VECTORS)
+def test_batchnorm_is_measured_anew(tmp_path: Path, method: str) -> None:
+    result = merge(MODELS, base=BASE, calibration={"x": X}, method=method)
+    found = initializers(onnx.load(result.save(tmp_path / "m.onnx")))
+    h = X @ found["w1"].T + found["b1"]
+    np.testing.assert_allclose(found["n_mean"], h.mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(found["n_var"], h.var(axis=0), rtol=1e-3)
+    assert result.report.repair == "BatchNorm re-estimated"
+    assert not any("averaged" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize("method", TASK_VECTORS)
+def test_a_single_change_that_is_kept_whole_comes_through(tmp_path: Path, method: str) -> None:
+    """One model was tuned and the other not: the sum of what they learnt is the tuned model."""
+    density = None if method == "task-arithmetic" else 1.0
+    result = merge([MODELS[0], BASE], base=BASE, method=method, scale=1.0, density=density)
+    found = onnx.load(result.save(tmp_path / "m.onnx"))
+    before, after = initializers(MODELS[0]), initializers(found)
+    for name in ("w1", "b1", "w2"):
+        np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+
+
+def test_weights_that_are_equal_change_nothing_and_others_weigh() -> None:
+    plain, equal, more = (
+        merge(MODELS[:2], options=MergeOptions(method="task-arithmetic", scale=1.0, weights=each), base=BASE).weights
+        for each in (None, (2.0, 2.0), (3.0, 1.0))
+    )
+    first, second, base = (initializers(model)["w1"] for model in (*MODELS[:2], BASE))
+    np.testing.assert_array_equal(plain["w1"], equal["w1"])
+    np.testing.assert_allclose(more["w1"], base + 1.5 * (first - base) + 0.5 * (second - base), atol=1e-5)
+
+
+def test_dare_is_reproducible_under_its_seed() -> None:
+    one, same, other = (merge(MODELS, base=BASE, method="dare", seed=seed).weights["w1"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_the_base_must_have_the_models_structure() -> None:
+    other = build(GRAPH.replace("Relu", "Sigmoid"), weights(0))
+    with pytest.raises(StructureError, match="differ in structure") as error:
+        merge(MODELS, base=other, method="ties")
+    assert "\n" not in str(error.value)
+
+
+def test_merged_models_run(tmp_path: Path) -> None:
+    for method in TASK_VECTORS:
+        model = onnx.load(merge(MODELS, base=BASE, method=method).save(tmp_path / "m.onnx"))
+        assert np.isfinite(execute(model, {"x": X})["y"]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "based", "message"),
+    [
+        (MergeOptions(method="ties"), False, r"give it \(--base\)"),
+        (MergeOptions(method="average"), True, "--base is for methods task-arithmetic, ties, dare"),
+        (MergeOptions(method="average", scale=1.0), False, "--scale is for methods"),
+        (MergeOptions(method="rebasin", density=0.5), False, "--density is for methods"),
+        (MergeOptions(method="task-arithmetic", density=0.5), True, "drops nothing"),
+        (MergeOptions(method="ties", density=0.0), True, "above 0"),
+        (MergeOptions(method="dare", density=1.5), True, "above 0"),
+        (MergeOptions(method="ties", scale=float("nan")), True, "finite"),
+        (MergeOptions(method="ties", refine="ls"), True, "use --method average"),
+        (MergeOptions(method="ties", repair="rescale"), True, "BatchNorm is re-estimated"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: MergeOptions, based: bool, message: str) -> None:  # noqa: FBT001
+    with pytest.raises(UsageError, match=message):
+        merge(MODELS, base=BASE if based else None, calibration={"x": X}, options=options)
