@@ -13,7 +13,8 @@ from pathlib import Path
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.layout import Block, Space, Typing
 from onnxmerge.errors import OnnxmergeError
-from onnxmerge.model import Weights, read_network, trace
+from onnxmerge.model import Weights, read_network
+from onnxmerge.model.hoist import trace_inside
 from onnxmerge.validation.certificate import certify
 from onnxmerge.validation.coverage import coverage
 from tests.zoo.topology import label, load_topology
@@ -53,11 +54,11 @@ def measure(path: Path, *, seed: int = 0, samples: int = 2) -> Measurement:
     clock = time.perf_counter
     started = clock()
     try:
-        traced = trace(network)
+        seen, traced = trace_inside(network)
         after_trace = clock()
-        typing = type_graph(network, traced, (weights,))
+        typing = type_graph(seen, traced, (weights,))
         after_typing = clock()
-        certificate = certify(network, typing, traced, samples=samples)
+        certificate = certify(seen, typing, traced, samples=samples)
     except OnnxmergeError as error:
         return Measurement(name, nodes, elements, refusal=str(error))
     return Measurement(
