@@ -67,6 +67,9 @@ class Restriction:
 _DEEPEST = 16
 """Structures are some levels deep; families that depend on each other in turn could be refined without end."""
 
+_MOST_CUTS = 64
+"""Into how many segments a product may be cut for the sake of another factorisation: norms have 32 groups or fewer."""
+
 
 class Cells:
     """A union-find over axis cells with structure. All methods take and return cell numbers."""
@@ -219,7 +222,7 @@ class Cells:
             self._refine(root, Product(tuple(factors)), factors, "factor")
             return factors
         if isinstance(structure, Product):
-            return self._regroup(list(self.factors(root)), sizes) or self._give_up(root, sizes)
+            return self._regroup(list(self.factors(root)), sizes) or self._split_across(root, sizes)
         if isinstance(structure, Concat):
             return self._split_concat(root, sizes)
         split = {part: self._split(self.find(member), sizes) for part, member in self.family(root).items()}
@@ -230,19 +233,60 @@ class Cells:
         self._refine(root, Product(tuple(factors)), factors, "factor")
         return factors
 
-    def _split_concat(self, root: int, sizes: list[int]) -> list[int]:
-        """Equal-width segments seen as outer x inner: the inner factor is a family by the outer."""
-        inner_size = math.prod(sizes[1:])
-        parts = self.leaf_parts(root)
-        if any(self._size[part] % inner_size for part in parts):
+    def _split_across(self, root: int, sizes: list[int]) -> list[int]:
+        """Factors of other sizes than a product has: only segments that both sides see are left of either."""
+        width = math.prod(sizes[1:])
+        hopeless = root in self._fixed or sizes[0] > _MOST_CUTS
+        if hopeless or not all(self._cut_at(root, at) for at in range(width, self._size[root], width)):
             return self._give_up(root, sizes)
-        pieces = [self.split(part, [self._size[part] // inner_size, inner_size]) for part in parts]
-        outer = self.new(sizes[0], Concat(tuple(piece[0] for piece in pieces)))
-        inner = self.new(inner_size, Family(outer, tuple((piece[0], piece[1]) for piece in pieces)))
+        return self._split_concat(root, sizes)
+
+    def _split_concat(self, root: int, sizes: list[int]) -> list[int]:
+        """Segments seen as outer x inner: the inner factor is a family by the outer.
+
+        A unit of the outer factor that lies across a boundary (a norm group with channels of both parts of a skip
+        concatenation) is a part of the outer by itself, and a concatenation inside.
+        """
+        width = math.prod(sizes[1:])
+        if not self._cut_around_boundaries(root, width):
+            return self._give_up(root, sizes)
+        pieces = [self._outer_and_inner(chunk, width) for chunk in self._chunks(root, width)]
+        outer = self.new(sizes[0], Concat(tuple(one for one, _ in pieces)))
+        inner = self.new(width, Family(outer, tuple(pieces)))
+        parts = self.leaf_parts(root)
         self._refine(root, Product((outer, inner)), [outer, inner], "factor")
-        for part, piece in zip(parts, pieces, strict=True):
-            self._log(part, piece[1], "factor")
+        for part in parts:
+            self._log(part, inner, "factor")
         return [outer, *self._split(self.find(inner), sizes[1:])]
+
+    def _cut_around_boundaries(self, root: int, width: int) -> bool:
+        """Cut on both sides of every unit of this width that has a boundary inside; False where that is impossible.
+
+        A cut may have to go along the units of a segment, so that it makes more boundaries: until there are none left.
+        """
+        while True:
+            ends = {0, *self._ends(root)}
+            inside = {end - end % width for end in ends if end % width}
+            wanted = (inside | {at + width for at in inside}) - ends
+            if not wanted:
+                return True
+            if root in self._fixed or not all(self._cut_at(root, at) for at in sorted(wanted)):
+                return False
+
+    def _chunks(self, root: int, width: int) -> Iterator[list[int]]:
+        """The segments of a cell, those inside one unit of this width together."""
+        chunk: list[int] = []
+        for part in self.leaf_parts(root):
+            chunk.append(part)
+            if sum(self._size[each] for each in chunk) % width == 0:
+                yield chunk
+                chunk = []
+
+    def _outer_and_inner(self, chunk: list[int], width: int) -> tuple[int, int]:
+        if len(chunk) > 1:
+            return self.new(1), self.concat(chunk)
+        outer, inner = self.split(chunk[0], [self._size[chunk[0]] // width, width])
+        return outer, inner
 
     def regroup(self, cells: Sequence[int], sizes: Sequence[int]) -> list[int]:
         """What Reshape does: factors ``cells`` laid out row-major, seen as axes of the given sizes."""
@@ -341,16 +385,27 @@ class Cells:
                 if at < begin + self._size[part]:
                     return self._cut_at(self.find(part), at - begin)
                 begin += self._size[part]
-        if isinstance(structure, Product):
-            inner = self._size[root] // self._size[structure.factors[0]]
-            if at % inner:
-                return False
+        if isinstance(structure, Product) and at % (self._size[root] // self._size[structure.factors[0]]):
+            return self._cut_inside_unit(root, structure.factors, at)
+        if isinstance(structure, (Product, Family)):
             ends = [self.cut(root, 0, at)[0], self.cut(root, at, self._size[root])[0]]
             self._refine(root, Concat(tuple(ends)), ends, "part")
-            return True
-        if isinstance(structure, Family):
-            ends = [self.cut(root, 0, at)[0], self.cut(root, at, self._size[root])[0]]
-            self._refine(root, Concat(tuple(ends)), ends, "part")
+        return True
+
+    def _cut_inside_unit(self, root: int, factors: tuple[int, ...], at: int) -> bool:
+        """Make ``at``, inside a unit of the outermost factor, a boundary: that unit becomes two segments."""
+        width = self._size[root] // self._size[factors[0]]
+        unit = at // width
+        _, restrictions = self.cut(factors[0], unit, unit + 1)
+        whole = self.product(self.restrict_all(factor, restrictions) for factor in factors[1:])
+        if not self._cut_at(self.find(whole), at % width):
+            return False
+        parts = [*self.leaf_parts(whole)]
+        if unit > 0:
+            parts.insert(0, self.cut(root, 0, unit * width)[0])
+        if (unit + 1) * width < self._size[root]:
+            parts.append(self.cut(root, (unit + 1) * width, self._size[root])[0])
+        self._refine(root, Concat(tuple(parts)), parts, "part")
         return True
 
     # --- restricting -------------------------------------------------------------------------------------------

@@ -45,4 +45,5 @@ def run_in_double(
         wide = {name: array.astype(np.float64) if is_floating(array.dtype) else array for name, array in feed.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy's on overflow inside a Sigmoid, which comes out right
-            yield dict(zip(names, evaluator.run(None, wide), strict=True))
+            results: Any = evaluator.run(None, wide)
+        yield dict(zip(names, results, strict=True))
