@@ -8,14 +8,17 @@ written, since it computes what the model skips.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Array, Network
+from onnxmerge.model.sample import plausible_samples
 from onnxmerge.model.trace import Trace, trace
 
 Branch = tuple[str, str]
@@ -25,24 +28,55 @@ _BRANCHES = ("then_branch", "else_branch")
 _FAILED_NODE = re.compile(r"Name:'([^']*)'|Node \((.*?)\) Op \(")
 
 
+MOST_SAMPLES = 16
+"""How many other samples are tried where a branch with weights cannot be computed on the first."""
+
+
 def trace_inside(network: Network, sample: Mapping[str, Array] | None = None) -> tuple[Network, Trace]:
     """Trace a network, with the branches of its Ifs hoisted where the sample allows, and that network.
 
-    A network without an If is traced as it is. See ``trace`` for the arguments and errors.
+    Where no sample is given and a branch that has weights cannot be computed on the one that was found (it is for
+    another sampling rate), others are tried. A network without an If is traced as it is. See ``trace`` for errors.
     """
     found = trace(network, sample)
+    best = _hoist_what_runs(network, found.sample) or (network, found)
+    missing = _weights_left(best[0])
+    others = islice(plausible_samples(network), MOST_SAMPLES) if sample is None and missing else ()
+    for feeds in others:
+        better = _hoist_what_runs(network, feeds, below=missing)
+        if better is not None:
+            best, missing = better, _weights_left(better[0])
+        if not missing:
+            break
+    return best
+
+
+def _hoist_what_runs(
+    network: Network, sample: Mapping[str, Array], below: float = math.inf
+) -> tuple[Network, Trace] | None:
+    """Leave one branch after another where it is, until the rest can be computed; None if nothing is hoisted then.
+
+    Also None as soon as the branches that are left hold no fewer than ``below`` elements of weights.
+    """
     left: set[Branch] = set()
     while True:
         hoisted, origins = hoist(network, left)
-        if not origins:
-            return network, found
+        if not origins or _weights_left(hoisted) >= below:
+            return None
         try:
-            return hoisted, trace(hoisted, found.sample)
+            return hoisted, trace(hoisted, sample)
         except InputError as error:
             culprit = origins.get(_failed_node(str(error)))
             if culprit is None:
-                return network, found
+                return None
             left.add(culprit)
+
+
+def _weights_left(network: Network) -> int:
+    """How many elements of float initializers are read inside the branches of an If."""
+    read = {value for node in network.graph if _is_if(node) for value in captured_values(node)}
+    tensors = [value.const_value for value in read if value.is_initializer() and value.const_value is not None]
+    return sum(tensor.size for tensor in tensors if tensor.dtype.is_floating_point() and tensor.size > 1)
 
 
 def _failed_node(message: str) -> str:

@@ -57,3 +57,18 @@ def test_a_branch_that_fails_stays_and_the_others_do_not() -> None:
 def test_a_network_without_branches_is_itself() -> None:
     network = read_network(build("(float[n,4] x) => (float[n,5] y) { y = MatMul(x, w) }", normal(w=(4, 5))))
     assert trace_inside(network)[0] is network
+
+
+def test_another_sample_is_tried_for_the_sake_of_a_branch_with_weights() -> None:
+    """Two front ends for two rates: the second needs windows of 96 from a signal that is a multiple of 96."""
+    graph = """(float[n,t] x, bool c) => (float[n,k,5] y) {
+        y = If (c) <then_branch = one () => (float[n,k1,5] p) { r = Reshape(x, first) p = MatMul(r, w) },
+                    else_branch = two () => (float[n,k2,5] q) { s = Reshape(x, second) q = MatMul(s, v) }>
+    }"""
+    constants = {"first": np.array([0, -1, 64]), "second": np.array([0, -1, 96])}
+    network = read_network(build(graph, {**normal(w=(64, 5), v=(96, 5)), **constants}, check=False))
+    hoisted, found = trace_inside(network)
+    assert {"p", "q"} <= found.shapes.keys()
+    assert found.sample["x"].shape[1] == 576
+    fixed, _ = trace_inside(network, {"x": np.ones((2, 128), np.float32), "c": np.array(True)})  # noqa: FBT003
+    assert hoisted.graph.num_nodes() > fixed.graph.num_nodes()
