@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxmerge.axes.cells import Cells, Concat, Family, Product, Restriction
+from onnxmerge.axes.cells import Cells
+from onnxmerge.axes.structure import Concat, Family, Product, Restriction
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from onnxmerge.axes.cells import Restriction
 from onnxmerge.axes.rules.registry import rule
 from onnxmerge.axes.signature import NEUTRAL, Axes
 from onnxmerge.axes.site import Site
+from onnxmerge.axes.structure import Restriction
 
 
 def take_segment(site: Site, axes: Axes, axis: int, start: int, stop: int, size: int) -> Axes:
