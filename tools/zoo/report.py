@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import multiprocessing
 import statistics
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tests.zoo.topology import available, label
-from tools.zoo.measure import Measurement, measure
+from tools.zoo.measure import Measurement, measure_within
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
 REASONS = Path(__file__).with_name("reasons.yaml")
@@ -47,7 +45,7 @@ def main() -> int:
         wanted = any(fnmatch.fnmatch(name, pattern) for pattern in arguments.patterns)
         if arguments.page_only or not wanted or (arguments.missing and name in found):
             continue
-        found[name] = _in_process(path)
+        found[name] = asdict(measure_within(path, TIMEOUT))
         print(_line(found[name]), flush=True)
         if arguments.cache:
             arguments.cache.write_text(json.dumps(found, indent=1))
@@ -56,36 +54,6 @@ def main() -> int:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page(measured), encoding="utf-8")
     return int(any(not item.passed for item in measured))
-
-
-def _in_process(path: Path) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(path, sender))
-    process.start()
-    sender.close()  # so that a process that dies ends the wait
-    said = None
-    if receiver.poll(TIMEOUT):
-        try:
-            said = receiver.recv()
-        except EOFError:
-            said = None
-    process.join(5)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    refusal = f"CRASH: no result within {TIMEOUT} s, or killed (exit code {process.exitcode})"
-    return said or asdict(Measurement(label(path), 0, 0, refusal=refusal))
-
-
-def _send(path: Path, sender: Any) -> None:
-    try:
-        sender.send(asdict(measure(path)))
-    except Exception as error:  # noqa: BLE001  (a crash is the finding)
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
-        refusal = f"CRASH: {type(error).__name__}: {str(error)[:200]} at {where}"
-        sender.send(asdict(Measurement(label(path), 0, 0, refusal=refusal)))
 
 
 def _line(item: dict[str, Any]) -> str:
