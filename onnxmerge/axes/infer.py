@@ -22,7 +22,7 @@ from onnxmerge.axes.site import Findings, Site
 from onnxmerge.model.hoist import bodies, captured_values
 from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
-from onnxmerge.model.trace import Trace
+from onnxmerge.model.trace import SHAPES, Trace
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -75,6 +75,8 @@ class _Walk:
         self.cells = Cells()
         self.axes: dict[str, Axes] = {}
         self.findings = Findings()
+        self.from_weights: set[str] = set()
+        self.from_lengths: set[str] = set()
         self.constants = {name: trace.values[name] for name in trace.constants if name in trace.values}
 
     def run(self) -> Inference:
@@ -83,6 +85,7 @@ class _Walk:
         for value in self.graph.inputs:
             self.cells.where = f"input {value.name!r}"
             self._set_fixed(value, "the model's interface")
+        self.from_weights.update(learned)
         for name in learned:
             self.cells.where = f"initializer {name!r}"
             self.axes[name] = self._initializer_axes(name, statistic=name in statistics)
@@ -161,6 +164,7 @@ class _Walk:
 
     def _visit(self, node: ir.Node) -> None:
         names = [value.name for value in node.outputs if value.name]
+        self._note_origin(node, names)
         if names and all(name in self.constants for name in names):
             return
         opset = self.opsets.get(node.domain, 1)
@@ -169,12 +173,24 @@ class _Walk:
             if value is not None and value.name in self.constants and value.name not in self.axes:
                 self.cells.where = f"constant {value.name!r}"
                 self.axes[value.name] = self._constant_axes(self.constants[value.name])
-        site = Site(node, self.cells, self.axes, self.trace.shapes, self.constants, opset, self.findings)
+        origins = (self.from_weights, self.from_lengths)
+        site = Site(node, self.cells, self.axes, self.trace.shapes, self.constants, opset, self.findings, *origins)
         self.cells.where = site.label
         outputs = self._outputs(site) if offered is None else self._checked(site, choose(site, offered))
         for axes, value in zip(outputs, node.outputs, strict=False):
             if axes is not None and value.name:
                 self.axes[value.name] = axes
+
+    def _note_origin(self, node: ir.Node, outputs: Sequence[str]) -> None:
+        """Follow what is computed from weights alone, and what from the lengths of anything else."""
+        inputs = {str(value.name) for value in node.inputs if value is not None}
+        if node.op_type in SHAPES:
+            if not inputs <= self.from_weights | self.graph.initializers.keys():
+                self.from_lengths.update(outputs)
+        elif inputs & self.from_lengths and inputs <= self.constants.keys():
+            self.from_lengths.update(outputs)
+        elif inputs & self.from_weights and inputs <= self.from_weights | self.constants.keys():
+            self.from_weights.update(outputs)
 
     def _outputs(self, site: Site) -> tuple[Axes | None, ...]:
         node = site.node

@@ -20,6 +20,7 @@ from onnxmerge.errors import InputError
 from onnxmerge.model.network import Array, Network
 from onnxmerge.model.sample import plausible_samples
 from onnxmerge.model.trace import Trace, trace
+from onnxmerge.model.unroll import unroll
 
 Branch = tuple[str, str]
 """The name of an If node, and the attribute that holds the body."""
@@ -33,12 +34,16 @@ MOST_SAMPLES = 16
 
 
 def trace_inside(network: Network, sample: Mapping[str, Array] | None = None) -> tuple[Network, Trace]:
-    """Trace a network, with the branches of its Ifs hoisted where the sample allows, and that network.
+    """Trace a network with loops unrolled and branches of Ifs hoisted where the sample allows; also that network.
 
     Where no sample is given and a branch that has weights cannot be computed on the one that was found (it is for
-    another sampling rate), others are tried. A network without an If is traced as it is. See ``trace`` for errors.
+    another sampling rate), others are tried. A network without bodies is traced as it is. See ``trace`` for errors.
     """
     found = trace(network, sample)
+    unrolled = unroll(network, found)
+    if unrolled is not network:
+        network, found = unrolled, trace(unrolled, found.sample)
+        sample = found.sample
     best = _hoist_what_runs(network, found.sample) or (network, found)
     missing = _weights_left(best[0])
     others = islice(plausible_samples(network), MOST_SAMPLES) if sample is None and missing else ()

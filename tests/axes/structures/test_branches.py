@@ -89,16 +89,3 @@ def test_a_branch_that_cannot_be_computed_here_fixes_what_it_captures() -> None:
     found = certified(model)
     assert {(g.size, g.initializers[0].name) for g in found.groups} == {(6, "w1")}
     assert any("captured by the body of If" in axis.reason for axis in found.fixed)
-
-
-def test_a_loop_fixes_what_it_captures() -> None:
-    graph = """(float[n,4] x) => (float[n,2] y) {
-        a = MatMul(x, w1) b = Relu(a)
-        d = Loop (count, go, b) <body = each (int64 i, bool k, float[n,5] p) => (bool l, float[n,5] q) {
-            l = Identity(k) q = Add(p, b) }>
-        y = MatMul(d, w2)
-    }"""
-    weights = {**normal(w1=(4, 5), w2=(5, 2)), "count": np.array(2), "go": np.array(True)}  # noqa: FBT003
-    found = certified(build(graph, weights))
-    assert found.groups == ()
-    assert any("captured by the body of Loop" in axis.reason for axis in found.fixed)
