@@ -197,7 +197,7 @@ class _Walk:
         if bodies(node):
             for value in captured_values(node):
                 self._fix(value, f"captured by the body of {node.op_type}")
-            return site.freeze(f"{node.op_type} is not typed inside")
+            return site.freeze(f"{node.op_type} has a body that cannot be brought into the graph")
         variants = find_operator(self.table, node.domain, node.op_type, site.opset)
         if not variants:
             domain = node.domain or "ai.onnx"

@@ -24,8 +24,9 @@ from tools.zoo.measure import Measurement, measure_within
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
 REASONS = Path(__file__).with_name("reasons.yaml")
+LEFT = Path(__file__).with_name("left.md")
 TIMEOUT = 120
-LOW = 0.6
+LOW, LISTED = 0.6, 0.9
 
 
 def main() -> int:
@@ -73,6 +74,7 @@ def page(measured: Sequence[Measurement]) -> str:
 
     passed = [item for item in measured if item.passed]
     low = [item for item in passed if item.free < LOW]
+    listed = sorted((item for item in passed if item.free < LISTED), key=lambda item: item.free)
     families = yaml.safe_load(REASONS.read_text(encoding="utf-8")) if REASONS.exists() else {}
     median = statistics.median(item.free for item in passed) if passed else 0.0
     slow = [item for item in measured if item.seconds_typing > 5 and item.nodes <= 2000]
@@ -94,10 +96,11 @@ def page(measured: Sequence[Measurement]) -> str:
     refused = [item for item in measured if not item.passed]
     if refused:
         lines += ["## Not passed", "", *(f"- `{item.name}`: {item.refusal}" for item in refused), ""]
-    if low:
-        lines += [f"## Under {LOW:.0%}", ""]
-        lines += [f"- `{item.name}` ({item.free:.0%}): {_why(item, families)}" for item in low]
+    if listed:
+        lines += [f"## Under {LISTED:.0%}", ""]
+        lines += [f"- `{item.name}` ({item.free:.0%}): {_why(item, families)}" for item in listed]
         lines += [""]
+    lines += ["## Freedom left on the table", "", LEFT.read_text(encoding="utf-8")]
     for source in sorted({item.name.split("/")[0] for item in measured}):
         lines += [
             f"## {source}",
@@ -114,7 +117,7 @@ def _why(item: Measurement, families: dict[str, str]) -> str:
     """The reason that a person wrote down for the architecture, else the operators that hold most of its weights."""
     for pattern, reason in families.items():
         if fnmatch.fnmatch(item.name, pattern):
-            return reason
+            return reason.strip()
     return "; ".join(f"{reason} ({count / max(item.elements, 1):.0%})" for reason, count in _top(item.fixed, 3))
 
 
