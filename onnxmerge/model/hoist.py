@@ -29,7 +29,7 @@ _BRANCHES = ("then_branch", "else_branch")
 _FAILED_NODE = re.compile(r"Name:'([^']*)'|Node \((.*?)\) Op \(")
 
 
-MOST_SAMPLES = 16
+MOST_SAMPLES = 10
 """How many other samples are tried where a branch with weights cannot be computed on the first."""
 
 
