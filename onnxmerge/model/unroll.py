@@ -138,6 +138,8 @@ class _Unrolling:
             for index, (axis, turned) in enumerate(zip(plan.axes, plan.reversed, strict=True))
         ]
         for output, value in zip(list(self.node.outputs), [*states, *whole], strict=True):
+            if not output.uses() and not output.is_graph_output():
+                continue
             name, output.name = output.name, None
             copy = self._add("Identity", [value], f"{self.node.name}/result/{output.index()}")
             copy.type, copy.shape = output.type, output.shape

@@ -56,6 +56,17 @@ def test_weights_shared_by_all_steps_of_a_loop() -> None:
     assert certified_groups(model) == {group(5, ("w1", 1), ("m", 0), ("m", 1), ("g", 0), ("w2", 0))}
 
 
+def test_a_loop_of_which_nobody_reads_one_output() -> None:
+    graph = (
+        LOOP.replace(", float[k,n,2] z)", ")")
+        .replace("z = MatMul(all, w2)", "")
+        .replace("d, all = Loop", "d, unread = Loop")
+    )
+    weights = {**normal(w1=(4, 5), m=(5, 5), g=(5,), w2=(5, 2)), "count": np.array(4)}
+    model = build(graph, weights, check=False)
+    assert certified_groups(model) == {group(5, ("w1", 1), ("m", 0), ("m", 1), ("g", 0), ("w2", 0))}
+
+
 def test_a_loop_that_looks_positions_up_by_its_step_fixes_them() -> None:
     """Each step adds one of the state's own units to all of them: their order matters."""
     graph = LOOP.replace("s = MatMul(p, m)", "e = Gather<axis=1>(p, i) f = Unsqueeze(e, one) s = Add(p, f)")
