@@ -72,7 +72,7 @@ class Inspection:
     def explain(self, tensor: str) -> tuple[AxisReason, ...]:
         """Why each axis of a tensor is what it is. Raises UsageError if there is no such tensor."""
         prepared = self.prepared
-        return explain(prepared.models.template, prepared.trace, prepared.models.weights, tensor, prepared.operators)
+        return explain(prepared.traced, prepared.trace, prepared.models.weights, tensor, prepared.operators)
 
     def unit_graph(self) -> nx.MultiGraph:
         """Groups and initializers as a networkx graph."""

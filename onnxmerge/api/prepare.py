@@ -18,11 +18,12 @@ from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.operators import OperatorTable, read_operators
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.merging.combine import is_floating
+from onnxmerge.model.hoist import trace_inside
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import synthesize
-from onnxmerge.model.trace import Trace, trace
+from onnxmerge.model.trace import Trace
 from onnxmerge.validation.certificate import Certificate, certify
 
 ModelSource = str | os.PathLike[str] | ir.Model | onnx.ModelProto
@@ -32,9 +33,13 @@ SampleInput = tuple[int, ...] | NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Models of one structure, the trace of the first, and the typing that all of them fit."""
+    """Models of one structure, the trace of the first, and the typing that all of them fit.
+
+    ``traced`` is the template as it was traced and typed: with the branches of its Ifs hoisted (see ``model.hoist``).
+    """
 
     models: ModelSet
+    traced: Network
     trace: Trace
     typing: Typing
     operators: OperatorTable | None = None
@@ -42,7 +47,7 @@ class Prepared:
     def certify(self, index: int, *, seed: int, provider: str) -> Certificate:
         """The certificate of one of the models."""
         weights = self.models.weights[index]
-        return certify(self.models.template, self.typing, self.trace, weights=weights, seed=seed, provider=provider)
+        return certify(self.traced, self.typing, self.trace, weights=weights, seed=seed, provider=provider)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,8 +83,8 @@ def apart(models: ModelSet) -> tuple[ModelSet, Base]:
 def type_models(models: ModelSet, sample: Mapping[str, NDArray[Any]] | None, operators: Path | None) -> Prepared:
     """Trace the first model (on a synthetic sample where none is given) and type the graph for all of them."""
     table = None if operators is None else read_operators(operators)
-    found = trace(models.template, sample)
-    return Prepared(models, found, type_graph(models.template, found, models.weights, table), table)
+    traced, found = trace_inside(models.template, sample)
+    return Prepared(models, traced, found, type_graph(traced, found, models.weights, table), table)
 
 
 def sample_from(network: Network, inputs: Mapping[str, SampleInput] | None) -> dict[str, NDArray[Any]] | None:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product as cartesian
 
-from onnxmerge.axes.cells import Cells, Concat, Family, Product
+from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.signature import NEUTRAL, Axes
+from onnxmerge.axes.structure import Concat, Family, Product
 
 
 @dataclass(frozen=True, slots=True)

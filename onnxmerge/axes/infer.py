@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.axes.cells import Cells
+from onnxmerge.axes.choice import choose, offered_values
 from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.operators import OperatorTable, builtin_operators, find_operator
 from onnxmerge.axes.resolve import resolve
 from onnxmerge.axes.roles import consumed
 from onnxmerge.axes.signature import NEUTRAL, Axes, MisfitError
 from onnxmerge.axes.site import Findings, Site
+from onnxmerge.model.hoist import bodies, captured_values
 from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
-from onnxmerge.model.trace import Trace
+from onnxmerge.model.trace import SHAPES, Trace
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -72,6 +75,8 @@ class _Walk:
         self.cells = Cells()
         self.axes: dict[str, Axes] = {}
         self.findings = Findings()
+        self.from_weights: set[str] = set()
+        self.from_lengths: set[str] = set()
         self.constants = {name: trace.values[name] for name in trace.constants if name in trace.values}
 
     def run(self) -> Inference:
@@ -80,6 +85,7 @@ class _Walk:
         for value in self.graph.inputs:
             self.cells.where = f"input {value.name!r}"
             self._set_fixed(value, "the model's interface")
+        self.from_weights.update(learned)
         for name in learned:
             self.cells.where = f"initializer {name!r}"
             self.axes[name] = self._initializer_axes(name, statistic=name in statistics)
@@ -158,26 +164,40 @@ class _Walk:
 
     def _visit(self, node: ir.Node) -> None:
         names = [value.name for value in node.outputs if value.name]
+        self._note_origin(node, names)
         if names and all(name in self.constants for name in names):
             return
         opset = self.opsets.get(node.domain, 1)
-        for value in node.inputs:
+        offered = offered_values(node)
+        for value in (*node.inputs, *chain.from_iterable(offered or ())):
             if value is not None and value.name in self.constants and value.name not in self.axes:
                 self.cells.where = f"constant {value.name!r}"
                 self.axes[value.name] = self._constant_axes(self.constants[value.name])
-        site = Site(node, self.cells, self.axes, self.trace.shapes, self.constants, opset, self.findings)
+        origins = (self.from_weights, self.from_lengths)
+        site = Site(node, self.cells, self.axes, self.trace.shapes, self.constants, opset, self.findings, *origins)
         self.cells.where = site.label
-        for axes, value in zip(self._outputs(site), node.outputs, strict=False):
+        outputs = self._outputs(site) if offered is None else self._checked(site, choose(site, offered))
+        for axes, value in zip(outputs, node.outputs, strict=False):
             if axes is not None and value.name:
                 self.axes[value.name] = axes
 
+    def _note_origin(self, node: ir.Node, outputs: Sequence[str]) -> None:
+        """Follow what is computed from weights alone, and what from the lengths of anything else."""
+        inputs = {str(value.name) for value in node.inputs if value is not None}
+        if node.op_type in SHAPES:
+            if not inputs <= self.from_weights | self.graph.initializers.keys():
+                self.from_lengths.update(outputs)
+        elif inputs & self.from_lengths and inputs <= self.constants.keys():
+            self.from_lengths.update(outputs)
+        elif inputs & self.from_weights and inputs <= self.from_weights | self.constants.keys():
+            self.from_weights.update(outputs)
+
     def _outputs(self, site: Site) -> tuple[Axes | None, ...]:
         node = site.node
-        captured = [value for attribute in node.attributes.values() for value in _captured(attribute)]
-        if captured or any(_graphs(attribute) for attribute in node.attributes.values()):
-            for value in captured:
+        if bodies(node):
+            for value in captured_values(node):
                 self._fix(value, f"captured by the body of {node.op_type}")
-            return site.freeze(f"{node.op_type} is not typed inside")
+            return site.freeze(f"{node.op_type} has a body that cannot be brought into the graph")
         variants = find_operator(self.table, node.domain, node.op_type, site.opset)
         if not variants:
             domain = node.domain or "ai.onnx"
@@ -210,25 +230,6 @@ class _Walk:
                     return site.freeze(f"typed as {sizes} where the trace has {list(shape)}")
             found.append(axes)
         return tuple(found)
-
-
-def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    if attribute.type == ir.AttributeType.GRAPHS:
-        return list(attribute.as_graphs())
-    return []
-
-
-def _captured(attribute: ir.Attr) -> list[ir.Value]:
-    """Values of outer graphs that a body reads, at any depth."""
-    found: list[ir.Value] = []
-    for graph in _graphs(attribute):
-        inside = {id(value) for node in graph.all_nodes() for value in node.outputs}
-        inside |= {id(value) for value in graph.inputs} | {id(value) for value in graph.initializers.values()}
-        used = [value for node in graph.all_nodes() for value in node.inputs if value is not None]
-        found.extend(value for value in [*used, *graph.outputs] if id(value) not in inside)
-    return found
 
 
 def _uniform(array: NDArray[Any], axis: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,11 @@ class Findings:
 
 @dataclass(slots=True)
 class Site:
-    """A node with the cells of its operands, their traced shapes and the values that are known."""
+    """A node with the cells of its operands, their traced shapes and the values that are known.
+
+    ``from_weights`` are the tensors computed from weights and constants alone, ``from_lengths`` the constants computed
+    from the shape of any other tensor: with an input of another length they are others.
+    """
 
     node: ir.Node
     cells: Cells
@@ -40,6 +44,8 @@ class Site:
     values: Mapping[str, NDArray[Any]]
     opset: int
     findings: Findings
+    from_weights: Collection[str] = ()
+    from_lengths: Collection[str] = ()
 
     @property
     def label(self) -> str:
@@ -85,6 +91,14 @@ class Site:
         """The value of an input that does not depend on what the model is fed, or None."""
         name = self.input_name(index)
         return None if name is None else self.values.get(name)
+
+    def takes_a_length(self, *indices: int) -> bool:
+        """Whether operand 0 is a weight of which these operands take as much as an input is long.
+
+        Then what is not taken now may be taken another time: it must not be told apart from the rest.
+        """
+        bounds = {self.input_name(index) for index in indices}
+        return self.input_name(0) in self.from_weights and not bounds.isdisjoint(self.from_lengths)
 
     def initial_value(self, index: int) -> NDArray[Any] | None:
         """The value of an input that is constant or an initializer (in other models a float one may differ)."""

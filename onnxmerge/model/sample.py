@@ -98,12 +98,10 @@ def find_sample(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[dict[str, Array], T]:
     """The first inputs on which ``attempt`` raises no InputError, and what it gave. See ``synthesize``."""
-    declared = [_declare(value, network.label) for value in network.graph.inputs]
     first: tuple[str, InputError] | None = None
     tried = 0
-    for sizes in _candidates(declared, batch, _bound(declared, shapes or {}, network.label)):
+    for feeds in plausible_samples(network, batch=batch, seed=seed, shapes=shapes):
         tried += 1
-        feeds = _fill(declared, sizes, shapes or {}, seed)
         try:
             return feeds, attempt(feeds)
         except InputError as failed:
@@ -114,6 +112,15 @@ def find_sample(
         f"{network.label}: found no input that runs ({tried} tried); with {described} it says: {reason}; "
         "give one with --input NAME:SHAPE or --input NAME:file.npy"
     ) from reason
+
+
+def plausible_samples(
+    network: Network, *, batch: int = 2, seed: int = 0, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Iterator[dict[str, Array]]:
+    """Inputs that might run, the most plausible first; at most MOST_ATTEMPTS. See ``synthesize``."""
+    declared = [_declare(value, network.label) for value in network.graph.inputs]
+    for sizes in _candidates(declared, batch, _bound(declared, shapes or {}, network.label)):
+        yield _fill(declared, sizes, shapes or {}, seed)
 
 
 def _declare(value: ir.Value, label: str) -> Declared:

@@ -123,18 +123,18 @@ def open_session(
 
     """
     where = label(model)
-    prepared = _prepared(model, weights or {}, outputs)
+    ready = prepared(model, weights or {}, outputs)
     chosen = providers(provider)
     options = _options(threads, optimise=optimise)
-    size = sum(tensor.nbytes for graph in prepared.graphs() for tensor in _tensors(graph))
+    size = sum(tensor.nbytes for graph in ready.graphs() for tensor in _tensors(graph))
     try:
         if size <= IN_MEMORY:
             return ort.InferenceSession(
-                ir.to_proto(prepared).SerializeToString(), options, providers=chosen, enable_fallback=0
+                ir.to_proto(ready).SerializeToString(), options, providers=chosen, enable_fallback=0
             )
         with tempfile.TemporaryDirectory(prefix="onnxmerge-", ignore_cleanup_errors=True) as folder:
             path = Path(folder, "model.onnx")
-            ir.save(prepared, path, external_data="model.data")
+            ir.save(ready, path, external_data="model.data")
             return ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
     except Exception as error:  # ORT's exceptions share no base of their own
         cause = own_cause(error)
@@ -159,7 +159,7 @@ def _tensors(graph: ir.Graph | ir.Function) -> list[ir.TensorProtocol]:
     return [value.const_value for value in graph.initializers.values() if value.const_value is not None]
 
 
-def _prepared(model: ir.Model, weights: Mapping[str, Array], outputs: Sequence[str] | None) -> ir.Model:
+def prepared(model: ir.Model, weights: Mapping[str, Array], outputs: Sequence[str] | None) -> ir.Model:
     """A copy of the model with other weights and outputs; no array is read before it is serialised."""
     copy = model.clone()
     # Before IR version 4 every initializer had to be a graph input too, which reading undoes.

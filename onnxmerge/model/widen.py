@@ -1,10 +1,13 @@
-"""Run a bfloat16 model where ONNX Runtime has hardly any bfloat16 kernels: the same graph in float32."""
+"""The same graph in a wider float type.
+
+bfloat16 models run in float32, since ONNX Runtime has hardly any bfloat16 kernels; and what float32 cannot decide is
+computed in float64 (``validation.double``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir as ir
 
 NARROW, WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
@@ -17,24 +20,25 @@ def has_bfloat16(model: ir.Model) -> bool:
     if any(value.dtype == NARROW or _is_narrow(value.const_value) for value in _declared(model)):
         return True
     attributes = (attribute for node in model.graph.all_nodes() for attribute in node.attributes.values())
-    return any(_widened(attribute) is not None for attribute in attributes)
+    return any(_widened(attribute, NARROW, WIDE) is not None for attribute in attributes)
 
 
-def widen(model: ir.Model) -> None:
-    """Turn every bfloat16 into float32, in place. Weights are converted when they are read, each on its own.
+def widen(model: ir.Model, narrow: ir.DataType = NARROW, wide: ir.DataType = WIDE) -> None:
+    """Turn every ``narrow`` float into a ``wide`` one, in place. Weights are converted when they are read, one by one.
 
-    Every bfloat16 is a float32, so nothing is rounded that was not; what the model itself would round is not rounded.
+    Every narrow number is a wide one, so nothing is rounded that was not; what the model itself would round is not
+    rounded.
     """
     for value in _declared(model):
         tensor = value.const_value
-        if tensor is not None and tensor.dtype == NARROW:
-            value.const_value = _wide(tensor)
-        _widen_type(value)
+        if tensor is not None and tensor.dtype == narrow:
+            value.const_value = _wide(tensor, wide)
+        _widen_type(value, narrow, wide)
     for node in model.graph.all_nodes():
         for value in node.outputs:
-            _widen_type(value)
+            _widen_type(value, narrow, wide)
         for name, attribute in list(node.attributes.items()):
-            wider = _widened(attribute)
+            wider = _widened(attribute, narrow, wide)
             if wider is not None:
                 node.attributes[name] = wider
 
@@ -45,18 +49,18 @@ def _declared(model: ir.Model) -> Iterator[ir.Value]:
         yield from graph.initializers.values()
 
 
-def _widen_type(value: ir.Value) -> None:
-    if value.dtype == NARROW:
+def _widen_type(value: ir.Value, narrow: ir.DataType, wide: ir.DataType) -> None:
+    if value.dtype == narrow:
         # Types are shared between copies of a graph: a new one, not a changed one.
-        value.type = ir.TensorType(WIDE) if isinstance(value.type, ir.TensorType) else None
+        value.type = ir.TensorType(wide) if isinstance(value.type, ir.TensorType) else None
 
 
-def _widened(attribute: ir.Attr) -> ir.Attr | None:
-    """The attribute in float32, or None where it says nothing of bfloat16."""
+def _widened(attribute: ir.Attr, narrow: ir.DataType, wide: ir.DataType) -> ir.Attr | None:
+    """The attribute in the wide type, or None where it says nothing of the narrow one."""
     if attribute.type == ir.AttributeType.INT and attribute.name in TYPE_ATTRIBUTES:
-        return ir.AttrInt64(attribute.name, WIDE.value) if attribute.as_int() == NARROW.value else None
-    if attribute.type == ir.AttributeType.TENSOR and _is_narrow(attribute.as_tensor()):
-        return ir.AttrTensor(attribute.name, _wide(attribute.as_tensor()))
+        return ir.AttrInt64(attribute.name, wide.value) if attribute.as_int() == narrow.value else None
+    if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == narrow:
+        return ir.AttrTensor(attribute.name, _wide(attribute.as_tensor(), wide))
     return None
 
 
@@ -64,10 +68,10 @@ def _is_narrow(tensor: ir.TensorProtocol | None) -> bool:
     return tensor is not None and tensor.dtype == NARROW
 
 
-def _wide(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+def _wide(tensor: ir.TensorProtocol, wide: ir.DataType) -> ir.TensorProtocol:
     return ir.LazyTensor(
-        lambda: ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name),
-        WIDE,
+        lambda: ir.Tensor(tensor.numpy().astype(wide.numpy()), name=tensor.name),
+        wide,
         ir.Shape(tensor.shape.numpy()),
         name=tensor.name,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxmerge.axes.cells import Cells, Concat, Family, Product, Restriction
+from onnxmerge.axes.cells import Cells
+from onnxmerge.axes.structure import Concat, Family, Product, Restriction
 
 
 @pytest.fixture
@@ -51,11 +52,20 @@ def test_two_splits_have_a_common_refinement(cells: Cells) -> None:
     assert sizes(cells, list(cells.factors(whole))) == [2, 3, 4]
 
 
-def test_splits_without_common_refinement_fix(cells: Cells) -> None:
+def test_splits_of_other_widths_leave_the_segments_that_both_see(cells: Cells) -> None:
     whole = cells.new(24)
     cells.split(whole, [4, 6])
-    found = cells.split(whole, [6, 4])
-    assert sizes(cells, found) == [6, 4]
+    outer, inner = cells.split(whole, [6, 4])
+    assert sizes(cells, [outer, inner]) == [6, 4]
+    assert cells.fixed(whole) is None
+    units = [sizes(cells, list(cells.leaf_parts(member))) for member in cells.family(inner).values()]
+    assert units == [[4], [2, 2], [4], [4], [2, 2], [4]]
+
+
+def test_splits_into_too_many_segments_fix(cells: Cells) -> None:
+    whole = cells.new(600)
+    cells.split(whole, [100, 6])
+    found = cells.split(whole, [75, 8])
     assert cells.fixed(whole) is not None
     assert all(cells.fixed(c) for c in found)
 
@@ -127,6 +137,23 @@ def test_concat_is_split_into_equal_segments(cells: Cells) -> None:
     outer, inner = cells.split(whole, [2, 4])
     assert cells.size(outer) == 2
     assert set(map(cells.find, cells.family(inner).values())) == {cells.find(left), cells.find(right)}
+
+
+def test_a_unit_across_a_boundary_is_a_concatenation(cells: Cells) -> None:
+    left, right = cells.new(7), cells.new(5)
+    whole = cells.concat([left, right])
+    _, inner = cells.split(whole, [3, 4])
+    assert sizes(cells, list(cells.leaf_parts(left))) == [4, 3]
+    assert sizes(cells, list(cells.leaf_parts(right))) == [1, 4]
+    assert [sizes(cells, list(cells.leaf_parts(m))) for m in cells.family(inner).values()] == [[4], [3, 1], [4]]
+
+
+def test_gates_in_another_order_are_units_of_one_chunk(cells: Cells) -> None:
+    """I | o | f c, twice: the bias of an LSTM put together from slices."""
+    whole = cells.concat([cells.new(size) for size in (3, 3, 6, 3, 3, 6)])
+    outer, gates, units = cells.split(whole, [2, 4, 3])
+    assert sizes(cells, [outer, gates, units]) == [2, 4, 3]
+    assert cells.fixed(whole) is None
 
 
 def test_cut_inside_a_unit_fixes(cells: Cells) -> None:

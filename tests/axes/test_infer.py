@@ -127,3 +127,20 @@ def test_heads_are_one_group_for_q_k_v_and_the_projection(shared: Path) -> None:
         assert sum(name.endswith("qkv.bias") for name in (p.name for p in group.initializers)) == 1
     assert ("cls_token", 2) in free_axes(found)
     assert ("pos_embed", 2) in free_axes(found)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        "s = Shape<start=1,end=2>(x) p = Slice(pos, zero, s, zero)",
+        "s = Shape<start=1,end=2>(x) e = Squeeze(s) i = Range(start, e, step) p = Gather(pos, i)",
+    ],
+)
+def test_positions_that_only_a_longer_input_takes_are_not_apart_from_the_others(take: str) -> None:
+    """A table of 40 positions of which this sample takes 16: the other rows belong to the same hidden units."""
+    graph = f"""(float[n,t,4] x) => (float[n,t,2] y) {{
+        a = MatMul(x, w1) {take} b = Add(a, p) c = Relu(b) y = MatMul(c, w2)
+    }}"""
+    constants = {"zero": np.array([0]), "start": np.array(0), "step": np.array(1)}
+    found = certified(build(graph, {**normal(w1=(4, 5), pos=(40, 5), w2=(5, 2)), **constants}, check=False))
+    assert groups(found) == {(5, (), frozenset({("w1", 1), ("pos", 1), ("w2", 0)}))}

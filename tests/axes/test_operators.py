@@ -173,18 +173,6 @@ def test_an_unknown_operator_is_fixed() -> None:
     assert any("com.microsoft::Trilu is not described" in f.reason for f in found.fixed)
 
 
-def test_body_that_captures_a_value_fixes_it() -> None:
-    graph = """(float[n,4] x, bool c) => (float[n,2] y) {
-        a = MatMul(x, w1) b = Relu(a)
-        d = If (c) <then_branch = one () => (float[n,5] t) { t = Identity(b) },
-                    else_branch = two () => (float[n,5] e) { e = Neg(b) }>
-        y = MatMul(d, w2)
-    }"""
-    found = certified(build(graph, normal(w1=(4, 5), w2=(5, 2))))
-    assert found.groups == ()
-    assert any("captured by the body of If" in f.reason for f in found.fixed)
-
-
 def test_quantised_weights_are_learned_tensors() -> None:
     """int8 weights with a scale for each output channel: scale, zero point and bias follow the channel."""
     rng = np.random.default_rng(0)

@@ -12,15 +12,12 @@ from onnxmerge.model.trace import trace
 from onnxmerge.validation.certificate import certify
 from tests.strategies import networks
 
-WRONG = 1e-3
-"""A relative error above this is no rounding, even behind a dozen random layers."""
-
 
 def check(model: onnx.ModelProto) -> None:
     network = read_network(model)
     found = trace(network)
     certificate = certify(network, type_graph(network, found, [network.weights]), found, samples=2)
-    assert certificate.passed or certificate.max_relative_error < WRONG, certificate.failure
+    assert certificate.passed or certificate.values_compared == 0, certificate.failure
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

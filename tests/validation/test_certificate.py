@@ -15,14 +15,13 @@ from onnxmerge.model.session import open_session, run
 from onnxmerge.model.trace import trace
 from onnxmerge.validation.certificate import (
     Certificate,
-    _Limits,
     border_tensors,
     certify,
-    compare,
     moving_permutations,
     permute_network,
     randomised,
 )
+from onnxmerge.validation.comparison import Limits, compare
 from tests.graphs import batchnorm, build, normal
 from tests.layouts import typed
 
@@ -141,7 +140,7 @@ def test_equal_patterns_of_nan_and_inf_are_equal() -> None:
     assert "nothing was compared" in (certificate(net, typing).failure or "passed")
 
 
-LIMITS = _Limits(tolerance=1e-4, rounding=1e-8)
+LIMITS = Limits(tolerance=1e-4, rounding=1e-8)
 
 
 def test_compare() -> None:
@@ -191,3 +190,29 @@ def test_a_permuted_network_computes_the_same() -> None:
     before, after = (run(open_session(net.model, weights=each), feed)["y"] for each in (None, weights))
     np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(weights["w"], permute_network(net, mlp_typing(), seed=7)["w"])
+
+
+STEEP = "(float[n,4] x) => (float[n,3] y) { h = MatMul(x, w) r = Relu(h) z = MatMul(r, v) s = Mul(z, k) y = Sin(s) }"
+
+
+def steep() -> Network:
+    """A network that makes more of float32's rounding than any tolerance allows."""
+    return network(STEEP, {**normal(w=(4, 64), v=(64, 3)), "k": np.float32(1e5)})
+
+
+def steep_typing(*, second: str = "u") -> Typing:
+    hidden = {"h": ["2", "u"], "r": ["2", "u"], "z": ["2", "3"], "s": ["2", "3"], "y": ["2", "3"]}
+    return typed([Space("u", 64)], {"w": ["4", "u"], "v": [second, "3"]}, hidden)
+
+
+def test_float64_decides_where_float32_cannot() -> None:
+    found = certificate(steep(), steep_typing())
+    assert found.passed
+    assert found.tolerance == 1e-9
+    assert found.max_relative_error < 1e-9
+
+
+def test_float64_does_not_excuse_an_error() -> None:
+    found = certificate(steep(), steep_typing(second="64"))
+    assert not found.passed
+    assert found.max_relative_error > 1e-2

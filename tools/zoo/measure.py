@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.layout import Block, Space, Typing
 from onnxmerge.errors import OnnxmergeError
-from onnxmerge.model import Weights, read_network, trace
+from onnxmerge.model import Weights, read_network
+from onnxmerge.model.hoist import trace_inside
 from onnxmerge.validation.certificate import certify
 from onnxmerge.validation.coverage import coverage
 from tests.zoo.topology import label, load_topology
@@ -53,11 +57,11 @@ def measure(path: Path, *, seed: int = 0, samples: int = 2) -> Measurement:
     clock = time.perf_counter
     started = clock()
     try:
-        traced = trace(network)
+        seen, traced = trace_inside(network)
         after_trace = clock()
-        typing = type_graph(network, traced, (weights,))
+        typing = type_graph(seen, traced, (weights,))
         after_typing = clock()
-        certificate = certify(network, typing, traced, samples=samples)
+        certificate = certify(seen, typing, traced, samples=samples)
     except OnnxmergeError as error:
         return Measurement(name, nodes, elements, refusal=str(error))
     return Measurement(
@@ -75,6 +79,37 @@ def measure(path: Path, *, seed: int = 0, samples: int = 2) -> Measurement:
         seconds_certificate=clock() - after_typing,
         fixed=dict(fixed_elements(weights, typing)),
     )
+
+
+def measure_within(path: Path, seconds: float) -> Measurement:
+    """``measure`` in a process of its own that is ended after a time: a crash or a hang is a refusal in words."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(path, sender))
+    process.start()
+    sender.close()  # so that a process that dies ends the wait
+    found: Measurement | None = None
+    if receiver.poll(seconds):
+        try:
+            found = receiver.recv()
+        except EOFError:
+            found = None
+    process.join(5)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    refusal = f"CRASH: no result within {seconds} s, or killed (exit code {process.exitcode})"
+    return found or Measurement(label(path), 0, 0, refusal=refusal)
+
+
+def _send(path: Path, sender: Connection) -> None:
+    try:
+        sender.send(measure(path))
+    except Exception as error:  # noqa: BLE001  (a crash is the finding)
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        refusal = f"CRASH: {type(error).__name__}: {str(error)[:200]} at {where}"
+        sender.send(Measurement(label(path), 0, 0, refusal=refusal))
 
 
 def fixed_elements(weights: Weights, typing: Typing) -> Counter[str]:

@@ -20,7 +20,7 @@ def gather(site: Site) -> tuple[Axes | None, ...]:
     axis = site.axis(len(shape))
     indices = site.value(1)
     bounds = None if indices is None else as_range(np.asarray(indices), shape[axis])
-    if bounds is not None and len(index_shape) <= 1:
+    if bounds is not None and len(index_shape) <= 1 and not site.takes_a_length(1):
         taken = take_segment(site, axes, axis, *bounds, shape[axis])
         return (taken if index_shape else taken[:axis] + taken[axis + 1 :],)
     repeated = None if indices is None or len(index_shape) != 1 else _repeats(np.asarray(indices), shape[axis])

@@ -77,7 +77,10 @@ def scatter_nd(site: Site) -> tuple[Axes | None, ...]:
         return site.freeze("a scatter of unknown shape")
     depth, leading = index_shape[-1], len(index_shape) - 1
     site.fix([*data[:depth], *indices, *updates[:leading]], _INDEXED)
-    made = [site.cells.new_fixed(size, _INDEXED) for size in shape[:depth]]
+    made = [
+        site.cells.new_fixed(size, _INDEXED) if cell == NEUTRAL else cell
+        for cell, size in zip(data[:depth], shape[:depth], strict=True)
+    ]
     passed = [_join(site, pair) for pair in zip(data[depth:], updates[leading:], strict=True)]
     return ((*made, *passed),)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from onnxmerge.axes.cells import Restriction
 from onnxmerge.axes.rules.registry import rule
 from onnxmerge.axes.signature import NEUTRAL, Axes
 from onnxmerge.axes.site import Site
+from onnxmerge.axes.structure import Restriction
 
 
 def take_segment(site: Site, axes: Axes, axis: int, start: int, stop: int, size: int) -> Axes:
@@ -17,6 +17,18 @@ def take_segment(site: Site, axes: Axes, axis: int, start: int, stop: int, size:
         return axes
     part, restrictions = site.cells.cut(axes[axis], start, stop)
     return replace_axis(site, axes, axis, part, restrictions)
+
+
+def take_a_length(site: Site, axes: Axes, which: Sequence[int]) -> Axes:
+    """As many positions of a table as an input is long: they are fixed, and all else is the same at each of them."""
+    after = site.output_shape()
+    reason = "as many positions as an input is long"
+    for axis in which:
+        site.fix(axes[axis : axis + 1], reason)
+    return tuple(
+        site.cells.new_fixed(after[axis], reason) if axis in which and cell != NEUTRAL and after is not None else cell
+        for axis, cell in enumerate(axes)
+    )
 
 
 def replace_axis(site: Site, axes: Axes, axis: int, part: int, restrictions: Sequence[Restriction]) -> Axes:
@@ -91,6 +103,8 @@ def slice_(site: Site) -> tuple[Axes | None, ...]:
         return site.freeze("a slice with bounds that depend on the input")
     which = site.ints("axes", 3) or list(range(len(starts)))
     steps = site.ints("steps", 4) or [1] * len(starts)
+    if site.takes_a_length(1, 2):
+        return (take_a_length(site, axes, [axis % len(shape) for axis in which]),)
     for start, end, axis, step in zip(starts, ends, which, steps, strict=True):
         axes = _slice_axis(site, axes, axis % len(shape), slice(start, end, step), shape[axis % len(shape)])
     return (axes,)

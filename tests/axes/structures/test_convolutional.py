@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxmerge.api.prepare import load, type_models
 from tests.axes.structures.expected import certified_groups, group
 from tests.axes.typed import certified, groups
 from tests.graphs import batchnorm, build, normal
@@ -327,6 +328,35 @@ def test_group_normalisation_stream() -> None:
     weights = normal(stem=(6, 3, 3, 3), s1=(6,), b1=(6,), w=(6, 6, 3, 3), head=(6, 2))
     places = [("stem", 0), ("s1", 0), ("b1", 0), ("w", 1), ("w", 0), ("head", 0)]
     assert certified_groups(build(graph, weights)) == {group(2, *places), group(3, *places, outer=(2,))}
+
+
+def test_group_normalisation_across_a_skip_concatenation() -> None:
+    """16 | 8 channels in four groups of 6: two whole groups, one of 4 channels from here and 2 from there, and one."""
+    graph = f"""(float[n,3,8,8] x) => (float[n,2] y) {{
+        a = Conv(x, wa) b = Conv(x, wb) c = Concat<axis=1>(a, b)
+        d = GroupNormalization<num_groups=4>(c, s, t) last = Relu(d) {HEAD}
+    }}"""
+    weights = normal(wa=(16, 3, 3, 3), wb=(8, 3, 3, 3), s=(24,), t=(24,), head=(24, 2))
+    deep, skip, after = ("wa", 0), ("wb", 0), [("s", 0), ("t", 0), ("head", 0)]
+    assert certified_groups(build(graph, weights)) == {
+        group(2, deep, *after),
+        group(6, deep, *after, outer=(2,)),
+        group(4, deep, *after),
+        group(2, skip, *after),
+        group(6, skip, *after),
+    }
+
+
+def test_two_group_normalisations_of_other_widths() -> None:
+    """Groups of 4 and of 6 over the same 12 channels: units that share both groups are interchangeable."""
+    graph = f"""(float[n,3,8,8] x) => (float[n,2] y) {{
+        a = Conv(x, w) b = GroupNormalization<num_groups=3>(a, s, t) c = GroupNormalization<num_groups=2>(b, u, v)
+        last = Relu(c) {HEAD}
+    }}"""
+    weights = normal(w=(12, 3, 3, 3), s=(12,), t=(12,), u=(12,), v=(12,), head=(12, 2))
+    prepared = type_models(load([build(graph, weights)]), None, None)
+    assert prepared.certify(0, seed=0, provider="cpu").passed
+    assert sorted(space.size for space in prepared.typing.spaces.values() if space.free) == [2, 2, 4, 4]
 
 
 def test_scales_of_a_resize_are_not_units() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.axes.structures.expected import certified_groups, group
@@ -112,3 +113,17 @@ def test_selective_scan() -> None:
         group(4, ("w_b", 1), ("w_c", 1), ("a", 1)),
         group(2, ("w_dt", 1), ("w_up", 0)),
     }
+
+
+def test_a_recurrence_written_step_by_step_into_one_tensor() -> None:
+    """``out[:, t] = state`` in an unrolled loop: every write gives the same axis, not one that steps vary with anew."""
+    steps = 14
+    lines = ["o0 = ConstantOfShape(shape)", "s0 = Gather<axis=1>(k, i0)"]
+    for t in range(steps):
+        lines.append(f"k{t} = Gather<axis=1>(k, i{t}) s{t + 1} = Max(s{t}, k{t}) v{t} = Gather<axis=1>(o{t}, i{t})")
+        lines.append(f"z{t} = Shape(v{t}) e{t} = Expand(s{t + 1}, z{t}) o{t + 1} = ScatterND(o{t}, at{t}, e{t})")
+    body = " ".join(lines)
+    graph = f"(float[1,{steps},4] x) => (float[1,{steps},2] y) {{ k = MatMul(x, w1) {body} y = MatMul(o{steps}, w2) }}"
+    constants = {f"i{t}": np.array(t) for t in range(steps)} | {f"at{t}": np.array([[0, t]]) for t in range(steps)}
+    model = build(graph, {**normal(w1=(4, 5), w2=(5, 2)), **constants, "shape": np.array([1, steps, 5])}, check=False)
+    assert certified_groups(model) == {group(5, ("w1", 1), ("w2", 0))}
