@@ -20,8 +20,8 @@ class MergeOptions:
     """How to merge.
 
     ``alpha`` is the weight of weight-space similarity (mudsc-align, mudsc-zip, c2m3). ``objective`` is the weight-space
-    similarity of rebasin: ``correlation``, or ``inner`` for the inner product of the original paper. ``repair``
-    "auto" repairs output layers, and hidden ones where BatchNorm was folded away.
+    similarity of rebasin and of c2m3 with alpha 1: ``correlation``, or ``inner`` for the inner product of the papers.
+    ``repair`` "auto" repairs output layers, and hidden ones where BatchNorm was folded away.
     ``refine`` "ls" solves every linear layer anew by least squares after matching, in place of any repair;
     "regmean" averages them by the Gram matrices of what they read, and repair follows.
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).

@@ -79,7 +79,7 @@ def _listed() -> str:
     type=click.Choice(["correlation", "inner"]),
     default="correlation",
     show_default=True,
-    help="Weight-space similarity of rebasin.",
+    help="Weight-space similarity of rebasin, and of c2m3 with --alpha 1.",
 )
 @click.option(
     "--repair",
