@@ -12,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job, Progress, silent
+from onnxmerge.api.judging import divide, judge_on
 from onnxmerge.api.matching import match, repair_plan, statistics_of
-from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.options import AUTO, MergeOptions
 from onnxmerge.api.outcome import MergeReport, MergeResult, group_reports, peak_memory
 from onnxmerge.api.prepare import ModelSource, Prepared, load, require, type_models
+from onnxmerge.api.repairing import ChosenRepair, choose_repair
 from onnxmerge.api.restoring import Merged, merged
+from onnxmerge.api.search import SearchReport, choices, search
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.errors import UsageError, ValidationError
+from onnxmerge.evaluation.labels import LabelSource, read_labels
 from onnxmerge.matching.methods import MATCHERS, MatchResult
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.session import open_session, run
@@ -31,6 +35,7 @@ def merge(
     models: Sequence[ModelSource],
     *,
     calibration: SourceSpec | None = None,
+    labels: LabelSource | None = None,
     options: MergeOptions | None = None,
     image_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -42,6 +47,8 @@ def merge(
         models: Paths or models in memory, two or more. The first is the template for names, opset and metadata.
         calibration: Unlabelled data the models can run on: a path (.npy, .npz, a folder of these or of images,
             ``script.py:function``), arrays, or a reader. Optional for ``average`` and ``rebasin``.
+        labels: The class of each calibration sample (an array, .npy or .npz), by which a search for method or alpha
+            is decided instead; the network's first output must be [samples, classes].
         options: How to merge.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
         progress: Makes progress displays; silent by default.
@@ -54,26 +61,36 @@ def merge(
 
     """
     chosen = MergeOptions(**settings) if options is None else options
-    _require_consistent(chosen, len(models), calibrated=calibration is not None)
+    _require_consistent(chosen, len(models), calibrated=calibration is not None, labelled=labels is not None)
     clock = _Clock()
     with clock.stage("read"):
         paired = load(models)
         source = _open(paired, calibration, chosen, image_options or {})
     with clock.stage("type"):
         prepared = type_models(paired, _first_rows(paired, source), chosen.operators)
-    job = Job(prepared, source, chosen, progress or silent)
+    split = None if source is None else divide(source, paired, chosen, labelled=labels is not None)
+    known = None if split is None or labels is None else read_labels(labels, split.samples)[split.border :]
+    job = Job(prepared, source if split is None else split.fit, chosen, progress or silent)
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(paired.weights)))
     with clock.stage("calibrate"):
-        plan = repair_plan(job)
-        statistics = statistics_of(job, plan)
-    with clock.stage("match"):
-        matched = match(job, statistics)
+        methods = [method for method, _ in choices(chosen)] if chosen.searches else [chosen.method]
+        statistics = statistics_of(job, repair_plan(job), methods)
+        judge = None if split is None else judge_on(job, split.held, known)
+    searched = None
+    if chosen.searches and judge is not None:
+        with clock.stage("search"):
+            found = search(job, statistics, judge)
+        job, matched, searched = found.job, found.matched, found.report
+    else:
+        with clock.stage("match"):
+            matched = match(job, statistics)
     with clock.stage("merge"):
-        result = merged(job, matched, plan, statistics)
+        repaired = choose_repair(job, matched, statistics, judge if chosen.refine == "none" else None)
+        result = merged(job, matched, statistics, repaired.step)
     with clock.stage("check"):
         _require_finite(prepared, result.weights, chosen.provider)
-    report = _report(job, certificates, matched, result, clock.seconds)
+    report = _report(job, certificates, matched, result, (searched, repaired), clock.seconds)
     return MergeResult(paired.template, result.weights, report)
 
 
@@ -90,20 +107,28 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - started
 
 
-def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool) -> None:
+def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool, labelled: bool) -> None:
     """Raise UsageError for options that contradict each other or ask for data that was not given."""
     if models < 2:
         raise UsageError(f"merging takes two models or more, found {models}")
-    if options.method not in MATCHERS:
-        raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join(MATCHERS)}")
-    method = MATCHERS[options.method]
-    if method.needs_activations and not calibrated:
+    if options.method not in MATCHERS and options.method != AUTO:
+        raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join((*MATCHERS, AUTO))}")
+    method = MATCHERS.get(options.method)
+    if options.searches:
+        choices(options)
+        if not calibrated:
+            raise UsageError("a search for method or alpha compares activations: give calibration data (--calib)")
+    elif labelled and (options.repair != "auto" or options.refine != "none"):
+        raise UsageError("--labels decide a choice: give --method auto, --alpha auto or --repair auto")
+    elif labelled and not calibrated:
+        raise UsageError("--labels are of calibration samples: give calibration data (--calib)")
+    elif method is not None and method.needs_activations and not calibrated:
         raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
     if options.refine == "none":
         return
     if not calibrated:
         raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")
-    if method.zips:
+    if method is not None and method.zips:
         raise UsageError(f"--refine {options.refine} takes matched units, one to one; method {options.method} zips")
     if options.repair not in ("auto", "none"):
         raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
@@ -156,18 +181,25 @@ def _report(
     certificates: tuple[Certificate, ...],
     matched: MatchResult,
     result: Merged,
+    chosen: tuple[SearchReport | None, ChosenRepair],
     seconds: Mapping[str, float],
 ) -> MergeReport:
     options, models, source = job.options, job.prepared.models, job.source
-    method = MATCHERS[options.method]
-    notes = [*result.notes, *(note for search in matched.searches for note in search.notes)]
+    method, searched = MATCHERS[options.method], chosen[0]
+    notes = [
+        *(searched.notes if searched else ()),
+        *result.notes,
+        *(note for search in matched.searches for note in search.notes),
+    ]
     return MergeReport(
         models=tuple(network.label for network in models.sources),
         sha256=tuple(network.sha256 for network in models.sources),
         method=options.method,
-        alpha=options.alpha if method.alpha is None else method.alpha,
+        alpha=options.share if method.alpha is None else method.alpha,
         objective=options.objective,
         zip=(options.zip_a, options.zip_b) if method.zips else None,
+        search=searched,
+        repairs=chosen[1].tried,
         seed=options.seed,
         repair=result.repaired,
         batches=None if source is None else source.batches,

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Literal
 
 from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.errors import UsageError
 from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
 
 Refinement = Literal["none", "ls"]
+AUTO: Literal["auto"] = "auto"
+"""Method or alpha: to be searched (``api.search``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergeOptions:
     """How to merge.
 
-    ``alpha`` is the weight of weight-space similarity (mudsc-align, mudsc-zip). ``objective`` is the weight-space
+    ``alpha`` is the weight of weight-space similarity (mudsc-align, mudsc-zip). ``alpha`` and ``method`` "auto" are
+    searched (``api.search``), judged on the last fifth of the calibration samples. ``objective`` is the weight-space
     similarity of rebasin: ``correlation``, or ``inner`` for the inner product of the original paper. ``repair``
     "auto" repairs output layers, and hidden ones where BatchNorm was folded away.
     ``refine`` "ls" solves every linear layer anew by least squares after matching, in place of any repair;
@@ -29,7 +33,7 @@ class MergeOptions:
     """
 
     method: str = "mudsc-align"
-    alpha: float = 0.5
+    alpha: float | Literal["auto"] = 0.5
     objective: Objective = "correlation"
     repair: RepairChoice = "auto"
     refine: Refinement = "none"
@@ -41,3 +45,15 @@ class MergeOptions:
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None
+
+    @property
+    def share(self) -> float:
+        """``alpha`` as a number. Raises UsageError as long as it is to be searched."""
+        if self.alpha == AUTO:
+            raise UsageError("alpha is to be searched: no value was chosen yet")
+        return self.alpha
+
+    @property
+    def searches(self) -> bool:
+        """Whether something must be searched before models are matched."""
+        return AUTO in (self.method, self.alpha)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.api.prepare import Prepared
+from onnxmerge.api.repairing import RepairCandidate
+from onnxmerge.api.search import SearchReport
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.model.network import Network
 from onnxmerge.model.write import save_network
@@ -36,7 +38,8 @@ class GroupReport:
 class MergeReport:
     """What happened, for people and machines.
 
-    ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    ``zip`` is (a, b) of a zip method, ``search`` how method and alpha were chosen (None: by the user), ``repairs``
+    what `auto` chose the repair from, ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -45,6 +48,8 @@ class MergeReport:
     alpha: float | None
     objective: str
     zip: tuple[float, float] | None
+    search: SearchReport | None
+    repairs: tuple[RepairCandidate, ...]
     seed: int
     repair: str
     batches: int | None
@@ -92,6 +97,8 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.alpha"] = repr(report.alpha)
     if report.zip is not None:
         found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
+    if report.search is not None:
+        found["onnxmerge.search"] = f"{len(report.search.candidates)} candidates by {report.search.criterion}"
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
     return found

@@ -17,8 +17,8 @@ from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.folding import balanced
 from onnxmerge.merging.least_squares import refine
-from onnxmerge.merging.repair import RepairPlan, plan_repair, repair, targets
-from onnxmerge.merging.repair_choice import RepairStep, repair_step
+from onnxmerge.merging.repair import plan_repair, repair, targets
+from onnxmerge.merging.repair_choice import RepairStep
 
 REPAIR_SAMPLES = 2048
 """Calibration samples that repair measures the merged network on: a mean and a deviation need no more."""
@@ -35,24 +35,25 @@ class Merged:
     notes: tuple[str, ...] = ()
 
 
-def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: Statistics | None) -> Merged:
-    """Average the matched models and restore their statistics by what the options say."""
+def merged(job: Job, matched: MatchResult, statistics: Statistics | None, step: RepairStep | None) -> Merged:
+    """Average the matched models and restore their statistics, by ``step`` or by the refinement of the options."""
     template, typing = job.prepared.models.template, job.prepared.typing
     weights: Weights = combine(job.prepared.models, typing, matched.matchings)
     source, options = job.source, job.options
-    step = repair_step(template.graph, typing, options.repair)
     if source is None:
         averaged = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, "none", averaged if step is not None else ())
     if options.refine == "ls":
         return _least_squares(job, matched, weights, source)
     done = []
-    if options.repair != "none" and batchnorms(template.graph):
+    if step is not None and batchnorms(template.graph):
         weights = Overlay(weights, reestimate(template.model, typing, weights, source, provider=options.provider))
         done.append("BatchNorm re-estimated")
-    if plan is not None and step is not None and statistics is not None:
+    if step is not None and statistics is not None:
+        plan = plan_repair(template.graph, typing, step.which)
         aims = targets(plan, typing, statistics, matched.matchings)
-        weights = _balanced(job, matched, step, weights)
+        if step.mode != "bias":  # which sets no scale anew
+            weights = _balanced(job, matched, step, weights)
         data = FirstSamples(source, REPAIR_SAMPLES)
         changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
         weights = Overlay(weights, changed)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxmerge.api import MergeOptions, merge
+from onnxmerge.api.options import AUTO
 from onnxmerge.calibration.progress import progress_bar
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.options import model_options, write_text
@@ -30,6 +31,18 @@ def _numbers(_context: click.Context, _option: click.Parameter, value: str | Non
         ) from None
 
 
+def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> float | str:
+    if value == AUTO:
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= 1.0:
+        raise click.BadParameter(f"{value!r}: expected a number from 0 to 1, or auto")
+    return number
+
+
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | tuple[int, int] | None:
     if value is None:
         return None
@@ -49,17 +62,23 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 )
 @click.option(
     "--method",
-    type=click.Choice(list(MATCHERS)),
+    type=click.Choice([*MATCHERS, AUTO]),
     default="mudsc-align",
     show_default=True,
-    help="How units are matched.",
+    help="How units are matched; auto tries all on held-out calibration data.",
 )
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1),
-    default=0.5,
+    callback=_alpha,
+    default="0.5",
     show_default=True,
-    help="Weight of weight-space similarity (mudsc-align, mudsc-zip).",
+    metavar="NUMBER|auto",
+    help="Weight of weight-space similarity, 0 to 1 (mudsc-align, mudsc-zip); auto tries 0, 0.1, ... 1.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A class for each calibration sample (.npy, .npz): auto decides by accuracy.",
 )
 @click.option(
     "--zip-a",
@@ -84,7 +103,7 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 )
 @click.option(
     "--repair",
-    type=click.Choice(["auto", "none", "rescale", "repair"]),
+    type=click.Choice(["auto", "none", "rescale", "repair", "bias"]),
     default="auto",
     show_default=True,
     help="Restore the statistics of merged units: of outputs, and of hidden units where BatchNorm was folded away.",
@@ -120,7 +139,13 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def run(
-    models: tuple[str, ...], output: Path, calib: str | None, json_file: Path | None, quiet: bool, **settings: Any
+    models: tuple[str, ...],
+    output: Path,
+    calib: str | None,
+    labels: Path | None,
+    json_file: Path | None,
+    quiet: bool,
+    **settings: Any,
 ) -> None:
     """Merge two or more models of one structure into one of the same size.
 
@@ -132,7 +157,9 @@ def run(
     images = {name: settings.pop(name) for name in _IMAGE}
     options = MergeOptions(**settings)
     shown = {name: value for name, value in images.items() if value is not None}
-    result = merge(models, calibration=calib, options=options, image_options=shown, progress=progress_bar)
+    result = merge(
+        models, calibration=calib, labels=labels, options=options, image_options=shown, progress=progress_bar
+    )
     written = result.save(output)
     if json_file is not None:
         write_text(json_file, json.dumps({**result.report.to_dict(), "output": str(written)}, indent=1) + "\n")
