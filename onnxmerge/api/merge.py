@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.consistency import require_consistent
 from onnxmerge.api.job import Job, Progress, silent
 from onnxmerge.api.judging import divide, judge_on
 from onnxmerge.api.matching import match, repair_plan, statistics_of
-from onnxmerge.api.options import AUTO, MergeOptions
+from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergeReport, MergeResult, group_reports, peak_memory
 from onnxmerge.api.prepare import ModelSource, Prepared, load, require, type_models
 from onnxmerge.api.repairing import ChosenRepair, choose_repair
 from onnxmerge.api.restoring import Merged, merged
+from onnxmerge.api.rotating import Turned, turn
 from onnxmerge.api.search import SearchReport, choices, search
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-from onnxmerge.errors import UsageError, ValidationError
+from onnxmerge.errors import ValidationError
 from onnxmerge.evaluation.labels import LabelSource, read_labels
 from onnxmerge.matching.methods import MATCHERS, MatchResult
 from onnxmerge.model.network import ModelSet
@@ -61,7 +63,7 @@ def merge(
 
     """
     chosen = MergeOptions(**settings) if options is None else options
-    _require_consistent(chosen, len(models), calibrated=calibration is not None, labelled=labels is not None)
+    require_consistent(chosen, len(models), calibrated=calibration is not None, labelled=labels is not None)
     clock = _Clock()
     with clock.stage("read"):
         paired = load(models)
@@ -85,12 +87,18 @@ def merge(
     else:
         with clock.stage("match"):
             matched = match(job, statistics)
+    turned = Turned(job, statistics, ())
+    if chosen.rotate:
+        with clock.stage("rotate"):
+            turned = turn(job, matched, statistics)
+            job, statistics = turned.job, turned.statistics
+            judge = None if split is None else judge_on(job, split.held, known)
     with clock.stage("merge"):
         repaired = choose_repair(job, matched, statistics, judge if chosen.refine == "none" else None)
         result = merged(job, matched, statistics, repaired.step)
     with clock.stage("check"):
         _require_finite(prepared, result.weights, chosen.provider)
-    report = _report(job, certificates, matched, result, (searched, repaired), clock.seconds)
+    report = _report(job, certificates, matched, result, (searched, turned.spaces, repaired), clock.seconds)
     return MergeResult(paired.template, result.weights, report)
 
 
@@ -105,33 +113,6 @@ class _Clock:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
-
-
-def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool, labelled: bool) -> None:
-    """Raise UsageError for options that contradict each other or ask for data that was not given."""
-    if models < 2:
-        raise UsageError(f"merging takes two models or more, found {models}")
-    if options.method not in MATCHERS and options.method != AUTO:
-        raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join((*MATCHERS, AUTO))}")
-    method = MATCHERS.get(options.method)
-    if options.searches:
-        choices(options)
-        if not calibrated:
-            raise UsageError("a search for method or alpha compares activations: give calibration data (--calib)")
-    elif labelled and (options.repair != "auto" or options.refine != "none"):
-        raise UsageError("--labels decide a choice: give --method auto, --alpha auto or --repair auto")
-    elif labelled and not calibrated:
-        raise UsageError("--labels are of calibration samples: give calibration data (--calib)")
-    elif method is not None and method.needs_activations and not calibrated:
-        raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
-    if options.refine == "none":
-        return
-    if not calibrated:
-        raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")
-    if method is not None and method.zips:
-        raise UsageError(f"--refine {options.refine} takes matched units, one to one; method {options.method} zips")
-    if options.repair not in ("auto", "none"):
-        raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
 
 
 def _open(
@@ -181,11 +162,11 @@ def _report(
     certificates: tuple[Certificate, ...],
     matched: MatchResult,
     result: Merged,
-    chosen: tuple[SearchReport | None, ChosenRepair],
+    chosen: tuple[SearchReport | None, tuple[str, ...], ChosenRepair],
     seconds: Mapping[str, float],
 ) -> MergeReport:
     options, models, source = job.options, job.prepared.models, job.source
-    method, searched = MATCHERS[options.method], chosen[0]
+    method, (searched, turned, repaired) = MATCHERS[options.method], chosen
     notes = [
         *(searched.notes if searched else ()),
         *result.notes,
@@ -199,7 +180,8 @@ def _report(
         objective=options.objective,
         zip=(options.zip_a, options.zip_b) if method.zips else None,
         search=searched,
-        repairs=chosen[1].tried,
+        rotated=turned,
+        repairs=repaired.tried,
         seed=options.seed,
         repair=result.repaired,
         batches=None if source is None else source.batches,

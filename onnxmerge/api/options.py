@@ -27,6 +27,7 @@ class MergeOptions:
     "auto" repairs output layers, and hidden ones where BatchNorm was folded away.
     ``refine`` "ls" solves every linear layer anew by least squares after matching, in place of any repair;
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
+    ``rotate`` brings spaces that only linear operators see closer by rotation after matching (see ``api.rotating``).
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
     itself.
@@ -38,6 +39,7 @@ class MergeOptions:
     repair: RepairChoice = "auto"
     refine: Refinement = "none"
     output_scale: OutputScale = "auto"
+    rotate: bool = False
     seed: int = 0
     samples: int | None = None
     zip_a: float = 0.5

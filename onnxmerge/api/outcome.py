@@ -38,8 +38,9 @@ class GroupReport:
 class MergeReport:
     """What happened, for people and machines.
 
-    ``zip`` is (a, b) of a zip method, ``search`` how method and alpha were chosen (None: by the user), ``repairs``
-    what `auto` chose the repair from, ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    ``zip`` is (a, b) of a zip method, ``search`` how method and alpha were chosen (None: by the user), ``rotated`` the
+    spaces that were rotated, ``repairs`` what the repair was chosen from (empty: by the user, or by rule), ``seconds``
+    is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -49,6 +50,7 @@ class MergeReport:
     objective: str
     zip: tuple[float, float] | None
     search: SearchReport | None
+    rotated: tuple[str, ...]
     repairs: tuple[RepairCandidate, ...]
     seed: int
     repair: str
@@ -99,6 +101,8 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
     if report.search is not None:
         found["onnxmerge.search"] = f"{len(report.search.candidates)} candidates by {report.search.criterion}"
+    if report.rotated:
+        found["onnxmerge.rotated"] = " ".join(report.rotated)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
     return found

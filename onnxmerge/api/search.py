@@ -72,7 +72,7 @@ def choices(options: MergeOptions) -> tuple[tuple[str, float], ...]:
     grid = GRID if options.alpha == AUTO else (options.share,)
     found: list[tuple[str, float]] = []
     for name, method in MATCHERS.items():
-        if method.zips and options.refine != "none":
+        if method.zips and (options.rotate or options.refine != "none"):
             continue
         found.extend((name, alpha) for alpha in (grid if method.alpha is None else (method.alpha,)))
     return tuple(found)

@@ -122,6 +122,12 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
     show_default=True,
     help="Outputs for --refine ls: as they are (logits), or only their directions (embeddings).",
 )
+@click.option(
+    "--rotate/--no-rotate",
+    default=False,
+    show_default=True,
+    help="After matching, rotate the units inside attention heads too, where that changes nothing.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)

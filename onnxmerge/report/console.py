@@ -52,6 +52,8 @@ def print_merge(report: MergeReport, written: Path) -> None:
         ended = "converged" if report.converged else "stopped at the limit"
         console.print(f"sweeps           {', '.join(map(str, report.sweeps))} ({ended})")
     among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
+    if report.rotated:
+        console.print(f"rotated          {len(report.rotated)} spaces: {', '.join(report.rotated)}")
     console.print(f"statistics       {report.repair}{among}")
     for certificate, model in zip(report.certificates, report.models, strict=True):
         console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")

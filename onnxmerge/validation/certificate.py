@@ -60,7 +60,7 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
+class Limits:
     """The relative error allowed, and the absolute one that is rounding whatever the tensor."""
 
     tolerance: float
@@ -76,7 +76,7 @@ class _Comparison:
     values: int
     same: bool
 
-    def differs(self, limits: _Limits) -> bool:
+    def differs(self, limits: Limits) -> bool:
         return not self.same or not self.relative <= limits.tolerance
 
 
@@ -139,7 +139,7 @@ def certify(
     versions = _Versions(network, original, permute_network(network, typing, seed, weights=original), provider)
     outputs = [str(output.name) for output in network.graph.outputs]
     watched = list(dict.fromkeys([*border_tensors(network.graph, typing, trace), *outputs]))
-    limits = _limits(network, trace, watched)
+    limits = limits_of(network, trace, watched)
 
     compared: dict[str, list[_Comparison]] = {name: [] for name in watched}
     failing: Arrays | None = None
@@ -201,7 +201,7 @@ def border_tensors(graph: ir.Graph, typing: Typing, trace: Trace) -> Iterator[st
                 yield name
 
 
-def compare(before: NDArray[Any], after: NDArray[Any], limits: _Limits) -> _Comparison:
+def compare(before: NDArray[Any], after: NDArray[Any], limits: Limits) -> _Comparison:
     """Compare two versions of one tensor."""
     if before.shape != after.shape or before.dtype != after.dtype:
         return _Comparison(0.0, 0.0, 0, same=False)
@@ -238,18 +238,18 @@ def _another(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return np.asarray(np.mean(wide) + scale * noise, array.dtype).reshape(array.shape)
 
 
-def _limits(network: Network, trace: Trace, watched: Iterable[str]) -> _Limits:
+def limits_of(network: Network, trace: Trace, watched: Iterable[str]) -> Limits:
     """Those of the coarsest float type among the weights and the tensors compared."""
     types = {str(trace.dtypes[name]) for name in (*watched, *network.weights) if name in trace.dtypes}
     coarsest = max(types & TOLERANCES.keys(), key=TOLERANCES.__getitem__, default="float32")
     tolerance = TOLERANCES[coarsest]
     if any(node.op_type.startswith(QUANTIZING) for node in network.graph):
         tolerance = max(tolerance, QUANTIZED_TOLERANCE)
-    return _Limits(tolerance, ROUNDINGS[coarsest])
+    return Limits(tolerance, ROUNDINGS[coarsest])
 
 
 def _first_divergence(
-    versions: _Versions, typing: Typing, perms: Mapping[str, Positions], feed: Arrays, limits: _Limits
+    versions: _Versions, typing: Typing, perms: Mapping[str, Positions], feed: Arrays, limits: Limits
 ) -> str:
     """The operator behind the first tensor that is not the original's, permuted as the typing says."""
     nodes = {str(value.name): node for node in versions.network.graph for value in node.outputs if value.name}

@@ -15,7 +15,7 @@ from onnxmerge.model.session import open_session, run
 from onnxmerge.model.trace import trace
 from onnxmerge.validation.certificate import (
     Certificate,
-    _Limits,
+    Limits,
     border_tensors,
     certify,
     compare,
@@ -141,7 +141,7 @@ def test_equal_patterns_of_nan_and_inf_are_equal() -> None:
     assert "nothing was compared" in (certificate(net, typing).failure or "passed")
 
 
-LIMITS = _Limits(tolerance=1e-4, rounding=1e-8)
+LIMITS = Limits(tolerance=1e-4, rounding=1e-8)
 
 
 def test_compare() -> None:
