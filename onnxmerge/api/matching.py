@@ -10,67 +10,71 @@ from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job
 from onnxmerge.api.methods import METHODS, compares_activations, compares_all_pairs
+from onnxmerge.api.options import MergeOptions
 from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.repair import RepairPlan, plan_repair
-from onnxmerge.merging.repair_choice import repair_step
+from onnxmerge.merging.repair_choice import repair_step, repair_steps
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
 from onnxmerge.merging.task_vectors import TaskVectorMethod
 
 Weights: TypeAlias = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Plans:
-    """What will be measured in the parents beside the similarity of units; None: nothing.
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What is known of the parents. ``statistics`` are None where nothing was measured.
 
-    ``repair``: the layers whose statistics are set anew after merging. ``scales``: the layers whose units have no
-    scale of their own.
+    ``repair``: the layers whose statistics may be set anew after merging. ``scales``: the layers whose units have no
+    scale of their own. None: none are.
     """
 
     repair: RepairPlan | None
     scales: ScalePlan | None
+    statistics: Statistics | None = None
 
     @property
     def requests(self) -> tuple[MomentRequest, ...]:
+        """The moments that repair and scales need."""
         both = [plan.requests for plan in (self.repair, self.scales) if plan is not None]
         return tuple(dict.fromkeys(request for requests in both for request in requests))
 
 
-def plans_of(job: Job) -> Plans:
+def planned(job: Job) -> Evidence:
     """What statistics repair and the scale of units need. Raises UsageError where they lack calibration data."""
     graph, typing, choice = job.prepared.models.template.graph, job.prepared.typing, job.options.repair
-    if isinstance(METHODS[job.options.method], TaskVectorMethod):
-        return Plans(None, None)
     step = repair_step(graph, typing, choice)
-    if job.source is None:
-        if choice not in ("auto", "none"):
-            raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
-        return Plans(None, None)
-    if step is None:
-        return Plans(None, None)
+    if job.source is None and choice not in ("auto", "none"):
+        raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
+    if job.source is None or step is None or job.base is not None:
+        return Evidence(None, None)
     hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()
     scales = plan_scales(graph, typing, hidden)
-    repaired = plan_repair(graph, typing, step.which) if job.options.refine != "ls" else None
-    return Plans(repaired, scales if scales.layers else None)
+    steps = repair_steps(graph, typing) if choice == "auto" else (step,)
+    everywhere = any(each is not None and each.which == "all" for each in steps)
+    repaired = job.options.refine != "ls" or job.options.searches
+    return Evidence(
+        plan_repair(graph, typing, "all" if everywhere else step.which) if repaired else None,
+        scales if scales.layers else None,
+    )
 
 
-def statistics_of(job: Job, plans: Plans) -> Statistics | None:
-    """What method, repair and scales need to know of the parents' activations, in one pass over the data."""
-    prepared, wanted = job.prepared, compares_activations(job.options)
-    grams = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()] if wanted else []
+def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
+    """What all ways to merge that are to be tried need to know of the parents, in one pass over the data."""
+    prepared, plans = job.prepared, planned(job)
+    comparing = [METHODS[trial.method] for trial in trials if compares_activations(trial)]
+    grams = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()] if comparing else []
     requests: list[GramRequest | MomentRequest] = [*grams, *plans.requests]
     if job.source is None or not requests:
-        return None
+        return plans
     models = prepared.models
     every = range(len(models.weights))
-    together = wanted and compares_all_pairs(METHODS[job.options.method])
-    pairs = [(one, other) for other in every for one in every[: other + 1]] if together else None
+    together = any(map(compares_all_pairs, comparing))
     with job.progress("calibrating") as report:
-        return gather(
+        statistics = gather(
             models.template,
             models.weights,
             prepared.typing,
@@ -78,20 +82,21 @@ def statistics_of(job: Job, plans: Plans) -> Statistics | None:
             job.source,
             provider=job.options.provider,
             progress=report,
-            pairs=pairs,
+            pairs=[(one, other) for other in every for one in every[: other + 1]] if together else None,
         )
+    return Evidence(plans.repair, plans.scales, statistics)
 
 
-def match(job: Job, plans: Plans, statistics: Statistics | None) -> MatchResult:
+def match(job: Job, evidence: Evidence) -> MatchResult:
     """Match the units of all models by the chosen method; task vectors are added up without any matching."""
     options, models, typing = job.options, job.prepared.models, job.prepared.typing
-    method, rule = METHODS[options.method], ZipRule(options.zip_a, options.zip_b)
+    method = METHODS[options.method]
     if isinstance(method, TaskVectorMethod):
         return MatchResult(method.name)
     weights: Sequence[Weights] = models.weights
-    if plans.scales is not None and statistics is not None:
-        weights, typing = comparable(models, typing, plans.scales, statistics)
-    grams = statistics.gram if statistics is not None else {}
+    if evidence.scales is not None and evidence.statistics is not None:
+        weights, typing = comparable(models, typing, evidence.scales, evidence.statistics)
+    grams = evidence.statistics.gram if evidence.statistics is not None and compares_activations(options) else {}
     if compares_all_pairs(method):
         together = {space: gram.correlations(len(weights)) for space, gram in grams.items() if gram.cross}
         problem = MatchProblem(typing, weights, together=together, shares=job.shares)
@@ -101,10 +106,10 @@ def match(job: Job, plans: Plans, statistics: Statistics | None) -> MatchResult:
         ]
         problem = MatchProblem(typing, weights, activations)
     settings = MatchOptions(
-        alpha=options.alpha,
+        alpha=options.weight_share,
         objective=options.objective,
         seed=options.seed,
-        zip=rule,
+        zip=ZipRule(options.zip_a, options.zip_b),
         overrides=overrides(options.groups, typing),
     )
     return method(problem, settings)

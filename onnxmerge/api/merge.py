@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.consistency import require_consistent
 from onnxmerge.api.job import Job, Progress, silent
-from onnxmerge.api.matching import match, plans_of, statistics_of
-from onnxmerge.api.methods import METHODS, alpha_of, compares_activations, require_base, settings_of
+from onnxmerge.api.judging import divide, judge_on
+from onnxmerge.api.matching import evidence_of, match
+from onnxmerge.api.methods import METHODS, alpha_of, settings_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergeReport, MergeResult, group_reports, peak_memory
 from onnxmerge.api.prepare import ModelSource, Prepared, apart, load, require, type_models
+from onnxmerge.api.repairing import ChosenRepair, choose_repair
 from onnxmerge.api.restoring import Merged, merged
+from onnxmerge.api.rotating import Turned, turn
+from onnxmerge.api.search import SearchReport, choices, search
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-from onnxmerge.errors import UsageError, ValidationError
+from onnxmerge.errors import ValidationError
+from onnxmerge.evaluation.class_numbers import LabelSource, read_labels
 from onnxmerge.matching.methods import MatchResult, ZipMethod
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.session import open_session, run
@@ -34,6 +39,7 @@ def merge(
     *,
     calibration: SourceSpec | None = None,
     base: ModelSource | None = None,
+    labels: LabelSource | None = None,
     options: MergeOptions | None = None,
     image_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -46,6 +52,8 @@ def merge(
         calibration: Unlabelled data the models can run on: a path (.npy, .npz, a folder of these or of images,
             ``script.py:function``), arrays, or a reader. Optional for methods that compare no activations.
         base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
+        labels: The class of each calibration sample (an array, .npy or .npz), by which a search for method or alpha
+            is decided instead; the network's first output must be [samples, classes].
         options: How to merge.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
         progress: Makes progress displays; silent by default.
@@ -58,7 +66,8 @@ def merge(
 
     """
     chosen = MergeOptions(**settings) if options is None else options
-    _require_consistent(chosen, len(models), calibrated=calibration is not None, based=base is not None)
+    given = {"calibrated": calibration is not None, "labelled": labels is not None, "based": base is not None}
+    require_consistent(chosen, len(models), **given)
     clock = _Clock()
     with clock.stage("read"):
         paired = load([*models, *([] if base is None else [base])])
@@ -66,19 +75,35 @@ def merge(
         source = _open(paired, calibration, chosen, image_options or {})
     with clock.stage("type"):
         prepared = type_models(paired, _first_rows(paired, source), chosen.operators)
-    job = Job(prepared, source, chosen, progress or silent, start)
+    split = None if source is None or start else divide(source, paired, chosen, labelled=labels is not None)
+    known = None if split is None or labels is None else read_labels(labels, split.samples)[split.border :]
+    job = Job(prepared, source if split is None else split.fit, chosen, progress or silent, start)
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(paired.weights)))
     with clock.stage("calibrate"):
-        plans = plans_of(job)
-        statistics = statistics_of(job, plans)
-    with clock.stage("match"):
-        matched = match(job, plans, statistics)
+        trials = [replace(chosen, method=method, alpha=alpha) for method, alpha in choices(chosen)]
+        evidence = evidence_of(job, trials)
+        judge = None if split is None else judge_on(job, split.held, known)
+    searched = None
+    if chosen.searches and judge is not None:
+        with clock.stage("search"):
+            found = search(job, evidence, judge)
+        job, matched, searched = found.job, found.matched, found.report
+    else:
+        with clock.stage("match"):
+            matched = match(job, evidence)
+    turned = Turned(job, evidence, ())
+    if chosen.rotate:
+        with clock.stage("rotate"):
+            turned = turn(job, matched, evidence)
+            job, evidence = turned.job, turned.evidence
+            judge = None if split is None else judge_on(job, split.held, known)
     with clock.stage("merge"):
-        result = merged(job, matched, plans, statistics)
+        repaired = choose_repair(job, matched, evidence, judge if chosen.refine == "none" else None)
+        result = merged(job, matched, evidence, repaired.step)
     with clock.stage("check"):
         _require_finite(prepared, result.weights, chosen.provider)
-    report = _report(job, certificates, matched, result, clock.seconds)
+    report = _report(job, certificates, matched, result, (searched, turned.spaces, repaired), clock.seconds)
     return MergeResult(paired.template, result.weights, report)
 
 
@@ -93,39 +118,6 @@ class _Clock:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
-
-
-def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool, based: bool) -> None:
-    """Raise UsageError for options that contradict each other or ask for data that was not given."""
-    if models < 2:
-        raise UsageError(f"merging takes two models or more, found {models}")
-    if options.method not in METHODS:
-        raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join(METHODS)}")
-    _require_weights(options.weights, models)
-    require_base(options, based=based)
-    if compares_activations(options) and not calibrated:
-        raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
-    if options.refine == "none":
-        return
-    if not calibrated:
-        raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")
-    if isinstance(METHODS[options.method], ZipMethod):
-        raise UsageError(f"--refine {options.refine} takes matched units, one to one; method {options.method} zips")
-    if options.refine == "ls" and options.repair not in ("auto", "none"):
-        raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
-
-
-def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:
-    """Raise UsageError unless there is a positive number for each model."""
-    if weights is None:
-        return
-    if len(weights) != models:
-        raise UsageError(f"--weights: expected a number for each of the {models} models, found {len(weights)}")
-    if not all(0 < weight < math.inf for weight in weights):
-        found = ",".join(f"{weight:g}" for weight in weights)
-        raise UsageError(
-            f"--weights {found}: expected positive numbers; leave out a model that is to count for nothing"
-        )
 
 
 def _open(
@@ -175,11 +167,17 @@ def _report(
     certificates: tuple[Certificate, ...],
     matched: MatchResult,
     result: Merged,
+    chosen: tuple[SearchReport | None, tuple[str, ...], ChosenRepair],
     seconds: Mapping[str, float],
 ) -> MergeReport:
     options, models, source = job.options, job.prepared.models, job.source
     zips, settings = isinstance(METHODS[options.method], ZipMethod), settings_of(options)
-    notes = [*result.notes, *(note for search in matched.searches for note in search.notes)]
+    searched, turned, repaired = chosen
+    notes = [
+        *(searched.notes if searched else ()),
+        *result.notes,
+        *(note for search in matched.searches for note in search.notes),
+    ]
     return MergeReport(
         models=tuple(network.label for network in models.sources),
         sha256=tuple(network.sha256 for network in models.sources),
@@ -191,6 +189,9 @@ def _report(
         base=None if job.base is None else (job.base.network.label, job.base.network.sha256),
         scale=None if settings is None else settings.scale,
         density=None if settings is None else settings.density,
+        search=searched,
+        rotated=turned,
+        repairs=repaired.tried,
         seed=options.seed,
         repair=result.repaired,
         batches=None if source is None else source.batches,

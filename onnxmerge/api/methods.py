@@ -25,7 +25,7 @@ def compares_activations(options: MergeOptions) -> bool:
     method = METHODS[options.method]
     if isinstance(method, TaskVectorMethod):
         return False
-    return options.alpha < 1.0 if isinstance(method, JointMethod) else method.needs_activations
+    return options.weight_share < 1.0 if isinstance(method, JointMethod) else method.needs_activations
 
 
 def compares_all_pairs(method: AnyMethod) -> bool:
@@ -39,7 +39,7 @@ def alpha_of(options: MergeOptions) -> float | None:
     if isinstance(method, TaskVectorMethod):
         return None
     own = None if isinstance(method, JointMethod) else method.alpha
-    return options.alpha if own is None else own
+    return options.weight_share if own is None else own
 
 
 def settings_of(options: MergeOptions) -> Settings | None:
@@ -61,11 +61,13 @@ def needs(method: AnyMethod) -> str:
 
 def require_base(options: MergeOptions, *, based: bool) -> None:
     """Raise UsageError where a method and what it is given for task vectors contradict each other."""
-    method = METHODS[options.method]
+    method = METHODS.get(options.method)
     if not isinstance(method, TaskVectorMethod):
         given = {"--base": based, "--scale": options.scale is not None, "--density": options.density is not None}
         for name in (name for name, found in given.items() if found):
-            raise UsageError(f"{name} is for methods {', '.join(TASK_VECTORS)}; method {method.name} does not use it")
+            raise UsageError(
+                f"{name} is for methods {', '.join(TASK_VECTORS)}; method {options.method} does not use it"
+            )
         return
     if not based:
         raise UsageError(f"method {method.name} adds up what models learnt since their pretraining: give it (--base)")

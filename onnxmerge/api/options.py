@@ -7,24 +7,29 @@ from pathlib import Path
 from typing import Literal
 
 from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.errors import UsageError
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
 
 Refinement = Literal["none", "ls", "regmean"]
+AUTO: Literal["auto"] = "auto"
+"""Method or alpha: to be searched (``api.search``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergeOptions:
     """How to merge.
 
-    ``alpha`` is the weight of weight-space similarity (mudsc-align, mudsc-zip, c2m3). ``objective`` is the weight-space
-    similarity of rebasin and of c2m3 with alpha 1: ``correlation``, or ``inner`` for the inner product of the papers.
-    ``repair`` "auto" repairs output layers, and hidden ones where BatchNorm was folded away.
+    ``alpha`` is the weight of weight-space similarity (mudsc-align, mudsc-zip, c2m3). ``alpha`` and ``method`` "auto"
+    are searched (``api.search``), judged on held-out calibration samples. ``objective`` is the weight-space similarity
+    of rebasin and of c2m3 with alpha 1: ``correlation``, or ``inner`` for the inner product of the papers. ``repair``
+    "auto" is chosen on held-out samples too, where there are enough of them (``api.repairing``).
     ``refine`` "ls" solves every linear layer anew by least squares after matching, in place of any repair;
     "regmean" averages them by the Gram matrices of what they read, and repair follows.
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
+    ``rotate`` brings spaces that only linear operators see closer by rotation after matching (see ``api.rotating``).
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
     itself. ``weights`` has one positive number for each model, its weight in the mean (None: all equal).
@@ -33,11 +38,12 @@ class MergeOptions:
     """
 
     method: str = "mudsc-align"
-    alpha: float = 0.5
+    alpha: float | Literal["auto"] = 0.5
     objective: Objective = "correlation"
     repair: RepairChoice = "auto"
     refine: Refinement = "none"
     output_scale: OutputScale = "auto"
+    rotate: bool = False
     seed: int = 0
     samples: int | None = None
     zip_a: float = 0.5
@@ -49,3 +55,15 @@ class MergeOptions:
     provider: str = "auto"
     operators: Path | None = None
     groups: tuple[GroupRule, ...] = ()
+
+    @property
+    def weight_share(self) -> float:
+        """``alpha`` as a number. Raises UsageError as long as it is to be searched."""
+        if self.alpha == AUTO:
+            raise UsageError("alpha is to be searched: no value was chosen yet")
+        return self.alpha
+
+    @property
+    def searches(self) -> bool:
+        """Whether something must be searched before models are matched."""
+        return AUTO in (self.method, self.alpha)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.api.prepare import Prepared
+from onnxmerge.api.repairing import RepairCandidate
+from onnxmerge.api.search import SearchReport
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.model.network import Network
 from onnxmerge.model.write import save_network
@@ -36,8 +38,10 @@ class GroupReport:
 class MergeReport:
     """What happened, for people and machines.
 
-    ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in
-    bytes (None: unknown). ``base`` (label, sha256), ``scale`` and ``density`` are those of task vectors.
+    ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``base`` (label, sha256), ``scale`` and
+    ``density`` are those of task vectors. ``search`` says how method and alpha were chosen (None: by the user),
+    ``rotated`` the spaces that were rotated, ``repairs`` what the repair was chosen from (empty: by the user, or by
+    rule). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -50,6 +54,9 @@ class MergeReport:
     base: tuple[str, str] | None
     scale: float | None
     density: float | None
+    search: SearchReport | None
+    rotated: tuple[str, ...]
+    repairs: tuple[RepairCandidate, ...]
     seed: int
     repair: str
     batches: int | None
@@ -102,6 +109,10 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.base"] = report.base[1]
         found["onnxmerge.scale"] = repr(report.scale)
         found["onnxmerge.density"] = repr(report.density)
+    if report.search is not None:
+        found["onnxmerge.search"] = f"{len(report.search.candidates)} candidates by {report.search.criterion}"
+    if report.rotated:
+        found["onnxmerge.rotated"] = " ".join(report.rotated)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
     return found

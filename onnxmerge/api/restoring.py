@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxmerge.api.job import Job, Overlay
-from onnxmerge.api.matching import Plans, Weights
+from onnxmerge.api.matching import Evidence, Weights
 from onnxmerge.api.methods import METHODS, settings_of
-from onnxmerge.api.options import MergeOptions
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.statistics import Statistics
 from onnxmerge.calibration.subset import FirstSamples
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MatchResult
@@ -17,8 +15,8 @@ from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.least_squares import Refined, refine
 from onnxmerge.merging.regmean import regmean
-from onnxmerge.merging.repair import repair, targets
-from onnxmerge.merging.repair_choice import repair_step
+from onnxmerge.merging.repair import plan_repair, repair, targets
+from onnxmerge.merging.repair_choice import RepairStep
 from onnxmerge.merging.scales import balanced
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
 
@@ -35,54 +33,52 @@ class Merged:
     notes: tuple[str, ...] = ()
 
 
-def merged(job: Job, matched: MatchResult, plans: Plans, statistics: Statistics | None) -> Merged:
-    """Average the matched models and restore their statistics by what the options say."""
+def merged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Merged:
+    """Average the matched models and restore their statistics, by ``step`` or by the refinement of the options."""
     template, typing = job.prepared.models.template, job.prepared.typing
     source, options = job.source, job.options
-    method, models = METHODS[options.method], job.prepared.models
+    method, models, statistics = METHODS[options.method], job.prepared.models, evidence.statistics
     if isinstance(method, TaskVectorMethod):
-        return _task_vectors(job, method)
-    if plans.scales is not None and statistics is not None and _sets_means(options):
-        models = balanced(models, typing, plans.scales, statistics)
+        return _task_vectors(job, method, step)
+    if evidence.scales is not None and statistics is not None and _sets_scales(job, step):
+        models = balanced(models, typing, evidence.scales, statistics)
     weights: Weights = combine(models, typing, matched.matchings, weights=job.shares)
-    step = repair_step(template.graph, typing, options.repair)
     if source is None:
         averaged = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, "none", averaged if step is not None else ())
     if options.refine == "ls":
         return _least_squares(job, matched, weights, source)
     regmeaned = _regmean(job, matched, weights, source) if options.refine == "regmean" else None
-    weights, done = _reestimated(job, weights if regmeaned is None else Overlay(weights, regmeaned.weights))
+    weights, done = _reestimated(job, weights if regmeaned is None else Overlay(weights, regmeaned.weights), step)
     if regmeaned is not None:
         done.insert(0, "RegMean")
-    if plans.repair is not None and step is not None and statistics is not None:
-        aims = targets(plans.repair, typing, statistics, matched.matchings, shares=job.shares)
+    if step is not None and statistics is not None:
+        plan = plan_repair(template.graph, typing, step.which)
+        aims = targets(plan, typing, statistics, matched.matchings, shares=job.shares)
         data = FirstSamples(source, REPAIR_SAMPLES)
-        changed = repair(
-            template.model, typing, weights, plans.repair, aims, data, mode=step.mode, provider=options.provider
-        )
+        changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
         weights = Overlay(weights, changed)
         done.append(step.label)
     return Merged(weights, ", ".join(done) or "none", () if regmeaned is None else tuple(regmeaned.notes))
 
 
-def _task_vectors(job: Job, method: TaskVectorMethod) -> Merged:
+def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -> Merged:
     """The base with the merged task vector; of statistics only those of kept BatchNorm are measured anew."""
     prepared, settings = job.prepared, settings_of(job.options)
     if job.base is None or settings is None:
         raise UsageError(f"method {method.name} adds to a base: give it (--base)")
     notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from the base"]
     added = add_task_vectors(prepared.models, job.base.weights, prepared.typing, method.rule, settings, job.shares)
-    weights, done = _reestimated(job, added)
+    weights, done = _reestimated(job, added, step)
     if prepared.typing.statistics and not done:
         notes.append("running statistics were averaged, not re-estimated")
     return Merged(weights, ", ".join(done) or "none", tuple(notes))
 
 
-def _reestimated(job: Job, weights: Weights) -> tuple[Weights, list[str]]:
+def _reestimated(job: Job, weights: Weights, step: RepairStep | None) -> tuple[Weights, list[str]]:
     """The weights with the statistics of kept BatchNorm measured anew where there is data, and what was done."""
     template, options = job.prepared.models.template, job.options
-    if job.source is None or options.repair == "none" or not batchnorms(template.graph):
+    if job.source is None or step is None or not batchnorms(template.graph):
         return weights, []
     found = reestimate(template.model, job.prepared.typing, weights, job.source, provider=options.provider)
     return Overlay(weights, found), ["BatchNorm re-estimated"]
@@ -107,9 +103,12 @@ def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: Cal
     return Merged(Overlay(weights, found.weights), f"least squares ({options.output_scale})", tuple(found.notes))
 
 
-def _sets_means(options: MergeOptions) -> bool:
-    """Whether what follows sets means and deviations anew, so that parents may be averaged in another scale."""
-    return options.refine == "none" and options.repair in ("auto", "repair")
+def _sets_scales(job: Job, step: RepairStep | None) -> bool:
+    """Whether what follows sets the scale of hidden units anew, so that parents may be averaged in another one."""
+    if step is None or job.options.refine != "none":
+        return False
+    kept = bool(batchnorms(job.prepared.models.template.graph))
+    return kept or (step.which == "all" and step.mode == "repair")
 
 
 def _regmean(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Refined:

@@ -10,6 +10,7 @@ import click
 
 from onnxmerge.api import MergeOptions, merge
 from onnxmerge.api.methods import METHODS, needs
+from onnxmerge.api.options import AUTO
 from onnxmerge.calibration.progress import progress_bar
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.images import image_options, numbers, take_image_options
@@ -26,6 +27,18 @@ def _listed() -> str:
     return "\n".join(["\b", "Methods:", *map("".join, zip(rows, wants, strict=True))])
 
 
+def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> float | str:
+    if value == AUTO:
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= 1.0:
+        raise click.BadParameter(f"{value!r}: expected a number from 0 to 1, or auto")
+    return number
+
+
 @click.command(epilog=_listed())
 @click.argument("models", nargs=-1, required=True, metavar="A.onnx B.onnx...")
 @click.option(
@@ -36,17 +49,23 @@ def _listed() -> str:
 )
 @click.option(
     "--method",
-    type=click.Choice(list(METHODS)),
+    type=click.Choice([*METHODS, AUTO]),
     default="mudsc-align",
     show_default=True,
-    help="How models are merged; see below.",
+    help="How models are merged, see below; auto tries all that match units, on held-out calibration data.",
 )
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1),
-    default=0.5,
+    callback=_alpha,
+    default="0.5",
     show_default=True,
-    help="Weight of weight-space similarity (mudsc-align, mudsc-zip, c2m3).",
+    metavar="NUMBER|auto",
+    help="Weight of weight-space similarity, 0 to 1 (mudsc-align, mudsc-zip, c2m3); auto tries 0, 0.1, ... 1.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A class for each calibration sample (.npy, .npz): auto decides by accuracy.",
 )
 @click.option(
     "--weights", callback=numbers, metavar="W,W,...", help="Weight of each model in the mean, by default all equal."
@@ -83,7 +102,7 @@ def _listed() -> str:
 )
 @click.option(
     "--repair",
-    type=click.Choice(["auto", "none", "rescale", "repair"]),
+    type=click.Choice(["auto", "none", "rescale", "repair", "bias"]),
     default="auto",
     show_default=True,
     help="Restore the statistics of merged units: of outputs, and of hidden units where BatchNorm was folded away.",
@@ -103,6 +122,12 @@ def _listed() -> str:
     show_default=True,
     help="Outputs for --refine ls: as they are (logits), or only their directions (embeddings).",
 )
+@click.option(
+    "--rotate/--no-rotate",
+    default=False,
+    show_default=True,
+    help="After matching, rotate the units inside attention heads too, where that changes nothing.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
@@ -121,7 +146,9 @@ def run(
     output: Path,
     calib: str | None,
     base: str | None,
+    labels: Path | None,
     json_file: Path | None,
+    *,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -134,7 +161,15 @@ def run(
         raise UsageError(f"-o {output} is one of the models to merge; choose another name")
     images = take_image_options(settings)
     options = MergeOptions(**settings)
-    result = merge(models, calibration=calib, base=base, options=options, image_options=images, progress=progress_bar)
+    result = merge(
+        models,
+        calibration=calib,
+        base=base,
+        labels=labels,
+        options=options,
+        image_options=images,
+        progress=progress_bar,
+    )
     written = result.save(output)
     if json_file is not None:
         write_text(json_file, json.dumps({**result.report.to_dict(), "output": str(written)}, indent=1) + "\n")

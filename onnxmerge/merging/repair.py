@@ -7,7 +7,7 @@ residual Add, to
     mean m* = the mean over aligned parents of their means,     s* = the mean of their standard deviations,
 
 by its own weights: w *= s*/s, b = (b - m) s*/s + m*, with m and s the merged network's on a prefix already repaired.
-RESCALE changes the standard deviation alone: b = (b - m) s*/s + m.
+RESCALE changes the standard deviation alone: b = (b - m) s*/s + m. Bias-only changes the mean alone: b = b - m + m*.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from onnxmerge.merging.zip_transport import Zipped
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Vector: TypeAlias = NDArray[np.float64]
-Mode: TypeAlias = Literal["none", "rescale", "repair"]
+Mode: TypeAlias = Literal["none", "rescale", "repair", "bias"]
+MODES = ("none", "rescale", "repair", "bias")
 Which: TypeAlias = Literal["free", "fixed", "all"]
 
 DEAD = 1e-4
@@ -158,14 +159,16 @@ def repair(
 ) -> dict[str, NDArray[Any]]:
     """The weights and biases that give the merged network's units their targets, by name, in their stored types.
 
-    ``mode`` "rescale" sets standard deviations alone, and so does "repair" in a layer without a bias. Raises
-    InputError where the source is empty or activations are not finite, UsageError for another mode.
+    ``mode`` "rescale" sets standard deviations alone, and so does "repair" in a layer without a bias; "bias" sets
+    means alone, and leaves such a layer as it is. Raises InputError where the source is empty or activations are not
+    finite, UsageError for another mode.
     """
     if mode == "none":
         return {}
-    if mode not in ("rescale", "repair"):
-        raise UsageError(f"unknown repair mode {mode!r}; expected none, rescale or repair")
-    layers = {layer.output: layer for layer in plan.layers if layer.output in aims}
+    if mode not in MODES:
+        raise UsageError(f"unknown repair mode {mode!r}; expected {', '.join(MODES)}")
+    movable = [layer for layer in plan.layers if mode != "bias" or layer.bias is not None]
+    layers = {layer.output: layer for layer in movable if layer.output in aims}
     probes = [_probe(model.graph, layer, typing) for layer in layers.values()]
     if not probes:
         return {}
@@ -178,10 +181,11 @@ def repair(
         for tensor, own in moments.items():
             layer, aim = layers[tensor], aims[tensor]
             dead = own.std <= DEAD * aim.std
-            factors = np.where(dead, 1.0, aim.std / np.where(dead, 1.0, own.std))
+            scaled = np.where(dead, 1.0, aim.std / np.where(dead, 1.0, own.std))
+            factors = np.ones_like(scaled) if mode == "bias" else scaled
             changed[layer.weight] = layer.scale_weight(current[layer.weight], factors)
             if layer.bias is not None:
-                aimed = aim.mean if mode == "repair" else own.mean
+                aimed = own.mean if mode == "rescale" else aim.mean
                 changed[layer.bias] = layer.move_bias(current[layer.bias], factors, own.mean, aimed)
         return changed
 
@@ -196,7 +200,7 @@ def _use_target(
     mode: Mode,
     measured: tuple[ir.Value, ir.Value, ir.Value],
 ) -> None:
-    """Let all that reads the layer's output see (y - m)/s s* + m*, with m and s the batch's own."""
+    """Let all that reads the layer's output see (y - m)/s s* + m* (as ``mode`` says), with m and s the batch's own."""
     centred, mean, variance = measured
     wide = np.dtype(np.float64 if probe.wide == ir.DataType.DOUBLE else np.float32)
     value = surgeon.values[probe.tensor]
@@ -204,17 +208,17 @@ def _use_target(
     readers = [(user, index) for user, index in value.uses() if user not in inserted]
     shape = [1] * probe.rank
     shape[probe.channel] = -1
-    floor = np.maximum(DEAD * aim.std, np.finfo(np.float32).tiny)
-    std = surgeon.apply("Sqrt", variance)
-    std = surgeon.apply("Max", std, surgeon.constant(floor.reshape(shape).astype(wide)))
-    factors = surgeon.apply("Div", surgeon.constant(aim.std.reshape(shape).astype(wide)), std)
-    if layer.bias is None:
-        base = surgeon.apply("Mul", mean, factors)
-    elif mode == "repair":
-        base = surgeon.constant(aim.mean.reshape(shape).astype(wide))
+    aimed = surgeon.constant(aim.mean.reshape(shape).astype(wide))
+    if mode == "bias":
+        result = surgeon.apply("Add", centred, aimed)
     else:
-        base = mean
-    result = surgeon.apply("Add", surgeon.apply("Mul", centred, factors), base)
+        floor = np.maximum(DEAD * aim.std, np.finfo(np.float32).tiny)
+        std = surgeon.apply("Sqrt", variance)
+        std = surgeon.apply("Max", std, surgeon.constant(floor.reshape(shape).astype(wide)))
+        factors = surgeon.apply("Div", surgeon.constant(aim.std.reshape(shape).astype(wide)), std)
+        kept = mean if layer.bias is not None else surgeon.apply("Mul", mean, factors)
+        shifted = mode == "repair" and layer.bias is not None
+        result = surgeon.apply("Add", surgeon.apply("Mul", centred, factors), aimed if shifted else kept)
     if probe.dtype != probe.wide:
         result = surgeon.cast(result, probe.dtype)
     for user, index in readers:

@@ -11,7 +11,9 @@ from onnxmerge.axes.layout import Typing
 from onnxmerge.merging.batchnorm import batchnorms
 from onnxmerge.merging.repair import Which, applies
 
-RepairChoice = Literal["auto", "none", "rescale", "repair"]
+RepairChoice = Literal["auto", "none", "rescale", "repair", "bias"]
+RepairMode = Literal["rescale", "repair", "bias"]
+_MODES: tuple[RepairMode, ...] = ("repair", "rescale", "bias")
 _LAYERS = {"free": "hidden layers", "fixed": "output layers", "all": "all layers"}
 
 
@@ -20,7 +22,7 @@ class RepairStep:
     """Which linear layers are repaired, and how."""
 
     which: Which
-    mode: Literal["rescale", "repair"]
+    mode: RepairMode
 
     @property
     def label(self) -> str:
@@ -28,7 +30,7 @@ class RepairStep:
 
 
 def repair_step(graph: ir.Graph, typing: Typing, choice: RepairChoice) -> RepairStep | None:
-    """The layers to repair after BatchNorm statistics, if any, were re-estimated; None for no repair.
+    """The layers to repair after BatchNorm statistics, if any, were re-estimated, by rule; None for no repair.
 
     Hidden layers: where BatchNorm is kept, its statistics do it; where it was folded away (``applies``), all of them
     must be repaired; elsewhere they are left alone unless the user asks (LayerNorm and its kin restore the scale).
@@ -38,4 +40,16 @@ def repair_step(graph: ir.Graph, typing: Typing, choice: RepairChoice) -> Repair
     if choice == "none":
         return None
     everywhere = not batchnorms(graph) and (choice != "auto" or applies(graph, typing))
-    return RepairStep("all" if everywhere else "fixed", "rescale" if choice == "rescale" else "repair")
+    return RepairStep("all" if everywhere else "fixed", "repair" if choice == "auto" else choice)
+
+
+def repair_steps(graph: ir.Graph, typing: Typing) -> tuple[RepairStep | None, ...]:
+    """All that may be chosen from, the one of ``repair_step`` first, no repair (None) last."""
+    places: tuple[Which, ...] = ("fixed",) if batchnorms(graph) else ("fixed", "all")
+    every = [RepairStep(which, mode) for which in places for mode in _MODES]
+    return tuple(dict.fromkeys([repair_step(graph, typing, "auto"), *every, None]))
+
+
+def label(step: RepairStep | None) -> str:
+    """What is done, for people."""
+    return "none" if step is None else step.label

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.errors import InputError
+from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.recipes.recipe import Calibration, Recipe, differing
 
 SUFFIXES = (".yaml", ".yml")
@@ -163,9 +164,18 @@ def _plain(value: Any) -> Any:
 def _first(error: ValidationError) -> str:
     """The first thing that is wrong, in one line."""
     what = error.errors()[0]
-    place = ".".join(str(part) for part in what["loc"] if not str(part).startswith(("function-", "tuple[")))
+    *above, last = what["loc"]
+    keys = [str(part) for part in above if isinstance(part, int) or part in _keys()]
     if what["type"] == "extra_forbidden":
-        return f"there is no key {place!r}; see specs/recipes/recipe.schema.json"
+        return f"there is no key {'.'.join([*keys, str(last)])!r}; see specs/recipes/recipe.schema.json"
     if what["type"] == "missing":
-        return f"key {place!r} is missing"
-    return f"{place}: {what['msg'].lower()}, found {what['input']!r}"
+        return f"key {'.'.join([*keys, str(last)])!r} is missing"
+    keys += [str(last)] if isinstance(last, int) or last in _keys() else []
+    return f"{'.'.join(keys)}: {what['msg'].lower()}, found {what['input']!r}"
+
+
+@cache
+def _keys() -> frozenset[str]:
+    """Every key that a recipe may have, at any depth: pydantic's places also name the branches of unions."""
+    nested = (Recipe, MergeOptions, Calibration, GroupRule)
+    return frozenset(each.name for kind in nested for each in fields(kind))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergeReport
+from onnxmerge.api.search import SearchReport
 from onnxmerge.axes.explain import AxisReason
 from onnxmerge.report.terminal import terminal
 from onnxmerge.validation.certificate import Certificate
@@ -38,12 +39,17 @@ def print_merge(report: MergeReport, written: Path) -> None:
     console.print(table)
     if len(set(report.weights)) > 1:
         console.print(f"weights          {', '.join(f'{weight:.4g}' for weight in report.weights)}")
+    if report.search is not None:
+        _print_search(console, report.search)
     before, after = _mean(report.groups)
     console.print(f"mean similarity  {_similarity(before)} -> {_similarity(after)}")
     if any(report.sweeps):
         ended = "converged" if report.converged else "stopped at the limit"
         console.print(f"sweeps           {', '.join(map(str, report.sweeps))} ({ended})")
-    console.print(f"statistics       {report.repair}")
+    among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
+    if report.rotated:
+        console.print(f"rotated          {len(report.rotated)} spaces: {', '.join(report.rotated)}")
+    console.print(f"statistics       {report.repair}{among}")
     for certificate, model in zip(report.certificates, report.models, strict=True):
         console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
     console.print(f"free             {_coverage(report.coverage)}")
@@ -54,6 +60,24 @@ def print_merge(report: MergeReport, written: Path) -> None:
     for note in report.notes:
         console.print(f"note             {escape(note)}")
     console.print(f"wrote            {escape(str(written))}")
+
+
+def _print_search(console: Console, search: SearchReport) -> None:
+    """What was tried, the chosen one marked."""
+    table = Table(
+        title=f"chosen by {search.criterion} on {search.samples} held-out samples", title_justify="left", box=None
+    )
+    for title in ("", "candidate", "alpha", "reconstruction", "accuracy"):
+        table.add_column(title, justify="left" if title in ("", "candidate") else "right")
+    for index, candidate in enumerate(search.candidates):
+        table.add_row(
+            "*" if index == search.chosen else "",
+            candidate.method,
+            f"{candidate.alpha:g}",
+            f"{candidate.reconstruction:.4f}",
+            "" if candidate.accuracy is None else f"{candidate.accuracy:.4f}",
+        )
+    console.print(table)
 
 
 def print_inspection(found: Inspection, *, every: bool = False) -> None:

@@ -89,6 +89,37 @@ def test_run_lists_every_method_and_what_it_needs(cli: Cli) -> None:
         assert line.endswith(needs(method) or method.summary)
 
 
+def test_run_searches_for_alpha_and_says_what_it_tried(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    done = cli(
+        *("run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "--samples", 300),
+        *("--alpha", "auto", "-o", "m.onnx", "--json", "r.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    tried = report["search"]["candidates"]
+    assert [candidate["alpha"] for candidate in tried] == pytest.approx(np.linspace(0, 1, 11))
+    best = max(tried, key=lambda candidate: candidate["reconstruction"])
+    assert (report["method"], report["alpha"]) == (best["method"], best["alpha"])
+    assert tried[report["search"]["chosen"]] == best
+    assert "chosen by reconstruction on 60 held-out samples" in done.stdout
+    assert f"; the best of {len(report['repairs'])} on held-out samples" in done.stdout
+
+
+def test_options_that_need_something_else_are_refused_in_one_line(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    pair = digits / "a.onnx", digits / "b.onnx"
+    np.save(tmp_path / "labels.npy", np.zeros(3, np.int64))
+    for code, options in (
+        (2, ("--method", "auto")),
+        (2, ("--alpha", "1.5")),
+        (2, ("--alpha", "auto", "--method", "rebasin", "--calib", digits / "calib.npz")),
+        (1, ("--alpha", "auto", "--labels", "labels.npy", "--calib", digits / "calib.npz")),
+    ):
+        done = cli("run", *pair, "-o", "m.onnx", *options)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "m.onnx").exists()
+
+
 def test_inspect_prints_one_json_object(cli: Cli, digits: Path) -> None:
     done = cli("inspect", digits / "a.onnx", "--certify", "--json")
     assert done.returncode == 0, done.stderr

@@ -68,6 +68,19 @@ def test_rescale_sets_the_deviation_alone() -> None:
     np.testing.assert_allclose(found["d"][1], aims["d"].std, rtol=1e-3)
 
 
+def test_bias_only_sets_the_mean_alone() -> None:
+    net, other = residual(), residual(seed=9)
+    plain = combine(models(net, other), TYPING, [{}])
+    for batch in (1, 100):
+        source = images(100, batch)
+        aims, weights = merged([net.weights, other.weights], residual(batch=f"float[{batch}"), source, {}, "bias")
+        found = moments(net, weights, source)
+        np.testing.assert_allclose(found["p"][0], aims["p"].mean, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found["d"][0], aims["d"].mean, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found["p"][1], moments(net, plain, source)["p"][1], rtol=1e-3)
+        np.testing.assert_array_equal(weights["w1"], plain["w1"])
+
+
 def test_a_permuted_copy_needs_no_repair() -> None:
     """Targets are aligned: a model merged with a permuted copy of itself comes back."""
     source, net = images(100, 100), residual()

@@ -59,8 +59,11 @@ def test_only_what_differs_is_written(tmp_path: Path) -> None:
         ("models: [a.onnx, b.onnx]\nalfa: 0.5", "there is no key 'alfa'"),
         ("method: average", "key 'models' is missing"),
         ("models: [a.onnx, b.onnx]\nalpha: much", "alpha: .*found 'much'"),
-        ("models: [a.onnx, b.onnx]\ncalibration: {images: x}", "'calibration.*data' is missing|no key 'calibration"),
-        ("models: [a.onnx, b.onnx]\ngroups: [{match: w, pinned: true}]", "no key 'groups.0.*pinned'"),
+        (
+            "models: [a.onnx, b.onnx]\ncalibration: {images: x}",
+            "there is no key 'calibration.images'|key 'calibration.data' is missing",
+        ),
+        ("models: [a.onnx, b.onnx]\ngroups: [{match: w, pinned: true}]", "no key 'groups.0.pinned'"),
         ("models: [a.onnx, b.onnx]\nrepair: maybe", "repair: .*found 'maybe'"),
         ("- a.onnx", "expected a mapping"),
         ("models: [a", "is not YAML"),

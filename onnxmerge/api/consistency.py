@@ -1,0 +1,68 @@
+"""Options that contradict each other, or ask for data that was not given."""
+
+from __future__ import annotations
+
+import math
+
+from onnxmerge.api.methods import METHODS, compares_activations, require_base
+from onnxmerge.api.options import AUTO, MergeOptions
+from onnxmerge.api.search import choices
+from onnxmerge.errors import UsageError
+from onnxmerge.matching.methods import ZipMethod
+
+
+def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool) -> None:
+    """Raise UsageError where this number of models cannot be merged by these options and with this data."""
+    if models < 2:
+        raise UsageError(f"merging takes two models or more, found {models}")
+    if options.method not in METHODS and options.method != AUTO:
+        raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join((*METHODS, AUTO))}")
+    _require_weights(options.weights, models)
+    require_base(options, based=based)
+    if options.searches:
+        choices(options)  # raises where there are none
+        if not calibrated:
+            raise UsageError("a search for method or alpha compares activations: give calibration data (--calib)")
+    elif compares_activations(options) and not calibrated:
+        raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
+    if labelled:
+        _require_use_of_labels(options, calibrated=calibrated)
+    _require_one_to_one(options)
+    _require_refinable(options, calibrated=calibrated)
+
+
+def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:
+    """Raise UsageError unless there is a positive number for each model."""
+    if weights is None:
+        return
+    if len(weights) != models:
+        raise UsageError(f"--weights: expected a number for each of the {models} models, found {len(weights)}")
+    if not all(0 < weight < math.inf for weight in weights):
+        found = ",".join(f"{weight:g}" for weight in weights)
+        raise UsageError(
+            f"--weights {found}: expected positive numbers; leave out a model that is to count for nothing"
+        )
+
+
+def _require_use_of_labels(options: MergeOptions, *, calibrated: bool) -> None:
+    if not calibrated:
+        raise UsageError("--labels are of calibration samples: give calibration data (--calib)")
+    if not options.searches and (options.repair != AUTO or options.refine != "none"):
+        raise UsageError("--labels decide a choice: give --method auto, --alpha auto or --repair auto")
+
+
+def _require_one_to_one(options: MergeOptions) -> None:
+    """A search leaves the zips out by itself, where it may choose the method."""
+    if isinstance(METHODS.get(options.method), ZipMethod):
+        for flag, given in (("--rotate", options.rotate), (f"--refine {options.refine}", options.refine != "none")):
+            if given:
+                raise UsageError(f"{flag} takes matched units, one to one; method {options.method} zips")
+
+
+def _require_refinable(options: MergeOptions, *, calibrated: bool) -> None:
+    if options.refine == "none":
+        return
+    if not calibrated:
+        raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")
+    if options.refine == "ls" and options.repair not in (AUTO, "none"):
+        raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")

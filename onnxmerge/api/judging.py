@@ -1,0 +1,101 @@
+"""How good a candidate merge is, found on calibration data that nothing else has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxmerge.api.job import Job
+from onnxmerge.api.matching import Evidence
+from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.restoring import merged
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
+from onnxmerge.calibration.subset import FirstSamples, Split, hold_out, rows
+from onnxmerge.errors import UsageError
+from onnxmerge.evaluation.class_numbers import Labels, accuracy, require_classes
+from onnxmerge.matching.methods import MatchResult
+from onnxmerge.merging.batches import each
+from onnxmerge.merging.reconstruction import Reference, reference
+from onnxmerge.merging.repair_choice import RepairStep
+from onnxmerge.model.network import ModelSet
+
+REPAIR_SAMPLES = 256
+"""Samples that a candidate's statistics are repaired on; the one that is chosen gets more."""
+
+EVALUATION_SAMPLES = 512
+"""Held-out samples that candidates are judged on, at most."""
+
+PLENTY = 200
+"""Samples of which a fifth is held out to choose the repair by; of fewer, a rule decides."""
+
+
+def divide(source: CalibrationSource, models: ModelSet, options: MergeOptions, *, labelled: bool) -> Split | None:
+    """Hold data out where something is to be judged by it (for repair alone, only of plenty); None where nothing is.
+
+    Raises InputError where the data is a single sample.
+    """
+    must = options.searches or labelled
+    if not must and (options.repair != "auto" or options.refine != "none"):
+        return None
+    if not must and sum(map(rows, each(FirstSamples(source, PLENTY)))) < PLENTY:
+        return None
+    specs = input_specs(models.template.model)
+    return hold_out(source, divisible=is_batched(specs) and fixed_batch(specs) is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a candidate did: agreement with its parents (``Reference.compare``), at most 1, and accuracy on the labels.
+
+    There is no ``accuracy`` (None) without labels; with them it decides, and agreement only between equals.
+    """
+
+    reconstruction: float
+    accuracy: float | None = None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What is larger is better; what is not a number comes last."""
+        parts = (0.0 if self.accuracy is None else self.accuracy, self.reconstruction)
+        return parts if np.isfinite(parts).all() else (-np.inf, -np.inf)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """Merges a candidate, runs it on held-out data and compares it with its parents, or with the labels."""
+
+    reference: Reference
+    source: CalibrationSource
+    labels: Labels | None
+    samples: int
+
+    @property
+    def criterion(self) -> str:
+        """What decides."""
+        return "reconstruction" if self.labels is None else "accuracy"
+
+    def __call__(self, job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Verdict:
+        """Judge the models of ``job`` merged by ``matched``, their statistics repaired by ``step``."""
+        trial = replace(job, source=self.source, options=replace(job.options, refine="none"))
+        found = self.reference.rows_of(merged(trial, matched, evidence, step).weights)
+        agreed = self.reference.compare(found, matched.matchings)
+        return Verdict(agreed, None if self.labels is None else accuracy(found[self.reference.answer], self.labels))
+
+
+def judge_on(job: Job, held: CalibrationSource, labels: Labels | None = None) -> Judge:
+    """A judge by the data ``held``, which must not be in ``job.source``; ``labels`` are the classes of its samples.
+
+    Runs the parents. Raises InputError where nothing can be compared, or the labels do not fit the outputs.
+    """
+    if job.source is None:
+        raise UsageError("candidates are compared by activations: give calibration data (--calib)")
+    models = job.prepared.models
+    feeds = list(each(FirstSamples(held, EVALUATION_SAMPLES)))
+    found = reference(models, job.prepared.typing, feeds, job.options.provider)
+    samples = sum(map(rows, feeds))
+    if labels is not None:
+        labels = labels[:samples]
+        require_classes(found.rows[0].get(found.answer), labels, models.template.label)
+    return Judge(found, FirstSamples(job.source, REPAIR_SAMPLES), labels, samples)

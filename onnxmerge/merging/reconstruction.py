@@ -1,0 +1,191 @@
+"""How well a merged network reproduces its parents: what they answer, and the features that they answer from.
+
+A mean of answers to different tasks is nobody's answer, so each parent is compared by itself, on its own features in
+the merged network's units, and the results are averaged. For a merged network's rows x and a parent's rows y, with
+means m_x and m_y and all units pooled, outputs are compared by Lin's concordance (Biometrics 45, 1989)
+
+    2 cov(x, y) / (var x + var y + |m_x - m_y|^2):
+
+the correlation, less what is lost by a variance that collapsed and by a mean that moved. Features inside the network
+are read by weights that may absorb a factor c, so they are compared at the best one, which gives both one length:
+
+    max over c of the concordance of c x with y = cov(x, y) / (|x| |y| - m_x m_y),        |x|^2 = E x^2.
+
+That is their cosine, corrected for the cosine of different samples: crowding around the mean earns nothing. Both are 1
+for an equal network, about 0 for an unrelated one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.errors import InputError
+from onnxmerge.merging.alignment import axis_orders
+from onnxmerge.merging.combine import Matchings
+from onnxmerge.merging.linear_layers import LinearLayer, linear_layers
+from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.model.network import ModelSet
+from onnxmerge.model.session import open_session, run
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Rows: TypeAlias = NDArray[np.float32]
+
+ROWS = 16_384
+"""Positions (pixels, tokens) of a feature that are compared, evenly over all batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A tensor to compare, its units along ``axis``. An ``answer`` is an output, to be reproduced to scale."""
+
+    tensor: str
+    axis: int
+    answer: bool
+
+
+def last_features(graph: ir.Graph, typing: Typing) -> tuple[Feature, ...]:
+    """The float outputs of a network, and what the last linear layer before each of them reads."""
+    layers = {layer.output: layer for layer in linear_layers(graph)[0]}
+    found: dict[str, Feature] = {}
+    for value in graph.outputs:
+        layer, source = _last_layer(value, layers)
+        if value.dtype is not None and value.dtype.is_floating_point() and value.name in typing.activations:
+            same = layer is not None and _rank(typing, layer.output) == _rank(typing, str(value.name))
+            axis = layer.channel_axis if layer is not None and same else -1
+            if _rank(typing, str(value.name)):
+                found[str(value.name)] = Feature(str(value.name), axis, answer=True)
+        if layer is not None and source is not None and source.name in typing.activations:
+            found.setdefault(str(source.name), Feature(str(source.name), layer.channel_axis, answer=False))
+    if not found:
+        raise InputError(
+            "the network has no float output and no linear layer right before one; nothing can be compared"
+        )
+    return tuple(found.values())
+
+
+def _last_layer(
+    value: ir.Value | None, layers: Mapping[str, LinearLayer]
+) -> tuple[LinearLayer | None, ir.Value | None]:
+    """The linear layer whose output reaches ``value`` through operators of one operand, and what it reads."""
+    while value is not None:
+        layer = layers.get(str(value.name))
+        producer = value.producer()
+        if layer is not None:
+            while producer is not None and str(producer.name) != layer.node:
+                producer = next(
+                    (made for each in producer.inputs if each is not None and (made := each.producer())), None
+                )
+            return layer, None if producer is None else producer.inputs[0]
+        operands = [] if producer is None else [each for each in producer.inputs if _computed(each)]
+        value = operands[0] if len(operands) == 1 else None
+    return None, None
+
+
+def _computed(value: ir.Value | None) -> bool:
+    return value is not None and not value.is_initializer() and value.const_value is None
+
+
+def _rank(typing: Typing, tensor: str) -> int:
+    return len(typing.activations[tensor].shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The parents' features on data kept to judge by: ``rows[m][tensor]`` [positions, units]."""
+
+    models: ModelSet
+    typing: Typing
+    features: tuple[Feature, ...]
+    feeds: tuple[Arrays, ...]
+    rows: tuple[Mapping[str, Rows], ...]
+    provider: str
+
+    @property
+    def answer(self) -> str:
+        """The first output that is compared; empty where there is none."""
+        return next((feature.tensor for feature in self.features if feature.answer), "")
+
+    def rows_of(self, weights: Arrays) -> dict[str, Rows]:
+        """The features of a network of the same structure, with other weights."""
+        return features_of(self.models, weights, self.features, self.feeds, self.provider)
+
+    def compare(self, merged: Mapping[str, Rows], matchings: Matchings) -> float:
+        """Mean agreement of the merged network's features with its parents', over features and parents; at most 1."""
+        scores = []
+        for feature in self.features:
+            for parent, own in enumerate(self.rows):
+                aligned = self._aligned(feature, merged[feature.tensor], own[feature.tensor], parent, matchings)
+                if aligned is not None:
+                    scores.append(agreement(*aligned, to_scale=feature.answer))
+        if not scores:
+            raise InputError("no feature before the outputs can be aligned unit by unit; nothing can be compared")
+        return float(np.mean(scores))
+
+    def _aligned(
+        self, feature: Feature, merged: Rows, own: Rows, parent: int, matchings: Matchings
+    ) -> tuple[Rows, Rows] | None:
+        """Merged and own rows in the same units; None where these do not lie along one axis.
+
+        A matching says where each merged unit comes from, a zip what became of each unit of the parent.
+        """
+        zips = isinstance(matchings, Zipped)
+        perms: Mapping[str, Positions]
+        perms = matchings.models[parent] if isinstance(matchings, Zipped) else [{}, *matchings][parent]
+        layout = self.typing.activations[feature.tensor]
+        orders = axis_orders(layout, self.typing, perms)
+        if orders is None or set(orders) - {feature.axis % len(layout.shape)}:
+            return None
+        order = next(iter(orders.values()), None)
+        if order is None:
+            return merged, own
+        return (merged[:, order], own) if zips else (merged, own[:, order])
+
+
+def reference(models: ModelSet, typing: Typing, feeds: Sequence[Arrays], provider: str) -> Reference:
+    """Run the parents on ``feeds``. Raises InputError where there is nothing to compare."""
+    features = last_features(models.template.graph, typing)
+    rows = tuple(features_of(models, weights, features, feeds, provider) for weights in models.weights)
+    return Reference(models, typing, features, tuple(feeds), rows, provider)
+
+
+def features_of(
+    models: ModelSet, weights: Arrays, features: Sequence[Feature], feeds: Iterable[Arrays], provider: str
+) -> dict[str, Rows]:
+    """Rows [positions, units] of each feature of a network; many positions are thinned out evenly."""
+    feeds = list(feeds)
+    names = [feature.tensor for feature in features]
+    session = open_session(models.template.model, weights=weights, outputs=names, provider=provider, optimise=True)
+    parts: dict[str, list[Rows]] = {name: [] for name in names}
+    for feed in feeds:
+        results = run(session, dict(feed))
+        for feature in features:
+            units = np.moveaxis(results[feature.tensor], feature.axis, -1)
+            flat = units.reshape(-1, units.shape[-1])
+            kept = -(-ROWS // len(feeds))
+            step = max(-(-len(flat) // kept), 1) if units.ndim > 2 else 1
+            parts[feature.tensor].append(flat[::step].astype(np.float32))
+    return {name: np.concatenate(several) for name, several in parts.items()}
+
+
+def agreement(x: Rows, y: Rows, *, to_scale: bool) -> float:
+    """Concordance of rows [n, units], as they are or (not ``to_scale``) at the best common factor of ``x``.
+
+    1 for equal rows, 0 where either is constant; -1 at worst. Not finite where ``x`` is not.
+    """
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
+    covariance = float(np.mean(np.sum((x - mean_x) * (y - mean_y), axis=1)))
+    spread_x, spread_y = (float(each.var(axis=0).sum()) for each in (x, y))
+    if to_scale:
+        whole = (spread_x + spread_y + float(np.square(mean_x - mean_y).sum())) / 2
+    else:
+        sizes = [spread + float(np.square(mean).sum()) for spread, mean in ((spread_x, mean_x), (spread_y, mean_y))]
+        whole = float(np.sqrt(sizes[0] * sizes[1]) - mean_x @ mean_y)
+    return covariance / whole if whole != 0 else 0.0

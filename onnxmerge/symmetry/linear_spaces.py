@@ -1,0 +1,109 @@
+"""Which spaces may be rotated, and not only permuted: those through whose units only linear operators see.
+
+If x' = R x with R orthogonal, whatever reads x by a weight W is undone by W R^T, and <R q, R k> = <q, k>. So a space is
+free to rotate where every tensor that carries it is made of weights that carry it, moved about, scaled by what does
+not depend on the unit, added to tensors that carry it too, and in the end contracted against a tensor that carries
+it: a weight (value-output space of attention) or another activation (query-key space). A normalisation, a
+nonlinearity, a rotary embedding or any operator not named here in between, and it is not.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxmerge.axes.layout import TensorLayout, Typing
+from onnxmerge.errors import StructureError
+from onnxmerge.merging.segments import operands
+from onnxmerge.merging.transport import bind
+
+MOVING = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "Slice", "Gather", "Expand"}
+"""Operators that move entries of their first operand and compute nothing."""
+
+SCALING = {"Mul": (0, 1), "Div": (0,)}
+"""Products with what does not carry the space, and the operands that may carry it."""
+
+ADDING = {"Add", "Sub", "Concat"}
+
+
+def rotatable(graph: ir.Graph, typing: Typing) -> tuple[str, ...]:
+    """The free spaces that may be rotated as well, in the order of the typing."""
+    outer = {name for space in typing.spaces.values() for name in space.varies_with}
+    wanted = [space.id for space in typing.spaces.values() if space.free and space.size > 1 and space.id not in outer]
+    return tuple(name for name in wanted if _floats(graph, typing, name) and _linear(graph, typing, name))
+
+
+def _floats(graph: ir.Graph, typing: Typing, space: str) -> bool:
+    """Whether all weights that carry the space are floats (at least one), each unit's outer units known."""
+    carriers = [layout for layout in typing.initializers.values() if _axes(layout, space)]
+    values = [graph.initializers.get(layout.name) for layout in carriers]
+    if any(value is None or value.dtype is None or not value.dtype.is_floating_point() for value in values):
+        return False
+    try:
+        for layout in carriers:
+            for block, axis in layout.occurrences(space):
+                for place, name in enumerate(block.axes[axis].spaces):
+                    if name == space:
+                        bind(layout.name, block, (axis, place), typing.spaces)
+    except StructureError:
+        return False
+    return bool(carriers) and typing.statistics.isdisjoint(layout.name for layout in carriers)
+
+
+def _linear(graph: ir.Graph, typing: Typing, space: str) -> bool:
+    """Whether every operator that a tensor with this space meets is linear in it."""
+    for node in graph:
+        seen = [*operands(node), *node.outputs]
+        if any(_carries(value, typing, space) for value in seen) and not _linear_node(node, typing, space):
+            return False
+    return True
+
+
+def _linear_node(node: ir.Node, typing: Typing, space: str) -> bool:
+    if node.domain not in ("", "ai.onnx") or any(value is None for value in node.inputs):
+        return False
+    inputs = [_carries(value, typing, space) for value in node.inputs]
+    given = any(_carries(value, typing, space) for value in node.outputs)
+    if node.op_type in MOVING or node.op_type == "Cast":
+        return inputs[0] and not any(inputs[1:]) and _floating(node.outputs[0])
+    if node.op_type in ADDING:
+        return all(inputs) and given
+    if node.op_type in SCALING:
+        return sum(inputs) == 1 and inputs.index(True) in SCALING[node.op_type] and given
+    if node.op_type in ("MatMul", "Gemm"):
+        return _linear_product(node, typing, space) and (len(inputs) < 3 or inputs[2] == given)
+    return False
+
+
+def _linear_product(node: ir.Node, typing: Typing, space: str) -> bool:
+    """Whether the space stands on matrix axes alone, and is contracted in both factors or in neither."""
+    contracted = []
+    for index, value in enumerate(node.inputs[:2]):
+        layout = _layout(value, typing)
+        if layout is None:
+            return False
+        rank = len(layout.shape)
+        flip = node.attributes.get("transB" if index else "transA")
+        inner = rank - 1 if (index == 0) == (flip is None or not flip.as_int()) or rank == 1 else rank - 2
+        axes = _axes(layout, space)
+        if any(axis < rank - 2 for axis in axes):
+            return False
+        contracted.append(inner in axes)
+    return contracted[0] == contracted[1]
+
+
+def _carries(value: ir.Value | None, typing: Typing, space: str) -> bool:
+    layout = _layout(value, typing)
+    return layout is not None and bool(_axes(layout, space))
+
+
+def _layout(value: ir.Value | None, typing: Typing) -> TensorLayout | None:
+    name = "" if value is None else str(value.name)
+    return typing.initializers.get(name) or typing.activations.get(name)
+
+
+def _axes(layout: TensorLayout, space: str) -> set[int]:
+    return {axis for _, axis in layout.occurrences(space)}
+
+
+def _floating(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()

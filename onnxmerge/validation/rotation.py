@@ -1,0 +1,47 @@
+"""The certificate of rotations: rotate every unit space that allows it at random; no output may notice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.errors import ValidationError
+from onnxmerge.model.network import Network
+from onnxmerge.model.session import open_session, run
+from onnxmerge.model.trace import Trace
+from onnxmerge.symmetry.rotation import random_rotations, rotated
+from onnxmerge.validation.comparison import compare, limits_for
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def certify_rotations(
+    network: Network, typing: Typing, trace: Trace, spaces: Sequence[str], *, weights: Arrays, seed: int, provider: str
+) -> None:
+    """Rotate ``spaces`` at random in a network with ``weights`` and compare outputs on the traced sample.
+
+    Raises ValidationError, naming the space, where they differ by more than rounding.
+    """
+    outputs = [str(value.name) for value in network.graph.outputs]
+    limits = limits_for(network, trace, outputs)
+    before = run(open_session(network.model, weights=weights, provider=provider), trace.sample)
+
+    def error(names: Sequence[str]) -> float:
+        turned = rotated(weights, typing, random_rotations(typing.spaces, names, seed))
+        after = run(open_session(network.model, weights=turned, provider=provider), trace.sample)
+        found = [compare(before[name], after[name], limits) for name in outputs if isinstance(before[name], np.ndarray)]
+        return max((each.relative if each.same else np.inf for each in found), default=0.0)
+
+    if error(spaces) <= limits.tolerance:
+        return
+    for name in spaces:
+        if (found := error([name])) > limits.tolerance:
+            raise ValidationError(
+                f"{network.label}: rotating the units of space {name} changes the outputs (relative error "
+                f"{found:.1e}); leave --rotate out, and report the model"
+            )
+    raise ValidationError(f"{network.label}: rotating all spaces at once changes the outputs; leave --rotate out")

@@ -1,0 +1,71 @@
+"""``repair="auto"``: all repairs are tried on held-out data, where there is enough of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmerge.api import merge
+from onnxmerge.api.prepare import load, type_models
+from onnxmerge.merging.repair_choice import repair_steps
+from tests.graphs import build, execute, normal
+
+GRAPH = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"
+X = np.random.default_rng(0).normal(size=(1000, 6)).astype(np.float32)
+
+
+def network(seed: int, shift: float = 0.0) -> onnx.ModelProto:
+    weights = normal(w1=(32, 6), b1=(32,), w2=(32, 3), b2=(3,), seed=seed)
+    return build(GRAPH, {**weights, "b2": weights["b2"] + np.float32(shift)})
+
+
+def test_what_was_tried_is_told_and_the_best_is_done() -> None:
+    result = merge([network(1), network(2)], calibration={"x": X}, method="act-align")
+    tried = {candidate.repair: candidate.reconstruction for candidate in result.report.repairs}
+    assert set(tried) == {
+        *(f"{mode} ({place} layers)" for mode in ("repair", "rescale", "bias") for place in ("output", "all")),
+        "none",
+    }
+    assert result.report.repair == max(tried, key=lambda name: tried[name])
+    explicit = merge([network(1), network(2)], calibration={"x": X}, method="act-align", repair="none").report
+    assert explicit.repairs == ()
+    assert explicit.repair == "none"
+
+
+def test_the_rule_comes_first_so_that_it_is_kept_among_equals() -> None:
+    prepared = type_models(load([network(1), network(2)]), None, None)
+    steps = repair_steps(prepared.models.template.graph, prepared.typing)
+    assert steps[0] is not None
+    assert steps[0].label == "repair (all layers)"
+    assert steps[-1] is None
+    assert len(set(steps)) == len(steps) == 7
+
+
+def test_with_little_data_the_rule_decides() -> None:
+    report = merge([network(1), network(2)], calibration={"x": X[:150]}, method="act-align").report
+    assert report.repairs == ()
+    assert report.repair == "repair (all layers)"
+
+
+def test_a_repair_that_hurts_is_not_done(tmp_path: Path) -> None:
+    """The data that repair measures has nothing to do with the data kept to judge by: equal models are left alone."""
+    strange = X.copy()
+    strange[:300] = 50.0 * np.abs(strange[:300])
+    result = merge([network(1), network(1)], calibration={"x": strange}, method="average", batch_size=50)
+    tried = {candidate.repair: candidate.reconstruction for candidate in result.report.repairs}
+    assert tried["none"] == pytest.approx(1.0)
+    assert tried["repair (all layers)"] < 0.999
+    merged = onnx.load(result.save(tmp_path / "m.onnx"))
+    np.testing.assert_allclose(execute(merged, {"x": X})["y"], execute(network(1), {"x": X})["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_bias_alone_can_be_asked_for(tmp_path: Path) -> None:
+    result = merge([network(1), network(1, shift=2.0)], calibration={"x": X}, method="average", repair="bias")
+    assert result.report.repair == "bias (all layers)"
+    merged = onnx.load(result.save(tmp_path / "m.onnx"))
+    found, first = execute(merged, {"x": X})["y"], execute(network(1), {"x": X})["y"]
+    np.testing.assert_allclose(found.mean(axis=0), first.mean(axis=0) + 1.0, atol=0.05)
+    np.testing.assert_allclose(found.std(axis=0), first.std(axis=0), rtol=1e-3)
