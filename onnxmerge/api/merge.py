@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from onnxmerge.api.job import Job, Progress, silent
 from onnxmerge.api.matching import match, repair_plan, statistics_of
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.outcome import MergeReport, MergeResult, group_reports, peak_memory
-from onnxmerge.api.prepare import ModelSource, Prepared, load, require, type_models
+from onnxmerge.api.outcome import HeadsReport, MergeReport, MergeResult, group_reports, peak_memory
+from onnxmerge.api.prepare import ModelSource, read_models, require, type_models
 from onnxmerge.api.restoring import Merged, merged
+from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, sample_for
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.errors import UsageError, ValidationError
@@ -57,10 +58,12 @@ def merge(
     _require_consistent(chosen, len(models), calibrated=calibration is not None)
     clock = _Clock()
     with clock.stage("read"):
-        paired = load(models)
-        source = _open(paired, calibration, chosen, image_options or {})
+        parents = part(read_models(models), chosen)
+        source = _open(parents.models, calibration, chosen, image_options or {})
     with clock.stage("type"):
-        prepared = type_models(paired, _first_rows(paired, source), chosen.operators)
+        sample = _first_rows(parents.models, source) if source is not None else sample_for(parents)
+        prepared = type_models(parents.models, sample, chosen.operators)
+        paired = prepared.models
     job = Job(prepared, source, chosen, progress or silent)
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(paired.weights)))
@@ -71,10 +74,11 @@ def merge(
         matched = match(job, statistics)
     with clock.stage("merge"):
         result = merged(job, matched, plan, statistics)
+        product = joined(parents, prepared, matched, result.weights)
     with clock.stage("check"):
-        _require_finite(prepared, result.weights, chosen.provider)
-    report = _report(job, certificates, matched, result, clock.seconds)
-    return MergeResult(paired.template, result.weights, report)
+        _require_finite(parents, product, prepared.trace.sample, chosen.provider)
+    report = _report(job, certificates, matched, result, product, clock.seconds)
+    return MergeResult(product.network, product.weights, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +124,8 @@ def _open(
     )
 
 
-def _first_rows(models: ModelSet, source: CalibrationSource | None) -> dict[str, NDArray[Any]] | None:
+def _first_rows(models: ModelSet, source: CalibrationSource) -> dict[str, NDArray[Any]]:
     """A sample to trace: two rows of the first feed are enough for shapes, where the batch is free."""
-    if source is None:
-        return None
     source.rewind()
     feed = source.get_next() or {}
     specs = input_specs(models.template.model)
@@ -138,17 +140,21 @@ def _certificate(job: Job, index: int) -> Certificate:
     return found
 
 
-def _require_finite(prepared: Prepared, weights: Mapping[str, NDArray[Any]], provider: str) -> None:
-    """The merged model must run on the traced sample, and give finite values wherever the first parent does."""
-    template, sample = prepared.models.template, prepared.trace.sample
-    first = run(open_session(template.model, provider=provider), sample)
-    after = run(open_session(template.model, weights=weights, provider=provider), sample)
-    for name, before in first.items():
-        if before.dtype.kind == "f" and np.isfinite(before).all() and not np.isfinite(after[name]).all():
-            raise ValidationError(
-                f"{template.label}: output {name!r} of the merged model is not finite where its parents' is; "
-                "try --repair none, or another method"
-            )
+def _require_finite(parents: Parents, product: Product, sample: Mapping[str, NDArray[Any]], provider: str) -> None:
+    """The merged model must run on the traced sample, and give finite values wherever the first parent does.
+
+    Where heads are apart, wherever each head's own parent does.
+    """
+    after = run(open_session(product.model, weights=product.weights, provider=provider), sample)
+    apart = parents.separation is not None
+    for network, names in zip(parents.networks if apart else parents.networks[:1], product.outputs, strict=False):
+        before = run(open_session(network.model, provider=provider), inputs_of(network, sample))
+        for name, own in zip(names, before.values(), strict=True):
+            if own.dtype.kind == "f" and np.isfinite(own).all() and not np.isfinite(after[name]).all():
+                raise ValidationError(
+                    f"{network.label}: output {name!r} of the merged model is not finite where its parents' is; "
+                    "try --repair none, or another method"
+                )
 
 
 def _report(
@@ -156,11 +162,17 @@ def _report(
     certificates: tuple[Certificate, ...],
     matched: MatchResult,
     result: Merged,
+    product: Product,
     seconds: Mapping[str, float],
 ) -> MergeReport:
     options, models, source = job.options, job.prepared.models, job.source
     method = MATCHERS[options.method]
-    notes = [*result.notes, *(note for search in matched.searches for note in search.notes)]
+    apart = product.separation
+    notes = [
+        *(() if apart is None else apart.notes),
+        *result.notes,
+        *(note for search in matched.searches for note in search.notes),
+    ]
     return MergeReport(
         models=tuple(network.label for network in models.sources),
         sha256=tuple(network.sha256 for network in models.sources),
@@ -172,6 +184,9 @@ def _report(
         repair=result.repaired,
         batches=None if source is None else source.batches,
         calibration=None if source is None else source.digest(),
+        heads=None
+        if apart is None
+        else HeadsReport(tuple(sorted(apart.trunks.border)), options.until, product.outputs),
         groups=group_reports(job.prepared, matched),
         coverage=coverage(models.weights[0], job.prepared.typing),
         certificates=certificates,

@@ -12,6 +12,7 @@ from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
 
 Refinement = Literal["none", "ls"]
+HeadsChoice = Literal["auto", "joint", "separate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class MergeOptions:
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
     itself.
+    ``heads`` "separate" merges up to the last linear layers and keeps what comes behind for each model, with outputs
+    of its own; "auto" does so where the models' trailing parts differ, from where they differ. ``until`` names the
+    last nodes (or tensors) to merge instead, and implies separate heads.
     """
 
     method: str = "mudsc-align"
@@ -41,3 +45,5 @@ class MergeOptions:
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None
+    heads: HeadsChoice = "auto"
+    until: tuple[str, ...] = ()

@@ -33,10 +33,24 @@ class GroupReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadsReport:
+    """Heads that were kept apart.
+
+    ``border`` are the merged tensors that they read, ``until`` what the user asked to merge up to, ``outputs`` the
+    names of each parent's outputs in the merged model (a name that all have is of an output that stayed joint).
+    """
+
+    border: tuple[str, ...]
+    until: tuple[str, ...]
+    outputs: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MergeReport:
     """What happened, for people and machines.
 
-    ``zip`` is (a, b) of a zip method, ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    ``zip`` is (a, b) of a zip method, ``heads`` None where everything was merged, ``seconds`` is by stage,
+    ``peak_memory`` in bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -49,6 +63,7 @@ class MergeReport:
     repair: str
     batches: int | None
     calibration: str | None
+    heads: HeadsReport | None
     groups: tuple[GroupReport, ...]
     coverage: Coverage
     certificates: tuple[Certificate, ...]
@@ -92,6 +107,8 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.alpha"] = repr(report.alpha)
     if report.zip is not None:
         found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
+    if report.heads is not None:
+        found["onnxmerge.heads"] = " ".join(report.heads.border)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
     return found

@@ -50,7 +50,7 @@ def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: 
     if options.repair != "none" and batchnorms(template.graph):
         weights = Overlay(weights, reestimate(template.model, typing, weights, source, provider=options.provider))
         done.append("BatchNorm re-estimated")
-    if plan is not None and step is not None and statistics is not None:
+    if plan is not None and plan.layers and step is not None and statistics is not None:
         aims = targets(plan, typing, statistics, matched.matchings)
         weights = _balanced(job, matched, step, weights)
         data = FirstSamples(source, REPAIR_SAMPLES)
@@ -70,7 +70,7 @@ def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: Cal
             weights,
             matched.permutations,
             source,
-            output_scale=options.output_scale,
+            output_scale="keep" if prepared.models.border else options.output_scale,
             provider=options.provider,
             seed=options.seed,
             progress=report,

@@ -103,6 +103,19 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
     show_default=True,
     help="Outputs for --refine ls: as they are (logits), or only their directions (embeddings).",
 )
+@click.option(
+    "--heads",
+    type=click.Choice(["auto", "joint", "separate"]),
+    default="auto",
+    show_default=True,
+    help="separate: keep each model's last linear layers, with outputs of its own; auto: where trailing parts differ.",
+)
+@click.option(
+    "--until",
+    multiple=True,
+    metavar="NODE",
+    help="Merge up to this node or tensor of the first model and keep what follows for each model; repeatable.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
@@ -123,6 +136,8 @@ def run(
     models: tuple[str, ...], output: Path, calib: str | None, json_file: Path | None, quiet: bool, **settings: Any
 ) -> None:
     """Merge two or more models of one structure into one of the same size.
+
+    Where only their trailing parts differ, the trunk is merged and each model keeps its own head.
 
     The first model gives names, opset and metadata. Every model's groups of units are certified before anything is
     matched, and OUTPUT is either complete or untouched.

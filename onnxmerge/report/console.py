@@ -49,6 +49,10 @@ def print_merge(report: MergeReport, written: Path) -> None:
         ended = "converged" if report.converged else "stopped at the limit"
         console.print(f"sweeps           {', '.join(map(str, report.sweeps))} ({ended})")
     console.print(f"statistics       {report.repair}")
+    if report.heads is not None:
+        console.print(f"merged up to     {escape(', '.join(report.heads.border))}")
+        for names, model in zip(report.heads.outputs, report.models, strict=True):
+            console.print(f"outputs          {escape(', '.join(names))}  {escape(model)}")
     for certificate, model in zip(report.certificates, report.models, strict=True):
         console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
     console.print(f"free             {_coverage(report.coverage)}")

@@ -1,0 +1,88 @@
+"""Separate heads as stages of a merge: where parents are cut, and how the merged file is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.api.job import Overlay
+from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.prepare import Prepared
+from onnxmerge.errors import StructureError, UsageError
+from onnxmerge.heads.assembly import assemble
+from onnxmerge.heads.cutting import Separation, separate
+from onnxmerge.matching.methods import MatchResult
+from onnxmerge.model.network import ModelSet, Network
+from onnxmerge.model.pair import pair
+from onnxmerge.model.trace import trace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parents:
+    """The parents as they were read, and what of them is merged: all, or trunks in front of a border."""
+
+    networks: tuple[Network, ...]
+    models: ModelSet
+    separation: Separation | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """The merged network with its weights, and the names that each parent's outputs have in it."""
+
+    network: Network
+    weights: Mapping[str, NDArray[Any]]
+    outputs: tuple[tuple[str, ...], ...]
+    separation: Separation | None = None
+
+    @property
+    def model(self) -> ir.Model:
+        return self.network.model
+
+
+def part(networks: Sequence[Network], options: MergeOptions) -> Parents:
+    """Pair the networks up, wholly or up to where ``options`` or their own differences cut them.
+
+    Raises StructureError where they have too little in common, UsageError for options that contradict each other.
+    """
+    whole = tuple(networks)
+    if options.until and options.heads == "joint":
+        raise UsageError("--until keeps what comes behind apart, --heads joint merges it; leave one of them out")
+    if options.heads == "separate" or options.until:
+        found = separate(whole, options.until)
+        return Parents(whole, found.trunks, found)
+    try:
+        return Parents(whole, pair(whole))
+    except StructureError as error:
+        if options.heads == "joint":
+            raise
+        try:
+            found = separate(whole)
+        except StructureError:
+            raise error from None
+        return Parents(whole, found.trunks, found)
+
+
+def joined(parents: Parents, prepared: Prepared, matched: MatchResult, weights: Mapping[str, NDArray[Any]]) -> Product:
+    """The merged network: the template with ``weights``, and behind it each parent's head where heads are apart."""
+    if parents.separation is None:
+        template = prepared.models.template
+        names = tuple(str(value.name) for value in template.graph.outputs)
+        return Product(template, weights, (names,) * len(parents.networks))
+    separation = replace(parents.separation, trunks=prepared.models)
+    found = assemble(separation, matched.matchings, prepared.typing)
+    return Product(found.network, Overlay(found.network.weights, weights), found.outputs, parents.separation)
+
+
+def sample_for(parents: Parents) -> dict[str, NDArray[Any]] | None:
+    """A synthetic sample that heads run on too; None where any that the template runs on will do."""
+    return None if parents.separation is None else trace(parents.networks[0]).sample
+
+
+def inputs_of(network: Network, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A sample of the first model's inputs under the names that another gives them."""
+    return {str(value.name): array for value, array in zip(network.graph.inputs, sample.values(), strict=True)}
