@@ -21,6 +21,10 @@ from onnxmerge.model.pair import pair
 from onnxmerge.model.trace import trace
 
 
+TRAILING = 0.5
+"""Of models whose structures differ, so much of the layers must be in common for heads to be kept apart unasked."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Parents:
     """The parents as they were read, and what of them is merged: all, or trunks in front of a border."""
@@ -57,14 +61,22 @@ def part(networks: Sequence[Network], options: MergeOptions) -> Parents:
         return Parents(whole, found.trunks, found)
     try:
         return Parents(whole, pair(whole))
-    except StructureError as error:
+    except StructureError:
         if options.heads == "joint":
             raise
-        try:
-            found = separate(whole)
-        except StructureError:
-            raise error from None
+        found = _with_other_heads(whole)
+        if found is None:
+            raise
         return Parents(whole, found.trunks, found)
+
+
+def _with_other_heads(networks: Sequence[Network]) -> Separation | None:
+    """Networks of which only the trailing parts differ, cut there; None for others."""
+    try:
+        found = separate(networks)
+    except StructureError:
+        return None
+    return found if found.share >= TRAILING else None
 
 
 def joined(parents: Parents, prepared: Prepared, matched: MatchResult, weights: Mapping[str, NDArray[Any]]) -> Product:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import onnx_ir as ir
 
@@ -144,17 +145,16 @@ def cut_at(structures: Sequence[Structure], allowed: Collection[int]) -> Border:
     return Border(tuple(values), tuple(map(frozenset, trunks)), tuple(frozenset(nodes) for nodes, _ in tails), joint)
 
 
-def learns(nodes: Iterable[ir.Node]) -> bool:
-    """Whether any of the nodes reads a learned initializer of more than one number."""
-    return any(
-        value.const_value is not None
-        and value.const_value.size > 1
-        and not compares_by_value(value, node)
-        and (value.const_value.dtype.is_floating_point() or reads_quantised(node))
-        for node in nodes
-        for value in operands(node)
-        if value.is_initializer()
-    )
+def learned_nodes(nodes: Iterable[ir.Node]) -> int:
+    """How many of the nodes read a learned initializer of more than one number."""
+    return sum(any(map(_is_learned, operands(node), repeat(node))) for node in nodes)
+
+
+def _is_learned(value: ir.Value, reader: ir.Node) -> bool:
+    tensor = value.const_value
+    if not value.is_initializer() or tensor is None or tensor.size <= 1 or compares_by_value(value, reader):
+        return False
+    return tensor.dtype.is_floating_point() or reads_quantised(reader)
 
 
 def _trunk(structure: Structure, numbers: Collection[int]) -> dict[ir.Node, None]:

@@ -13,7 +13,7 @@ from onnxmerge.heads.border import (
     Border,
     common_numbers,
     cut_at,
-    learns,
+    learned_nodes,
     numbers_before_last_layers,
     numbers_of,
     numbers_until,
@@ -55,6 +55,12 @@ class Separation:
     joint: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def share(self) -> float:
+        """The share of nodes with learned weights that are merged, in the model that keeps most for itself."""
+        merged = learned_nodes(self.trunks.template.graph)
+        return min(merged / max(learned_nodes(head.network.graph), 1) for head in self.heads)
+
 
 def separate(networks: Sequence[Network], until: Sequence[str] = ()) -> Separation:
     """Cut networks behind the nodes named ``until``, or where they part, or before their last linear layers.
@@ -94,7 +100,7 @@ def separate(networks: Sequence[Network], until: Sequence[str] = ()) -> Separati
     if parting is not None and not any(border.tails):
         raise StructureError(f"{labels} differ in structure: {parting}")
     trunks = [_trunk(network, border, index) for index, network in enumerate(networks)]
-    if not learns(trunks[0].graph):
+    if not learned_nodes(trunks[0].graph):
         why = parting or "no learned weight comes before the border"
         raise StructureError(f"{labels} have no trunk in common: {why}")
     paired = pair(trunks)
