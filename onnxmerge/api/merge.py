@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from onnxmerge.api.outcome import HeadsReport, MergeReport, MergeResult, group_r
 from onnxmerge.api.prepare import ModelSource, read_models, require, type_models
 from onnxmerge.api.restoring import Merged, merged
 from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, sample_for
+from onnxmerge.api.summary import errors, footprints
+from onnxmerge.calibration.held_out import split
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.errors import UsageError, ValidationError
@@ -59,7 +61,8 @@ def merge(
     clock = _Clock()
     with clock.stage("read"):
         parents = part(read_models(models), chosen)
-        source = _open(parents.models, calibration, chosen, image_options or {})
+        data = _open(parents.models, calibration, chosen, image_options or {})
+        source, held = (None, None) if data is None else split(data, chosen.held_out)
     with clock.stage("type"):
         sample = _first_rows(parents.models, source) if source is not None else sample_for(parents)
         prepared = type_models(parents.models, sample, chosen.operators)
@@ -77,7 +80,11 @@ def merge(
         product = joined(parents, prepared, matched, result.weights)
     with clock.stage("check"):
         _require_finite(parents, product, prepared.trace.sample, chosen.provider)
+    with clock.stage("compare"):
+        costs = footprints(parents, prepared, product)
+        found = errors(parents, product, held, chosen.provider)
     report = _report(job, certificates, matched, result, product, clock.seconds)
+    report = replace(report, footprints=costs, reconstruction=found)
     return MergeResult(product.network, product.weights, report)
 
 
@@ -195,4 +202,5 @@ def _report(
         notes=tuple(dict.fromkeys(notes)),
         seconds=dict(seconds),
         peak_memory=peak_memory(),
+        held_out=options.held_out,
     )

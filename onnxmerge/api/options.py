@@ -29,7 +29,8 @@ class MergeOptions:
     itself.
     ``heads`` "separate" merges up to the last linear layers and keeps what comes behind for each model, with outputs
     of its own; "auto" does so where the models' trailing parts differ, from where they differ. ``until`` names the
-    last nodes (or tensors) to merge instead, and implies separate heads.
+    last nodes (or tensors) to merge instead, and implies separate heads. ``held_out`` is the share of the calibration
+    batches, the last ones, that is kept from everything but the comparison of the result with its parents.
     """
 
     method: str = "mudsc-align"
@@ -47,3 +48,4 @@ class MergeOptions:
     operators: Path | None = None
     heads: HeadsChoice = "auto"
     until: tuple[str, ...] = ()
+    held_out: float = 0.0

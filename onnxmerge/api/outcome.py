@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.api.prepare import Prepared
 from onnxmerge.matching.methods import MatchResult
+from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.write import save_network
 from onnxmerge.validation.certificate import Certificate
@@ -50,7 +51,9 @@ class MergeReport:
     """What happened, for people and machines.
 
     ``zip`` is (a, b) of a zip method, ``heads`` None where everything was merged, ``seconds`` is by stage,
-    ``peak_memory`` in bytes (None: unknown).
+    ``peak_memory`` in bytes (None: unknown). ``footprints`` are of each parent, then of the merged model.
+    ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on the share
+    ``held_out`` of the calibration data, or on all of it where that is 0; None without any.
     """
 
     models: tuple[str, ...]
@@ -72,6 +75,9 @@ class MergeReport:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     peak_memory: int | None
+    held_out: float = 0.0
+    footprints: tuple[Footprint, ...] = ()
+    reconstruction: tuple[float | None, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""
@@ -111,6 +117,8 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.heads"] = " ".join(report.heads.border)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
+        if report.held_out:
+            found["onnxmerge.held_out"] = repr(report.held_out)
     return found
 
 

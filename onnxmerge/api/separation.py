@@ -20,7 +20,6 @@ from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.trace import trace
 
-
 TRAILING = 0.5
 """Of models whose structures differ, so much of the layers must be in common for heads to be kept apart unasked."""
 
@@ -64,10 +63,10 @@ def part(networks: Sequence[Network], options: MergeOptions) -> Parents:
     except StructureError:
         if options.heads == "joint":
             raise
-        found = _with_other_heads(whole)
-        if found is None:
+        cut = _with_other_heads(whole)
+        if cut is None:
             raise
-        return Parents(whole, found.trunks, found)
+        return Parents(whole, cut.trunks, cut)
 
 
 def _with_other_heads(networks: Sequence[Network]) -> Separation | None:

@@ -118,6 +118,13 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 0.9),
+    default=0.0,
+    show_default=True,
+    help="Share of the calibration batches that only judges the result.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
 @click.option("--image-size", callback=_size, metavar="N|HxW", help="Resize calibration images.")
 @click.option("--mean", callback=_numbers, metavar="M,M,M", help="Subtracted from calibration images.")

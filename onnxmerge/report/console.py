@@ -56,6 +56,7 @@ def print_merge(report: MergeReport, written: Path) -> None:
     for certificate, model in zip(report.certificates, report.models, strict=True):
         console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
     console.print(f"free             {_coverage(report.coverage)}")
+    _print_costs(console, report)
     stages = "  ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
     console.print(f"seconds          {sum(report.seconds.values()):.1f}  ({stages})")
     if report.peak_memory is not None:
@@ -63,6 +64,19 @@ def print_merge(report: MergeReport, written: Path) -> None:
     for note in report.notes:
         console.print(f"note             {escape(note)}")
     console.print(f"wrote            {escape(str(written))}")
+
+
+def _print_costs(console: Console, report: MergeReport) -> None:
+    """Parameters and arithmetic of parents and merged model, and how well it gives their outputs."""
+    data = "held-out" if report.held_out else "calibration"
+    table = Table(box=None)
+    for title in ("model", "parameters", "FLOPs a sample", f"relative error on {data} data"):
+        table.add_column(title, justify="left" if title == "model" else "right")
+    found = report.reconstruction or (None,) * len(report.models)
+    for model, cost, error in zip((*report.models, "merged"), report.footprints, (*found, None), strict=True):
+        told = "" if error is None else f"{error:.3g}"
+        table.add_row(escape(model), f"{cost.parameters:,}", f"{cost.flops:,}", told)
+    console.print(table)
 
 
 def print_inspection(found: Inspection, *, every: bool = False) -> None:

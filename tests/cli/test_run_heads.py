@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from click.testing import CliRunner, Result
 
 from onnxmerge.cli.main import commands
@@ -32,11 +33,33 @@ def test_models_of_other_class_counts_share_a_trunk(tmp_path: Path) -> None:
     files = [save(tmp_path, "birds.onnx", 5, 1), save(tmp_path, "fish.onnx", 7, 2)]
     x = np.random.default_rng(0).standard_normal((256, 16)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    done = run(*files, "--calib", tmp_path / "x.npy", "-o", tmp_path / "m.onnx", "--json", tmp_path / "r.json")
+    done = run(
+        *files,
+        "--calib",
+        tmp_path / "x.npy",
+        "-o",
+        tmp_path / "m.onnx",
+        "--json",
+        tmp_path / "r.json",
+        "--held-out",
+        0.25,
+    )
     assert "merged up to     s" in done.output
     found = execute(onnx.load(tmp_path / "m.onnx"), {"x": x})
     assert {name: value.shape[1] for name, value in found.items()} == {"logits_birds": 5, "logits_fish": 7}
     report = json.loads((tmp_path / "r.json").read_text())
+    counts = [each["parameters"] for each in report["footprints"]]
+    trunk = 24 * 16 + 24 + 20 * 24 + 20
+    assert counts == [trunk + 21 * 5, trunk + 21 * 7, trunk + 21 * 12]
+    flops = [each["flops"] for each in report["footprints"]]
+    trunk = 2 * (24 * 16 + 20 * 24)
+    assert flops == [trunk + 40 * 5, trunk + 40 * 7, trunk + 40 * 12]
+    errors = []
+    for file, name in zip(files, found, strict=True):
+        want = execute(onnx.load(file), {"x": x[192:]})["logits"]
+        errors.append(float(np.linalg.norm(found[name][192:] - want) / np.linalg.norm(want)))
+    assert report["reconstruction"] == pytest.approx(errors, rel=1e-3)
+    assert "relative error on held-out data" in done.output
     assert report["heads"] == {"border": ["s"], "until": [], "outputs": [["logits_birds"], ["logits_fish"]]}
 
 
