@@ -15,6 +15,7 @@ from onnxmerge.api.job import Job, Progress, silent
 from onnxmerge.api.matching import match, repair_plan, statistics_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import HeadsReport, MergeReport, MergeResult, group_reports, peak_memory
+from onnxmerge.api.partial import merged_partly, widened_readings
 from onnxmerge.api.prepare import ModelSource, read_models, require, type_models
 from onnxmerge.api.restoring import Merged, merged
 from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, sample_for
@@ -23,6 +24,7 @@ from onnxmerge.calibration.held_out import split
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.errors import UsageError, ValidationError
+from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.methods import MATCHERS, MatchResult
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.session import open_session, run
@@ -76,8 +78,14 @@ def merge(
     with clock.stage("match"):
         matched = match(job, statistics)
     with clock.stage("merge"):
-        result = merged(job, matched, plan, statistics)
-        product = joined(parents, prepared, matched, result.weights)
+        reads = readings(prepared.typing, sorted(paired.border), matched.matchings)
+        if chosen.share < 1:
+            partial = merged_partly(job, matched, plan, statistics)
+            trunk, result = partial.network, partial.merged
+            reads = widened_readings(reads, job, partial.budgets)
+        else:
+            trunk, result = paired.template, merged(job, matched, plan, statistics)
+        product = joined(parents, trunk, result.weights, reads)
     with clock.stage("check"):
         _require_finite(parents, product, prepared.trace.sample, chosen.provider)
     with clock.stage("compare"):
@@ -110,6 +118,11 @@ def _require_consistent(options: MergeOptions, models: int, *, calibrated: bool)
     method = MATCHERS[options.method]
     if method.needs_activations and not calibrated:
         raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
+    if not 0 <= options.share <= 1:
+        raise UsageError(f"--share {options.share:g}: expected a fraction from 0 to 1")
+    if options.share < 1 and (method.zips or options.refine != "none"):
+        what = f"method {options.method} zips" if method.zips else f"--refine {options.refine} solves for merged ones"
+        raise UsageError(f"--share {options.share:g} keeps matched units apart, one by one; {what}")
     if options.refine == "none":
         return
     if not calibrated:
@@ -203,4 +216,5 @@ def _report(
         seconds=dict(seconds),
         peak_memory=peak_memory(),
         held_out=options.held_out,
+        share=options.share,
     )

@@ -31,6 +31,7 @@ class MergeOptions:
     of its own; "auto" does so where the models' trailing parts differ, from where they differ. ``until`` names the
     last nodes (or tensors) to merge instead, and implies separate heads. ``held_out`` is the share of the calibration
     batches, the last ones, that is kept from everything but the comparison of the result with its parents.
+    ``share`` below 1 merges that fraction of each group's units, the most similar ones, and keeps the others apart.
     """
 
     method: str = "mudsc-align"
@@ -49,3 +50,4 @@ class MergeOptions:
     heads: HeadsChoice = "auto"
     until: tuple[str, ...] = ()
     held_out: float = 0.0
+    share: float = 1.0

@@ -51,7 +51,8 @@ class MergeReport:
     """What happened, for people and machines.
 
     ``zip`` is (a, b) of a zip method, ``heads`` None where everything was merged, ``seconds`` is by stage,
-    ``peak_memory`` in bytes (None: unknown). ``footprints`` are of each parent, then of the merged model.
+    ``peak_memory`` in bytes (None: unknown). ``footprints`` are of each parent, then of the merged model, ``share`` the
+    fraction of each group's units that was merged (see ``widening``).
     ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on the share
     ``held_out`` of the calibration data, or on all of it where that is 0; None without any.
     """
@@ -76,6 +77,7 @@ class MergeReport:
     seconds: Mapping[str, float]
     peak_memory: int | None
     held_out: float = 0.0
+    share: float = 1.0
     footprints: tuple[Footprint, ...] = ()
     reconstruction: tuple[float | None, ...] | None = None
 
@@ -115,6 +117,8 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
     if report.heads is not None:
         found["onnxmerge.heads"] = " ".join(report.heads.border)
+    if report.share < 1:
+        found["onnxmerge.share"] = repr(report.share)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
         if report.held_out:

@@ -52,7 +52,7 @@ def merged(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: 
         done.append("BatchNorm re-estimated")
     if plan is not None and plan.layers and step is not None and statistics is not None:
         aims = targets(plan, typing, statistics, matched.matchings)
-        weights = _balanced(job, matched, step, weights)
+        weights = balanced_where_repaired(job, matched, step, weights)
         data = FirstSamples(source, REPAIR_SAMPLES)
         changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
         weights = Overlay(weights, changed)
@@ -78,7 +78,7 @@ def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: Cal
     return Merged(Overlay(weights, found.weights), f"least squares ({options.output_scale})", tuple(found.notes))
 
 
-def _balanced(job: Job, matched: MatchResult, step: RepairStep, weights: Weights) -> Weights:
+def balanced_where_repaired(job: Job, matched: MatchResult, step: RepairStep, weights: Weights) -> Weights:
     """The parents' units at equal length before they are averaged, where repair sets their scale anew."""
     models, typing = job.prepared.models, job.prepared.typing
     if step.which != "all" or not matched.permutations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from onnxmerge.api.job import Overlay
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.prepare import Prepared
 from onnxmerge.errors import StructureError, UsageError
 from onnxmerge.heads.assembly import assemble
 from onnxmerge.heads.cutting import Separation, separate
-from onnxmerge.matching.methods import MatchResult
+from onnxmerge.heads.splicing import Reading
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.trace import trace
@@ -78,14 +77,14 @@ def _with_other_heads(networks: Sequence[Network]) -> Separation | None:
     return found if found.share >= TRAILING else None
 
 
-def joined(parents: Parents, prepared: Prepared, matched: MatchResult, weights: Mapping[str, NDArray[Any]]) -> Product:
-    """The merged network: the template with ``weights``, and behind it each parent's head where heads are apart."""
+def joined(
+    parents: Parents, trunk: Network, weights: Mapping[str, NDArray[Any]], readings: Sequence[Reading]
+) -> Product:
+    """The merged network: ``trunk`` with ``weights``, and behind it each parent's head where heads are apart."""
     if parents.separation is None:
-        template = prepared.models.template
-        names = tuple(str(value.name) for value in template.graph.outputs)
-        return Product(template, weights, (names,) * len(parents.networks))
-    separation = replace(parents.separation, trunks=prepared.models)
-    found = assemble(separation, matched.matchings, prepared.typing)
+        names = tuple(str(value.name) for value in trunk.graph.outputs)
+        return Product(trunk, weights, (names,) * len(parents.networks))
+    found = assemble(parents.separation, trunk, readings)
     return Product(found.network, Overlay(found.network.weights, weights), found.outputs, parents.separation)
 
 

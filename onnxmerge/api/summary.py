@@ -18,7 +18,7 @@ def footprints(parents: Parents, prepared: Prepared, product: Product) -> tuple[
     batch = 1
     if is_batched(input_specs(template.model)):
         batch = max((len(array) for array in sample.values()), default=1)
-    if parents.separation is None:
+    if product.network is template:
         return (footprint(template, prepared.trace.shapes, batch),) * (len(parents.networks) + 1)
 
     def measured(network: Network) -> Footprint:

@@ -116,6 +116,13 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
     metavar="NODE",
     help="Merge up to this node or tensor of the first model and keep what follows for each model; repeatable.",
 )
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Fraction of each group's units to merge, the most similar ones; the others stay apart in wider layers.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option(

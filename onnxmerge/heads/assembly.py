@@ -60,21 +60,21 @@ class Assembled:
     outputs: tuple[tuple[str, ...], ...]
 
 
-def assemble(separation: Separation, matchings: Matchings, typing: Typing) -> Assembled:
-    """The merged network. Its trunk keeps the template's names; each head's names end in the head's tag.
+def assemble(separation: Separation, trunk: Network, readings: Sequence[Reading]) -> Assembled:
+    """The merged network: ``trunk``, and behind it each head with its own of ``readings``.
+
+    The trunk keeps its names; each head's names end in the head's tag.
 
     Trunk weights are the template's: others take their place when the model is written.
 
     Raises StructureError where a tail cannot stand in a model of the first one's opsets.
     """
-    template = separation.trunks.template
-    model = template.model.clone()
+    model = trunk.model.clone()
     border = {str(value.name): value for value in model.graph.outputs}
     model.graph.outputs[:] = [border[name] for name in separation.joint]
     names = UniqueNames(model)
-    moved = readings(typing, sorted(separation.trunks.border), matchings)
     outputs = tuple(
-        splice(model, names, head, border, reading) for head, reading in zip(separation.heads, moved, strict=True)
+        splice(model, names, head, border, reading) for head, reading in zip(separation.heads, readings, strict=True)
     )
     model.ir_version = max(head.network.model.ir_version for head in separation.heads)
-    return Assembled(Network(template.path, model, template.sha256), outputs)
+    return Assembled(Network(trunk.path, model, trunk.sha256), outputs)

@@ -1,0 +1,136 @@
+"""The stages of a partial merge: some units of each group are shared, the others stay apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.api.job import Job, Overlay
+from onnxmerge.api.restoring import REPAIR_SAMPLES, Merged, balanced_where_repaired
+from onnxmerge.axes.layout import Positions
+from onnxmerge.calibration.statistics import Statistics
+from onnxmerge.calibration.subset import FirstSamples
+from onnxmerge.heads.splicing import Reading
+from onnxmerge.matching.methods import MATCHERS, MatchResult
+from onnxmerge.merging.batchnorm import batchnorms, reestimate
+from onnxmerge.merging.combine import combine
+from onnxmerge.merging.linear_layers import linear_layers
+from onnxmerge.merging.repair import RepairPlan, Target, repair, targets
+from onnxmerge.merging.repair_choice import repair_step
+from onnxmerge.merging.transport import composite_sources
+from onnxmerge.model.network import Network
+from onnxmerge.widening.budget import budget_of, weight_likeness
+from onnxmerge.widening.layout import Budgets, plain_spaces, widened_axes
+from onnxmerge.widening.network import wide_network
+from onnxmerge.widening.proof import provable
+from onnxmerge.widening.weights import widened
+
+Weights: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partial:
+    """A merged network whose groups of ``budgets`` are wider than their parents'."""
+
+    network: Network
+    merged: Merged
+    budgets: Budgets
+
+
+def merged_partly(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: Statistics | None) -> Partial:
+    """Merge the most similar units of each group that can be widened, and restore the statistics of all."""
+    models, typing = job.prepared.models, job.prepared.typing
+    template, options = models.template, job.options
+    budgets, notes = _budgets(job, matched, statistics)
+    network = wide_network(template, typing, budgets)
+    step = repair_step(template.graph, typing, options.repair)
+    mean: Weights = combine(models, typing, matched.matchings)
+    if plan is not None and step is not None and statistics is not None:
+        mean = balanced_where_repaired(job, matched, step, mean)
+    weights: Weights = widened(mean, models.weights, typing, matched.permutations, budgets)
+    done = []
+    if job.source is not None and options.repair != "none" and batchnorms(network.graph):
+        weights = Overlay(weights, reestimate(network.model, typing, weights, job.source, provider=options.provider))
+        done.append("BatchNorm re-estimated")
+    if job.source is not None and plan is not None and plan.layers and step is not None and statistics is not None:
+        aims = _targets(job, matched, plan, statistics, budgets)
+        wide_plan = replace(plan, layers=_wide_layers(network, plan))
+        data = FirstSamples(job.source, REPAIR_SAMPLES)
+        provider = options.provider
+        changed = repair(network.model, typing, weights, wide_plan, aims, data, mode=step.mode, provider=provider)
+        weights = Overlay(weights, changed)
+        done.append(step.label)
+    return Partial(network, Merged(weights, ", ".join(done) or "none", tuple(notes)), budgets)
+
+
+def _budgets(job: Job, matched: MatchResult, statistics: Statistics | None) -> tuple[dict[str, Any], list[str]]:
+    """The units of each group that are shared, and a note for the groups that stay shared as a whole."""
+    models, typing, options = job.prepared.models, job.prepared.typing, job.options
+    names = provable(plain_spaces(typing), models, typing, job.prepared.trace.sample)
+    likeness = weight_likeness(names, typing, models.weights, matched.permutations)
+    method = MATCHERS[options.method]
+    alpha = options.alpha if method.alpha is None else method.alpha
+    for name in names:
+        gram = statistics.gram.get(name) if statistics is not None and method.needs_activations else None
+        if gram is None:
+            continue
+        seen = []
+        for index, perms in enumerate(matched.permutations, start=1):
+            (partner,) = composite_sources(name, typing.spaces, perms)
+            seen.append(gram.correlation(0, index)[np.arange(partner.size), partner])
+        likeness[name] = alpha * likeness[name] + (1 - alpha) * np.mean(seen, axis=0)
+    budgets = {name: budget_of(likeness[name], options.share, len(models.weights)) for name in names}
+    whole = [name for name, space in typing.spaces.items() if space.free and space.size > 1 and name not in budgets]
+    notes = [f"cannot be widened, so wholly shared: {', '.join(whole)}"] if whole else []
+    return budgets, notes
+
+
+def _targets(
+    job: Job, matched: MatchResult, plan: RepairPlan, statistics: Statistics, budgets: Budgets
+) -> dict[str, Target]:
+    """The targets of widened layers: for shared units the mean over parents, for units kept apart their parent's."""
+    typing, count = job.prepared.typing, len(job.prepared.models.weights)
+    mean = targets(plan, typing, statistics, matched.matchings)
+    single = np.eye(count)
+    own = [targets(plan, typing, statistics, matched.matchings, shares=list(single[m])) for m in range(count)]
+    found = dict(mean)
+    for layer in plan.layers:
+        axes = widened_axes(typing.activations[layer.output], budgets)
+        space = axes.get(layer.channel_axis % len(typing.activations[layer.output].shape))
+        if space is None or layer.output not in mean:
+            continue
+        budget = budgets[space]
+        parts = [(mean, budget.shared), *((each, budget.own) for each in own)]
+        found[layer.output] = Target(
+            np.concatenate([aims[layer.output].mean[units] for aims, units in parts]),
+            np.concatenate([aims[layer.output].std[units] for aims, units in parts]),
+        )
+    return found
+
+
+def _wide_layers(network: Network, plan: RepairPlan) -> tuple[Any, ...]:
+    """The plan's layers as they are in the widened graph."""
+    layers = {layer.output: layer for layer in linear_layers(network.graph)[0]}
+    return tuple(layers[layer.output] for layer in plan.layers)
+
+
+def widened_readings(readings: Sequence[Reading], job: Job, budgets: Budgets) -> tuple[Reading, ...]:
+    """How each parent's tail reads a border that was widened, from how it would read it unwidened."""
+    typing = job.prepared.typing
+
+    def reading(parent: int, given: Reading) -> Reading:
+        found: dict[str, dict[int, Positions]] = {}
+        for name, orders in given.items():
+            axes = widened_axes(typing.activations[name], budgets)
+            wide = {
+                axis: budgets[space].places(parent)[orders.get(axis, np.arange(typing.spaces[space].size))]
+                for axis, space in axes.items()
+            }
+            found[name] = {**orders, **wide}
+        return found
+
+    return tuple(reading(parent, given) for parent, given in enumerate(readings))
