@@ -42,7 +42,10 @@ class Partial:
 
 
 def merged_partly(job: Job, matched: MatchResult, plan: RepairPlan | None, statistics: Statistics | None) -> Partial:
-    """Merge the most similar units of each group that can be widened, and restore the statistics of all."""
+    """Merge the most similar units of each group that can be widened, and restore the statistics of all.
+
+    Where no unit is shared the parents stand side by side, so hidden statistics are right as they are.
+    """
     models, typing = job.prepared.models, job.prepared.typing
     template, options = models.template, job.options
     budgets, notes = _budgets(job, matched, statistics)
@@ -53,7 +56,10 @@ def merged_partly(job: Job, matched: MatchResult, plan: RepairPlan | None, stati
         mean = balanced_where_repaired(job, matched, step, mean)
     weights: Weights = widened(mean, models.weights, typing, matched.permutations, budgets)
     done = []
-    if job.source is not None and options.repair != "none" and batchnorms(network.graph):
+    apart = _is_apart(job, budgets)
+    if plan is not None and apart:
+        plan = _without_hidden(plan, job, budgets)
+    if not apart and job.source is not None and options.repair != "none" and batchnorms(network.graph):
         weights = Overlay(weights, reestimate(network.model, typing, weights, job.source, provider=options.provider))
         done.append("BatchNorm re-estimated")
     if job.source is not None and plan is not None and plan.layers and step is not None and statistics is not None:
@@ -65,6 +71,23 @@ def merged_partly(job: Job, matched: MatchResult, plan: RepairPlan | None, stati
         weights = Overlay(weights, changed)
         done.append(step.label)
     return Partial(network, Merged(weights, ", ".join(done) or "none", tuple(notes)), budgets)
+
+
+def _is_apart(job: Job, budgets: Budgets) -> bool:
+    """Whether no unit of any group is shared."""
+    groups = [name for name, space in job.prepared.typing.spaces.items() if space.free and space.size > 1]
+    return all(name in budgets and budgets[name].shared.size == 0 for name in groups)
+
+
+def _without_hidden(plan: RepairPlan, job: Job, budgets: Budgets) -> RepairPlan:
+    """The plan for the layers that give no units of a widened group."""
+    layouts = job.prepared.typing.activations
+    kept = [
+        (layer, request)
+        for layer, request in zip(plan.layers, plan.requests, strict=True)
+        if not widened_axes(layouts[layer.output], budgets)
+    ]
+    return replace(plan, layers=tuple(layer for layer, _ in kept), requests=tuple(request for _, request in kept))
 
 
 def _budgets(job: Job, matched: MatchResult, statistics: Statistics | None) -> tuple[dict[str, Any], list[str]]:

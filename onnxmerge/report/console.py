@@ -49,6 +49,8 @@ def print_merge(report: MergeReport, written: Path) -> None:
         ended = "converged" if report.converged else "stopped at the limit"
         console.print(f"sweeps           {', '.join(map(str, report.sweeps))} ({ended})")
     console.print(f"statistics       {report.repair}")
+    if report.share < 1:
+        console.print(f"shared           {report.share:.0%} of the units of each group that can be widened")
     if report.heads is not None:
         console.print(f"merged up to     {escape(', '.join(report.heads.border))}")
         for names, model in zip(report.heads.outputs, report.models, strict=True):

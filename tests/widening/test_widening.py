@@ -114,22 +114,54 @@ def test_groups_that_are_read_as_a_whole_stay_shared(tmp_path: Path) -> None:
     onnx.checker.check_model(str(result.save(tmp_path / "m.onnx")))
 
 
-def test_statistics_of_a_wider_network_are_restored(tmp_path: Path) -> None:
-    """BatchNorm is re-estimated; own units keep the moments of their parent, so with nothing shared all stays."""
+def test_with_nothing_shared_statistics_are_left_alone(digits: Path) -> None:
+    files = [digits / "a.onnx", digits / "b.onnx"]
+    result = merge(files, calibration=digits / "calib.npz", heads="separate", share=0.0)
+    assert result.report.repair == "none"
+    assert result.report.reconstruction == pytest.approx((0.0, 0.0), abs=1e-5)
+
+
+def test_units_of_a_wider_network_get_their_parents_statistics(tmp_path: Path) -> None:
+    """Of shared units the mean over parents, of units kept apart their own parent's."""
+    tail = "y = Gemm(s, w3, b3)"
+    models = [
+        build(MLP.format(k=3, tail=tail), {**initializers(mlp(seed)), **normal(b3=(3,), seed=seed)}) for seed in (0, 1)
+    ]
+    x = data(models[0], 256)
+    options: dict[str, Any] = {"method": "average", "calibration": x, "repair": "repair", "heads": "separate"}
+    model = onnx.load(merge(models, share=0.4, **options).save(tmp_path / "m.onnx"))
+    (hidden,) = (execute(_shown(each, "h"), {"x": x})["h"] for each in [model])
+    parents = [execute(_shown(each, "h"), {"x": x})["h"] for each in models]
+    weights = [initializers(each)["w1"] for each in models]
+    wide = initializers(model)["w1"]
+    for unit in range(2, 8):
+        parent = (unit - 2) // 3
+        cosine = weights[parent] @ wide[unit] / np.linalg.norm(weights[parent], axis=1) / np.linalg.norm(wide[unit])
+        place = int(np.argmax(cosine))
+        np.testing.assert_allclose(hidden[:, unit].std(), parents[parent][:, place].std(), rtol=1e-3)
+        np.testing.assert_allclose(hidden[:, unit].mean(), parents[parent][:, place].mean(), atol=1e-3)
+    mean = np.mean([parent.std(axis=0) for parent in parents], axis=0)
+    for unit in range(2):
+        assert np.isclose(hidden[:, unit].std(), mean, rtol=1e-3).any()
+
+
+def _shown(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
+    """The model with one more output."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
+    return copy
+
+
+def test_batchnorm_of_a_wider_network_is_re_estimated(tmp_path: Path) -> None:
     models = [residual(0), residual(1)]
     x = data(models[0], 256)
-    shared, _ = run(models, tmp_path, heads="separate", share=0.5, method="act-align", calibration=x)
-    assert all(np.isfinite(value).all() for value in shared.values())
-    plain = [
-        build(MLP.format(k=3, tail="y = Gemm(s, w3, b3)"), {**initializers(mlp(s)), **normal(b3=(3,), seed=s)})
-        for s in (0, 1)
-    ]
-    x = data(plain[0], 256)
-    options: dict[str, Any] = {"method": "act-align", "calibration": x, "repair": "repair"}
-    model = onnx.load(merge(plain, heads="separate", share=0.0, **options).save(tmp_path / "m.onnx"))
-    found = execute(model, {"x": x})
-    for value, parent in zip(found.values(), plain, strict=True):
-        np.testing.assert_allclose(value, execute(parent, {"x": x})["y"], rtol=1e-3, atol=1e-3)
+    result = merge(models, heads="separate", share=0.5, method="act-align", calibration=x)
+    model = onnx.load(result.save(tmp_path / "m.onnx"))
+    before = execute(_shown(model, "a"), {"x": x})["a"]
+    assert before.shape[1] == 4 + 2 * 4
+    np.testing.assert_allclose(initializers(model)["m1"], before.mean(axis=(0, 2, 3)), atol=1e-3)
+    np.testing.assert_allclose(initializers(model)["v1"], before.var(axis=(0, 2, 3)), rtol=1e-2)
 
 
 def test_a_wider_network_costs_more_and_reconstructs_better() -> None:
