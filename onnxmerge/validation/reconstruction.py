@@ -18,7 +18,7 @@ from onnxmerge.model.session import open_session, run
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
-SAMPLES = 512
+SAMPLES = 128
 """So many samples are compared at most."""
 
 

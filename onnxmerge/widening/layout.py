@@ -71,8 +71,9 @@ def plain_spaces(typing: Typing) -> list[str]:
 
 def _not_plain(layout: TensorLayout) -> Iterable[str]:
     """The spaces of a tensor that share an axis with others, or do not stand on it in plain order."""
-    for block in layout.blocks:
-        for axis, size in zip(block.axes, layout.shape, strict=True):
-            whole = axis.positions.shape == (size,) and np.array_equal(axis.positions, np.arange(size))
-            if len(layout.blocks) > 1 or not whole:
-                yield from axis.spaces
+    for index, size in enumerate(layout.shape):
+        axes = [block.axes[index] for block in layout.blocks]
+        names = {name for axis in axes for name in axis.spaces}
+        whole = all(np.array_equal(axis.positions, np.arange(size)) for axis in axes)
+        if len(names) > 1 or not whole:
+            yield from names

@@ -120,6 +120,37 @@ def test_a_tail_that_skips_back_reads_two_borders(tmp_path: Path) -> None:
     assert sum(node.op_type == "MatMul" for node in result.graph.node) == 4
 
 
+def test_several_last_nodes(tmp_path: Path) -> None:
+    text = """(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w1) r = Relu(h) g = MatMul(r, w2) k = Gemm(r, w3)
+        t = Tanh(k) y = Add(g, t) }"""
+    model = build(text, normal(w1=(6, 5), w2=(5, 3), w3=(5, 3)))
+    files = copies(model, 1, tmp_path)
+    options: dict[str, Any] = {"method": "act-align", "calibration": data(model, 64), "repair": "none"}
+    result = merge([model, *files], until=("g", "k"), **options)
+    assert result.report.heads is not None
+    assert result.report.heads.border == ("g", "k")
+    found = outputs(onnx.load(result.save(tmp_path / "m.onnx")), data(model))
+    for value in found.values():
+        np.testing.assert_allclose(value, outputs(model, data(model))["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_tail_may_branch(tmp_path: Path) -> None:
+    """The bodies of an If read the border and a weight of their parent from outside."""
+    branches = """c = Cast<to=9>(flag) y = If(c)<
+        then_branch = yes () => (float[n,3] o1) { o1 = MatMul(s, w3) },
+        else_branch = no () => (float[n,3] o2) { p = Neg(s) o2 = MatMul(p, w3) }>"""
+    text = MLP.format(k=3, tail=branches).replace("(float[n,6] x)", "(float[n,6] x, int64 flag)")
+    models = [build(text, normal(w1=(5, 6), b1=(5,), w2=(5, 8), w3=(8, 3), seed=seed)) for seed in (0, 0)]
+    other = merge(models, method="rebasin", until=("s",)).save(tmp_path / "m.onnx")
+    x = data(models[0])
+    for flag in (0, 1):
+        feeds: dict[str, NDArray[Any]] = {"x": x, "flag": np.array(flag, np.int64)}
+        found, want = execute(onnx.load(other), feeds), execute(models[0], feeds)["y"]
+        assert list(found) == ["y_a", "y_b"]
+        for value in found.values():
+            np.testing.assert_allclose(value, want, rtol=1e-5, atol=1e-6)
+
+
 def test_what_nothing_tells_apart_cannot_be_the_last_node() -> None:
     text = """(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w1) r = Relu(h) g = MatMul(r, w2) k = MatMul(r, w3)
         y = Add(g, k) }"""

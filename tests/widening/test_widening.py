@@ -176,6 +176,30 @@ def test_a_wider_network_costs_more_and_reconstructs_better() -> None:
     assert errors[-1] < 1e-5
 
 
+TOKENS = """(float[n,4,3] x) => (float[n,2] y) {
+    e = MatMul(x, embed) shape = Shape<end=1>(x) rest = Constant<value=int64[2] {1, 6}>()
+    to = Concat<axis=0>(shape, rest) cls = Expand(token, to) s = Concat<axis=1>(cls, e)
+    h = MatMul(s, w1) r = Relu(h) z = MatMul(r, w2) l = Add(s, z) norm = LayerNormalization(l, ns, nb)
+    i = Constant<value=int64[1] {1}>() f = ReduceMean<keepdims=0>(norm, i) y = MatMul(f, head)
+}"""
+
+
+def test_hidden_units_of_a_transformer_are_widened_and_its_stream_is_not(tmp_path: Path) -> None:
+    """The class token is a block of its own on the axis of tokens; LayerNorm reads the stream as a whole."""
+    shapes: dict[str, tuple[int, ...]] = {"embed": (3, 6), "token": (1, 1, 6), "w1": (6, 8), "w2": (8, 6)}
+    model = build(
+        TOKENS,
+        {n: normal(w=s, seed=i)["w"] for i, (n, s) in enumerate(shapes.items())}
+        | normal(ns=(6,), nb=(6,), head=(6, 2)),
+    )
+    copy = permute(model, seed=1).save(tmp_path / "copy.onnx")
+    options: dict[str, Any] = {"method": "act-align", "calibration": data(model, 64), "repair": "none"}
+    found, wide = run([model, copy], tmp_path, share=0.5, **options)
+    np.testing.assert_allclose(found["y"], execute(model, {"x": data(model)})["y"], rtol=1e-4, atol=1e-5)
+    assert initializers(wide)["w1"].shape == (6, 12)
+    assert initializers(wide)["embed"].shape == (3, 6)
+
+
 def test_contradictions_are_usage_errors() -> None:
     x = data(mlp(), 64)
     with pytest.raises(UsageError, match=r"--share 0\.5 .* zips"):
