@@ -151,7 +151,8 @@ def run(
 ) -> None:
     """Merge two or more models of one structure into one of the same size.
 
-    Where only their trailing parts differ, the trunk is merged and each model keeps its own head.
+    Where only their trailing parts differ, the trunk is merged and each model keeps its own head, with outputs named
+    after its file (logits_cats), or by letters where file names do not serve (logits_a).
 
     The first model gives names, opset and metadata. Every model's groups of units are certified before anything is
     matched, and OUTPUT is either complete or untouched.

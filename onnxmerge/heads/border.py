@@ -31,7 +31,7 @@ class Border:
     """Where networks are cut.
 
     ``values[m][key]`` are the border values of network m, ``trunks[m]`` and ``tails[m]`` its nodes on either side;
-    nodes that only copy a value are in no trunk.
+    nodes that only copy a value, or compute from weights alone, are in no trunk.
 
     ``joint`` maps an output's place to its key: outputs that the trunk makes, at the same place in all networks.
     """
@@ -158,15 +158,21 @@ def _is_learned(value: ir.Value, reader: ir.Node) -> bool:
 
 
 def _trunk(structure: Structure, numbers: Collection[int]) -> dict[ir.Node, None]:
-    """The nodes of the main graph with one of the numbers, as far as all they read is among them; no copies."""
-    behind: set[ir.Node] = set()
+    """The nodes of the main graph with one of the numbers, as far as all they read is among them.
+
+    Without those that only copy a value, or compute from weights alone: they go with whoever reads them.
+    """
+    graph = structure.network.graph
+    fed, behind = set(graph.inputs), set[ir.Node]()
     found: dict[ir.Node, None] = {}
-    for node in structure.network.graph:
-        makers = (value.producer() for value in map(source, operands(node)))
-        if structure.numbers[node] not in numbers or any(maker in behind for maker in makers):
+    for node in graph:
+        read = [source(value) for value in operands(node)]
+        if structure.numbers[node] not in numbers or any(value.producer() in behind for value in read):
             behind.add(node)
-        elif not passes_on(node):
-            found[node] = None
+        if not fed.isdisjoint(read):
+            fed.update(node.outputs)
+            if node not in behind and not passes_on(node):
+                found[node] = None
     return found
 
 

@@ -81,6 +81,18 @@ def test_heads_with_other_class_counts_keep_their_weights(tmp_path: Path) -> Non
     assert any("structures part" in note for note in result.report.notes)
 
 
+def test_what_is_computed_from_a_head_s_weights_alone_is_its_own(tmp_path: Path) -> None:
+    """Transpose(w3) reads nothing of the tail, and is as alike in all models as anything of the trunk."""
+    text = MLP.format(k=3, tail="t = Transpose(w3) y = MatMul(s, t)")
+    models = [build(text, normal(w1=(5, 6), b1=(5,), w2=(5, 8), w3=(3, 8), seed=seed)) for seed in (0, 1)]
+    result = merge(models, method="rebasin", heads="separate")
+    assert result.report.heads is not None
+    assert result.report.heads.border == ("s",)
+    weights = initializers(onnx.load(result.save(tmp_path / "m.onnx")))
+    for letter, model in zip("ab", models, strict=True):
+        assert weights[f"w3_{letter}"].tobytes() == initializers(model)["w3"].tobytes()
+
+
 def test_tails_may_be_of_other_structure_and_outputs(tmp_path: Path) -> None:
     first = mlp(0)
     text = MLP.format(k=2, tail="k = MatMul(s, w3) l = Sigmoid(k) y = MatMul(l, w4) ").replace(
