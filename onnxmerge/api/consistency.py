@@ -28,6 +28,7 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
     if labelled:
         _require_use_of_labels(options, calibrated=calibrated)
     _require_one_to_one(options)
+    _require_apart(options, based=based)
     _require_refinable(options, calibrated=calibrated)
 
 
@@ -57,6 +58,23 @@ def _require_one_to_one(options: MergeOptions) -> None:
         for flag, given in (("--rotate", options.rotate), (f"--refine {options.refine}", options.refine != "none")):
             if given:
                 raise UsageError(f"{flag} takes matched units, one to one; method {options.method} zips")
+
+
+def _require_apart(options: MergeOptions, *, based: bool) -> None:
+    """Raise UsageError where heads or units cannot be kept apart."""
+    if based and (options.heads == "separate" or options.until or options.share < 1):
+        raise UsageError(f"method {options.method} adds to a whole base: leave --heads, --until and --share out")
+    if not 0 <= options.share <= 1:
+        raise UsageError(f"--share {options.share:g}: expected a fraction from 0 to 1")
+    if options.share == 1:
+        return
+    for flag, given in (
+        (f"--refine {options.refine} solves for merged ones", options.refine != "none"),
+        (f"method {options.method} zips", isinstance(METHODS.get(options.method), ZipMethod)),
+        ("--method auto may choose a zip", options.method == AUTO),
+    ):
+        if given:
+            raise UsageError(f"--share {options.share:g} keeps matched units apart, one by one; {flag}")
 
 
 def _require_refinable(options: MergeOptions, *, calibrated: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -82,6 +84,10 @@ class Judge:
         found = self.reference.rows_of(merged(trial, matched, evidence, step).weights)
         agreed = self.reference.compare(found, matched.matchings)
         return Verdict(agreed, None if self.labels is None else accuracy(found[self.reference.answer], self.labels))
+
+
+Judges: TypeAlias = Callable[[Job], Judge | None]
+"""What judges candidates of a job; None where no data is held out."""
 
 
 def judge_on(job: Job, held: CalibrationSource, labels: Labels | None = None) -> Judge:

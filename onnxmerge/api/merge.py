@@ -11,27 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.choosing import Chosen, chosen_by, matched_by
 from onnxmerge.api.consistency import require_consistent
 from onnxmerge.api.job import Job, Progress, silent
-from onnxmerge.api.judging import divide, judge_on
-from onnxmerge.api.matching import evidence_of, match
-from onnxmerge.api.methods import METHODS, alpha_of, settings_of
+from onnxmerge.api.judging import divide
+from onnxmerge.api.matching import evidence_of
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.outcome import MergeReport, MergeResult, group_reports, peak_memory
-from onnxmerge.api.prepare import ModelSource, Prepared, apart, load, require, type_models
+from onnxmerge.api.outcome import MergeResult
+from onnxmerge.api.partial import merged_partly, widened_readings
+from onnxmerge.api.prepare import ModelSource, read_models, require, type_models
 from onnxmerge.api.repairing import ChosenRepair, choose_repair
+from onnxmerge.api.reporting import report_of
 from onnxmerge.api.restoring import Merged, merged
-from onnxmerge.api.rotating import Turned, turn
-from onnxmerge.api.search import SearchReport, choices, search
+from onnxmerge.api.search import choices
+from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, part_with_base, sample_for
+from onnxmerge.api.summary import errors, footprints
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.errors import ValidationError
-from onnxmerge.evaluation.class_numbers import LabelSource, read_labels
-from onnxmerge.matching.methods import MatchResult, ZipMethod
+from onnxmerge.evaluation.class_numbers import LabelSource
+from onnxmerge.heads.assembly import readings
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.session import open_session, run
 from onnxmerge.validation.certificate import Certificate
-from onnxmerge.validation.coverage import coverage
 
 
 def merge(
@@ -45,7 +47,7 @@ def merge(
     progress: Progress | None = None,
     **settings: Any,
 ) -> MergeResult:
-    """Merge models of one structure into one.
+    """Merge models of one structure into one, or models of one trunk into one with a head for each.
 
     Args:
         models: Paths or models in memory, two or more. The first is the template for names, opset and metadata.
@@ -65,46 +67,37 @@ def merge(
         ValidationError: a certificate failed, or the merged model gives values that are not finite.
 
     """
-    chosen = MergeOptions(**settings) if options is None else options
+    how = MergeOptions(**settings) if options is None else options
     given = {"calibrated": calibration is not None, "labelled": labels is not None, "based": base is not None}
-    require_consistent(chosen, len(models), **given)
+    require_consistent(how, len(models), **given)
     clock = _Clock()
     with clock.stage("read"):
-        paired = load([*models, *([] if base is None else [base])])
-        paired, start = (paired, None) if base is None else apart(paired)
-        source = _open(paired, calibration, chosen, image_options or {})
+        networks = read_models([*models, *([] if base is None else [base])])
+        parents, start = (part(networks, how), None) if base is None else part_with_base(networks)
+        source = _open(parents.models, calibration, how, image_options or {})
     with clock.stage("type"):
-        prepared = type_models(paired, _first_rows(paired, source), chosen.operators)
-    split = None if source is None or start else divide(source, paired, chosen, labelled=labels is not None)
-    known = None if split is None or labels is None else read_labels(labels, split.samples)[split.border :]
-    job = Job(prepared, source if split is None else split.fit, chosen, progress or silent, start)
+        sample = _first_rows(parents.models, source) if source is not None else sample_for(parents)
+        prepared = type_models(parents.models, sample, how.operators)
+    split = None if source is None or start else divide(source, prepared.models, how, labelled=labels is not None)
+    job = Job(prepared, source if split is None else split.fit, how, progress or silent, start)
     with clock.stage("certify"):
-        certificates = tuple(_certificate(job, index) for index in range(len(paired.weights)))
+        certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
     with clock.stage("calibrate"):
-        trials = [replace(chosen, method=method, alpha=alpha) for method, alpha in choices(chosen)]
-        evidence = evidence_of(job, trials)
-        judge = None if split is None else judge_on(job, split.held, known)
-    searched = None
-    if chosen.searches and judge is not None:
-        with clock.stage("search"):
-            found = search(job, evidence, judge)
-        job, matched, searched = found.job, found.matched, found.report
-    else:
-        with clock.stage("match"):
-            matched = match(job, evidence)
-    turned = Turned(job, evidence, ())
-    if chosen.rotate:
-        with clock.stage("rotate"):
-            turned = turn(job, matched, evidence)
-            job, evidence = turned.job, turned.evidence
-            judge = None if split is None else judge_on(job, split.held, known)
+        evidence = evidence_of(job, [replace(how, method=method, alpha=alpha) for method, alpha in choices(how)])
+    with clock.stage("match"):
+        judges = chosen_by(split, labels)
+        chosen = matched_by(job, evidence, judges)
     with clock.stage("merge"):
-        repaired = choose_repair(job, matched, evidence, judge if chosen.refine == "none" else None)
-        result = merged(job, matched, evidence, repaired.step)
+        repaired = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)
+        result, product = _produced(parents, chosen, repaired)
     with clock.stage("check"):
-        _require_finite(prepared, result.weights, chosen.provider)
-    report = _report(job, certificates, matched, result, (searched, turned.spaces, repaired), clock.seconds)
-    return MergeResult(paired.template, result.weights, report)
+        _require_finite(parents, product, prepared.trace.sample, how.provider)
+    with clock.stage("compare"):
+        found = errors(parents, product, source if split is None else split.held, how.provider)
+        costs = footprints(parents, prepared, product)
+    report = report_of(chosen, certificates, result, repaired, product, seconds=clock.seconds)
+    report = replace(report, footprints=costs, reconstruction=found, held_out=split is not None)
+    return MergeResult(product.network, product.weights, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +124,8 @@ def _open(
     )
 
 
-def _first_rows(models: ModelSet, source: CalibrationSource | None) -> dict[str, NDArray[Any]] | None:
+def _first_rows(models: ModelSet, source: CalibrationSource) -> dict[str, NDArray[Any]]:
     """A sample to trace: two rows of the first feed are enough for shapes, where the batch is free."""
-    if source is None:
-        return None
     source.rewind()
     feed = source.get_next() or {}
     specs = input_specs(models.template.model)
@@ -149,59 +140,31 @@ def _certificate(job: Job, index: int) -> Certificate:
     return found
 
 
-def _require_finite(prepared: Prepared, weights: Mapping[str, NDArray[Any]], provider: str) -> None:
-    """The merged model must run on the traced sample, and give finite values wherever the first parent does."""
-    template, sample = prepared.models.template, prepared.trace.sample
-    first = run(open_session(template.model, provider=provider), sample)
-    after = run(open_session(template.model, weights=weights, provider=provider), sample)
-    for name, before in first.items():
-        if before.dtype.kind == "f" and np.isfinite(before).all() and not np.isfinite(after[name]).all():
-            raise ValidationError(
-                f"{template.label}: output {name!r} of the merged model is not finite where its parents' is; "
-                "try --repair none, or another method"
-            )
+def _produced(parents: Parents, chosen: Chosen, repaired: ChosenRepair) -> tuple[Merged, Product]:
+    """Merge the trunk, wholly or in part, and put the heads behind it where they are apart."""
+    job, matched, evidence = chosen.job, chosen.matched, chosen.evidence
+    models = job.prepared.models
+    reads = readings(job.prepared.typing, sorted(models.border), matched.matchings)
+    if job.options.share < 1:
+        partial = merged_partly(job, matched, evidence, repaired.step)
+        reads = widened_readings(reads, job, partial.budgets)
+        return partial.merged, joined(parents, partial.network, partial.merged.weights, reads)
+    result = merged(job, matched, evidence, repaired.step)
+    return result, joined(parents, models.template, result.weights, reads)
 
 
-def _report(
-    job: Job,
-    certificates: tuple[Certificate, ...],
-    matched: MatchResult,
-    result: Merged,
-    chosen: tuple[SearchReport | None, tuple[str, ...], ChosenRepair],
-    seconds: Mapping[str, float],
-) -> MergeReport:
-    options, models, source = job.options, job.prepared.models, job.source
-    zips, settings = isinstance(METHODS[options.method], ZipMethod), settings_of(options)
-    searched, turned, repaired = chosen
-    notes = [
-        *(searched.notes if searched else ()),
-        *result.notes,
-        *(note for search in matched.searches for note in search.notes),
-    ]
-    return MergeReport(
-        models=tuple(network.label for network in models.sources),
-        sha256=tuple(network.sha256 for network in models.sources),
-        weights=tuple(job.shares),
-        method=options.method,
-        alpha=alpha_of(options),
-        objective=options.objective,
-        zip=(options.zip_a, options.zip_b) if zips else None,
-        base=None if job.base is None else (job.base.network.label, job.base.network.sha256),
-        scale=None if settings is None else settings.scale,
-        density=None if settings is None else settings.density,
-        search=searched,
-        rotated=turned,
-        repairs=repaired.tried,
-        seed=options.seed,
-        repair=result.repaired,
-        batches=None if source is None else source.batches,
-        calibration=None if source is None else source.digest(),
-        groups=group_reports(job.prepared, matched),
-        coverage=coverage(models.weights[0], job.prepared.typing),
-        certificates=certificates,
-        sweeps=tuple(search.sweeps for search in matched.searches),
-        converged=all(search.converged for search in matched.searches),
-        notes=tuple(dict.fromkeys(notes)),
-        seconds=dict(seconds),
-        peak_memory=peak_memory(),
-    )
+def _require_finite(parents: Parents, product: Product, sample: Mapping[str, NDArray[Any]], provider: str) -> None:
+    """The merged model must run on the traced sample, and give finite values wherever the first parent does.
+
+    Where heads are apart, wherever each head's own parent does.
+    """
+    after = run(open_session(product.model, weights=product.weights, provider=provider), sample)
+    apart = parents.separation is not None
+    for network, names in zip(parents.networks if apart else parents.networks[:1], product.outputs, strict=False):
+        before = run(open_session(network.model, provider=provider), inputs_of(network, sample))
+        for name, own in zip(names, before.values(), strict=True):
+            if own.dtype.kind == "f" and np.isfinite(own).all() and not np.isfinite(after[name]).all():
+                raise ValidationError(
+                    f"{network.label}: output {name!r} of the merged model is not finite where its parents' is; "
+                    "try --repair none, or another method"
+                )

@@ -14,6 +14,7 @@ from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
 
 Refinement = Literal["none", "ls", "regmean"]
+HeadsChoice = Literal["auto", "joint", "separate"]
 AUTO: Literal["auto"] = "auto"
 """Method or alpha: to be searched (``api.search``)."""
 
@@ -34,7 +35,10 @@ class MergeOptions:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
     itself. ``weights`` has one positive number for each model, its weight in the mean (None: all equal).
     ``scale`` and ``density`` are those of the methods that add task vectors to a base (None: the method's own).
-    ``groups`` are exceptions for single groups.
+    ``heads`` "separate" merges up to the last linear layers and keeps what comes behind for each model, with outputs
+    of its own; "auto" does so where the models' trailing parts differ, from where they differ. ``until`` names the
+    last nodes (or tensors) to merge instead, and implies separate heads. ``share`` below 1 merges that fraction of each
+    group's units, the most similar ones, and keeps the others apart. ``groups`` are exceptions for single groups.
     """
 
     method: str = "mudsc-align"
@@ -54,6 +58,9 @@ class MergeOptions:
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None
+    heads: HeadsChoice = "auto"
+    until: tuple[str, ...] = ()
+    share: float = 1.0
     groups: tuple[GroupRule, ...] = ()
 
     @property

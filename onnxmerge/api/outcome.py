@@ -16,6 +16,8 @@ from onnxmerge.api.prepare import Prepared
 from onnxmerge.api.repairing import RepairCandidate
 from onnxmerge.api.search import SearchReport
 from onnxmerge.matching.methods import MatchResult
+from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.write import save_network
 from onnxmerge.validation.certificate import Certificate
@@ -35,13 +37,30 @@ class GroupReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadsReport:
+    """Heads that were kept apart.
+
+    ``border`` are the merged tensors that they read, ``until`` what the user asked to merge up to, ``outputs`` the
+    names of each parent's outputs in the merged model (a name that all have is of an output that stayed joint).
+    """
+
+    border: tuple[str, ...]
+    until: tuple[str, ...]
+    outputs: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MergeReport:
     """What happened, for people and machines.
 
     ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``base`` (label, sha256), ``scale`` and
     ``density`` are those of task vectors. ``search`` says how method and alpha were chosen (None: by the user),
-    ``rotated`` the spaces that were rotated, ``repairs`` what the repair was chosen from (empty: by the user, or by
-    rule). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    ``rules`` are those for single groups, ``rotated`` the spaces that were rotated, ``repairs`` what the repair was
+    chosen from (empty: by the user, or by rule). ``heads`` is None where everything was merged, ``share`` the fraction
+    of each group's units that was merged (see ``widening``). ``footprints`` are of each parent, then of the merged
+    model. ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
+    ``held_out`` data or else on that of calibration; None without any. ``seconds`` is by stage, ``peak_memory`` in
+    bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -57,10 +76,13 @@ class MergeReport:
     search: SearchReport | None
     rotated: tuple[str, ...]
     repairs: tuple[RepairCandidate, ...]
+    rules: tuple[GroupRule, ...]
     seed: int
     repair: str
     batches: int | None
     calibration: str | None
+    heads: HeadsReport | None
+    share: float
     groups: tuple[GroupReport, ...]
     coverage: Coverage
     certificates: tuple[Certificate, ...]
@@ -69,6 +91,9 @@ class MergeReport:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     peak_memory: int | None
+    held_out: bool = False
+    footprints: tuple[Footprint, ...] = ()
+    reconstruction: tuple[float | None, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""
@@ -111,10 +136,18 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.density"] = repr(report.density)
     if report.search is not None:
         found["onnxmerge.search"] = f"{len(report.search.candidates)} candidates by {report.search.criterion}"
+    if report.rules:
+        found["onnxmerge.rules"] = " ".join(map(repr, report.rules))
     if report.rotated:
         found["onnxmerge.rotated"] = " ".join(report.rotated)
+    if report.heads is not None:
+        found["onnxmerge.heads"] = " ".join(report.heads.border)
+    if report.share < 1:
+        found["onnxmerge.share"] = repr(report.share)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
+        if report.held_out:
+            found["onnxmerge.held_out"] = "every fifth sample"
     return found
 
 

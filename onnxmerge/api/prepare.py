@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.operators import OperatorTable, read_operators
 from onnxmerge.errors import InputError, ValidationError
+from onnxmerge.heads.assembly import inseparable
 from onnxmerge.merging.combine import is_floating
 from onnxmerge.model.hoist import trace_inside
 from onnxmerge.model.network import ModelSet, Network
@@ -63,15 +64,21 @@ def load(models: Sequence[ModelSource]) -> ModelSet:
 
     Raises InputError for a model that cannot be read or holds nan, StructureError where their structures differ.
     """
-    paired = pair([read_network(model) for model in models])
-    for weights, network in zip(paired.weights, paired.sources, strict=True):
+    return pair(read_models(models))
+
+
+def read_models(models: Sequence[ModelSource]) -> list[Network]:
+    """Read the models. Raises InputError for one that cannot be read or holds nan."""
+    networks = [read_network(model) for model in models]
+    for network in networks:
+        weights = network.weights
         for name in weights:
             array = weights[name]
             if is_floating(array.dtype) and np.isnan(array).any():
                 raise InputError(
                     f"{network.label}: initializer {name!r} holds nan; the model was not trained to its end"
                 )
-    return paired
+    return networks
 
 
 def apart(models: ModelSet) -> tuple[ModelSet, Base]:
@@ -81,10 +88,19 @@ def apart(models: ModelSet) -> tuple[ModelSet, Base]:
 
 
 def type_models(models: ModelSet, sample: Mapping[str, NDArray[Any]] | None, operators: Path | None) -> Prepared:
-    """Trace the first model (on a synthetic sample where none is given) and type the graph for all of them."""
+    """Trace the first model (on a synthetic sample where none is given) and type the graph for all of them.
+
+    A border tensor that no order of its axes could bring back for the heads is fixed like any output.
+    """
+    table = None if operators is None else read_operators(operators)
     table = None if operators is None else read_operators(operators)
     traced, found = trace_inside(models.template, sample)
-    return Prepared(models, traced, found, type_graph(traced, found, models.weights, table), table)
+    while True:
+        typing = type_graph(traced, found, models.weights, table, models.border)
+        stuck = inseparable(typing, models.border)
+        if not stuck:
+            return Prepared(models, traced, found, typing, table)
+        models = replace(models, border=models.border - stuck)
 
 
 def sample_from(network: Network, inputs: Mapping[str, SampleInput] | None) -> dict[str, NDArray[Any]] | None:

@@ -7,11 +7,13 @@ tried on the models at hand, and judged on data that none was measured on. Witho
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from onnxmerge.api.job import Job
-from onnxmerge.api.judging import Judge
+from onnxmerge.api.judging import Judges, Verdict
 from onnxmerge.api.matching import Evidence
+from onnxmerge.errors import InputError
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.repair_choice import RepairStep, label, repair_step, repair_steps
 
@@ -33,20 +35,27 @@ class ChosenRepair:
     tried: tuple[RepairCandidate, ...] = ()
 
 
-def choose_repair(job: Job, matched: MatchResult, evidence: Evidence, judge: Judge | None) -> ChosenRepair:
-    """Try every repair by ``judge``; without one, or where the user said which, there is nothing to try."""
+def choose_repair(job: Job, matched: MatchResult, evidence: Evidence, judges: Judges) -> ChosenRepair:
+    """Try every repair by what ``judges`` say; where nothing can judge, or the user said which, a rule decides."""
     graph, typing = job.prepared.models.template.graph, job.prepared.typing
-    if judge is None or job.options.repair != "auto":
-        return ChosenRepair(repair_step(graph, typing, job.options.repair))
+    rule = repair_step(graph, typing, job.options.repair)
+    if job.options.repair != "auto" or job.options.refine != "none":
+        return ChosenRepair(rule)
+    try:
+        judge = judges(job)
+    except InputError:  # there is nothing to compare: no float output, no layer before one
+        judge = None
+    if judge is None:
+        return ChosenRepair(rule)
+    tried: list[tuple[RepairStep | None, Verdict]] = []
     steps = repair_steps(graph, typing)
     with job.progress("choosing a repair") as report:
-        verdicts = []
         for index, step in enumerate(steps):
-            verdicts.append(judge(job, matched, evidence, step))
+            with suppress(InputError):  # what cannot be measured or compared is not chosen
+                tried.append((step, judge(job, matched, evidence, step)))
             report(index + 1, len(steps))
-    best = max(range(len(steps)), key=lambda index: verdicts[index].rank)
-    tried = tuple(
-        RepairCandidate(label(step), verdict.reconstruction, verdict.accuracy)
-        for step, verdict in zip(steps, verdicts, strict=True)
-    )
-    return ChosenRepair(steps[best], tried)
+    if not tried:
+        return ChosenRepair(rule)
+    best, _ = max(tried, key=lambda each: each[1].rank)
+    candidates = tuple(RepairCandidate(label(step), each.reconstruction, each.accuracy) for step, each in tried)
+    return ChosenRepair(best, candidates)

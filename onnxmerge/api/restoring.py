@@ -37,23 +37,21 @@ def merged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep 
     """Average the matched models and restore their statistics, by ``step`` or by the refinement of the options."""
     template, typing = job.prepared.models.template, job.prepared.typing
     source, options = job.source, job.options
-    method, models, statistics = METHODS[options.method], job.prepared.models, evidence.statistics
+    method, statistics = METHODS[options.method], evidence.statistics
     if isinstance(method, TaskVectorMethod):
         return _task_vectors(job, method, step)
-    if evidence.scales is not None and statistics is not None and _sets_scales(job, step):
-        models = balanced(models, typing, evidence.scales, statistics)
-    weights: Weights = combine(models, typing, matched.matchings, weights=job.shares)
+    weights = averaged(job, matched, evidence, step)
     if source is None:
-        averaged = ("statistics were averaged, not repaired: there is no calibration data",)
-        return Merged(weights, "none", averaged if step is not None else ())
+        told = ("statistics were averaged, not repaired: there is no calibration data",)
+        return Merged(weights, "none", told if step is not None else ())
     if options.refine == "ls":
         return _least_squares(job, matched, weights, source)
     regmeaned = _regmean(job, matched, weights, source) if options.refine == "regmean" else None
     weights, done = _reestimated(job, weights if regmeaned is None else Overlay(weights, regmeaned.weights), step)
     if regmeaned is not None:
         done.insert(0, "RegMean")
-    if step is not None and statistics is not None:
-        plan = plan_repair(template.graph, typing, step.which)
+    plan = None if step is None else plan_repair(template.graph, typing, step.which)
+    if plan is not None and plan.layers and step is not None and statistics is not None:
         aims = targets(plan, typing, statistics, matched.matchings, shares=job.shares)
         data = FirstSamples(source, REPAIR_SAMPLES)
         changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
@@ -95,12 +93,20 @@ def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: Cal
             matched.permutations,
             source,
             shares=job.shares,
-            output_scale=options.output_scale,
+            output_scale="keep" if prepared.models.border else options.output_scale,
             provider=options.provider,
             seed=options.seed,
             progress=report,
         )
     return Merged(Overlay(weights, found.weights), f"least squares ({options.output_scale})", tuple(found.notes))
+
+
+def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Weights:
+    """The mean of the matched models, units without a scale of their own by what they compute."""
+    models, typing = job.prepared.models, job.prepared.typing
+    if evidence.scales is not None and evidence.statistics is not None and _sets_scales(job, step):
+        models = balanced(models, typing, evidence.scales, evidence.statistics)
+    return combine(models, typing, matched.matchings, weights=job.shares)
 
 
 def _sets_scales(job: Job, step: RepairStep | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -40,14 +40,19 @@ class Inference:
 
 
 def type_graph(
-    network: Network, trace: Trace, weights: Sequence[Weights], operators: OperatorTable | None = None
+    network: Network,
+    trace: Trace,
+    weights: Sequence[Weights],
+    operators: OperatorTable | None = None,
+    border: Collection[str] = (),
 ) -> Typing:
     """Infer the spaces of a graph that all the given weights fit.
 
     ``trace`` gives shapes and constants (``model.trace``); ``weights`` holds one mapping for each model, keyed by the
-    graph's initializer names. ``operators`` adds to, and goes before, the built-in signatures.
+    graph's initializer names. ``operators`` adds to, and goes before, the built-in signatures. ``border`` are outputs
+    whose units may move, and which tap them.
     """
-    return resolve_inference(infer(network, trace, weights, operators), trace)[0]
+    return resolve_inference(infer(network, trace, weights, operators, border), trace)[0]
 
 
 def resolve_inference(inference: Inference, trace: Trace) -> tuple[Typing, Mapping[int, str]]:
@@ -59,15 +64,27 @@ def resolve_inference(inference: Inference, trace: Trace) -> tuple[Typing, Mappi
 
 
 def infer(
-    network: Network, trace: Trace, weights: Sequence[Weights], operators: OperatorTable | None = None
+    network: Network,
+    trace: Trace,
+    weights: Sequence[Weights],
+    operators: OperatorTable | None = None,
+    border: Collection[str] = (),
 ) -> Inference:
     """Unify along every node. See ``type_graph``."""
-    return _Walk(network, trace, weights, {**builtin_operators(), **(operators or {})}).run()
+    return _Walk(network, trace, weights, {**builtin_operators(), **(operators or {})}, border).run()
 
 
 class _Walk:
-    def __init__(self, network: Network, trace: Trace, weights: Sequence[Weights], table: OperatorTable) -> None:
+    def __init__(
+        self,
+        network: Network,
+        trace: Trace,
+        weights: Sequence[Weights],
+        table: OperatorTable,
+        border: Collection[str],
+    ) -> None:
         self.graph = network.model.graph
+        self.border = border
         self.trace = trace
         self.weights = weights
         self.table = table
@@ -93,7 +110,10 @@ class _Walk:
             self._visit(node)
         for value in self.graph.outputs:
             self.cells.where = f"output {value.name!r}"
-            self._fix(value, "the model's interface")
+            if value.name in self.border:
+                self._tap(str(value.name))
+            else:
+                self._fix(value, "the model's interface")
         return Inference(self.graph, self.cells, self.axes, tuple(learned), statistics, self.findings)
 
     def _names_in_use(self) -> list[str]:
@@ -159,6 +179,12 @@ class _Walk:
         for cell in self.axes.get(value.name or "", ()) if value is not None else ():
             if cell != NEUTRAL:
                 self.cells.fix(cell, reason)
+
+    def _tap(self, name: str) -> None:
+        """Let the units of a border tensor be compared by what heads will read of them."""
+        dtype = self.trace.dtypes.get(name)
+        if dtype is not None and ir.DataType.from_numpy(dtype).is_floating_point():
+            self.findings.taps.extend((name, cell) for cell in self.axes.get(name, ()) if cell != NEUTRAL)
 
     # --- nodes -------------------------------------------------------------------------------------------------
 

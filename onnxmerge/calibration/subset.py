@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.sources import CalibrationSource
@@ -13,7 +14,7 @@ from onnxmerge.calibration.specs import Array
 from onnxmerge.errors import InputError
 
 HELD_OUT = 5
-"""One sample in so many is held out, at the end."""
+"""One sample in so many is held out."""
 
 
 @dataclass(slots=True)
@@ -49,30 +50,30 @@ class FirstSamples:
 
 
 @dataclass(slots=True)
-class Part:
-    """The samples ``start`` to ``stop`` of a source; a source itself.
+class Share:
+    """Every fifth sample of a source (``held``), or all the others; a source itself.
 
-    Feeds are cut where the part begins or ends inside one (``divisible``); else a sample is a whole feed.
+    Feeds are cut (``divisible``), or a whole feed counts as a sample.
     """
 
     source: CalibrationSource
-    start: int
-    stop: int
+    held: bool
     divisible: bool
-    batches: int | None = None
     _place: int = field(default=0, init=False)
+
+    @property
+    def batches(self) -> int | None:
+        """How many feeds a pass gives: not known before it was made."""
+        return None
 
     def get_next(self) -> Feed | None:
         """The next feed, or None at the end of the pass."""
-        while self._place < self.stop and (feed := self.source.get_next()) is not None:
-            first = self._place
-            self._place += rows(feed) if self.divisible else 1
-            if self._place <= self.start:
-                continue
-            if not self.divisible:
-                return feed
-            inside = slice(max(self.start - first, 0), self.stop - first)
-            return {name: array[inside] for name, array in feed.items()}
+        while (feed := self.source.get_next()) is not None:
+            count = rows(feed) if self.divisible else 1
+            mine = is_held(np.arange(self._place, self._place + count)) == self.held
+            self._place += count
+            if mine.any():
+                return {name: array[mine] for name, array in feed.items()} if self.divisible else feed
         return None
 
     def rewind(self) -> None:
@@ -85,45 +86,42 @@ class Part:
         return self.source.digest()
 
 
+def is_held(places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the samples at these places of a source are held out."""
+    return np.equal(places % HELD_OUT, HELD_OUT - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A source in two: what statistics are taken of, and what is kept to judge by.
+    """A source in two: what statistics are taken of, and what is kept to judge by."""
 
-    ``samples`` are those of the whole, ``border`` those before ``held``: rows, where the first axis is the batch.
-    """
+    fit: Share
+    held: Share
 
-    fit: Part
-    held: Part
-    samples: int
-    border: int
+    def samples(self) -> int:
+        """How many samples the whole has, in a pass over it."""
+        source = self.fit.source
+        source.rewind()
+        total = 0
+        while (feed := source.get_next()) is not None:
+            total += rows(feed)
+        return total
 
 
 def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:
-    """Keep the last fifth of the samples apart, at least one.
+    """Keep every fifth sample apart, whatever order the data is in.
 
     ``divisible`` says that the first axis of every input is the batch, of any size, so that feeds can be cut; else
-    whole feeds are counted. Reads the source once. Raises InputError where there is nothing to divide.
+    whole feeds are counted. Raises InputError where there are too few.
     """
-    source.rewind()
-    sizes = []
-    while (feed := source.get_next()) is not None:
-        sizes.append(rows(feed))
-    units = sizes if divisible else [1] * len(sizes)
-    total = sum(units)
-    if total < 2:
+    split = Split(Share(source, held=False, divisible=divisible), Share(source, held=True, divisible=divisible))
+    split.held.rewind()
+    if split.held.get_next() is None:
         raise InputError(
-            f"a fifth of the calibration data is held out to judge by: found {total} "
-            f"{'sample' if divisible else 'feed'}, expected 2 or more"
+            f"every fifth {'sample' if divisible else 'feed'} of the calibration data is held out to judge by, "
+            "and there are fewer than five; give more data"
         )
-    border = total - max(total // HELD_OUT, 1)
-    starts = np.cumsum([0, *units])
-    before, after = int(np.sum(starts[:-1] < border)), int(np.sum(starts[1:] > border))
-    return Split(
-        Part(source, 0, border, divisible, before),
-        Part(source, border, total, divisible, after),
-        sum(sizes),
-        border if divisible else sum(sizes[:border]),
-    )
+    return split
 
 
 def rows(feed: Mapping[str, Array]) -> int:

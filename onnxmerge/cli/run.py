@@ -128,6 +128,26 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     show_default=True,
     help="After matching, rotate the units inside attention heads too, where that changes nothing.",
 )
+@click.option(
+    "--heads",
+    type=click.Choice(["auto", "joint", "separate"]),
+    default="auto",
+    show_default=True,
+    help="separate: keep each model's last linear layers, with outputs of its own; auto: where trailing parts differ.",
+)
+@click.option(
+    "--until",
+    multiple=True,
+    metavar="NODE",
+    help="Merge up to this node or tensor of the first model and keep what follows for each model; repeatable.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Fraction of each group's units to merge, the most similar ones; the others stay apart in wider layers.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
@@ -153,6 +173,9 @@ def run(
     **settings: Any,
 ) -> None:
     """Merge two or more models of one structure into one of the same size.
+
+    Where only their trailing parts differ, the trunk is merged and each model keeps its own head, with outputs named
+    after its file (logits_cats), or by letters where file names do not serve (logits_a).
 
     The first model gives names, opset and metadata. Every model's groups of units are certified before anything is
     matched, and OUTPUT is either complete or untouched.

@@ -56,7 +56,7 @@ def last_features(graph: ir.Graph, typing: Typing) -> tuple[Feature, ...]:
     found: dict[str, Feature] = {}
     for value in graph.outputs:
         layer, source = _last_layer(value, layers)
-        if value.dtype is not None and value.dtype.is_floating_point() and value.name in typing.activations:
+        if (value.dtype is None or value.dtype.is_floating_point()) and value.name in typing.activations:
             same = layer is not None and _rank(typing, layer.output) == _rank(typing, str(value.name))
             axis = layer.channel_axis if layer is not None and same else -1
             if _rank(typing, str(value.name)):

@@ -115,12 +115,14 @@ class ModelSet:
     """Networks of one structure. ``weights[m]`` are those of ``sources[m]`` under the *template's* names.
 
     The template is the first network, with initializers untied that are shared by coincidence (see ``pair``), so
-    ``weights[0]`` holds exactly the template's initializers.
+    ``weights[0]`` holds exactly the template's initializers. ``border`` are those of the template's outputs that are no
+    interface: heads read them, each in its own order of units (see ``heads``), so their units may move.
     """
 
     template: Network
     weights: tuple[Mapping[str, Array], ...]
     sources: tuple[Network, ...]
+    border: frozenset[str] = frozenset()
 
 
 def label(model: ir.Model) -> str:

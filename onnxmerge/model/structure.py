@@ -148,6 +148,8 @@ def _contexts(
     contexts: dict[ir.Node, int] = {}
     for node in reversed(nodes):
         contexts[node] = numbering["context", signatures[node], tuple(sorted(uses[node]))]
+        if passes_on(node):  # its readers are counted as those of what it copies
+            continue
         for slot, value in enumerate(operands[node]):
             use(value, contexts[node], -1 if signatures[node].commutative else slot)
     return contexts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -22,8 +22,24 @@ _CHAIN = 8
 
 
 def print_merge(report: MergeReport, written: Path) -> None:
-    """The summary of a merge: groups, similarities, stages."""
+    """The summary of a merge: groups, similarities, what was chosen and proved, costs, stages."""
     console = terminal()
+    _print_groups(console, report)
+    if report.search is not None:
+        _print_search(console, report.search)
+    for title, told in _facts(report):
+        console.print(f"{title:16} {escape(told)}")
+    _print_costs(console, report)
+    stages = "  ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
+    console.print(f"seconds          {sum(report.seconds.values()):.1f}  ({stages})")
+    if report.peak_memory is not None:
+        console.print(f"peak memory      {report.peak_memory / 2**20:.0f} MiB")
+    for note in report.notes:
+        console.print(f"note             {escape(note)}")
+    console.print(f"wrote            {escape(str(written))}")
+
+
+def _print_groups(console: Console, report: MergeReport) -> None:
     alpha = "" if report.alpha is None else f", alpha {report.alpha:g}"
     table = Table(title=f"{len(report.models)} models, {report.method}{alpha}", title_justify="left", box=None)
     for title in ("group", "size", "varies with", "similarity before", "after"):
@@ -37,29 +53,30 @@ def print_merge(report: MergeReport, written: Path) -> None:
             _similarity(group.similarity_after),
         )
     console.print(table)
+
+
+def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
+    """Lines of title and text, those that say nothing about this merge left out."""
     if len(set(report.weights)) > 1:
-        console.print(f"weights          {', '.join(f'{weight:.4g}' for weight in report.weights)}")
-    if report.search is not None:
-        _print_search(console, report.search)
+        yield "weights", ", ".join(f"{weight:.4g}" for weight in report.weights)
     before, after = _mean(report.groups)
-    console.print(f"mean similarity  {_similarity(before)} -> {_similarity(after)}")
+    yield "mean similarity", f"{_similarity(before)} -> {_similarity(after)}"
     if any(report.sweeps):
         ended = "converged" if report.converged else "stopped at the limit"
-        console.print(f"sweeps           {', '.join(map(str, report.sweeps))} ({ended})")
-    among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
+        yield "sweeps", f"{', '.join(map(str, report.sweeps))} ({ended})"
     if report.rotated:
-        console.print(f"rotated          {len(report.rotated)} spaces: {', '.join(report.rotated)}")
-    console.print(f"statistics       {report.repair}{among}")
+        yield "rotated", f"{len(report.rotated)} spaces: {', '.join(report.rotated)}"
+    among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
+    yield "statistics", f"{report.repair}{among}"
+    if report.share < 1:
+        yield "shared", f"{report.share:.0%} of the units of each group that can be widened"
+    if report.heads is not None:
+        yield "merged up to", ", ".join(report.heads.border)
+        for names, model in zip(report.heads.outputs, report.models, strict=True):
+            yield "outputs", f"{', '.join(names)}  {model}"
     for certificate, model in zip(report.certificates, report.models, strict=True):
-        console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
-    console.print(f"free             {_coverage(report.coverage)}")
-    stages = "  ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
-    console.print(f"seconds          {sum(report.seconds.values()):.1f}  ({stages})")
-    if report.peak_memory is not None:
-        console.print(f"peak memory      {report.peak_memory / 2**20:.0f} MiB")
-    for note in report.notes:
-        console.print(f"note             {escape(note)}")
-    console.print(f"wrote            {escape(str(written))}")
+        yield "certificate", f"{_certificate(certificate)}  {model}"
+    yield "free", _coverage(report.coverage)
 
 
 def _print_search(console: Console, search: SearchReport) -> None:
@@ -77,6 +94,19 @@ def _print_search(console: Console, search: SearchReport) -> None:
             f"{candidate.reconstruction:.4f}",
             "" if candidate.accuracy is None else f"{candidate.accuracy:.4f}",
         )
+    console.print(table)
+
+
+def _print_costs(console: Console, report: MergeReport) -> None:
+    """Parameters and arithmetic of parents and merged model, and how well it gives their outputs."""
+    data = "held-out" if report.held_out else "calibration"
+    table = Table(box=None)
+    for title in ("model", "parameters", "FLOPs a sample", f"relative error on {data} data"):
+        table.add_column(title, justify="left" if title == "model" else "right")
+    found = report.reconstruction or (None,) * len(report.models)
+    for model, cost, error in zip((*report.models, "merged"), report.footprints, (*found, None), strict=True):
+        told = "" if error is None else f"{error:.3g}"
+        table.add_row(escape(model), f"{cost.parameters:,}", f"{cost.flops:,}", told)
     console.print(table)
 
 

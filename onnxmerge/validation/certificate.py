@@ -122,15 +122,16 @@ def certify(
     versions = _Versions(network, original, permute_network(network, typing, seed, weights=original), provider)
     outputs = [str(output.name) for output in network.graph.outputs]
     watched = list(dict.fromkeys([*border_tensors(network.graph, typing, trace), *outputs]))
-    limits = limits_for(network, trace, watched)
+    limits, perms = limits_for(network, trace, watched), moving_permutations(typing.spaces, seed)
 
     feeds = list(_inputs(trace.sample, samples, seed))
-    found = compare_all(feeds, versions.run(watched, feeds), limits)
-    if found.failing is not None and (exact := _compare_in_double(versions, watched, feeds, trace)) is not None:
+    found = compare_all(feeds, _expecting(versions.run(watched, feeds), typing, perms), limits)
+    exact = None if found.failing is None else _compare_in_double(versions, typing, watched, feeds, trace, perms)
+    if exact is not None:
         found, limits = (exact, EXACT) if exact.passes_for(found) else (found, limits)
     failure = None
     if found.failing is not None:
-        culprit = _first_divergence(versions, typing, moving_permutations(typing.spaces, seed), found.failing, limits)
+        culprit = _first_divergence(versions, typing, perms, found.failing, limits)
         failure = f"permuting free units changes the network (relative error {found.relative:.1e}): {culprit}"
     elif found.values == 0:
         failure = "nothing was compared: no output and no tensor at a border holds finite float values"
@@ -146,7 +147,12 @@ def certify(
 
 
 def _compare_in_double(
-    versions: _Versions, watched: Sequence[str], feeds: Sequence[Arrays], trace: Trace
+    versions: _Versions,
+    typing: Typing,
+    watched: Sequence[str],
+    feeds: Sequence[Arrays],
+    trace: Trace,
+    perms: Mapping[str, Positions],
 ) -> Compared | None:
     """The same in float64; None where that is beyond the reference implementation, or would take it too long."""
     if is_quantised(versions.network) or sum(map(prod, trace.shapes.values())) > MOST_ELEMENTS_IN_DOUBLE:
@@ -156,7 +162,7 @@ def _compare_in_double(
             list(run_in_double(versions.network, weights, watched, feeds))
             for weights in (versions.original, versions.permuted)
         ]
-        return compare_all(feeds, zip(*runs, strict=True), EXACT)
+        return compare_all(feeds, _expecting(zip(*runs, strict=True), typing, perms), EXACT)
     except Exception:  # noqa: BLE001  (whatever it raises for what it does not know: then float32 has the say)
         return None
 
@@ -209,6 +215,21 @@ def _another(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     # A constant input may be a recurrent state of zeros, which would hide what it is multiplied with.
     scale = spread if np.isfinite(spread) and spread > 0 else 1.0
     return np.asarray(np.mean(wide) + scale * noise, array.dtype).reshape(array.shape)
+
+
+def _expecting(
+    runs: Iterable[tuple[Arrays, Arrays]], typing: Typing, perms: Mapping[str, Positions]
+) -> Iterator[tuple[Arrays, Arrays]]:
+    """What watched tensors should be (permuted, where their own units move as those of a border do), and are."""
+    for before, after in runs:
+        expected = {}
+        for name, value in before.items():
+            layout = typing.activations.get(name)
+            still = layout is None or not moves(layout, typing.spaces)
+            wanted = value if layout is None or still else _expected(value, layout, typing, perms)
+            if wanted is not None:
+                expected[name] = wanted
+        yield expected, after
 
 
 def _first_divergence(

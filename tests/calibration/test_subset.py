@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import FirstSamples, hold_out
+from onnxmerge.calibration.subset import FirstSamples, hold_out, is_held
 from onnxmerge.errors import InputError
 from tests.merging.networks import Source
 
@@ -25,29 +25,26 @@ def feeds(source: CalibrationSource) -> list[list[int]]:
     return found
 
 
-def test_the_last_fifth_is_held_out_even_inside_a_feed() -> None:
-    split = hold_out(numbered(4, 4, 2), divisible=True)
+def test_every_fifth_sample_is_held_out_whatever_the_feeds() -> None:
+    split = hold_out(numbered(4, 6, 1), divisible=True)
     for _ in range(2):
-        assert feeds(split.fit) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-        assert feeds(split.held) == [[8, 9]]
-    cut = hold_out(numbered(4, 6), divisible=True)
-    assert feeds(cut.fit) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert feeds(cut.held) == [[8, 9]]
-    assert (cut.fit.batches, cut.held.batches, cut.samples, cut.border) == (2, 1, 10, 8)
+        assert feeds(split.fit) == [[0, 1, 2, 3], [5, 6, 7, 8], [10]]
+        assert feeds(split.held) == [[4, 9]]
+    assert split.samples() == 11
+    assert np.flatnonzero(is_held(np.arange(11))).tolist() == [4, 9]
 
 
 def test_feeds_that_cannot_be_cut_are_held_out_whole() -> None:
-    split = hold_out(numbered(3, 3, 3), divisible=False)
-    assert feeds(split.fit) == [[0, 1, 2], [3, 4, 5]]
-    assert feeds(split.held) == [[6, 7, 8]]
-    assert (split.fit.batches, split.held.batches, split.samples, split.border) == (2, 1, 9, 6)
+    split = hold_out(numbered(3, 3, 3, 3, 3, 3), divisible=False)
+    assert feeds(split.fit) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [15, 16, 17]]
+    assert feeds(split.held) == [[12, 13, 14]]
 
 
-def test_a_part_has_a_beginning_too() -> None:
-    assert feeds(FirstSamples(hold_out(numbered(2, 3, 5), divisible=True).fit, 3)) == [[0, 1], [2, 3, 4]]
+def test_the_beginning_of_a_part() -> None:
+    assert feeds(FirstSamples(hold_out(numbered(2, 3, 5), divisible=True).fit, 3)) == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize("divisible", [True, False])
-def test_one_sample_cannot_be_divided(*, divisible: bool) -> None:
-    with pytest.raises(InputError, match="found 1"):
-        hold_out(numbered(1), divisible=divisible)
+def test_what_is_too_little_cannot_be_divided(*, divisible: bool) -> None:
+    with pytest.raises(InputError, match="fewer than five"):
+        hold_out(numbered(1, 1, 1, 1), divisible=divisible)

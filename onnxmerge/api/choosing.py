@@ -1,0 +1,52 @@
+"""The stage that finds the matching: by the method that was asked for, or by a search for the best one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmerge.api.job import Job
+from onnxmerge.api.judging import Judge, Judges, judge_on
+from onnxmerge.api.matching import Evidence, match
+from onnxmerge.api.rotating import Turned, turn
+from onnxmerge.api.search import SearchReport, search
+from onnxmerge.calibration.subset import Split, is_held
+from onnxmerge.evaluation.class_numbers import LabelSource, read_labels
+from onnxmerge.matching.methods import MatchResult
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """The job with the method, alpha and models (perhaps rotated) that were settled on, and their matching."""
+
+    job: Job
+    evidence: Evidence
+    matched: MatchResult
+    search: SearchReport | None
+    rotated: tuple[str, ...]
+
+
+def chosen_by(split: Split | None, labels: LabelSource | None) -> Judges:
+    """Judges by the data that was held out. Raises InputError where ``labels`` do not fit it."""
+    known = None
+    if split is not None and labels is not None:
+        every = read_labels(labels, split.samples())
+        known = every[is_held(np.arange(len(every)))]
+
+    def judges(job: Job) -> Judge | None:
+        return None if split is None else judge_on(job, split.held, known)
+
+    return judges
+
+
+def matched_by(job: Job, evidence: Evidence, judges: Judges) -> Chosen:
+    """Match, after a search where method or alpha are to be found, and rotate where that was asked for."""
+    searched = None
+    if job.options.searches and (judge := judges(job)) is not None:
+        found = search(job, evidence, judge)
+        job, matched, searched = found.job, found.matched, found.report
+    else:
+        matched = match(job, evidence)
+    turned = turn(job, matched, evidence) if job.options.rotate else Turned(job, evidence, ())
+    return Chosen(turned.job, turned.evidence, matched, searched, turned.spaces)

@@ -1,0 +1,68 @@
+"""The report of a merge, put together from what its stages found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxmerge.api.choosing import Chosen
+from onnxmerge.api.methods import METHODS, alpha_of, settings_of
+from onnxmerge.api.outcome import HeadsReport, MergeReport, group_reports, peak_memory
+from onnxmerge.api.repairing import ChosenRepair
+from onnxmerge.api.restoring import Merged
+from onnxmerge.api.separation import Product
+from onnxmerge.matching.methods import ZipMethod
+from onnxmerge.validation.certificate import Certificate
+from onnxmerge.validation.coverage import coverage
+
+
+def report_of(
+    chosen: Chosen,
+    certificates: tuple[Certificate, ...],
+    result: Merged,
+    repaired: ChosenRepair,
+    product: Product,
+    *,
+    seconds: Mapping[str, float],
+) -> MergeReport:
+    """What happened, but for the comparison of the merged model with its parents."""
+    job, matched = chosen.job, chosen.matched
+    options, models, source = job.options, job.prepared.models, job.source
+    zips, settings, apart = isinstance(METHODS[options.method], ZipMethod), settings_of(options), product.separation
+    notes = [
+        *(() if apart is None else apart.notes),
+        *(() if chosen.search is None else chosen.search.notes),
+        *result.notes,
+        *(note for search in matched.searches for note in search.notes),
+    ]
+    return MergeReport(
+        models=tuple(network.label for network in models.sources),
+        sha256=tuple(network.sha256 for network in models.sources),
+        weights=tuple(job.shares),
+        method=options.method,
+        alpha=alpha_of(options),
+        objective=options.objective,
+        zip=(options.zip_a, options.zip_b) if zips else None,
+        base=None if job.base is None else (job.base.network.label, job.base.network.sha256),
+        scale=None if settings is None else settings.scale,
+        density=None if settings is None else settings.density,
+        search=chosen.search,
+        rotated=chosen.rotated,
+        repairs=repaired.tried,
+        rules=options.groups,
+        seed=options.seed,
+        repair=result.repaired,
+        batches=None if source is None else source.batches,
+        calibration=None if source is None else source.digest(),
+        heads=None
+        if apart is None
+        else HeadsReport(tuple(sorted(apart.trunks.border)), options.until, product.outputs),
+        share=options.share,
+        groups=group_reports(job.prepared, matched),
+        coverage=coverage(models.weights[0], job.prepared.typing),
+        certificates=certificates,
+        sweeps=tuple(search.sweeps for search in matched.searches),
+        converged=all(search.converged for search in matched.searches),
+        notes=tuple(dict.fromkeys(notes)),
+        seconds=dict(seconds),
+        peak_memory=peak_memory(),
+    )
