@@ -4,6 +4,7 @@ from onnxmerge.api import (
     EvaluationResult,
     Inspection,
     MergeOptions,
+    MergePlan,
     MergeReport,
     MergeResult,
     PermutedModel,
@@ -11,6 +12,7 @@ from onnxmerge.api import (
     inspect,
     merge,
     permute,
+    plan,
 )
 from onnxmerge.errors import InputError, OnnxmergeError, StructureError, UsageError, ValidationError
 from onnxmerge.version import __version__
@@ -20,6 +22,7 @@ __all__ = [
     "InputError",
     "Inspection",
     "MergeOptions",
+    "MergePlan",
     "MergeReport",
     "MergeResult",
     "OnnxmergeError",
@@ -32,4 +35,5 @@ __all__ = [
     "inspect",
     "merge",
     "permute",
+    "plan",
 ]

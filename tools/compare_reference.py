@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Merge the pairs of shared/ with each method and compare with the reference implementation's results.
 
-    python tools/compare_reference.py [--pair NAME ...] [--method NAME ...] [--alpha A ...] [--samples N] [--markdown]
+    python tools/compare_reference.py [--pair NAME ...] [--method NAME ...] [--alpha A ...] [--samples N]
+        [--first-export] [--markdown] [--append FILE]
 
 Needs onnxmerge, Pillow and the folder of real material beside the checkout (or in ONNXMERGE_SHARED): its calib.py
 writes the calibration batch, its score.py scores the merged files, reference.json holds what the reference reached.
@@ -37,7 +38,9 @@ METHODS = {
     "zipit": "zipit",
     "weight-zip": "w_zip",
     "mudsc-zip": "mudsc_zip",
+    "act-align +ls": None,
 }
+"""Method, perhaps with a refinement, and its name in reference.json (None: the reference has nothing of the kind)."""
 
 
 def main() -> None:
@@ -49,15 +52,24 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--first-export", action="store_true", help="one export of each pair only")
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--append", type=Path, metavar="FILE", help="write the rows to a file too, one by one")
     arguments = parser.parse_args()
     head = ("export", "method", "alpha", "joint", "avg", "reference joint", "avg", "seconds", "reference")
-    print(_row(head, markdown=arguments.markdown))
+
+    def show(cells: tuple[str, ...]) -> None:
+        line = _row(cells, markdown=arguments.markdown)
+        print(line, flush=True)
+        if arguments.append is not None:
+            with arguments.append.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    show(head)
     if arguments.markdown:
-        print(_row(("---",) * len(head), markdown=True))
+        show(("---",) * len(head))
     with tempfile.TemporaryDirectory() as folder:
         for pair in arguments.pair:
             for row in _pair_rows(pair, arguments, Path(folder)):
-                print(_row(row, markdown=arguments.markdown), flush=True)
+                show(row)
 
 
 def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, ...]]:
@@ -70,20 +82,22 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
             for alpha in arguments.alpha if method.startswith("mudsc") else [None]:
                 merged = folder / "merged.onnx"
                 started = time.perf_counter()
-                settings = {} if alpha is None else {"alpha": alpha}
+                name, _, refinement = method.partition(" +")
+                settings: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
+                settings |= {"refine": refinement} if refinement else {}
                 models = [SHARED / "pairs" / pair / file for file in files]
-                merge(models, calibration=calibration, method=method, **settings).save(merged)
+                merge(models, calibration=calibration, method=name, **settings).save(merged)
                 seconds = time.perf_counter() - started
                 scores = json.loads(_tool("score.py", str(SHARED / "pairs" / pair), str(merged), "--json"))
-                found, known = scores[str(merged)], reference[METHODS[method]]
+                found, known = scores[str(merged)], reference.get(METHODS[method])
                 yield (
                     f"{pair}/{files[0]}",
                     method,
                     "" if alpha is None else f"{alpha:g}",
                     *_percent(found),
-                    *_percent(known),
+                    *(("", "") if known is None else _percent(known)),
                     f"{seconds:.1f}",
-                    f"{known['seconds']:.1f}",
+                    "" if known is None else f"{known['seconds']:.1f}",
                 )
 
 

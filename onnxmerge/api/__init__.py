@@ -3,15 +3,16 @@
 from onnxmerge.api.evaluate import evaluate
 from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.inspection import Inspection, inspect
-from onnxmerge.api.merge import merge
+from onnxmerge.api.merge import merge, plan
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.outcome import MergeReport, MergeResult
+from onnxmerge.api.outcome import MergePlan, MergeReport, MergeResult
 from onnxmerge.api.permute import PermutedModel, permute
 
 __all__ = [
     "EvaluationResult",
     "Inspection",
     "MergeOptions",
+    "MergePlan",
     "MergeReport",
     "MergeResult",
     "PermutedModel",
@@ -19,4 +20,5 @@ __all__ = [
     "inspect",
     "merge",
     "permute",
+    "plan",
 ]

@@ -17,7 +17,7 @@ from onnxmerge.api.job import Job, Progress, silent
 from onnxmerge.api.judging import divide
 from onnxmerge.api.matching import evidence_of
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.outcome import MergeResult
+from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
 from onnxmerge.api.partial import merged_partly, widened_readings
 from onnxmerge.api.prepare import ModelSource, read_models, require, type_models
 from onnxmerge.api.repairing import ChosenRepair, choose_repair
@@ -28,12 +28,15 @@ from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, 
 from onnxmerge.api.summary import errors, footprints
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
+from onnxmerge.calibration.subset import Split
 from onnxmerge.errors import ValidationError
 from onnxmerge.evaluation.class_numbers import LabelSource
 from onnxmerge.heads.assembly import readings
+from onnxmerge.matching.overrides import overrides
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.session import open_session, run
 from onnxmerge.validation.certificate import Certificate
+from onnxmerge.validation.coverage import coverage
 
 
 def merge(
@@ -68,36 +71,54 @@ def merge(
 
     """
     how = MergeOptions(**settings) if options is None else options
-    given = {"calibrated": calibration is not None, "labelled": labels is not None, "based": base is not None}
-    require_consistent(how, len(models), **given)
-    clock = _Clock()
-    with clock.stage("read"):
-        networks = read_models([*models, *([] if base is None else [base])])
-        parents, start = (part(networks, how), None) if base is None else part_with_base(networks)
-        source = _open(parents.models, calibration, how, image_options or {})
-    with clock.stage("type"):
-        sample = _first_rows(parents.models, source) if source is not None else sample_for(parents)
-        prepared = type_models(parents.models, sample, how.operators)
-    split = None if source is None or start else divide(source, prepared.models, how, labelled=labels is not None)
-    job = Job(prepared, source if split is None else split.fit, how, progress or silent, start)
-    with clock.stage("certify"):
-        certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
+    begun = _begin(models, calibration, base, how, image_options or {}, progress or silent, labelled=labels is not None)
+    job, parents, clock = begun.job, begun.parents, begun.clock
     with clock.stage("calibrate"):
         evidence = evidence_of(job, [replace(how, method=method, alpha=alpha) for method, alpha in choices(how)])
     with clock.stage("match"):
-        judges = chosen_by(split, labels)
+        judges = chosen_by(begun.split, labels)
         chosen = matched_by(job, evidence, judges)
     with clock.stage("merge"):
         repaired = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)
         result, product = _produced(parents, chosen, repaired)
     with clock.stage("check"):
-        _require_finite(parents, product, prepared.trace.sample, how.provider)
+        _require_finite(parents, product, job.prepared.trace.sample, how.provider)
     with clock.stage("compare"):
-        found = errors(parents, product, source if split is None else split.held, how.provider)
-        costs = footprints(parents, prepared, product)
-    report = report_of(chosen, certificates, result, repaired, product, seconds=clock.seconds)
-    report = replace(report, footprints=costs, reconstruction=found, held_out=split is not None)
+        found = errors(parents, product, begun.source if begun.split is None else begun.split.held, how.provider)
+        costs = footprints(parents, job.prepared, product)
+    report = report_of(chosen, begun.certificates, result, repaired, product, seconds=clock.seconds)
+    report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None)
     return MergeResult(product.network, product.weights, report)
+
+
+def plan(
+    models: Sequence[ModelSource],
+    *,
+    calibration: SourceSpec | None = None,
+    base: ModelSource | None = None,
+    options: MergeOptions | None = None,
+    image_options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> MergePlan:
+    """What ``merge`` would do, up to where it would begin to measure: models paired up, typed and certified.
+
+    Takes the arguments of ``merge`` and raises what it raises so far.
+    """
+    how = MergeOptions(**settings) if options is None else options
+    begun = _begin(models, calibration, base, how, image_options or {}, silent, labelled=False)
+    job, prepared = begun.job, begun.job.prepared
+    overrides(how.groups, prepared.typing)  # raises for a rule that names no group
+    border = None if begun.parents.separation is None else tuple(sorted(prepared.models.border))
+    return MergePlan(
+        models=tuple(network.label for network in prepared.models.sources),
+        options=how,
+        candidates=len(choices(how)),
+        groups=group_reports(prepared, None),
+        border=border,
+        coverage=coverage(prepared.models.weights[0], prepared.typing),
+        certificates=begun.certificates,
+        calibrated=job.source is not None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +132,45 @@ class _Clock:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Begun:
+    """A merge whose models are read, paired up, typed and certified."""
+
+    job: Job
+    parents: Parents
+    source: CalibrationSource | None
+    split: Split | None
+    certificates: tuple[Certificate, ...]
+    clock: _Clock
+
+
+def _begin(
+    models: Sequence[ModelSource],
+    calibration: SourceSpec | None,
+    base: ModelSource | None,
+    how: MergeOptions,
+    image_options: Mapping[str, Any],
+    progress: Progress,
+    *,
+    labelled: bool,
+) -> _Begun:
+    given = {"calibrated": calibration is not None, "labelled": labelled, "based": base is not None}
+    require_consistent(how, len(models), **given)
+    clock = _Clock()
+    with clock.stage("read"):
+        networks = read_models([*models, *([] if base is None else [base])])
+        parents, start = (part(networks, how), None) if base is None else part_with_base(networks)
+        source = _open(parents.models, calibration, how, image_options)
+    with clock.stage("type"):
+        sample = _first_rows(parents.models, source) if source is not None else sample_for(parents)
+        prepared = type_models(parents.models, sample, how.operators)
+    split = None if source is None or start else divide(source, prepared.models, how, labelled=labelled)
+    job = Job(prepared, source if split is None else split.fit, how, progress, start)
+    with clock.stage("certify"):
+        certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
+    return _Begun(job, parents, source, split, certificates, clock)
 
 
 def _open(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Prepared
 from onnxmerge.api.repairing import RepairCandidate
 from onnxmerge.api.search import SearchReport
@@ -101,6 +102,27 @@ class MergeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class MergePlan:
+    """What a merge would do: the models, paired up and certified, and how many ways to match them would be tried.
+
+    ``border`` are the tensors that heads read where they stay apart (None: everything would be merged).
+    """
+
+    models: tuple[str, ...]
+    options: MergeOptions
+    candidates: int
+    groups: tuple[GroupReport, ...]
+    border: tuple[str, ...] | None
+    coverage: Coverage
+    certificates: tuple[Certificate, ...]
+    calibrated: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return {**asdict(self), "version": __version__}
+
+
+@dataclass(frozen=True, slots=True)
 class MergeResult:
     """A merged model, not yet written: weights are computed when they are read."""
 
@@ -151,8 +173,9 @@ def provenance(report: MergeReport) -> dict[str, str]:
     return found
 
 
-def group_reports(prepared: Prepared, matched: MatchResult) -> tuple[GroupReport, ...]:
-    """What matching found for each free group."""
+def group_reports(prepared: Prepared, matched: MatchResult | None) -> tuple[GroupReport, ...]:
+    """What matching found for each free group; None before matching."""
+    searches = () if matched is None else matched.searches
 
     def mean(values: list[float]) -> float | None:
         return float(np.mean(values)) if values else None
@@ -162,8 +185,8 @@ def group_reports(prepared: Prepared, matched: MatchResult) -> tuple[GroupReport
             space.id,
             space.size,
             space.varies_with,
-            mean([s.similarity_before[space.id] for s in matched.searches if space.id in s.similarity_before]),
-            mean([s.similarity_after[space.id] for s in matched.searches if space.id in s.similarity_after]),
+            mean([s.similarity_before[space.id] for s in searches if space.id in s.similarity_before]),
+            mean([s.similarity_after[space.id] for s in searches if space.id in s.similarity_after]),
         )
         for space in prepared.typing.spaces.values()
         if space.free

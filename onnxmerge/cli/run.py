@@ -8,15 +8,16 @@ from typing import Any
 
 import click
 
-from onnxmerge.api import MergeOptions, merge
+from onnxmerge.api import merge, plan
 from onnxmerge.api.methods import METHODS, needs
 from onnxmerge.api.options import AUTO
 from onnxmerge.calibration.progress import progress_bar
 from onnxmerge.calibration.sources import BATCH_SIZE
-from onnxmerge.cli.images import image_options, numbers, take_image_options
+from onnxmerge.cli.asked import asked_for, require_other_output
+from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import model_options, write_text
-from onnxmerge.errors import UsageError
-from onnxmerge.report.console import print_merge
+from onnxmerge.recipes.file import write_recipe
+from onnxmerge.report.console import print_merge, print_plan
 
 
 def _listed() -> str:
@@ -40,10 +41,8 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
 
 
 @click.command(epilog=_listed())
-@click.argument("models", nargs=-1, required=True, metavar="A.onnx B.onnx...")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The merged model."
-)
+@click.argument("models", nargs=-1, required=True, metavar="A.onnx B.onnx... | RECIPE.yaml")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The merged model.")
 @click.option(
     "--calib", metavar="DATA", help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function."
 )
@@ -160,17 +159,25 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     metavar="FILE",
     help="Write the summary as JSON.",
 )
+@click.option(
+    "--save-recipe",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.yaml",
+    help="Write down this run, so that `onnxmerge run FILE.yaml` repeats it.",
+)
+@click.option("--dry-run", is_flag=True, help="Pair up, type and certify the models, say what would be done, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.pass_context
 def run(
+    context: click.Context,
+    /,
     models: tuple[str, ...],
-    output: Path,
-    calib: str | None,
-    base: str | None,
-    labels: Path | None,
     json_file: Path | None,
+    save_recipe: Path | None,
     *,
+    dry_run: bool,
     quiet: bool,
-    **settings: Any,
+    **_settings: Any,
 ) -> None:
     """Merge two or more models of one structure into one of the same size.
 
@@ -178,23 +185,33 @@ def run(
     after its file (logits_cats), or by letters where file names do not serve (logits_a).
 
     The first model gives names, opset and metadata. Every model's groups of units are certified before anything is
-    matched, and OUTPUT is either complete or untouched.
+    matched, and OUTPUT is either complete or untouched. A recipe (see docs/recipes.md) says all this in a file; options
+    on the command line go before it.
     """
-    if Path(output).absolute() in {Path(model).absolute() for model in (*models, *([] if base is None else [base]))}:
-        raise UsageError(f"-o {output} is one of the models to merge; choose another name")
-    images = take_image_options(settings)
-    options = MergeOptions(**settings)
-    result = merge(
-        models,
-        calibration=calib,
-        base=base,
-        labels=labels,
-        options=options,
-        image_options=images,
-        progress=progress_bar,
-    )
-    written = result.save(output)
-    if json_file is not None:
-        write_text(json_file, json.dumps({**result.report.to_dict(), "output": str(written)}, indent=1) + "\n")
-    if not quiet:
-        print_merge(result.report, written)
+    recipe = asked_for(context, models)
+    data = recipe.calibration
+    inputs: dict[str, Any] = {
+        "calibration": None if data is None else data.data,
+        "base": recipe.base,
+        "options": recipe.options,
+        "image_options": {} if data is None else data.image_options,
+    }
+    if dry_run:
+        planned = plan(recipe.models, **inputs)
+        _report(planned.to_dict(), json_file)
+        if not quiet:
+            print_plan(planned)
+    else:
+        output = require_other_output(recipe)
+        result = merge(recipe.models, labels=recipe.labels, progress=progress_bar, **inputs)
+        written = result.save(output)
+        _report({**result.report.to_dict(), "output": str(written)}, json_file)
+        if not quiet:
+            print_merge(result.report, written)
+    if save_recipe is not None:
+        write_recipe(recipe, save_recipe)
+
+
+def _report(found: dict[str, Any], file: Path | None) -> None:
+    if file is not None:
+        write_text(file, json.dumps(found, indent=1, default=str) + "\n")

@@ -29,6 +29,8 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.recipes.recipe import Calibration, Recipe, differing
 
 SUFFIXES = (".yaml", ".yml")
+_FILES = ("base", "labels", "output")
+"""Files beside the models and the calibration data."""
 _PATHS = ("operators",)
 """Options that are paths."""
 
@@ -66,8 +68,7 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike[str]) -> None:
         content["calibration"] = _plain(given)
     for name, value in differing(recipe.options).items():
         content[name] = _relative(str(value), folder) if name in _PATHS else _plain(value)
-    if recipe.output is not None:
-        content["output"] = _relative(recipe.output, folder)
+    content |= {name: _relative(path, folder) for name in _FILES if (path := getattr(recipe, name)) is not None}
     try:
         target.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     except OSError as error:
@@ -89,7 +90,7 @@ def schema_model() -> type[BaseModel]:
             ...,
         ),
         "calibration": (_mirror(Calibration) | None, None),
-        "output": (str | None, None),
+        **dict.fromkeys(_FILES, (str | None, None)),
     }
     return create_model("Recipe", __config__=_STRICT, **own, **_fields(MergeOptions))
 
@@ -121,16 +122,17 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     hints = get_type_hints(MergeOptions)
     calibration = found.pop("calibration", None)
     models = tuple(_resolved(model, folder) for model in found.pop("models"))
-    output = found.pop("output", None)
+    files = {name: found.pop(name, None) for name in _FILES}
     options = {name: _restored(hints[name], value) for name, value in found.items()}
     for name in _PATHS:
         if options.get(name) is not None:
             options[name] = Path(_resolved(str(options[name]), folder))
+    data = None if calibration is None else {**calibration, "data": _resolved(calibration["data"], folder)}
     return Recipe(
         models,
-        None if calibration is None else Calibration(**{**calibration, "data": _resolved(calibration["data"], folder)}),
-        None if output is None else _resolved(output, folder),
-        MergeOptions(**options),
+        calibration=None if data is None else Calibration(**data),
+        options=MergeOptions(**options),
+        **{name: None if path is None else _resolved(path, folder) for name, path in files.items()},
     )
 
 

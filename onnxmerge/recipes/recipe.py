@@ -30,7 +30,9 @@ class Recipe:
     """What to merge, on what, how, and where to; paths as a shell in the current folder understands them."""
 
     models: tuple[str, ...]
+    base: str | None = None
     calibration: Calibration | None = None
+    labels: str | None = None
     output: str | None = None
     options: MergeOptions = field(default_factory=MergeOptions)
 

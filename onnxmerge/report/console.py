@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
-from onnxmerge.api.outcome import GroupReport, MergeReport
+from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
 from onnxmerge.api.search import SearchReport
 from onnxmerge.axes.explain import AxisReason
 from onnxmerge.report.terminal import terminal
@@ -24,7 +24,8 @@ _CHAIN = 8
 def print_merge(report: MergeReport, written: Path) -> None:
     """The summary of a merge: groups, similarities, what was chosen and proved, costs, stages."""
     console = terminal()
-    _print_groups(console, report)
+    alpha = "" if report.alpha is None else f", alpha {report.alpha:g}"
+    _print_groups(console, report.groups, f"{len(report.models)} models, {report.method}{alpha}")
     if report.search is not None:
         _print_search(console, report.search)
     for title, told in _facts(report):
@@ -39,12 +40,26 @@ def print_merge(report: MergeReport, written: Path) -> None:
     console.print(f"wrote            {escape(str(written))}")
 
 
-def _print_groups(console: Console, report: MergeReport) -> None:
-    alpha = "" if report.alpha is None else f", alpha {report.alpha:g}"
-    table = Table(title=f"{len(report.models)} models, {report.method}{alpha}", title_justify="left", box=None)
+def print_plan(plan: MergePlan) -> None:
+    """What a merge would do."""
+    console = terminal()
+    how = plan.options
+    _print_groups(console, plan.groups, f"{len(plan.models)} models, {how.method}, alpha {how.alpha}")
+    if plan.candidates > 1:
+        console.print(f"to be tried      {plan.candidates} ways to match, on held-out calibration data")
+    if plan.border is not None:
+        console.print(f"merged up to     {escape(', '.join(plan.border))}")
+    for certificate, model in zip(plan.certificates, plan.models, strict=True):
+        console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
+    console.print(f"free             {_coverage(plan.coverage)}")
+    console.print("nothing was merged or written (--dry-run)")
+
+
+def _print_groups(console: Console, groups: Sequence[GroupReport], heading: str) -> None:
+    table = Table(title=heading, title_justify="left", box=None)
     for title in ("group", "size", "varies with", "similarity before", "after"):
         table.add_column(title, justify="right" if title in ("size", "similarity before", "after") else "left")
-    for group in report.groups:
+    for group in groups:
         table.add_row(
             group.id,
             str(group.size),
