@@ -34,6 +34,7 @@ from onnxmerge.evaluation.class_numbers import LabelSource
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.model.network import ModelSet
+from onnxmerge.model.precision import halved
 from onnxmerge.model.session import open_session, run
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import coverage
@@ -81,6 +82,8 @@ def merge(
     with clock.stage("merge"):
         repaired = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)
         result, product = _produced(parents, chosen, repaired)
+        if how.output_type == "float16":
+            product = replace(product, network=halved(product.network, product.weights), weights={})
     with clock.stage("check"):
         _require_finite(parents, product, job.prepared.trace.sample, how.provider)
     with clock.stage("compare"):

@@ -14,6 +14,7 @@ from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
 
 Refinement = Literal["none", "ls", "regmean"]
+OutputType = Literal["keep", "float16"]
 HeadsChoice = Literal["auto", "joint", "separate"]
 AUTO: Literal["auto"] = "auto"
 """Method or alpha: to be searched (``api.search``)."""
@@ -38,7 +39,8 @@ class MergeOptions:
     ``heads`` "separate" merges up to the last linear layers and keeps what comes behind for each model, with outputs
     of its own; "auto" does so where the models' trailing parts differ, from where they differ. ``until`` names the
     last nodes (or tensors) to merge instead, and implies separate heads. ``share`` below 1 merges that fraction of each
-    group's units, the most similar ones, and keeps the others apart. ``groups`` are exceptions for single groups.
+    group's units, the most similar ones, and keeps the others apart. ``output_type`` float16 converts the merged
+    model at the end. ``groups`` are exceptions for single groups.
     """
 
     method: str = "mudsc-align"
@@ -61,6 +63,7 @@ class MergeOptions:
     heads: HeadsChoice = "auto"
     until: tuple[str, ...] = ()
     share: float = 1.0
+    output_type: OutputType = "keep"
     groups: tuple[GroupRule, ...] = ()
 
     @property

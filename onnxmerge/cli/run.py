@@ -147,6 +147,13 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     show_default=True,
     help="Fraction of each group's units to merge, the most similar ones; the others stay apart in wider layers.",
 )
+@click.option(
+    "--output-type",
+    type=click.Choice(["keep", "float16"]),
+    default="keep",
+    show_default=True,
+    help="float16: convert the merged model, inputs and outputs apart.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)

@@ -38,7 +38,8 @@ MODES = ("none", "rescale", "repair", "bias")
 Which: TypeAlias = Literal["free", "fixed", "all"]
 
 DEAD = 1e-4
-"""A unit that varies less than this share of its target is constant up to rounding; it is shifted, not blown up."""
+"""A unit that varies less than this share of its target is constant up to rounding; it is shifted, not blown up.
+So is one that is constant in all parents, not shrunk to nothing: on other data it may not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def repair(
         changed = {}
         for tensor, own in moments.items():
             layer, aim = layers[tensor], aims[tensor]
-            dead = own.std <= DEAD * aim.std
+            dead = (own.std <= DEAD * aim.std) | (aim.std == 0)
             scaled = np.where(dead, 1.0, aim.std / np.where(dead, 1.0, own.std))
             factors = np.ones_like(scaled) if mode == "bias" else scaled
             changed[layer.weight] = layer.scale_weight(current[layer.weight], factors)
@@ -216,6 +217,8 @@ def _use_target(
         std = surgeon.apply("Sqrt", variance)
         std = surgeon.apply("Max", std, surgeon.constant(floor.reshape(shape).astype(wide)))
         factors = surgeon.apply("Div", surgeon.constant(aim.std.reshape(shape).astype(wide)), std)
+        constant = surgeon.constant((aim.std == 0).reshape(shape))
+        factors = surgeon.apply("Where", constant, surgeon.constant(np.ones([1] * probe.rank, wide)), factors)
         kept = mean if layer.bias is not None else surgeon.apply("Mul", mean, factors)
         shifted = mode == "repair" and layer.bias is not None
         result = surgeon.apply("Add", surgeon.apply("Mul", centred, factors), aimed if shifted else kept)

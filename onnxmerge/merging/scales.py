@@ -35,12 +35,14 @@ Vector = NDArray[np.float64]
 class ScalePlan:
     """Layers whose units have no scale of their own, and what to measure in the parents.
 
-    The ``output`` of each layer is the tensor behind the normalisation. ``spent`` are initializers of which nothing is
-    left to compare, for the deviation and the mean say it all: gamma, beta and the layer's own bias.
+    The ``output`` of each layer is the tensor behind the normalisation; ``norms`` has gamma and beta of the layers that
+    have one, by output. ``spent`` are initializers of which nothing is left to compare, for the deviation and the mean
+    say it all: gammas, betas and the layers' own biases.
     """
 
     layers: tuple[LinearLayer, ...]
     requests: tuple[MomentRequest, ...]
+    norms: Mapping[str, tuple[str, str]]
     spent: frozenset[str]
 
 
@@ -51,13 +53,15 @@ def plan_scales(graph: ir.Graph, typing: Typing, repaired: Sequence[LinearLayer]
     """
     outputs = {layer.output for layer in repaired}
     values = {value.name: value for node in graph for value in node.outputs}
-    found, spent = [], set[str]()
+    found, spent, norms = [], set[str](), dict[str, tuple[str, str]]()
     for layer in linear_layers(graph)[0]:
         layout = typing.activations.get(layer.output)
         norm = None if layout is None else _norm_behind(layer, values[layer.output], len(layout.shape))
         if norm is not None:
             found.append(replace(layer, output=str(norm.outputs[0].name)))
-            spent.update(str(each.name) for each in map(initializer_of, norm.inputs[1:3]) if each is not None)
+            gamma, beta = (str(each.name) for each in map(initializer_of, norm.inputs[1:3]) if each is not None)
+            norms[found[-1].output] = gamma, beta
+            spent.update((gamma, beta))
         elif layer.output in outputs:
             found.append(layer)
         else:
@@ -65,7 +69,7 @@ def plan_scales(graph: ir.Graph, typing: Typing, repaired: Sequence[LinearLayer]
         if layer.bias is not None:
             spent.add(layer.bias)
     layers, requests, _ = measurable(found, typing)
-    return ScalePlan(layers, requests, frozenset(spent))
+    return ScalePlan(layers, requests, norms, frozenset(spent))
 
 
 def comparable(
@@ -82,7 +86,7 @@ def comparable(
     for model, weights in enumerate(models.weights):
         moments = _moments(typing, plan, statistics, model)
         changed = {
-            layer.weight: _Rescaled(layer, std / _lengths(layer, weights))
+            layer.weight: _Rescaled(layer, _signs(layer, plan, weights) * std / _lengths(layer, weights))
             for layer, (_, std) in zip(plan.layers, moments, strict=True)
         }
         added = {name: mean for name, (mean, _) in zip(means, moments, strict=True)}
@@ -92,22 +96,38 @@ def comparable(
 
 
 def balanced(models: ModelSet, typing: Typing, plan: ScalePlan, statistics: Statistics) -> ModelSet:
-    """The models as averaging should see them: a unit's parents weigh in by their deviations, biases are untouched.
+    """The models as averaging should see them: a unit's parents weigh in by their deviations.
 
-    Each layer keeps its length overall (the geometric mean over units and models). Computed when read.
+    Each layer keeps its length overall (the geometric mean over units and models). Where BatchNorm is kept, gamma and
+    beta are the deviation and the mean that were measured, as repair takes them where it was folded. Computed when
+    read.
     """
     moments = [_moments(typing, plan, statistics, model) for model in range(len(models.weights))]
     changed: list[dict[str, _Rescaled]] = [{} for _ in models.weights]
     for index, layer in enumerate(plan.layers):
         factors = [
-            each[index][1] / _lengths(layer, weights) for each, weights in zip(moments, models.weights, strict=True)
+            _signs(layer, plan, weights) * each[index][1] / _lengths(layer, weights)
+            for each, weights in zip(moments, models.weights, strict=True)
         ]
-        live = np.concatenate(factors)
+        live = np.abs(np.concatenate(factors))
         live = live[live > 0]
         common = float(np.exp(np.log(live).mean())) if live.size else 1.0
         for into, each in zip(changed, factors, strict=True):
             into[layer.weight] = _Rescaled(layer, each / common)
-    return replace(models, weights=tuple(_view(*each, {}) for each in zip(models.weights, changed, strict=True)))
+    views = [
+        _view(weights, scaled, _affine(plan, found))
+        for weights, scaled, found in zip(models.weights, changed, moments, strict=True)
+    ]
+    return replace(models, weights=tuple(views))
+
+
+def _affine(plan: ScalePlan, moments: Sequence[tuple[Vector, Vector]]) -> dict[str, Vector]:
+    """Gammas and betas by name: what was measured behind them, the mean of it where several norms share one."""
+    found: dict[str, list[Vector]] = {}
+    for layer, (mean, std) in zip(plan.layers, moments, strict=True):
+        for name, vector in zip(plan.norms.get(layer.output, ()), (std, mean), strict=False):
+            found.setdefault(name, []).append(vector)
+    return {name: np.mean(several, axis=0) for name, several in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +144,10 @@ class _Rescaled:
 def _view(weights: Mapping[str, Array], changed: Mapping[str, _Rescaled], added: Mapping[str, Vector]) -> LazyWeights:
     def compute(name: str) -> Array:
         if name in added:
-            return added[name]
+            return added[name].astype(weights[name].dtype) if name in weights else added[name]
         return changed[name](weights[name]) if name in changed else weights[name]
 
-    return LazyWeights((*weights, *added), compute)
+    return LazyWeights(dict.fromkeys((*weights, *added)), compute)
 
 
 def _moments(typing: Typing, plan: ScalePlan, statistics: Statistics, model: int) -> list[tuple[Vector, Vector]]:
@@ -136,6 +156,12 @@ def _moments(typing: Typing, plan: ScalePlan, statistics: Statistics, model: int
         channel_moments(layer, request, typing, statistics, model)
         for layer, request in zip(plan.layers, plan.requests, strict=True)
     ]
+
+
+def _signs(layer: LinearLayer, plan: ScalePlan, weights: Mapping[str, Array]) -> Vector:
+    """-1 where a negative gamma turns the sign behind the layer (folding moves that into the weights), else 1."""
+    norm = plan.norms.get(layer.output)
+    return np.ones(layer.units) if norm is None else np.where(weights[norm[0]].astype(np.float64) < 0, -1.0, 1.0)
 
 
 def _lengths(layer: LinearLayer, weights: Mapping[str, Array]) -> Vector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import pytest
 from onnxmerge import InputError, OnnxmergeError, StructureError, UsageError, merge, permute
 from onnxmerge.api import MergeOptions
 from onnxmerge.evaluation.comparison import compare
-from tests.graphs import build, initializers, normal
+from tests.graphs import build, execute, initializers, normal
 
 MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = MatMul(r, w2) }"
 
@@ -117,3 +118,16 @@ def test_a_failed_save_leaves_what_was_there(digits: Path, tmp_path: Path) -> No
         replace(result, weights=broken).save(target)
     assert target.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_merged_model_may_be_converted_to_float16(digits: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"calibration": digits / "calib.npz", "method": "act-align", "samples": 100}
+    wide = onnx.load(merge(pair_of(digits), **given).save(tmp_path / "wide.onnx"))
+    half = onnx.load(merge(pair_of(digits), output_type="float16", **given).save(tmp_path / "half.onnx"))
+    assert {a.dtype for a in initializers(half).values() if a.dtype.kind == "f"} == {np.dtype(np.float16)}
+    assert [i.type.tensor_type.elem_type for i in half.graph.input] == [onnx.TensorProto.FLOAT]
+    with np.load(digits / "test.npz") as test:
+        images = {name: test[name][:50] for name in test.files if name != "labels"}
+    before, after = (next(iter(execute(model, images).values())) for model in (wide, half))
+    assert after.dtype == np.float32
+    np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max())

@@ -104,6 +104,15 @@ def test_a_dead_unit_is_shifted_not_blown_up() -> None:
     assert all(np.isfinite(array).all() for array in changed.values())
 
 
+def test_units_that_are_constant_in_the_parents_keep_their_weights() -> None:
+    net = residual()
+    plan = plan_repair(net.graph, TYPING)
+    aims = {layer.output: Target(np.full(6, 3.0), np.where(np.arange(6) == 2, 0.0, 2.0)) for layer in plan.layers}
+    changed = repair(net.model, TYPING, net.weights, plan, aims, images(100, 100))
+    np.testing.assert_array_equal(changed["w1"][2], net.weights["w1"][2])
+    assert not np.array_equal(changed["w1"][1], net.weights["w1"][1])
+
+
 def test_layers_without_a_bias_are_rescaled() -> None:
     net = network(
         "(float[n,4] x) => (float[n,3] y) { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }",

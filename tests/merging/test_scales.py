@@ -27,6 +27,7 @@ def parent(seed: int) -> Arrays:
     rng = np.random.default_rng(seed)
     norm = batchnorm("n", 5)
     norm = {name: (array + rng.uniform(0.1, 1, 5)).astype(np.float32) for name, array in norm.items()}
+    norm["n_scale"][1] *= -1
     return {**normal(w1=(5, 4, 3, 3), b1=(5,), w2=(3, 5), b2=(3,), seed=seed), **norm}
 
 
@@ -84,7 +85,13 @@ def test_parents_weigh_in_by_their_deviations(graph: str) -> None:
     for model, (before, after) in enumerate(zip(given, scaled.weights, strict=True)):
         lengths.append(np.linalg.norm(after["w1"].reshape(5, -1).astype(np.float64), axis=1))
         deviations.append(np.sqrt(statistics.moments[model, "h", plan.requests[0].space].variance))
-        assert all(np.array_equal(before[name], after[name]) for name in before if name != "w1")
+        moments = statistics.moments[model, "h", plan.requests[0].space]
+        if graph == KEPT:
+            np.testing.assert_allclose(after["n_scale"], np.sqrt(moments.variance), rtol=1e-5)
+            np.testing.assert_allclose(after["n_bias"], moments.mean, rtol=1e-5)
+            assert (after["w1"][1] * before["w1"][1]).sum() < 0
+        measured_again = ("w1", "n_scale", "n_bias")
+        assert all(np.array_equal(before[name], after[name]) for name in before if name not in measured_again)
     ratios = np.stack(lengths) / np.stack(deviations)
     np.testing.assert_allclose(ratios, ratios[0, 0], rtol=1e-5)
     stored = np.stack([np.linalg.norm(each["w1"].reshape(5, -1).astype(np.float64), axis=1) for each in given])
@@ -104,3 +111,14 @@ def test_a_unit_without_weights_stays_finite() -> None:
 def test_where_nothing_normalises_nothing_is_scaled() -> None:
     prepared = type_models(load([build(FOLDED, fold(parent(seed))) for seed in (1, 2)]), None, None)
     assert not plan_scales(prepared.models.template.graph, prepared.typing, ()).layers
+
+
+def test_kept_and_folded_parents_average_to_one_network() -> None:
+    parents = [parent(1), parent(2)]
+    rows = []
+    for graph, given in ((KEPT, parents), (FOLDED, [fold(each) for each in parents])):
+        prepared, plan, statistics = measured(graph, given)
+        scaled = balanced(prepared.models, prepared.typing, plan, statistics).weights
+        mean = np.sum([each["w1"].astype(np.float64) for each in scaled], axis=0).reshape(5, -1)
+        rows.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
