@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnxmerge.api.job import Job
 from onnxmerge.api.judging import Judge, Judges, judge_on
 from onnxmerge.api.matching import Evidence, match
 from onnxmerge.api.rotating import Turned, turn
 from onnxmerge.api.search import SearchReport, search
-from onnxmerge.calibration.subset import Split, is_held
-from onnxmerge.evaluation.class_numbers import LabelSource, read_labels
+from onnxmerge.calibration.subset import Split
+from onnxmerge.errors import InputError
+from onnxmerge.evaluation.labels import LabelSpec, read_labels
+from onnxmerge.evaluation.task import Task
+from onnxmerge.evaluation.truth import truth
 from onnxmerge.matching.methods import MatchResult
+
+CALIBRATION = Task("labels")
+"""What ``--labels`` tell: which column of the first output is right, for each calibration sample."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,12 +31,15 @@ class Chosen:
     rotated: tuple[str, ...]
 
 
-def chosen_by(split: Split | None, labels: LabelSource | None) -> Judges:
+def chosen_by(split: Split | None, labels: LabelSpec | None) -> Judges:
     """Judges by the data that was held out. Raises InputError where ``labels`` do not fit it."""
     known = None
     if split is not None and labels is not None:
-        every = read_labels(labels, split.samples())
-        known = every[is_held(np.arange(len(every)))]
+        (every,) = truth([CALIBRATION], read_labels(labels)).answers
+        held = split.held_rows()
+        if len(every) != len(held):
+            raise InputError(f"found {len(every)} labels, expected one for each of the {len(held)} calibration samples")
+        known = every[held]
 
     def judges(job: Job) -> Judge | None:
         return None if split is None else judge_on(job, split.held, known)

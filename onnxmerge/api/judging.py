@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job
 from onnxmerge.api.matching import Evidence
@@ -15,11 +16,12 @@ from onnxmerge.api.restoring import merged
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import FirstSamples, Split, hold_out, rows
-from onnxmerge.errors import UsageError
-from onnxmerge.evaluation.class_numbers import Labels, accuracy, require_classes
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.evaluation.metrics import hits
+from onnxmerge.evaluation.task import ABSENT
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.reconstruction import Reference, reference
+from onnxmerge.merging.reconstruction import Reference, Rows, reference
 from onnxmerge.merging.repair_choice import RepairStep
 from onnxmerge.model.network import ModelSet
 
@@ -83,9 +85,11 @@ class Judge:
         trial = replace(job, source=self.source, options=replace(job.options, refine="none"))
         found = self.reference.rows_of(merged(trial, matched, evidence, step).weights)
         agreed = self.reference.compare(found, matched.matchings)
-        return Verdict(agreed, None if self.labels is None else accuracy(found[self.reference.answer], self.labels))
+        return Verdict(agreed, None if self.labels is None else _accuracy(found[self.reference.answer], self.labels))
 
 
+Labels: TypeAlias = NDArray[np.int64]
+"""The right column for each sample; -1 where a sample has no label."""
 Judges: TypeAlias = Callable[[Job], Judge | None]
 """What judges candidates of a job; None where no data is held out."""
 
@@ -103,5 +107,21 @@ def judge_on(job: Job, held: CalibrationSource, labels: Labels | None = None) ->
     samples = sum(map(rows, feeds))
     if labels is not None:
         labels = labels[:samples]
-        require_classes(found.rows[0].get(found.answer), labels, models.template.label)
+        _require_classes(found.rows[0].get(found.answer), labels, models.template.label)
     return Judge(found, FirstSamples(job.source, REPAIR_SAMPLES), labels, samples)
+
+
+def _accuracy(outputs: Rows, labels: Labels) -> float:
+    """The share of labelled rows [samples, classes] whose largest value is at the label."""
+    known = labels != ABSENT
+    return hits(outputs[known], labels[known], (1,)).rates[0]
+
+
+def _require_classes(outputs: Rows | None, labels: Labels, label: str) -> None:
+    """Raise InputError unless ``outputs`` [samples, classes] can be judged by ``labels``."""
+    if outputs is None or outputs.shape[0] != len(labels):
+        raise InputError(f"{label}: labels need a first output of one row for each sample; leave --labels out")
+    if labels.max(initial=ABSENT) >= outputs.shape[1]:
+        raise InputError(f"{label}: its first output has {outputs.shape[1]} classes, but a label is {labels.max()}")
+    if (labels == ABSENT).all():
+        raise InputError(f"{label}: none of the {len(labels)} held-out samples has a label")

@@ -30,7 +30,7 @@ from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_so
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split
 from onnxmerge.errors import ValidationError
-from onnxmerge.evaluation.class_numbers import LabelSource
+from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.model.network import ModelSet
@@ -45,7 +45,7 @@ def merge(
     *,
     calibration: SourceSpec | None = None,
     base: ModelSource | None = None,
-    labels: LabelSource | None = None,
+    labels: LabelSpec | None = None,
     options: MergeOptions | None = None,
     image_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -58,7 +58,7 @@ def merge(
         calibration: Unlabelled data the models can run on: a path (.npy, .npz, a folder of these or of images,
             ``script.py:function``), arrays, or a reader. Optional for methods that compare no activations.
         base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
-        labels: The class of each calibration sample (an array, .npy or .npz), by which a search for method or alpha
+        labels: The class of each calibration sample (see `evaluate`; -1: none), by which a search for method or alpha
             is decided instead; the network's first output must be [samples, classes].
         options: How to merge.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.

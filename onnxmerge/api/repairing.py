@@ -15,6 +15,7 @@ from onnxmerge.api.judging import Judges, Verdict
 from onnxmerge.api.matching import Evidence
 from onnxmerge.errors import InputError
 from onnxmerge.matching.methods import MatchResult
+from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.repair_choice import RepairStep, label, repair_step, repair_steps
 
 
@@ -43,7 +44,7 @@ def choose_repair(job: Job, matched: MatchResult, evidence: Evidence, judges: Ju
         return ChosenRepair(rule)
     try:
         judge = judges(job)
-    except InputError:  # there is nothing to compare: no float output, no layer before one
+    except NothingToCompareError:
         judge = None
     if judge is None:
         return ChosenRepair(rule)

@@ -98,14 +98,15 @@ class Split:
     fit: Share
     held: Share
 
-    def samples(self) -> int:
-        """How many samples the whole has, in a pass over it."""
-        source = self.fit.source
+    def held_rows(self) -> NDArray[np.bool_]:
+        """Which samples of the whole are in ``held``, bool [samples]; reads the source once."""
+        source, sizes = self.fit.source, []
         source.rewind()
-        total = 0
         while (feed := source.get_next()) is not None:
-            total += rows(feed)
-        return total
+            sizes.append(rows(feed))
+        if self.held.divisible:
+            return is_held(np.arange(sum(sizes)))
+        return np.repeat(is_held(np.arange(len(sizes))), sizes)
 
 
 def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:

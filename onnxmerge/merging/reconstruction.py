@@ -41,6 +41,10 @@ ROWS = 16_384
 """Positions (pixels, tokens) of a feature that are compared, evenly over all batches."""
 
 
+class NothingToCompareError(InputError):
+    """The network has no tensor in which a merged model could be compared with its parents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """A tensor to compare, its units along ``axis``. An ``answer`` is an output, to be reproduced to scale."""
@@ -64,7 +68,7 @@ def last_features(graph: ir.Graph, typing: Typing) -> tuple[Feature, ...]:
         if layer is not None and source is not None and source.name in typing.activations:
             found.setdefault(str(source.name), Feature(str(source.name), layer.channel_axis, answer=False))
     if not found:
-        raise InputError(
+        raise NothingToCompareError(
             "the network has no float output and no linear layer right before one; nothing can be compared"
         )
     return tuple(found.values())
@@ -125,7 +129,9 @@ class Reference:
                 if aligned is not None:
                     scores.append(agreement(*aligned, to_scale=feature.answer))
         if not scores:
-            raise InputError("no feature before the outputs can be aligned unit by unit; nothing can be compared")
+            raise NothingToCompareError(
+                "no feature before the outputs can be aligned unit by unit; nothing can be compared"
+            )
         return float(np.mean(scores))
 
     def _aligned(

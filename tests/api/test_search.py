@@ -108,12 +108,25 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message:
 
 def test_labels_and_data_that_do_not_fit_are_refused() -> None:
     pair = [network(1), network(2)]
-    with pytest.raises(InputError, match="each of the 500 calibration samples"):
-        merge(pair, calibration={"x": X}, method="auto", labels=np.zeros(99, int))
-    with pytest.raises(InputError, match="3 classes, but a label is 7"):
-        merge(pair, calibration={"x": X}, method="auto", labels=np.full(500, 7))
+    for options in (MergeOptions(method="auto"), MergeOptions()):  # a search by labels, and a repair chosen by them
+        with pytest.raises(InputError, match="found 99 labels, expected one for each of the 500 calibration samples"):
+            merge(pair, calibration={"x": X}, labels=np.zeros(99, int), options=options)
+        with pytest.raises(InputError, match="3 classes, but a label is 7"):
+            merge(pair, calibration={"x": X}, labels=np.full(500, 7), options=options)
+        with pytest.raises(InputError, match="whole numbers"):
+            merge(pair, calibration={"x": X}, labels=np.full(500, 0.5), options=options)
+    with pytest.raises(InputError, match="none of the 100 held-out samples has a label"):
+        merge(pair, calibration={"x": X}, method="auto", labels=np.where(np.arange(500) == 0, 1, -1))
     with pytest.raises(InputError, match="fewer than five"):
         merge(pair, calibration={"x": X[:1]}, method="auto")
+
+
+def test_samples_without_a_label_do_not_decide() -> None:
+    labels = execute(network(1), {"x": X})["y"].argmax(axis=1)
+    some = np.where(np.arange(500) % 3 == 0, labels, -1)
+    found = merge([network(1), network(1)], calibration={"x": X}, labels=some, method="auto", repair="none").report
+    assert found.search is not None
+    assert found.search.candidates[found.search.chosen].accuracy == 1
 
 
 def test_least_squares_follows_the_matching_that_was_chosen(digits: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import FirstSamples, hold_out, is_held
+from onnxmerge.calibration.subset import FirstSamples, hold_out
 from onnxmerge.errors import InputError
 from tests.merging.networks import Source
 
@@ -30,14 +30,15 @@ def test_every_fifth_sample_is_held_out_whatever_the_feeds() -> None:
     for _ in range(2):
         assert feeds(split.fit) == [[0, 1, 2, 3], [5, 6, 7, 8], [10]]
         assert feeds(split.held) == [[4, 9]]
-    assert split.samples() == 11
-    assert np.flatnonzero(is_held(np.arange(11))).tolist() == [4, 9]
+    assert np.flatnonzero(split.held_rows()).tolist() == [4, 9]
+    assert len(split.held_rows()) == 11
 
 
 def test_feeds_that_cannot_be_cut_are_held_out_whole() -> None:
     split = hold_out(numbered(3, 3, 3, 3, 3, 3), divisible=False)
     assert feeds(split.fit) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [15, 16, 17]]
     assert feeds(split.held) == [[12, 13, 14]]
+    assert np.flatnonzero(split.held_rows()).tolist() == [12, 13, 14]
 
 
 def test_the_beginning_of_a_part() -> None:
