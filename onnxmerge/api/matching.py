@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
-from onnxmerge.merging.repair import RepairPlan, plan_repair
+from onnxmerge.merging.repair import plan_repair
 from onnxmerge.merging.repair_choice import repair_step, repair_steps
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
 from onnxmerge.merging.task_vectors import TaskVectorMethod
@@ -28,19 +28,13 @@ Weights: TypeAlias = Mapping[str, NDArray[Any]]
 class Evidence:
     """What is known of the parents. ``statistics`` are None where nothing was measured.
 
-    ``repair``: the layers whose statistics may be set anew after merging. ``scales``: the layers whose units have no
-    scale of their own. None: none are.
+    ``moments`` are those of layers that may be repaired after merging, and of ``scales``: the layers whose units have
+    no scale of their own (None: there are none).
     """
 
-    repair: RepairPlan | None
-    scales: ScalePlan | None
+    moments: tuple[MomentRequest, ...] = ()
+    scales: ScalePlan | None = None
     statistics: Statistics | None = None
-
-    @property
-    def requests(self) -> tuple[MomentRequest, ...]:
-        """The moments that repair and scales need."""
-        both = [plan.requests for plan in (self.repair, self.scales) if plan is not None]
-        return tuple(dict.fromkeys(request for requests in both for request in requests))
 
 
 def planned(job: Job) -> Evidence:
@@ -50,16 +44,14 @@ def planned(job: Job) -> Evidence:
     if job.source is None and choice not in ("auto", "none"):
         raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
     if job.source is None or step is None or job.base is not None:
-        return Evidence(None, None)
+        return Evidence()
     hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()
     scales = plan_scales(graph, typing, hidden)
     steps = repair_steps(graph, typing) if choice == "auto" else (step,)
     everywhere = any(each is not None and each.which == "all" for each in steps)
     repaired = job.options.refine != "ls" or job.options.searches
-    return Evidence(
-        plan_repair(graph, typing, "all" if everywhere else step.which) if repaired else None,
-        scales if scales.layers else None,
-    )
+    wanted = plan_repair(graph, typing, "all" if everywhere else step.which).requests if repaired else ()
+    return Evidence(tuple(dict.fromkeys((*wanted, *scales.requests))), scales if scales.layers else None)
 
 
 def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
@@ -67,7 +59,7 @@ def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
     prepared, plans = job.prepared, planned(job)
     comparing = [METHODS[trial.method] for trial in trials if compares_activations(trial)]
     grams = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()] if comparing else []
-    requests: list[GramRequest | MomentRequest] = [*grams, *plans.requests]
+    requests: list[GramRequest | MomentRequest] = [*grams, *plans.moments]
     if job.source is None or not requests:
         return plans
     models = prepared.models
@@ -84,7 +76,7 @@ def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
             progress=report,
             pairs=[(one, other) for other in every for one in every[: other + 1]] if together else None,
         )
-    return Evidence(plans.repair, plans.scales, statistics)
+    return replace(plans, statistics=statistics)
 
 
 def match(job: Job, evidence: Evidence) -> MatchResult:

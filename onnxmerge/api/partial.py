@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from onnxmerge.api.job import Job, Overlay
 from onnxmerge.api.matching import Evidence
 from onnxmerge.api.methods import alpha_of, compares_activations
-from onnxmerge.api.restoring import REPAIR_SAMPLES, Merged, averaged
+from onnxmerge.api.restoring import REPAIR_SAMPLES, Merged, in_one_scale
 from onnxmerge.axes.layout import Positions
 from onnxmerge.calibration.statistics import Statistics
 from onnxmerge.calibration.subset import FirstSamples
 from onnxmerge.heads.splicing import Reading
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
+from onnxmerge.merging.combine import combine
 from onnxmerge.merging.linear_layers import linear_layers
 from onnxmerge.merging.repair import RepairPlan, Target, plan_repair, repair, targets
 from onnxmerge.merging.repair_choice import RepairStep
@@ -51,12 +52,13 @@ def merged_partly(job: Job, matched: MatchResult, evidence: Evidence, step: Repa
     source, provider = job.source, job.options.provider
     budgets, notes = _budgets(job, matched, evidence.statistics)
     network = wide_network(models.template, typing, budgets)
-    mean = averaged(job, matched, evidence, step)
-    weights: Weights = widened(mean, models.weights, typing, matched.permutations, budgets, job.shares)
+    apart = _is_apart(job, budgets)
+    scaled = models if apart else in_one_scale(job, evidence, step)
+    mean = combine(scaled, typing, matched.permutations, weights=job.shares)
+    weights: Weights = widened(mean, scaled.weights, typing, matched.permutations, budgets, job.shares)
     if source is None or step is None:
         return Partial(network, Merged(weights, "none", tuple(notes)), budgets)
     done = []
-    apart = _is_apart(job, budgets)
     if not apart and batchnorms(network.graph):
         weights = Overlay(weights, reestimate(network.model, typing, weights, source, provider=provider))
         done.append("BatchNorm re-estimated")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from onnxmerge.api.job import Job, Overlay
 from onnxmerge.api.matching import Evidence, Weights
@@ -13,12 +14,13 @@ from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
-from onnxmerge.merging.least_squares import Refined, refine
+from onnxmerge.merging.least_squares import OutputScale, Refined, refine
 from onnxmerge.merging.regmean import regmean
 from onnxmerge.merging.repair import plan_repair, repair, targets
 from onnxmerge.merging.repair_choice import RepairStep
 from onnxmerge.merging.scales import balanced
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
+from onnxmerge.model.network import ModelSet
 
 REPAIR_SAMPLES = 2048
 """Calibration samples that repair measures the merged network on: a mean and a deviation need no more."""
@@ -40,15 +42,18 @@ def merged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep 
     method, statistics = METHODS[options.method], evidence.statistics
     if isinstance(method, TaskVectorMethod):
         return _task_vectors(job, method, step)
-    weights = averaged(job, matched, evidence, step)
+    models = in_one_scale(job, evidence, step)
+    weights: Weights = combine(models, typing, matched.matchings, weights=job.shares)
     if source is None:
         told = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, "none", told if step is not None else ())
+    refined = None if options.refine == "none" else _refined(job, matched, weights, source)
+    weights = weights if refined is None else Overlay(weights, refined.weights)
+    notes = () if refined is None else tuple(refined.notes)
     if options.refine == "ls":
-        return _least_squares(job, matched, weights, source)
-    regmeaned = _regmean(job, matched, weights, source) if options.refine == "regmean" else None
-    weights, done = _reestimated(job, weights if regmeaned is None else Overlay(weights, regmeaned.weights), step)
-    if regmeaned is not None:
+        return Merged(weights, f"least squares ({_output_scale(job)})", notes)
+    weights, done = _reestimated(job, weights, step)
+    if refined is not None:
         done.insert(0, "RegMean")
     plan = None if step is None else plan_repair(template.graph, typing, step.which)
     if plan is not None and plan.layers and step is not None and statistics is not None:
@@ -57,7 +62,7 @@ def merged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep 
         changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
         weights = Overlay(weights, changed)
         done.append(step.label)
-    return Merged(weights, ", ".join(done) or "none", () if regmeaned is None else tuple(regmeaned.notes))
+    return Merged(weights, ", ".join(done) or "none", notes)
 
 
 def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -> Merged:
@@ -82,10 +87,12 @@ def _reestimated(job: Job, weights: Weights, step: RepairStep | None) -> tuple[W
     return Overlay(weights, found), ["BatchNorm re-estimated"]
 
 
-def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Merged:
+def _refined(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Refined:
+    """The linear layers solved anew, by least squares or RegMean."""
     prepared, options = job.prepared, job.options
-    with job.progress("least squares") as report:
-        found = refine(
+    solve = regmean if options.refine == "regmean" else partial(refine, output_scale=_output_scale(job))
+    with job.progress("RegMean" if options.refine == "regmean" else "least squares") as report:
+        return solve(
             prepared.models,
             prepared.typing,
             prepared.trace.dtypes,
@@ -93,42 +100,27 @@ def _least_squares(job: Job, matched: MatchResult, weights: Weights, source: Cal
             matched.permutations,
             source,
             shares=job.shares,
-            output_scale="keep" if prepared.models.border else options.output_scale,
             provider=options.provider,
             seed=options.seed,
             progress=report,
         )
-    return Merged(Overlay(weights, found.weights), f"least squares ({options.output_scale})", tuple(found.notes))
 
 
-def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Weights:
-    """The mean of the matched models, units without a scale of their own by what they compute."""
+def _output_scale(job: Job) -> OutputScale:
+    """What is handed on to heads keeps its scale: they were not made for another one."""
+    return "keep" if job.prepared.models.border else job.options.output_scale
+
+
+def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None) -> ModelSet:
+    """The models as they are averaged: where ``step`` sets the scale of hidden units anew, by what these compute."""
     models, typing = job.prepared.models, job.prepared.typing
-    if evidence.scales is not None and evidence.statistics is not None and _sets_scales(job, step):
-        models = balanced(models, typing, evidence.scales, evidence.statistics)
-    return combine(models, typing, matched.matchings, weights=job.shares)
+    if evidence.scales is None or evidence.statistics is None or not _sets_scales(job, step):
+        return models
+    return balanced(models, typing, evidence.scales, evidence.statistics)
 
 
 def _sets_scales(job: Job, step: RepairStep | None) -> bool:
-    """Whether what follows sets the scale of hidden units anew, so that parents may be averaged in another one."""
     if step is None or job.options.refine != "none":
         return False
     kept = bool(batchnorms(job.prepared.models.template.graph))
     return kept or (step.which == "all" and step.mode == "repair")
-
-
-def _regmean(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Refined:
-    prepared, options = job.prepared, job.options
-    with job.progress("RegMean") as report:
-        return regmean(
-            prepared.models,
-            prepared.typing,
-            prepared.trace.dtypes,
-            weights,
-            matched.permutations,
-            source,
-            shares=job.shares,
-            provider=options.provider,
-            seed=options.seed,
-            progress=report,
-        )

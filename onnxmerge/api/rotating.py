@@ -99,7 +99,7 @@ def _rotations(
 
 def _measured_anew(job: Job, evidence: Evidence) -> Statistics | None:
     statistics = evidence.statistics
-    if statistics is None or job.source is None or not evidence.requests:
+    if statistics is None or job.source is None or not evidence.moments:
         return statistics
     models, prepared = job.prepared.models, job.prepared
     with job.progress("calibrating") as report:
@@ -107,7 +107,7 @@ def _measured_anew(job: Job, evidence: Evidence) -> Statistics | None:
             models.template,
             models.weights,
             prepared.typing,
-            evidence.requests,
+            evidence.moments,
             job.source,
             provider=job.options.provider,
             progress=report,

@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge import UsageError, merge, permute
-from tests.graphs import build, execute, initializers, normal
+from onnxmerge.model.session import open_session
+from onnxmerge.model.session import run as run_network
+from tests.graphs import batchnorm, build, execute, initializers, normal
 from tests.heads.networks import LAST, MLP, attention, cnn, data, mlp
 
 RESIDUAL = """(float[n,3,8,8] x) => (float[n,4] y) {
@@ -208,3 +210,29 @@ def test_contradictions_are_usage_errors() -> None:
         merge([mlp(0), mlp(1)], method="act-align", calibration=x, share=0.5, refine="ls")
     with pytest.raises(UsageError, match="from 0 to 1"):
         merge([mlp(0), mlp(1)], method="average", share=-0.5)
+
+
+NORMED = """(float[n,3,8,8] x) => (float[n,4] y) {
+    a = Conv<pads=[1,1,1,1]>(x, w1) p = BatchNormalization(a, n1_scale, n1_bias, n1_mean, n1_var) q = Relu(p)
+    c = Conv<pads=[1,1,1,1]>(q, w2) e = BatchNormalization(c, n2_scale, n2_bias, n2_mean, n2_var) r = Relu(e)
+    g = GlobalAveragePool(r) f = Flatten(g) y = Gemm<transB=1>(f, w3, b3)
+}"""
+
+
+def test_shared_and_own_units_are_merged_in_one_scale() -> None:
+    """BatchNorm makes the length of a unit's weights arbitrary: another length is no other parent."""
+    first = {**normal(w1=(8, 3, 3, 3), w2=(6, 8, 3, 3), w3=(4, 6), b3=(4,)), **batchnorm("n1", 8), **batchnorm("n2", 6)}
+    # What is the same in all models is a table, not weights; so nothing is, to the last digits.
+    other = {name: array * np.float32(1 + 1e-6) for name, array in first.items()}
+    for weight, norm in (("w1", "n1"), ("w2", "n2")):
+        factor = np.geomspace(0.1, 10, len(first[weight])).astype(np.float32)
+        other[weight] = first[weight] * factor[:, None, None, None]
+        other[f"{norm}_mean"], other[f"{norm}_var"] = first[f"{norm}_mean"] * factor, first[f"{norm}_var"] * factor**2
+    models = [build(NORMED, weights) for weights in (first, other)]
+    x = data(models[0], 256)
+    given: dict[str, Any] = {"method": "average", "calibration": x, "repair": "repair"}
+    half, whole = (merge(models, share=share, **given) for share in (0.5, 1.0))
+    assert half.weights["w1"].shape[0] == 4 + 2 * 4
+    sessions = [open_session(each.template.model, weights=each.weights) for each in (half, whole)]
+    found, expected = (run_network(session, {"x": x})["y"] for session in sessions)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
