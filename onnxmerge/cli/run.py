@@ -64,7 +64,7 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A class for each calibration sample (.npy, .npz): auto decides by accuracy.",
+    help="A class for each calibration sample (see docs/evaluating.md): auto decides by accuracy.",
 )
 @click.option(
     "--weights", callback=numbers, metavar="W,W,...", help="Weight of each model in the mean, by default all equal."
