@@ -210,6 +210,8 @@ def test_interrupted_run_leaves_nothing_behind(checkout: Path, digits: Path, tmp
     script = "import time\ndef slow():\n    print('ready', flush=True)\n    time.sleep(60)\n    return []\n"
     (tmp_path / "slow.py").write_text(script)
     arguments = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", "slow.py:slow", "-o", "m.onnx"]
+    # A shell's background job ignores SIGINT, and hands that on to what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-c", MAIN, *map(str, arguments)],
         cwd=tmp_path,
@@ -218,6 +220,7 @@ def test_interrupted_run_leaves_nothing_behind(checkout: Path, digits: Path, tmp
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
