@@ -55,7 +55,7 @@ def _require_use_of_labels(options: MergeOptions, *, calibrated: bool) -> None:
 def _require_one_to_one(options: MergeOptions) -> None:
     """A search leaves the zips out by itself, where it may choose the method."""
     if isinstance(METHODS.get(options.method), ZipMethod):
-        for flag, given in (("--rotate", options.rotate), (f"--refine {options.refine}", options.refine != "none")):
+        for flag, given in (("--rotate", options.rotate), ("--refine regmean", options.refine == "regmean")):
             if given:
                 raise UsageError(f"{flag} takes matched units, one to one; method {options.method} zips")
 

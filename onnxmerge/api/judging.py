@@ -10,26 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job
-from onnxmerge.api.matching import Evidence
+from onnxmerge.api.matching import Weights
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.restoring import merged
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-from onnxmerge.calibration.subset import FirstSamples, Split, hold_out, rows
+from onnxmerge.calibration.subset import FirstSamples, Split, Spread, hold_out, rows
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.evaluation.metrics import hits
 from onnxmerge.evaluation.task import ABSENT
-from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batches import each
+from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.reconstruction import Reference, Rows, reference
-from onnxmerge.merging.repair_choice import RepairStep
 from onnxmerge.model.network import ModelSet
 
 REPAIR_SAMPLES = 256
 """Samples that a candidate's statistics are repaired on; the one that is chosen gets more."""
 
-EVALUATION_SAMPLES = 512
-"""Held-out samples that candidates are judged on, at most."""
+EVALUATION_SAMPLES = 256
+"""Held-out samples that candidates are judged on, at most; agreement pools all units of a feature."""
+
+LABELLED_SAMPLES = 1024
+"""As many where labels decide: a sample then tells no more than right or wrong."""
 
 PLENTY = 200
 """Samples of which a fifth is held out to choose the repair by; of fewer, a rule decides."""
@@ -68,10 +69,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judge:
-    """Merges a candidate, runs it on held-out data and compares it with its parents, or with the labels."""
+    """Runs a merged network on held-out data and compares it with its parents, or with the labels."""
 
     reference: Reference
-    source: CalibrationSource
     labels: Labels | None
     samples: int
 
@@ -80,12 +80,16 @@ class Judge:
         """What decides."""
         return "reconstruction" if self.labels is None else "accuracy"
 
-    def __call__(self, job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Verdict:
-        """Judge the models of ``job`` merged by ``matched``, their statistics repaired by ``step``."""
-        trial = replace(job, source=self.source, options=replace(job.options, refine="none"))
-        found = self.reference.rows_of(merged(trial, matched, evidence, step).weights)
-        agreed = self.reference.compare(found, matched.matchings)
+    def __call__(self, weights: Weights, matchings: Matchings) -> Verdict:
+        """Judge the network with merged ``weights``, in the units to which ``matchings`` led."""
+        found = self.reference.rows_of(weights)
+        agreed = self.reference.compare(found, matchings)
         return Verdict(agreed, None if self.labels is None else _accuracy(found[self.reference.answer], self.labels))
+
+
+def in_brief(job: Job) -> Job:
+    """The job on the few samples that a candidate's statistics are repaired on."""
+    return job if job.source is None else replace(job, source=Spread(job.source, REPAIR_SAMPLES))
 
 
 Labels: TypeAlias = NDArray[np.int64]
@@ -102,13 +106,17 @@ def judge_on(job: Job, held: CalibrationSource, labels: Labels | None = None) ->
     if job.source is None:
         raise UsageError("candidates are compared by activations: give calibration data (--calib)")
     models = job.prepared.models
-    feeds = list(each(FirstSamples(held, EVALUATION_SAMPLES)))
+    data = Spread(held, EVALUATION_SAMPLES if labels is None else LABELLED_SAMPLES)
+    feeds, places = [], []
+    for feed in each(data):
+        feeds.append(feed)
+        places.append(np.arange(data.passed - rows(feed), data.passed))
     found = reference(models, job.prepared.typing, feeds, job.options.provider)
     samples = sum(map(rows, feeds))
     if labels is not None:
-        labels = labels[:samples]
+        labels = labels[np.concatenate(places)]
         _require_classes(found.rows[0].get(found.answer), labels, models.template.label)
-    return Judge(found, FirstSamples(job.source, REPAIR_SAMPLES), labels, samples)
+    return Judge(found, labels, samples)
 
 
 def _accuracy(outputs: Rows, labels: Labels) -> float:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from onnxmerge.api.job import Job
 from onnxmerge.api.methods import METHODS, compares_activations, compares_all_pairs
 from onnxmerge.api.options import MergeOptions
+from onnxmerge.calibration.enough import enough
 from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
+from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
@@ -62,7 +64,9 @@ def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
     requests: list[GramRequest | MomentRequest] = [*grams, *plans.moments]
     if job.source is None or not requests:
         return plans
-    models = prepared.models
+    models, source = prepared.models, job.source
+    if job.options.samples is None:
+        source = Spread(source, enough(prepared.typing, grams, rows(prepared.trace.sample)))
     every = range(len(models.weights))
     together = any(map(compares_all_pairs, comparing))
     with job.progress("calibrating") as report:
@@ -71,7 +75,7 @@ def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
             models.weights,
             prepared.typing,
             requests,
-            job.source,
+            source,
             provider=job.options.provider,
             progress=report,
             pairs=[(one, other) for other in every for one in every[: other + 1]] if together else None,

@@ -80,8 +80,8 @@ def merge(
         judges = chosen_by(begun.split, labels)
         chosen = matched_by(job, evidence, judges)
     with clock.stage("merge"):
-        repaired = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)
-        result, product = _produced(parents, chosen, repaired)
+        repair = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)
+        result, product = _produced(parents, chosen, repair)
         if how.output_type == "float16":
             product = replace(product, network=halved(product.network, product.weights), weights={})
     with clock.stage("check"):
@@ -89,7 +89,7 @@ def merge(
     with clock.stage("compare"):
         found = errors(parents, product, begun.source if begun.split is None else begun.split.held, how.provider)
         costs = footprints(parents, job.prepared, product)
-    report = report_of(chosen, begun.certificates, result, repaired, product, seconds=clock.seconds)
+    report = report_of(chosen, begun.certificates, result, repair, product, seconds=clock.seconds)
     report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None)
     return MergeResult(product.network, product.weights, report)
 
@@ -203,16 +203,16 @@ def _certificate(job: Job, index: int) -> Certificate:
     return found
 
 
-def _produced(parents: Parents, chosen: Chosen, repaired: ChosenRepair) -> tuple[Merged, Product]:
+def _produced(parents: Parents, chosen: Chosen, repair: ChosenRepair) -> tuple[Merged, Product]:
     """Merge the trunk, wholly or in part, and put the heads behind it where they are apart."""
     job, matched, evidence = chosen.job, chosen.matched, chosen.evidence
     models = job.prepared.models
     reads = readings(job.prepared.typing, sorted(models.border), matched.matchings)
     if job.options.share < 1:
-        partial = merged_partly(job, matched, evidence, repaired.step)
+        partial = merged_partly(job, matched, evidence, repair.step)
         reads = widened_readings(reads, job, partial.budgets)
         return partial.merged, joined(parents, partial.network, partial.merged.weights, reads)
-    result = merged(job, matched, evidence, repaired.step)
+    result = repair.merged or merged(job, matched, evidence, repair.step)
     return result, joined(parents, models.template, result.weights, reads)
 
 

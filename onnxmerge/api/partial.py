@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from onnxmerge.api.job import Job, Overlay
 from onnxmerge.api.matching import Evidence
 from onnxmerge.api.methods import alpha_of, compares_activations
-from onnxmerge.api.restoring import REPAIR_SAMPLES, Merged, in_one_scale
+from onnxmerge.api.restoring import Merged, in_one_scale
 from onnxmerge.axes.layout import Positions
+from onnxmerge.calibration.enough import LEAST
 from onnxmerge.calibration.statistics import Statistics
-from onnxmerge.calibration.subset import FirstSamples
+from onnxmerge.calibration.subset import Spread
 from onnxmerge.heads.splicing import Reading
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
@@ -57,10 +58,11 @@ def merged_partly(job: Job, matched: MatchResult, evidence: Evidence, step: Repa
     mean = combine(scaled, typing, matched.permutations, weights=job.shares)
     weights: Weights = widened(mean, scaled.weights, typing, matched.permutations, budgets, job.shares)
     if source is None or step is None:
-        return Partial(network, Merged(weights, "none", tuple(notes)), budgets)
+        return Partial(network, Merged(weights, notes=tuple(notes)), budgets)
     done = []
     if not apart and batchnorms(network.graph):
-        weights = Overlay(weights, reestimate(network.model, typing, weights, source, provider=provider))
+        found = reestimate(network.model, typing, weights, Spread(source, LEAST), provider=provider)
+        weights = Overlay(weights, found)
         done.append("BatchNorm re-estimated")
     plan = plan_repair(models.template.graph, typing, step.which)
     if apart:
@@ -68,11 +70,11 @@ def merged_partly(job: Job, matched: MatchResult, evidence: Evidence, step: Repa
     if plan.layers and evidence.statistics is not None:
         aims = _targets(job, matched, plan, evidence.statistics, budgets)
         wide_plan = replace(plan, layers=_wide_layers(network, plan))
-        data = FirstSamples(source, REPAIR_SAMPLES)
+        data = Spread(source, LEAST)
         changed = repair(network.model, typing, weights, wide_plan, aims, data, mode=step.mode, provider=provider)
         weights = Overlay(weights, changed)
         done.append(step.label)
-    return Partial(network, Merged(weights, ", ".join(done) or "none", tuple(notes)), budgets)
+    return Partial(network, Merged(weights, tuple(done), tuple(notes)), budgets)
 
 
 def _is_apart(job: Job, budgets: Budgets) -> bool:

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from onnxmerge.api.job import Job
-from onnxmerge.api.judging import Judges, Verdict
+from onnxmerge.api.judging import REPAIR_SAMPLES, Judges, Verdict
 from onnxmerge.api.matching import Evidence
+from onnxmerge.api.restoring import Merged, Repairs, averaged, basis
 from onnxmerge.errors import InputError
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.reconstruction import NothingToCompareError
@@ -30,10 +31,14 @@ class RepairCandidate:
 
 @dataclass(frozen=True, slots=True)
 class ChosenRepair:
-    """What is to be done (None: nothing), and what was tried; nothing was where the user or the rule decided."""
+    """What is to be done (None: nothing), and what was tried; nothing was where the user or the rule decided.
+
+    ``merged`` is what came of it, where something was tried.
+    """
 
     step: RepairStep | None
     tried: tuple[RepairCandidate, ...] = ()
+    merged: Merged | None = None
 
 
 def choose_repair(job: Job, matched: MatchResult, evidence: Evidence, judges: Judges) -> ChosenRepair:
@@ -49,14 +54,18 @@ def choose_repair(job: Job, matched: MatchResult, evidence: Evidence, judges: Ju
     if judge is None:
         return ChosenRepair(rule)
     tried: list[tuple[RepairStep | None, Verdict]] = []
-    steps = repair_steps(graph, typing)
+    steps, averages = repair_steps(graph, typing), dict[tuple[bool, bool], Merged]()
+    repairs = Repairs(job, matched, evidence)
     with job.progress("choosing a repair") as report:
         for index, step in enumerate(steps):
             with suppress(InputError):  # what cannot be measured or compared is not chosen
-                tried.append((step, judge(job, matched, evidence, step)))
+                if basis(job, step) not in averages:
+                    averages[basis(job, step)] = averaged(job, matched, evidence, step)
+                found = repairs(averages[basis(job, step)], step, REPAIR_SAMPLES)
+                tried.append((step, judge(found.weights, matched.matchings)))
             report(index + 1, len(steps))
     if not tried:
         return ChosenRepair(rule)
     best, _ = max(tried, key=lambda each: each[1].rank)
     candidates = tuple(RepairCandidate(label(step), each.reconstruction, each.accuracy) for step, each in tried)
-    return ChosenRepair(best, candidates)
+    return ChosenRepair(best, candidates, repairs(averages[basis(job, best)], best))

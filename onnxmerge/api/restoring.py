@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from onnxmerge.api.job import Job, Overlay
 from onnxmerge.api.matching import Evidence, Weights
 from onnxmerge.api.methods import METHODS, settings_of
+from onnxmerge.calibration.enough import LEAST
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import FirstSamples
+from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.methods import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.least_squares import OutputScale, Refined, refine
+from onnxmerge.merging.moments import Moments
 from onnxmerge.merging.regmean import regmean
-from onnxmerge.merging.repair import plan_repair, repair, targets
+from onnxmerge.merging.repair import independent_moments, plan_repair, repair, targets
 from onnxmerge.merging.repair_choice import RepairStep
 from onnxmerge.merging.scales import balanced
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
 from onnxmerge.model.network import ModelSet
-
-REPAIR_SAMPLES = 2048
-"""Calibration samples that repair measures the merged network on: a mean and a deviation need no more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,38 +30,83 @@ class Merged:
     """Merged weights, what was done to their statistics, and what the user should know about it."""
 
     weights: Weights
-    repaired: str
+    done: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def repaired(self) -> str:
+        """What was done, for people."""
+        return ", ".join(self.done) or "none"
 
 
 def merged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Merged:
     """Average the matched models and restore their statistics, by ``step`` or by the refinement of the options."""
-    template, typing = job.prepared.models.template, job.prepared.typing
-    source, options = job.source, job.options
-    method, statistics = METHODS[options.method], evidence.statistics
+    return Repairs(job, matched, evidence)(averaged(job, matched, evidence, step), step)
+
+
+def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Merged:
+    """The matched models averaged, or refined, with the statistics of kept BatchNorm measured anew.
+
+    It is the same for every two steps of one ``basis``.
+    """
+    typing, method = job.prepared.typing, METHODS[job.options.method]
     if isinstance(method, TaskVectorMethod):
         return _task_vectors(job, method, step)
     models = in_one_scale(job, evidence, step)
     weights: Weights = combine(models, typing, matched.matchings, weights=job.shares)
-    if source is None:
+    if job.source is None:
         told = ("statistics were averaged, not repaired: there is no calibration data",)
-        return Merged(weights, "none", told if step is not None else ())
-    refined = None if options.refine == "none" else _refined(job, matched, weights, source)
-    weights = weights if refined is None else Overlay(weights, refined.weights)
-    notes = () if refined is None else tuple(refined.notes)
-    if options.refine == "ls":
-        return Merged(weights, f"least squares ({_output_scale(job)})", notes)
-    weights, done = _reestimated(job, weights, step)
-    if refined is not None:
-        done.insert(0, "RegMean")
-    plan = None if step is None else plan_repair(template.graph, typing, step.which)
-    if plan is not None and plan.layers and step is not None and statistics is not None:
-        aims = targets(plan, typing, statistics, matched.matchings, shares=job.shares)
-        data = FirstSamples(source, REPAIR_SAMPLES)
-        changed = repair(template.model, typing, weights, plan, aims, data, mode=step.mode, provider=options.provider)
-        weights = Overlay(weights, changed)
-        done.append(step.label)
-    return Merged(weights, ", ".join(done) or "none", notes)
+        return Merged(weights, notes=told if step is not None else ())
+    if job.options.refine == "none":
+        return _reestimated(job, Merged(weights), step)
+    refined = _refined(job, matched, weights, job.source)
+    weights, notes = Overlay(weights, refined.weights), tuple(refined.notes)
+    if job.options.refine == "ls":
+        return Merged(weights, (f"least squares ({_output_scale(job)})",), notes)
+    return _reestimated(job, Merged(weights, ("RegMean",), notes), step)
+
+
+def basis(job: Job, step: RepairStep | None) -> tuple[bool, bool]:
+    """What of a step the average depends on."""
+    return step is None, _sets_scales(job, step)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repairs:
+    """The ways to repair the linear layers of one average, each measured once for all that can share it."""
+
+    job: Job
+    matched: MatchResult
+    evidence: Evidence
+    _known: dict[tuple[tuple[bool, bool], str], dict[str, Moments] | None] = field(default_factory=dict)
+
+    def __call__(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Merged:
+        """``before`` (see ``averaged``) repaired by ``step``, on so many samples, where there is data to do it by."""
+        job, statistics = self.job, self.evidence.statistics
+        without = job.options.refine == "ls" or isinstance(METHODS[job.options.method], TaskVectorMethod)
+        if step is None or job.source is None or statistics is None or without:
+            return before
+        model, typing, provider = job.prepared.models.template.model, job.prepared.typing, job.options.provider
+        plan = plan_repair(model.graph, typing, step.which)
+        if not plan.layers:
+            return before
+        key = basis(job, step), step.which
+        if key not in self._known:
+            data = Spread(job.source, LEAST)
+            self._known[key] = independent_moments(model, typing, before.weights, plan, data, provider)
+        aims = targets(plan, typing, statistics, self.matched.matchings, shares=job.shares)
+        changed = repair(
+            model,
+            typing,
+            before.weights,
+            plan,
+            aims,
+            Spread(job.source, samples),
+            mode=step.mode,
+            provider=provider,
+            known=self._known[key],
+        )
+        return Merged(Overlay(before.weights, changed), (*before.done, step.label), before.notes)
 
 
 def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -> Merged:
@@ -72,38 +116,35 @@ def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -
         raise UsageError(f"method {method.name} adds to a base: give it (--base)")
     notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from the base"]
     added = add_task_vectors(prepared.models, job.base.weights, prepared.typing, method.rule, settings, job.shares)
-    weights, done = _reestimated(job, added, step)
-    if prepared.typing.statistics and not done:
+    found = _reestimated(job, Merged(added), step)
+    if prepared.typing.statistics and not found.done:
         notes.append("running statistics were averaged, not re-estimated")
-    return Merged(weights, ", ".join(done) or "none", tuple(notes))
+    return replace(found, notes=tuple(notes))
 
 
-def _reestimated(job: Job, weights: Weights, step: RepairStep | None) -> tuple[Weights, list[str]]:
-    """The weights with the statistics of kept BatchNorm measured anew where there is data, and what was done."""
-    template, options = job.prepared.models.template, job.options
+def _reestimated(job: Job, before: Merged, step: RepairStep | None) -> Merged:
+    """The same with the statistics of kept BatchNorm measured anew, where there is data."""
+    template = job.prepared.models.template
     if job.source is None or step is None or not batchnorms(template.graph):
-        return weights, []
-    found = reestimate(template.model, job.prepared.typing, weights, job.source, provider=options.provider)
-    return Overlay(weights, found), ["BatchNorm re-estimated"]
+        return before
+    data, provider = Spread(job.source, LEAST), job.options.provider
+    found = reestimate(template.model, job.prepared.typing, before.weights, data, provider=provider)
+    return replace(before, weights=Overlay(before.weights, found), done=(*before.done, "BatchNorm re-estimated"))
 
 
 def _refined(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Refined:
     """The linear layers solved anew, by least squares or RegMean."""
     prepared, options = job.prepared, job.options
-    solve = regmean if options.refine == "regmean" else partial(refine, output_scale=_output_scale(job))
-    with job.progress("RegMean" if options.refine == "regmean" else "least squares") as report:
-        return solve(
-            prepared.models,
-            prepared.typing,
-            prepared.trace.dtypes,
-            weights,
-            matched.permutations,
-            source,
-            shares=job.shares,
-            provider=options.provider,
-            seed=options.seed,
-            progress=report,
-        )
+    models, typing, dtypes = prepared.models, prepared.typing, prepared.trace.dtypes
+    by_grams = options.refine == "regmean"
+    with job.progress("RegMean" if by_grams else "least squares") as report:
+        shared: dict[str, Any] = {"shares": job.shares, "provider": options.provider, "seed": options.seed}
+        shared["progress"] = report
+        if by_grams:
+            return regmean(models, typing, dtypes, weights, matched.permutations, source, **shared)
+        shared["output_scale"] = _output_scale(job)
+        shared["traced"] = rows(prepared.trace.sample) if options.samples is None else None
+        return refine(models, typing, dtypes, weights, matched.matchings, source, **shared)
 
 
 def _output_scale(job: Job) -> OutputScale:

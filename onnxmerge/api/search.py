@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from onnxmerge.api.job import Job
-from onnxmerge.api.judging import Judge, Verdict
+from onnxmerge.api.judging import Judge, Verdict, in_brief
 from onnxmerge.api.matching import Evidence, match
 from onnxmerge.api.methods import METHODS
 from onnxmerge.api.options import AUTO, MergeOptions
+from onnxmerge.api.restoring import merged
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.methods import MATCHERS, MatchResult
@@ -77,7 +78,7 @@ def choices(options: MergeOptions) -> tuple[tuple[str, float], ...]:
     grid = GRID if options.alpha == AUTO else (options.weight_share,)
     found: list[tuple[str, float]] = []
     for name, method in MATCHERS.items():
-        if method.zips and (options.rotate or options.refine != "none"):
+        if method.zips and (options.rotate or options.refine == "regmean"):
             continue
         found.extend((name, alpha) for alpha in (grid if method.alpha is None else (method.alpha,)))
     return tuple(found)
@@ -98,7 +99,8 @@ def search(job: Job, evidence: Evidence, judge: Judge) -> Found:
             trial = replace(job, options=replace(job.options, method=method, alpha=alpha))
             try:
                 matched = match(trial, evidence)
-                verdict = judge(trial, matched, evidence, step)
+                weights = merged(in_brief(trial), matched, evidence, step).weights
+                verdict = judge(weights, matched.matchings)
             except InputError as error:  # a zip cannot merge what an alignment can: integers that belong to units
                 notes.append(f"{method} was left out: {error}")
                 continue

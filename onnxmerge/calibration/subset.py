@@ -1,4 +1,4 @@
-"""Parts of a calibration source: its beginning, or all but what is kept to judge by."""
+"""Parts of a calibration source: its beginning, some of it from all over, or all but what is kept to judge by."""
 
 from __future__ import annotations
 
@@ -50,6 +50,54 @@ class FirstSamples:
 
 
 @dataclass(slots=True)
+class Spread:
+    """About ``samples`` of a source, whole feeds from all over it, whatever order the data is in; a source itself.
+
+    The first pass counts the source's feeds where they are not known. ``passed`` is how many rows of the source have
+    gone by, those of the last feed included.
+    """
+
+    source: CalibrationSource
+    samples: int
+    passed: int = field(default=0, init=False)
+    _feeds: int = field(default=0, init=False)
+    _wanted: int = field(default=0, init=False)
+    _place: int = field(default=0, init=False)
+
+    @property
+    def batches(self) -> int | None:
+        """How many feeds a pass gives, once one has begun."""
+        return self._wanted or None
+
+    def get_next(self) -> Feed | None:
+        """The next feed, or None at the end of the pass."""
+        while (feed := self.source.get_next()) is not None:
+            if not self._wanted:
+                self._measure(feed)
+                feed = self.source.get_next() or feed
+            place = self._place
+            self._place, self.passed = place + 1, self.passed + rows(feed)
+            if place * self._wanted // self._feeds < (place + 1) * self._wanted // self._feeds:
+                return feed
+        return None
+
+    def rewind(self) -> None:
+        """Start another pass."""
+        self.source.rewind()
+        self._place = self.passed = 0
+
+    def digest(self) -> str:
+        """SHA-256 of the whole source: what is taken of it is determined by it."""
+        return self.source.digest()
+
+    def _measure(self, first: Feed) -> None:
+        """Settle how many feeds to take of how many, and go back to the start."""
+        self._feeds = self.source.batches or 1 + sum(1 for _ in iter(self.source.get_next, None))
+        self._wanted = min(self._feeds, -(-self.samples // rows(first)))
+        self.source.rewind()
+
+
+@dataclass(slots=True)
 class Share:
     """Every fifth sample of a source (``held``), or all the others; a source itself.
 
@@ -60,11 +108,13 @@ class Share:
     held: bool
     divisible: bool
     _place: int = field(default=0, init=False)
+    _given: int = field(default=0, init=False)
+    _batches: int | None = field(default=None, init=False)
 
     @property
     def batches(self) -> int | None:
-        """How many feeds a pass gives: not known before it was made."""
-        return None
+        """How many feeds a pass gives: not known before one was made."""
+        return self._batches
 
     def get_next(self) -> Feed | None:
         """The next feed, or None at the end of the pass."""
@@ -73,13 +123,15 @@ class Share:
             mine = is_held(np.arange(self._place, self._place + count)) == self.held
             self._place += count
             if mine.any():
+                self._given += 1
                 return {name: array[mine] for name, array in feed.items()} if self.divisible else feed
+        self._batches = self._given
         return None
 
     def rewind(self) -> None:
         """Start another pass."""
         self.source.rewind()
-        self._place = 0
+        self._place = self._given = 0
 
     def digest(self) -> str:
         """SHA-256 of the whole source, of which this is a part."""

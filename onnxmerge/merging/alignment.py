@@ -1,4 +1,4 @@
-"""Bring activations of any size into the first model's coordinates, axis by axis.
+"""Bring activations of any size into the merged network's coordinates, axis by axis.
 
 A layout has the sizes of the traced sample; a batch of calibration data has others along its own axes. Only axes that
 carry free spaces move, and these have one size always.
@@ -6,15 +6,21 @@ carry free spaces move, and these have one size always.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from onnxmerge.axes.layout import AxisBlock, Block, Positions, TensorLayout, Typing
 from onnxmerge.errors import StructureError
+from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.transport import transport
+from onnxmerge.merging.zip_transport import Zipped
+
+Float = TypeVar("Float", bound=np.floating[Any])
 
 
 def axis_orders(layout: TensorLayout, typing: Typing, perms: Mapping[str, Positions]) -> dict[int, Positions] | None:
@@ -46,6 +52,63 @@ def reordered(tensor: NDArray[Any], orders: Mapping[int, Positions]) -> NDArray[
     for axis, positions in orders.items():
         tensor = np.take(tensor, positions, axis=axis)
     return tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Meeting:
+    """How the units of all models meet along the channels of one tensor.
+
+    ``labels[m][c]`` is the merged unit that channel c of model m becomes part of (None: channel c itself);
+    ``before[m]`` reorders the tensor's other axes; ``shares`` weigh the models.
+    """
+
+    labels: tuple[Positions | None, ...]
+    before: tuple[Mapping[int, Positions], ...]
+    shares: tuple[float, ...]
+    _parts: list[csr_array[Any]] = field(default_factory=list)
+
+    def mean(self, models: Sequence[NDArray[Float]]) -> NDArray[Float]:
+        """The mean over the members of each unit, of one array [..., channels] of each model."""
+        if all(labels is None for labels in self.labels):
+            return np.asarray(np.average(models, axis=0, weights=self.shares), models[0].dtype)
+        if not self._parts:
+            self._parts.extend(self._matrices(models[0].shape[-1]))
+        flat = [own.reshape(-1, own.shape[-1]) for own in models]
+        total = np.sum([part @ own.T for part, own in zip(self._parts, flat, strict=True)], axis=0)
+        return np.asarray(total.T, models[0].dtype).reshape(models[0].shape)
+
+    def _matrices(self, units: int) -> list[csr_array[Any]]:
+        """For each model, what its channels count in the mean of each unit [units, channels]."""
+        every = [np.arange(units) if labels is None else labels for labels in self.labels]
+        pairs = list(zip(self.shares, every, strict=True))
+        members = np.sum([share * np.bincount(labels, minlength=units) for share, labels in pairs], axis=0)
+        return [
+            csr_array((share / members[labels], (labels, np.arange(units))), shape=(units, units))
+            for share, labels in pairs
+        ]
+
+
+def meeting(
+    layout: TensorLayout, channel: int, typing: Typing, matchings: Matchings, shares: Sequence[float]
+) -> Meeting | None:
+    """How units meet along the axis ``channel`` of a tensor; None where they do not stand along axes by themselves.
+
+    A zip may only merge units along the channels: on another axis it would add up positions.
+    """
+    zips = isinstance(matchings, Zipped)
+    perms: list[Mapping[str, Positions]] = list(matchings.models) if isinstance(matchings, Zipped) else [{}, *matchings]
+    labels: list[Positions | None] = []
+    before: list[Mapping[int, Positions]] = []
+    for each in perms:
+        orders = axis_orders(layout, typing, each)
+        if orders is None:
+            return None
+        own = orders.pop(channel % len(layout.shape), None)
+        if zips and orders:
+            return None
+        labels.append(own if own is None or zips else np.argsort(own))
+        before.append(orders)
+    return Meeting(tuple(labels), tuple(before), tuple(shares))
 
 
 def _equal(one: AxisBlock, other: AxisBlock) -> bool:

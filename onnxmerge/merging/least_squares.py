@@ -22,26 +22,36 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.axes.layout import Typing
+from onnxmerge.calibration.enough import LEAST
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.subset import Spread
 from onnxmerge.errors import InputError
-from onnxmerge.merging.alignment import axis_orders, reordered
-from onnxmerge.merging.batches import count
-from onnxmerge.merging.combine import LazyWeights, shares_of
-from onnxmerge.merging.goals import Goal, Settling, plan_goals
+from onnxmerge.merging.alignment import Meeting, meeting, reordered
+from onnxmerge.merging.batches import count, each
+from onnxmerge.merging.combine import LazyWeights, Matchings, shares_of
+from onnxmerge.merging.consensus import Consensus, consensus, is_direction
+from onnxmerge.merging.goals import Goal, Settling, Step, plan_goals
 from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.merging.ridge import Sums
 from onnxmerge.merging.segments import Purse, Relay, blocked, feeds, frontier
 from onnxmerge.merging.solution import Evidence, solve, stored
 from onnxmerge.model.network import ModelSet
+from onnxmerge.model.session import open_session, run
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Rows: TypeAlias = NDArray[np.float32]
 OutputScale: TypeAlias = Literal["auto", "keep", "unit"]
 
 ROWS = 65_536
-"""Positions that a layer is solved from, evenly over all batches; fewer where the data has fewer."""
+"""Positions that a layer is solved from at most, evenly over all batches; fewer where the data has fewer."""
+
+ROWS_PER_FEATURE = 32
+"""As many positions for each number that a unit is computed from are plenty."""
+
+SAMPLES_PER_FEATURE = 8
+"""Where a sample is one position (behind pooling), this many samples for each such number are taken."""
 
 MEMORY = 1 << 30
 """Bytes of activations that may be kept between layers, of the merged network and its parents together."""
@@ -49,14 +59,11 @@ MEMORY = 1 << 30
 FEATURES = 8192
 """A layer that reads more numbers for each unit stays the average: its Gram matrix alone would take half a gigabyte."""
 
+AGREEING = 2048
+"""Samples from which is learnt where each parent's answers vary."""
+
 HELD_OUT = 5
 """One row in so many is held out: the last of each batch, or every so many batches where batches are tiny."""
-
-CODED = 0.5
-"""Mean skewness across coordinates from which an output is taken for logits."""
-
-WIDE = 16
-"""Outputs of fewer coordinates are never taken for embeddings."""
 
 
 @dataclass(slots=True, eq=False)
@@ -72,11 +79,12 @@ def refine(
     typing: Typing,
     dtypes: Mapping[str, np.dtype[Any]],
     weights: Arrays,
-    matchings: Sequence[Mapping[str, Positions]],
+    matchings: Matchings,
     source: CalibrationSource,
     *,
     shares: Sequence[float] | None = None,
     output_scale: OutputScale = "auto",
+    traced: int | None = None,
     provider: str = "cpu",
     seed: int = 0,
     progress: Report | None = None,
@@ -92,10 +100,11 @@ def refine(
         source: Calibration data; read once, and again for each layer as long as activations exceed MEMORY.
         shares: Of the parents in the mean that layers aim at; equal by default.
         output_scale: ``unit`` gives every sample of every parent's output the same length before they are averaged,
-            right where only the direction counts (an embedding that is compared by cosine); ``keep`` leaves them as
-            they are, right for logits and regression. The file does not say which it is. ``auto`` looks at the
-            outputs: logits single out a class, so across coordinates (each about its mean over samples) they are
-            skewed to the positive; an embedding's coordinates have no such sign. Narrow outputs are kept.
+            right where only the direction counts (an embedding that is compared by cosine), and lets each parent
+            count where its answers vary (``consensus``); ``keep`` leaves them as they are, right for logits and
+            regression. The file does not say which it is: ``auto`` looks at the outputs (``is_direction``).
+        traced: The samples that the typing's shapes are of. With it, of much data as much is taken, from all over it,
+            as solving the layers needs (None: all).
         provider: Where the networks run.
         seed: Of the sampled positions.
         progress: Told how many layers are done, and of how many.
@@ -105,8 +114,10 @@ def refine(
     """
     graph = models.template.graph
     steps, notes = plan_goals(graph, typing)
-    each = shares_of(shares, len(models.weights))
-    work = _Work(models, typing, dtypes, weights, matchings, source, each, output_scale, provider, seed, notes)
+    if traced is not None:
+        source = Spread(source, max([LEAST, *(_samples(step, typing, traced) for step in steps)]))
+    parts = shares_of(shares, len(models.weights))
+    work = _Work(models, typing, dtypes, weights, matchings, source, parts, output_scale, provider, seed, notes)
     for index, step in enumerate(steps):
         edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
         if isinstance(step, Goal):
@@ -118,6 +129,14 @@ def refine(
     return Refined(work.changed, notes)
 
 
+def _samples(step: Step, typing: Typing, traced: int) -> int:
+    """How many samples a layer needs to be solved from."""
+    if not isinstance(step, Goal) or step.features > FEATURES:
+        return 0
+    positions = max(np.prod(typing.activations[step.target].shape) / step.layer.units / traced, 1)
+    return int(np.ceil(SAMPLES_PER_FEATURE * step.features / positions))
+
+
 @dataclass(slots=True, eq=False)
 class _Work:
     """The networks on their way through the layers."""
@@ -126,7 +145,7 @@ class _Work:
     typing: Typing
     dtypes: Mapping[str, np.dtype[Any]]
     weights: Arrays
-    matchings: Sequence[Mapping[str, Positions]]
+    matchings: Matchings
     source: CalibrationSource
     shares: Sequence[float]
     output_scale: OutputScale
@@ -152,26 +171,45 @@ class _Work:
 
     def refine(self, goal: Goal, edge: Sequence[str]) -> None:
         """Solve one layer; ``edge`` is what the network behind it reads of the network before."""
-        layout = self.typing.activations[goal.target]
-        orders = [axis_orders(layout, self.typing, perms) for perms in ({}, *self.matchings)]
-        known = [order for order in orders if order is not None]
-        if len(known) < len(orders) or goal.features > FEATURES:
+        channel, layout = goal.layer.channel_axis, self.typing.activations[goal.target]
+        units = meeting(layout, channel, self.typing, self.matchings, self.shares)
+        if units is None or goal.features > FEATURES:
             why = "reads too many features" if goal.features > FEATURES else f"{goal.target} cannot be aligned by axes"
             self.notes.append(f"{goal.layer.node}: {why}, so it is not solved by least squares; it stays the average")
             return
         wanted = [goal.source] if goal.shortcut is None else [goal.source, goal.shortcut]
         merged = self.merged.segment(wanted, edge)
         parents = [parent.segment([goal.target], edge) for parent in self.parents]
-        tally = _Tally(goal, self.shares, self.output_scale)
+        agreed = self._consensus(goal) if goal.last else None
+        rows = min(ROWS, ROWS_PER_FEATURE * max(goal.features, LEAST))
+        tally = _Tally(goal, units, agreed)
         for index, feed in enumerate(feeds(self.source, [self.merged, *self.parents], self.batches)):
             given = merged.run(index, feed)
             targets = [
                 reordered(parent.run(index, feed)[goal.target], order)
-                for parent, order in zip(parents, known, strict=True)
+                for parent, order in zip(parents, units.before, strict=True)
             ]
-            tally.add(index, given, targets, -(-ROWS // self.batches), self.rng)
+            tally.add(index, given, targets, -(-rows // self.batches), self.rng)
         evidence = tally.evidence()
         self.changed.update(stored(goal, self.current, evidence, solve(goal, self.current, evidence)))
+
+    def _consensus(self, goal: Goal) -> Consensus | None:
+        """How the parents' outputs are to be agreed on where they are directions; None where they are numbers."""
+        if self.output_scale == "keep":
+            return None
+        model, channel = self.models.template.model, goal.layer.channel_axis
+        answers = []
+        for weights in self.models.weights:
+            session = open_session(model, weights=weights, outputs=[goal.target], provider=self.provider)
+            rng = np.random.default_rng(self.seed)
+            parts = []
+            for feed in each(Spread(self.source, AGREEING)):
+                found = run(session, dict(feed))[goal.target]
+                parts.append(values_at(found, channel, pick(found.shape, channel, -(-ROWS // self.batches), rng)))
+            answers.append(np.concatenate(parts))
+        if self.output_scale == "auto" and not all(map(is_direction, answers)):
+            return None
+        return consensus(answers, self.shares)
 
     def settle(self, step: Settling, edge: Sequence[str]) -> None:
         """Give a BatchNormalization that stands by itself the statistics of what reaches it now."""
@@ -191,31 +229,35 @@ class _Work:
 
 
 class _Tally:
-    """What is added up for one layer, batch by batch."""
+    """What is added up for one layer, batch by batch.
 
-    def __init__(self, goal: Goal, shares: Sequence[float], scale: OutputScale) -> None:
-        self.goal, self.shares, self.scale = goal, shares, scale if goal.last else "keep"
-        self.length: float | None = None
+    Its target is the mean over the units that meet, or what the parents' answers ``agreed`` on; then the deviation
+    that is wanted is the target's own.
+    """
+
+    def __init__(self, goal: Goal, units: Meeting, agreed: Consensus | None) -> None:
+        self.goal, self.units, self.agreed = goal, units, agreed
         self.fit: Sums | None = None
         self.held: Sums | None = None
         self.rows = 0
-        self.first = self.second = np.zeros((len(shares), goal.layer.units))
+        self.first = self.second = np.zeros(())
 
     def add(
         self, index: int, given: Arrays, targets: Sequence[NDArray[Any]], count: int, rng: np.random.Generator
     ) -> None:
-        """Add a batch: the merged network's tensors, and each parent's target in the first's coordinates."""
+        """Add a batch: the merged network's tensors, and each parent's target."""
         goal = self.goal
         channel, groups = goal.layer.channel_axis, goal.form.groups
         picks = pick(targets[0].shape, channel, count, rng)
         if not picks[0].size:
             return
-        parents = self._scaled([values_at(target, channel, picks) for target in targets])
-        wide = np.asarray(parents, np.float64)
+        parents = [values_at(target, channel, picks) for target in targets]
+        aim = self.units.mean(parents) if self.agreed is None else self.agreed(parents)
+        wide = np.asarray(parents if self.agreed is None else [aim], np.float64)
         self.rows += wide.shape[1]
         self.first = self.first + wide.sum(axis=1)
         self.second = self.second + np.square(wide).sum(axis=1)
-        aims = [self._mean(parents)]
+        aims = [aim]
         if goal.shortcut is not None:
             aims.append(values_at(given[goal.shortcut], channel, picks))
         x = goal.form.rows(given[goal.source], picks)
@@ -235,39 +277,12 @@ class _Tally:
             raise not_finite(self.goal)
         mean, size = self.first / self.rows, self.second / self.rows
         shape = self.fit.shift_y.shape[1:]
-        deviation = self._mean([*np.sqrt(np.maximum(size - mean**2, 0.0))])
-        return Evidence(self.fit, self.held, deviation.reshape(shape), self._mean([*np.sqrt(size)]).reshape(shape))
+        deviation, root = (self._wanted(np.sqrt(each)) for each in (np.maximum(size - mean**2, 0.0), size))
+        return Evidence(self.fit, self.held, deviation.reshape(shape), root.reshape(shape))
 
-    def _mean(self, parents: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """The mean over parents by their shares, in the type of the arrays."""
-        return np.asarray(np.average(parents, axis=0, weights=self.shares), parents[0].dtype)
-
-    def _scaled(self, parents: list[Rows]) -> list[Rows]:
-        """The rows, brought to one length (the mean of all in the first batch) where only directions count."""
-        if self.scale == "auto":
-            self.scale = "unit" if all(is_direction(rows) for rows in parents) else "keep"
-        if self.scale == "keep":
-            return parents
-        lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in parents]
-        if self.length is None:
-            self.length = float(self._mean(lengths).mean())
-        return [
-            rows * (self.length / np.maximum(length, np.finfo(np.float32).tiny))
-            for rows, length in zip(parents, lengths, strict=True)
-        ]
-
-
-def is_direction(rows: Rows) -> bool:
-    """Whether outputs [samples, coordinates] look like embeddings rather than logits or measured quantities."""
-    if rows.shape[1] < WIDE:
-        return False
-    centred = rows.astype(np.float64) - rows.mean(axis=0)
-    centred -= centred.mean(axis=1, keepdims=True)
-    deviation = centred.std(axis=1)
-    alive = deviation > 0
-    if not alive.any():
-        return False
-    return float(np.mean((centred[alive] ** 3).mean(axis=1) / deviation[alive] ** 3)) < CODED
+    def _wanted(self, parents: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean over the units that meet, of a number for each unit of each parent."""
+        return self.units.mean(list(parents)) if self.agreed is None else parents[0]
 
 
 def _cut(rows: int, index: int) -> int:

@@ -24,9 +24,10 @@ from onnxmerge.axes.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.statistics import MomentRequest, Statistics
 from onnxmerge.errors import UsageError
+from onnxmerge.merging.batches import each, grouped, takes_batches
 from onnxmerge.merging.combine import Matchings, average
 from onnxmerge.merging.linear_layers import LinearLayer, linear_layers
-from onnxmerge.merging.moments import Moments, Probe, Surgeon, settle
+from onnxmerge.merging.moments import Moments, Probe, Surgeon, levels, measure, settle
 from onnxmerge.merging.normalisation import normalises
 from onnxmerge.merging.transport import composite
 from onnxmerge.merging.zip_transport import Zipped
@@ -157,8 +158,11 @@ def repair(
     *,
     mode: Mode = "repair",
     provider: str = "cpu",
+    known: Mapping[str, Moments] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The weights and biases that give the merged network's units their targets, by name, in their stored types.
+
+    ``known`` are moments that were already taken (``independent_moments``); then nothing is run.
 
     ``mode`` "rescale" sets standard deviations alone, and so does "repair" in a layer without a bias; "bias" sets
     means alone, and leaves such a layer as it is. Raises InputError where the source is empty or activations are not
@@ -190,7 +194,20 @@ def repair(
                 changed[layer.bias] = layer.move_bias(current[layer.bias], factors, own.mean, aimed)
         return changed
 
+    if known is not None:
+        return fold(weights, {tensor: known[tensor] for tensor in layers})
     return settle(model, weights, probes, source, rewrite=rewrite, fold=fold, provider=provider)
+
+
+def independent_moments(
+    model: ir.Model, typing: Typing, weights: Arrays, plan: RepairPlan, source: CalibrationSource, provider: str
+) -> dict[str, Moments] | None:
+    """The moments of all layers of a plan, which serve every mode; None where repairing one layer changes another."""
+    probes = [_probe(model.graph, layer, typing) for layer in plan.layers]
+    if len(levels(model.graph, probes)) > 1:
+        return None
+    batches = grouped(model, source) if takes_batches(model, source) else each(source)
+    return measure(model, weights, probes, batches, provider=provider) if probes else {}
 
 
 def _use_target(

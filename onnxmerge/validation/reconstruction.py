@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import FirstSamples
+from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import is_floating
 from onnxmerge.model.network import Network
@@ -42,7 +42,7 @@ def reconstruct(
     wrong = [np.zeros(len(names)) for names in outputs]
     whole = [np.zeros(len(names)) for names in outputs]
     inputs = [str(value.name) for value in model.graph.inputs]
-    for feed in each(FirstSamples(source, SAMPLES)):
+    for feed in each(Spread(source, SAMPLES)):
         found = run(merged, feed)
         for m, (parent, session) in enumerate(zip(parents, sessions, strict=True)):
             own = {str(value.name): feed[name] for name, value in zip(inputs, parent.graph.inputs, strict=True)}

@@ -57,7 +57,6 @@ def test_regmean_is_followed_by_what_restores_statistics(digits: Path) -> None:
     ("settings", "message"),
     [
         ({"method": "average"}, "give calibration data"),
-        ({"method": "zipit", "calibration": True}, "zips"),
         ({"method": "average", "refine": "regmean"}, "give calibration data"),
         ({"method": "zipit", "calibration": True, "refine": "regmean"}, "zips"),
         ({"method": "average", "calibration": True, "repair": "repair"}, "restores statistics itself"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import FirstSamples, hold_out
+from onnxmerge.calibration.subset import FirstSamples, Spread, hold_out
 from onnxmerge.errors import InputError
 from tests.merging.networks import Source
 
@@ -43,6 +43,18 @@ def test_feeds_that_cannot_be_cut_are_held_out_whole() -> None:
 
 def test_the_beginning_of_a_part() -> None:
     assert feeds(FirstSamples(hold_out(numbered(2, 3, 5), divisible=True).fit, 3)) == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_some_of_a_source_comes_from_all_over_it(*, known: bool) -> None:
+    source = numbered(2, 2, 2, 2, 2, 2, 2, 1)
+    spread = Spread(source if known else hold_out(source, divisible=True).fit, 6)
+    for _ in range(2):
+        given = feeds(spread)
+        assert len(given) == spread.batches == 3
+        assert given[0][0] < 6 <= given[-1][-1]
+        assert not known or spread.passed == given[-1][-1] + 1
+    assert feeds(Spread(source, 99)) == feeds(source)
 
 
 @pytest.mark.parametrize("divisible", [True, False])

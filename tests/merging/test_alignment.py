@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onnxmerge.axes.layout import Space
-from onnxmerge.merging.alignment import axis_orders, reordered
+from onnxmerge.merging.alignment import axis_orders, meeting, reordered
 from onnxmerge.merging.transport import random_permutations, transport
+from onnxmerge.merging.zip_transport import Zipped, zipped
 from tests.layouts import typed
 
 SPACES = [Space("h", 2), Space("i", 3, ("h",)), Space("t", 4)]
@@ -31,3 +34,36 @@ def test_nothing_moves_without_a_matching() -> None:
 def test_an_axis_that_depends_on_another_is_refused() -> None:
     typing = typed(SPACES, {}, {"a": ["5", "h", "i"]})
     assert axis_orders(typing.activations["a"], typing, random_permutations(typing.spaces, 0)) is None
+
+
+@given(seed=st.integers(0, 999))
+def test_units_meet_as_a_zip_of_the_whole_tensor_would_have_them(seed: int) -> None:
+    typing, rng = typed(SPACES, {}, {"a": ["5", "h i"]}), np.random.default_rng(seed)
+    layout = typing.activations["a"]
+    models = tuple(
+        {"h": rng.permutation(2), "i": rng.integers(0, 3, size=(2, 3))}  # what others vary with keeps its units
+        for _ in range(2)
+    )
+    zips, shares = Zipped(models), (0.25, 0.75)
+    arrays = [rng.normal(size=(5, 6)) for _ in models]
+    units = meeting(layout, -1, typing, zips, shares)
+    assert units is not None
+    np.testing.assert_allclose(units.mean(arrays), zipped(arrays, layout, typing, zips, shares), atol=1e-12)
+    np.testing.assert_allclose(units.mean([array[2] for array in arrays]), units.mean(arrays)[2])
+
+
+def test_units_meet_where_permutations_bring_them() -> None:
+    typing = typed(SPACES, {}, {"a": ["5", "t", "h i"]})
+    layout, perms = typing.activations["a"], random_permutations(typing.spaces, 1)
+    one, other = np.random.default_rng(0).normal(size=(2, 5, 4, 6))
+    units = meeting(layout, 2, typing, [perms], (0.5, 0.5))
+    assert units is not None
+    moved = [reordered(array, order) for array, order in zip((one, other), units.before, strict=True)]
+    expected = (one + transport(other, layout, typing.spaces, perms)) / 2
+    np.testing.assert_allclose(units.mean(moved), expected, atol=1e-12)
+
+
+def test_a_zip_along_another_axis_than_the_channels_is_refused() -> None:
+    typing = typed(SPACES, {}, {"a": ["5", "t", "h i"]})
+    zips = Zipped(({"t": np.array([0, 0, 1, 2])}, {"t": np.arange(4)}))
+    assert meeting(typing.activations["a"], 2, typing, zips, (0.5, 0.5)) is None

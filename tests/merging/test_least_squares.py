@@ -15,8 +15,9 @@ from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging import least_squares
 from onnxmerge.merging.combine import combine, transported
+from onnxmerge.merging.consensus import is_direction
 from onnxmerge.merging.goals import Goal, Settling, plan_goals
-from onnxmerge.merging.least_squares import OutputScale, is_direction, refine
+from onnxmerge.merging.least_squares import OutputScale, refine
 from onnxmerge.merging.transport import invert, random_permutations
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace

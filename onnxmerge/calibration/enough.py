@@ -1,0 +1,38 @@
+"""How many samples are enough: as many as tell units apart, for the rest adds time and no knowledge.
+
+A correlation over n rows is known to about 1/sqrt(n), and a unit is told from as many others as its space has. One
+sample gives a dense layer one row, but a convolution one for each pixel and a transformer one for each token, so what
+is ample for one network is scarce for another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.calibration.statistics import POSITIONS, GramRequest
+
+LEAST = 512
+"""Samples from which a mean and a deviation of each unit are known well enough, however many rows each gives."""
+
+ROWS_PER_UNIT = 128
+"""Rows of activations for each unit of the space in which it is to be told from the others."""
+
+
+def enough(typing: Typing, requests: Sequence[GramRequest], traced: int) -> int:
+    """The samples needed for ``requests``; ``traced`` is the number of samples that the typing's shapes are of."""
+    return max([LEAST, *(_needed(typing, request, traced) for request in requests)])
+
+
+def _needed(typing: Typing, request: GramRequest, traced: int) -> int:
+    space = typing.spaces[request.space]
+    units = math.prod(typing.spaces[name].size for name in (*space.varies_with, space.id))
+    rows = sum(min(_elements(typing, tensor, space.id) / units / traced, POSITIONS) for tensor in request.tensors)
+    return math.ceil(ROWS_PER_UNIT * units / rows) if rows else 0
+
+
+def _elements(typing: Typing, tensor: str, space: str) -> int:
+    """How many numbers of the traced activation belong to units of a space."""
+    blocks = [block for block in typing.activations[tensor].blocks if space in block.spaces]
+    return sum(math.prod(axis.positions.size for axis in block.axes) for block in blocks)

@@ -1,0 +1,90 @@
+"""What networks agree on that answer with directions: each counts where its answers vary.
+
+A network trained for a task answers with the few directions that its task needs, and is silent in all others: there
+its answers do not vary. The plain mean of two networks' answers e_m lets each speak where it has nothing to say, at
+the same volume as the one that has. So each answer counts in every direction by its own variance there,
+
+    t = mu + sum_m (e_m - mu_m) F_m,        F_m = w_m (C_m + rho I) (sum_k w_k C_k + rho I)^-1,
+
+with mu_m and C_m the mean and the covariance of model m's answers, mu the mean of the mu_m, w_m the models' shares.
+The F_m add up to the identity: what all say alike is said, and where nobody varies the plain mean decides. That is
+RegMean's average (Jin et al., ICLR 2023, arXiv 2212.09849) of the identity, for a reader of the answers who looks along
+directions like the answers' own, as one does who compares an embedding with vectors of classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows: TypeAlias = NDArray[np.float32]
+
+RIDGE = 0.1
+"""rho as a share of the mean variance of a direction."""
+
+CODED = 0.5
+"""Mean skewness across coordinates from which an output is taken for logits."""
+
+WIDE = 16
+"""Outputs of fewer coordinates are never taken for embeddings."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Consensus:
+    """How answers [positions, u] of each model become one, all brought to one ``length`` first.
+
+    ``centres`` [models, u] are the mu_m, ``centre`` [u] is mu, ``factors`` [models, u, u] the F_m.
+    """
+
+    length: float
+    centre: NDArray[np.float32]
+    centres: NDArray[np.float32]
+    factors: NDArray[np.float32]
+
+    def __call__(self, answers: Sequence[Rows]) -> Rows:
+        """The agreed answer to each sample, of the models' answers to it."""
+        total = np.broadcast_to(self.centre, answers[0].shape).copy()
+        for own, centre, factor in zip(answers, self.centres, self.factors, strict=True):
+            total += (own * (self.length / lengths(own)) - centre) @ factor
+        return total
+
+
+def consensus(answers: Sequence[Rows], shares: Sequence[float]) -> Consensus:
+    """Learn from a sample of each model's answers [positions, u] what each has to say; ``shares`` are the w_m."""
+    length = float(np.average([lengths(own).mean() for own in answers], weights=shares))
+    wide = [own * (length / lengths(own)).astype(np.float64) for own in answers]
+    centres = np.stack([own.mean(axis=0) for own in wide])
+    spread = np.stack([np.cov(own, rowvar=False, bias=True).reshape(own.shape[1], -1) for own in wide])
+    total = np.average(spread, axis=0, weights=shares)
+    eye = np.eye(len(total)) * max(RIDGE * np.trace(total) / len(total), np.finfo(np.float32).tiny)
+    inverse = np.linalg.inv(total + eye)
+    factors = np.stack([share * (own + eye) @ inverse for own, share in zip(spread, shares, strict=True)])
+    centre = np.average(centres, axis=0, weights=shares)
+    return Consensus(length, *(part.astype(np.float32) for part in (centre, centres, factors)))
+
+
+def lengths(rows: Rows) -> Rows:
+    """The length of each row, [positions, 1]; never 0."""
+    found: Rows = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return found
+
+
+def is_direction(rows: Rows) -> bool:
+    """Whether outputs [samples, coordinates] look like embeddings rather than logits or measured quantities.
+
+    Logits single out a class, so across coordinates (each about its mean over samples) they are skewed to the
+    positive; an embedding's coordinates have no such sign.
+    """
+    if rows.shape[1] < WIDE:
+        return False
+    centred = rows.astype(np.float64) - rows.mean(axis=0)
+    centred -= centred.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1)
+    alive = deviation > 0
+    if not alive.any():
+        return False
+    return float(np.mean((centred[alive] ** 3).mean(axis=1) / deviation[alive] ** 3)) < CODED

@@ -1,0 +1,51 @@
+"""Answers that are directions: each network counts where its own answers vary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxmerge.merging.consensus import Rows, consensus, is_direction
+
+RNG = np.random.default_rng(0)
+
+
+def answers(basis: Rows, seed: int, samples: int = 400) -> Rows:
+    """Rows that vary along the rows of ``basis`` alone, about a point that is far out."""
+    noise = np.random.default_rng(seed).normal(size=(samples, len(basis)))
+    return (noise @ basis + 3).astype(np.float32)
+
+
+def test_equal_answers_stay_as_they_are_up_to_their_length() -> None:
+    own = answers(np.eye(6, 20, dtype=np.float32), 1)
+    agreed = consensus([own, own], [0.3, 0.7])([own, own])
+    cosines = (agreed * own).sum(axis=1) / np.linalg.norm(agreed, axis=1) / np.linalg.norm(own, axis=1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(agreed, axis=1), np.linalg.norm(own, axis=1).mean(), rtol=1e-5)
+
+
+def test_each_speaks_at_full_volume_where_it_alone_has_something_to_say() -> None:
+    """The plain mean would halve what either says."""
+    bases = [np.eye(20, dtype=np.float32)[:6], np.eye(20, dtype=np.float32)[6:12]]
+    one, other = (answers(basis, seed) for seed, basis in enumerate(bases))
+    rule = consensus([one, other], [0.5, 0.5])
+    agreed = rule([one, other])
+    for basis, own in zip(bases, (one, other), strict=True):
+        scaled = own * (rule.length / np.linalg.norm(own, axis=1, keepdims=True))
+        said, meant = ((rows - rows.mean(axis=0)) @ basis.T for rows in (agreed, scaled))
+        slope = float((said * meant).sum() / (meant * meant).sum())
+        assert 0.8 < slope <= 1.0
+
+
+def test_shares_tip_the_scale_where_both_speak() -> None:
+    basis = np.eye(20, dtype=np.float32)[:6]
+    one, other = answers(basis, 1), answers(basis, 2)
+    near = [
+        float(np.square(consensus([one, other], [share, 1 - share])([one, other]) - one).mean()) for share in (0.9, 0.5)
+    ]
+    assert near[0] < near[1]
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(RNG.normal(size=(50, 40)), True), (np.eye(40)[:30] * 9.0, False)])
+def test_directions_are_told_from_logits(rows: Rows, *, expected: bool) -> None:
+    assert is_direction(rows.astype(np.float32)) is expected
