@@ -13,6 +13,10 @@ are read by weights that may absorb a factor c, so they are compared at the best
 
 That is their cosine, corrected for the cosine of different samples: crowding around the mean earns nothing. Both are 1
 for an equal network, about 0 for an unrelated one.
+
+Outputs that are directions (``consensus.is_direction``) are compared as who reads them does, by cosines with vectors
+that lie where the parent's own answers lie: rows of length one, weighed by the parent's covariance C, so that x and y
+become x L and y L with L L^T = C.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.alignment import axis_orders
 from onnxmerge.merging.combine import Matchings
+from onnxmerge.merging.consensus import is_direction, lengths
 from onnxmerge.merging.linear_layers import LinearLayer, linear_layers
 from onnxmerge.merging.zip_transport import Zipped
 from onnxmerge.model.network import ModelSet
@@ -102,13 +107,17 @@ def _rank(typing: Typing, tensor: str) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """The parents' features on data kept to judge by: ``rows[m][tensor]`` [positions, units]."""
+    """The parents' features on data kept to judge by: ``rows[m][tensor]`` [positions, units].
+
+    ``readers[m][tensor]`` [units, units] is the L of an output that is a direction.
+    """
 
     models: ModelSet
     typing: Typing
     features: tuple[Feature, ...]
     feeds: tuple[Arrays, ...]
     rows: tuple[Mapping[str, Rows], ...]
+    readers: tuple[Mapping[str, Rows], ...]
     provider: str
 
     @property
@@ -126,6 +135,9 @@ class Reference:
         for feature in self.features:
             for parent, own in enumerate(self.rows):
                 aligned = self._aligned(feature, merged[feature.tensor], own[feature.tensor], parent, matchings)
+                reader = self.readers[parent].get(feature.tensor)
+                if aligned is not None and reader is not None:
+                    aligned = _unit(aligned[0]) @ reader, _unit(aligned[1]) @ reader
                 if aligned is not None:
                     scores.append(agreement(*aligned, to_scale=feature.answer))
         if not scores:
@@ -158,7 +170,21 @@ def reference(models: ModelSet, typing: Typing, feeds: Sequence[Arrays], provide
     """Run the parents on ``feeds``. Raises InputError where there is nothing to compare."""
     features = last_features(models.template.graph, typing)
     rows = tuple(features_of(models, weights, features, feeds, provider) for weights in models.weights)
-    return Reference(models, typing, features, tuple(feeds), rows, provider)
+    answers = [feature.tensor for feature in features if feature.answer]
+    directions = [name for name in answers if all(is_direction(own[name]) for own in rows)]
+    readers = tuple({name: _reader(own[name]) for name in directions} for own in rows)
+    return Reference(models, typing, features, tuple(feeds), rows, readers, provider)
+
+
+def _reader(answers: Rows) -> Rows:
+    """L [units, units] with L L^T the covariance of the directions of ``answers`` [positions, units]."""
+    values, vectors = np.linalg.eigh(np.cov(_unit(answers), rowvar=False))
+    found: Rows = (vectors * np.sqrt(np.maximum(values, 0.0))).astype(np.float32)
+    return found
+
+
+def _unit(rows: Rows) -> Rows:
+    return rows / lengths(rows)
 
 
 def features_of(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Space
 from onnxmerge.errors import InputError
@@ -76,3 +79,25 @@ def test_parents_are_compared_in_matched_units() -> None:
     # A zip says what became of each unit of a parent.
     labels = (identity_zip(TYPING.spaces), invert(perms, TYPING.spaces))
     assert known.compare(rows, Zipped(labels)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_directions_are_read_along_the_parents_own_answers() -> None:
+    """Noise where the parent says nothing costs nothing, and neither do the lengths of rows; other answers cost."""
+    text = "(float[n,20] x) => (float[n,20] y) { y = MatMul(x, w) }"
+    typing = typed([], {"w": ["20", "20"]}, {"x": ["2", "20"], "y": ["2", "20"]})
+    few = np.diag([1.0] * 6 + [1e-3] * 14).astype(np.float32)  # the answers that a task needs, of all that could be
+    sets = models(network(text, {"w": few}), network(text, {"w": few}))
+    feed = {"x": np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)}
+    found = reference(sets, typing, [feed], "cpu")
+    own = found.rows[0]["y"]
+    noise = np.random.default_rng(1).normal(size=own.shape).astype(np.float32)
+    lengths = np.random.default_rng(2).uniform(0.5, 2.0, (len(own), 1)).astype(np.float32)
+    silent = own + 0.3 * np.pad(noise[:, 6:], ((0, 0), (6, 0)))
+    spoken = own + 0.3 * np.pad(noise[:, :6], ((0, 0), (0, 14)))
+
+    def score(rows: NDArray[np.float32]) -> float:
+        answers = [feature for feature in found.features if feature.answer]
+        return replace(found, features=tuple(answers)).compare({"y": rows}, [{}])
+
+    assert score(own * lengths) == pytest.approx(1.0, abs=1e-4)
+    assert score(silent) > score(spoken)
