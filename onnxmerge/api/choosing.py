@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxmerge.api.examining import Questions
 from onnxmerge.api.job import Job
 from onnxmerge.api.judging import Judge, Judges, judge_on
 from onnxmerge.api.matching import Evidence, match
 from onnxmerge.api.rotating import Turned, turn
 from onnxmerge.api.search import SearchReport, search
 from onnxmerge.calibration.subset import Split
-from onnxmerge.errors import InputError
-from onnxmerge.evaluation.labels import LabelSpec, read_labels
-from onnxmerge.evaluation.task import Task
-from onnxmerge.evaluation.truth import truth
 from onnxmerge.matching.methods import MatchResult
-
-CALIBRATION = Task("labels")
-"""What ``--labels`` tell: which column of the first output is right, for each calibration sample."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,15 +25,9 @@ class Chosen:
     rotated: tuple[str, ...]
 
 
-def chosen_by(split: Split | None, labels: LabelSpec | None) -> Judges:
-    """Judges by the data that was held out. Raises InputError where ``labels`` do not fit it."""
-    known = None
-    if split is not None and labels is not None:
-        (every,) = truth([CALIBRATION], read_labels(labels)).answers
-        held = split.held_rows()
-        if len(every) != len(held):
-            raise InputError(f"found {len(every)} labels, expected one for each of the {len(held)} calibration samples")
-        known = every[held]
+def chosen_by(split: Split | None, asked: Questions | None) -> Judges:
+    """Judges by the data that was held out. Raises InputError where what is ``asked`` does not fit it."""
+    known = None if split is None or asked is None else asked.held_out(split)
 
     def judges(job: Job) -> Judge | None:
         return None if split is None else judge_on(job, split.held, known)

@@ -26,7 +26,7 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
     elif compares_activations(options) and not calibrated:
         raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
     if labelled:
-        _require_use_of_labels(options, calibrated=calibrated)
+        _require_use_of_labels(options, calibrated=calibrated, based=based)
     _require_one_to_one(options)
     _require_apart(options, based=based)
     _require_refinable(options, calibrated=calibrated)
@@ -45,10 +45,10 @@ def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:
         )
 
 
-def _require_use_of_labels(options: MergeOptions, *, calibrated: bool) -> None:
+def _require_use_of_labels(options: MergeOptions, *, calibrated: bool, based: bool) -> None:
     if not calibrated:
         raise UsageError("--labels are of calibration samples: give calibration data (--calib)")
-    if not options.searches and (options.repair != AUTO or options.refines):
+    if based or (not options.searches and (options.repair != AUTO or options.refines)):
         raise UsageError("--labels decide a choice: give --method auto, --alpha auto or --repair auto")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from onnxmerge.api.evaluation_result import Role
 from onnxmerge.api.merge import merge
 from onnxmerge.api.outcome import MergeResult
 from onnxmerge.api.prepare import ModelSource
-from onnxmerge.errors import StructureError, UsageError
+from onnxmerge.errors import StructureError
 from onnxmerge.evaluation.candidate import Candidate, open_candidate
 from onnxmerge.evaluation.task import Task
 from onnxmerge.model.read import read_network
@@ -56,30 +55,6 @@ def entrant(
     else:
         found = open_candidate(read_network(model), tasks, learned=learned, provider=provider)
     return Entrant(name, role, tuple(learned), found)
-
-
-def tasks_learned(
-    parents: Sequence[ModelSource], tasks: Sequence[Task], listed: Sequence[tuple[Path, int]]
-) -> list[tuple[int, ...]]:
-    """The tasks that each parent learned.
-
-    As a task file lists them, if it lists all of the parents; otherwise all learned the only task, or each the next.
-    Raises UsageError where there are as many parents as tasks neither way.
-    """
-    known: dict[Path, list[int]] = {}
-    for path, task in listed:
-        known.setdefault(path.resolve(), []).append(task)
-    paths = [Path(parent).resolve() if isinstance(parent, str | os.PathLike) else None for parent in parents]
-    if all(path in known for path in paths):
-        return [tuple(known[path]) for path in paths if path is not None]
-    if len(tasks) == 1:
-        return [(0,) for _ in parents]
-    if len(parents) != len(tasks):
-        raise UsageError(
-            f"{len(parents)} parents and {len(tasks)} tasks: give one parent for each task, in order, or list under "
-            "'models' of the task file which model learned which task"
-        )
-    return [(index,) for index in range(len(tasks))]
 
 
 def plain_average(

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
-from onnxmerge.api.entrants import Entrant, Evaluable, entrant, named, plain_average, tasks_learned
+from onnxmerge.api.entrants import Entrant, Evaluable, entrant, named, plain_average
 from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores, scaled_scores
 from onnxmerge.api.job import Progress
 from onnxmerge.api.prepare import ModelSource
+from onnxmerge.api.tasks import Listed, TaskSpec, require_own_folder, tasks_learned, tasks_of
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import BATCH_SIZE, CalibrationSource, SourceSpec, open_source
 from onnxmerge.errors import UsageError
@@ -20,13 +19,10 @@ from onnxmerge.evaluation.candidate import free_batch
 from onnxmerge.evaluation.ensemble import ensemble
 from onnxmerge.evaluation.heads import on_one_scale
 from onnxmerge.evaluation.labels import LabelSpec, read_labels
-from onnxmerge.evaluation.scorer import Scorer, Scores
+from onnxmerge.evaluation.scorer import Scorer, Scores, scores_of_means
 from onnxmerge.evaluation.task import Task
-from onnxmerge.evaluation.task_file import TaskFile, read_tasks
 from onnxmerge.evaluation.truth import Truth, truth
-from onnxmerge.evaluation.vectors import with_vectors
 
-TaskSpec = str | Path | TaskFile | Sequence[Task]
 ENSEMBLE = "ensemble of the parents"
 
 
@@ -69,7 +65,7 @@ def evaluate(
         UsageError: the arguments contradict each other.
 
     """
-    found, listed = _tasks(tasks, vectors)
+    found, listed = tasks_of(tasks, vectors, Task("classes"))
     if not top_k or min(top_k) < 1:
         raise UsageError(f"top-k takes whole numbers of at least 1, found {list(top_k)}")
     if baseline not in get_args(Baseline):
@@ -108,37 +104,16 @@ def _regressions(tasks: Sequence[Task]) -> bool:
     return any(task.kind == "regression" for task in tasks)
 
 
-def _tasks(spec: TaskSpec | None, vectors: str | Path | None) -> tuple[tuple[Task, ...], Sequence[tuple[Path, int]]]:
-    """The tasks, and which models learned which if a file says so."""
-    if isinstance(spec, str | Path):
-        spec = read_tasks(spec)
-    listed = spec.models if isinstance(spec, TaskFile) else ()
-    tasks = (Task("classes"),) if spec is None else spec.tasks if isinstance(spec, TaskFile) else tuple(spec)
-    if not tasks or len({task.name for task in tasks}) < len(tasks):
-        raise UsageError(f"tasks need names of their own, found {[task.name for task in tasks]}")
-    if vectors is None:
-        return tasks, listed
-    if _regressions(tasks) or any(task.vectors is not None for task in tasks):
-        raise UsageError(
-            "class vectors (--vectors) are for classifications that have none yet; these tasks have no use"
-        )
-    return with_vectors(tasks, vectors), listed
-
-
 def _label_spec(labels: LabelSpec | None, data: SourceSpec) -> LabelSpec:
-    folder = Path(data).resolve() if isinstance(data, str | Path) and Path(data).is_dir() else None
-    if labels is None:
-        if folder is None:
-            raise UsageError("give the labels (--labels): a file with one for each sample")
-        return folder
-    if isinstance(labels, str | Path) and Path(labels).is_dir() and Path(labels).resolve() != folder:
-        raise UsageError(f"labels from the folder {labels} are those of its own images: give it as the data too")
-    return labels
+    if labels is not None:
+        require_own_folder(labels, data)
+        return labels
+    if not isinstance(data, str | Path) or not Path(data).is_dir():
+        raise UsageError("give the labels (--labels): a file with one for each sample")
+    return Path(data)
 
 
-def _parents(
-    parents: Sequence[ModelSource], tasks: Sequence[Task], listed: Sequence[tuple[Path, int]], provider: str
-) -> list[Entrant]:
+def _parents(parents: Sequence[ModelSource], tasks: Sequence[Task], listed: Listed, provider: str) -> list[Entrant]:
     learned = tasks_learned(parents, tasks, listed)
     return [
         entrant(name, model, tasks, "parent", own, provider)
@@ -177,14 +152,7 @@ def _lowest(
     """The scores from which scaled scores start; None where there is no plain average."""
     if baseline == "average":
         return next((own for one, own in zip(entrants, scores, strict=True) if one.role == "average"), None)
-    scorer = Scorer(tasks, right)
-    scorer.update(
-        [
-            np.broadcast_to(np.nanmean(targets, axis=0), targets.shape) if task.kind == "regression" else None
-            for task, targets in zip(tasks, right.answers, strict=True)
-        ]
-    )
-    return scorer.scores()
+    return scores_of_means(tasks, right)
 
 
 def _rows(

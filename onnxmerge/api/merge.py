@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.api.choosing import Chosen, chosen_by, matched_by
 from onnxmerge.api.consistency import require_consistent
+from onnxmerge.api.examining import questions
 from onnxmerge.api.job import Job, Progress, silent
 from onnxmerge.api.judging import divide
 from onnxmerge.api.matching import evidence_of
@@ -26,6 +28,7 @@ from onnxmerge.api.restoring import Merged, merged
 from onnxmerge.api.search import choices
 from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, part_with_base, sample_for
 from onnxmerge.api.summary import errors, footprints
+from onnxmerge.api.tasks import TaskSpec
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split
@@ -46,6 +49,8 @@ def merge(
     calibration: SourceSpec | None = None,
     base: ModelSource | None = None,
     labels: LabelSpec | None = None,
+    tasks: TaskSpec | None = None,
+    vectors: str | Path | None = None,
     options: MergeOptions | None = None,
     image_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -58,8 +63,10 @@ def merge(
         calibration: Unlabelled data the models can run on: a path (.npy, .npz, a folder of these or of images,
             ``script.py:function``), arrays, or a reader. Optional for methods that compare no activations.
         base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
-        labels: The class of each calibration sample (see `evaluate`; -1: none), by which a search for method or alpha
-            is decided instead; the network's first output must be [samples, classes].
+        labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead: by
+            the mean over tasks of accuracies, or scaled scores of regressions (``api.examining``).
+        tasks: What labels mean, and which output answers: see `evaluate`. By default classes of the first output.
+        vectors: File of class vectors that outputs are compared with: see `evaluate`.
         options: How to merge.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
         progress: Makes progress displays; silent by default.
@@ -74,10 +81,11 @@ def merge(
     how = (MergeOptions(**settings) if options is None else options).settled()
     begun = _begin(models, calibration, base, how, image_options or {}, progress or silent, labelled=labels is not None)
     job, parents, clock = begun.job, begun.parents, begun.clock
+    asked = questions(labels, tasks, vectors, data=calibration, models=models, parents=parents)
     with clock.stage("calibrate"):
         evidence = evidence_of(job, [replace(how, method=method, alpha=alpha) for method, alpha in choices(how)])
     with clock.stage("match"):
-        judges = chosen_by(begun.split, labels)
+        judges = chosen_by(begun.split, asked)
         chosen = matched_by(job, evidence, judges)
     with clock.stage("merge"):
         repair = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)

@@ -2,7 +2,8 @@
 
 Axes that carry the space (or an outer space that its permutation varies with) are unit axes; whatever else the tensor
 has, batch and positions, counts as samples. Only the sizes of unit axes are fixed by the weights, so only those are
-written down: the other axes keep the size that the calibration data gives them.
+written down: the other axes keep the size that the calibration data gives them, and so does a batch that is folded
+into an axis of units.
 """
 
 from __future__ import annotations
@@ -102,11 +103,8 @@ def _view(layout: TensorLayout, blocks: Sequence[Block], composite: Sequence[str
     for axis, length in zip(blocks[0].axes, layout.shape, strict=True):
         if _carries(axis, composite):
             sizes.update(zip(axis.spaces, axis.positions.shape, strict=True))
-            factors = tuple(
-                Factor(size, composite.index(space) if space in composite else None)
-                for space, size in zip(axis.spaces, axis.positions.shape, strict=True)
-            )
-            axes.append(AxisView(_unless_all(axis.positions.reshape(-1), length), factors))
+            positions = _unless_all(axis.positions.reshape(-1), length)
+            axes.append(AxisView(positions, _factors(axis, composite, whole=positions is None)))
         elif whole:
             axes.append(AxisView(None, (Factor(None, None),)))
         else:
@@ -114,6 +112,26 @@ def _view(layout: TensorLayout, blocks: Sequence[Block], composite: Sequence[str
             axes.append(AxisView(positions, (Factor(None, None),)))
     others = frozenset(space for block in blocks for space in block.spaces) - frozenset(composite)
     return UnitColumns(tuple(axes), tuple(sizes[space] for space in composite), others)
+
+
+def _factors(axis: AxisBlock, composite: Sequence[str], *, whole: bool) -> tuple[Factor, ...]:
+    """The factors of a unit axis, neighbours among the samples as one.
+
+    The first of the samples, where the batch stands that was folded into the axis (batch x heads), is as long as the
+    rest of the axis leaves it at run time; not where only some positions are taken, which are those of the trace.
+    """
+    factors: list[Factor] = []
+    for space, size in zip(axis.spaces, axis.positions.shape, strict=True):
+        if space in composite:
+            factors.append(Factor(size, composite.index(space)))
+        elif factors and factors[-1].unit is None:
+            factors[-1] = Factor(size * (factors[-1].size or 1), None)
+        else:
+            factors.append(Factor(size, None))
+    free = next((place for place, factor in enumerate(factors) if factor.unit is None), None)
+    if whole and free is not None:
+        factors[free] = Factor(None, None)
+    return tuple(factors)
 
 
 def _unless_all(positions: Positions, length: int) -> Positions | None:

@@ -9,6 +9,7 @@ A batch is centred by its own mean before the products, because in float32 the d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -250,12 +251,13 @@ class _Builder:
 class _Run:
     """Adjacent factors that stay together: sample factors (``unit`` None), or unit factors in the composite's order.
 
-    Its length is ``static`` times the lengths of the ``dynamic`` axes; ``unit`` is the place of its last unit factor.
+    Its length is ``static`` times those of the ``dynamic`` parts, each a whole axis divided by what else stands there;
+    ``unit`` is the place of its last unit factor.
     """
 
     unit: int | None
     static: int
-    dynamic: tuple[int, ...]
+    dynamic: tuple[tuple[int, int], ...]
 
 
 def _centred(builder: _Builder, index: int, view: View, model: int, tensors: Mapping[str, Any]) -> _Matrix:
@@ -325,8 +327,9 @@ def _runs(columns: UnitColumns) -> list[_Run]:
     """
     runs: list[_Run] = []
     for axis, part in enumerate(columns.axes):
+        known = math.prod(factor.size for factor in part.factors if factor.size is not None)
         for place, factor in enumerate(part.factors):
-            run = _Run(factor.unit, factor.size or 1, (axis,) if factor.size is None else ())
+            run = _Run(factor.unit, factor.size or 1, ((axis, known),) if factor.size is None else ())
             follows = None if factor.unit is None else factor.unit - 1
             if runs and runs[-1].unit == follows and not (axis == 1 and place == 0):
                 last = runs.pop()
@@ -344,8 +347,9 @@ def _shape(builder: _Builder, tensor: Any, runs: Sequence[_Run]) -> Any:
     lengths: list[Any] = []
     for place, run in enumerate(runs):
         length: Any = _ints(-1 if place == dynamic[-1] else run.static)
-        for axis in run.dynamic if place != dynamic[-1] else ():
-            length = builder.node("Mul", length, builder.node("Gather", shape, _ints(axis), axis=0))
+        for axis, known in run.dynamic if place != dynamic[-1] else ():
+            whole = builder.node("Gather", shape, _ints(axis), axis=0)
+            length = builder.node("Mul", length, whole if known == 1 else builder.node("Div", whole, _ints(known)))
         lengths.append(length)
     return builder.node("Concat", *lengths, axis=0)
 

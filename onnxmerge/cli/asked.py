@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from onnxmerge.api import MergeOptions
+from onnxmerge.cli.tasks import take_tasks
 from onnxmerge.errors import UsageError
 from onnxmerge.recipes.file import is_recipe, read_recipe
 from onnxmerge.recipes.recipe import Calibration, Recipe
@@ -35,6 +36,8 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
         base=_path(given.get("base"), recipe.base),
         calibration=_calibration(recipe, given),
         labels=_path(given.get("labels"), recipe.labels),
+        tasks=take_tasks(given) or recipe.tasks,
+        vectors=_path(given.get("vectors"), recipe.vectors),
         output=_path(given.get("output"), recipe.output),
         options=replace(recipe.options, **options),
     )

@@ -14,9 +14,7 @@ from onnxmerge.calibration.progress import progress_bar
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import provider_option, write_text
-from onnxmerge.cli.tasks import parse_tasks
-from onnxmerge.errors import UsageError
-from onnxmerge.evaluation.task import Task
+from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.report.evaluation import print_evaluation
 
 STANDARD_OUTPUT = Path("-")
@@ -43,17 +41,7 @@ def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tup
     metavar="FILE",
     help="A label for each sample, in order: .npy, .npz, .csv, .txt. Not needed if DATA is a folder of class folders.",
 )
-@click.option(
-    "--task",
-    "flags",
-    multiple=True,
-    callback=parse_tasks,
-    metavar="NAME=LABELS[@OUTPUT]",
-    help="A task and its labels, such as low=0-4; repeatable. NAME=regression@OUTPUT for numbers.",
-)
-@click.option("--tasks", "file", metavar="FILE", help="Tasks from a JSON or YAML file (docs/evaluating.md).")
-@click.option("--regression", is_flag=True, help="One task: the output predicts the numbers in the label file.")
-@click.option("--vectors", metavar="FILE", help="Class vectors (.npy, .npz) that outputs are compared with by cosine.")
+@task_options
 @click.option(
     "--parents", multiple=True, callback=_parents, metavar="A.onnx,B.onnx", help="Score these and their ensemble too."
 )
@@ -79,9 +67,6 @@ def evaluate(
     models: tuple[str, ...],
     *,
     data: str,
-    flags: tuple[Task, ...],
-    file: str | None,
-    regression: bool,
     baseline: Baseline,
     json_file: Path | None,
     **settings: Any,
@@ -94,7 +79,7 @@ def evaluate(
     result = api.evaluate(
         models,
         data,
-        tasks=_tasks(flags, file, regression=regression),
+        tasks=read_tasks(take_tasks(settings)),
         baseline=baseline,
         image_options=images,
         progress=progress_bar,
@@ -107,11 +92,3 @@ def evaluate(
     if json_file is not None:
         write_text(json_file, text + "\n")
     print_evaluation(result)
-
-
-def _tasks(flags: tuple[Task, ...], file: str | None, *, regression: bool) -> tuple[Task, ...] | str | None:
-    if sum(map(bool, (flags, file, regression))) > 1:
-        raise UsageError("tasks come from --task, from --tasks FILE or are one --regression, not from several of these")
-    if regression:
-        return (Task("values", kind="regression"),)
-    return flags or file

@@ -16,6 +16,7 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, require_other_output
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import model_options, write_text
+from onnxmerge.cli.tasks import read_tasks, task_options
 from onnxmerge.recipes.file import write_recipe
 from onnxmerge.report.console import print_merge, print_plan
 
@@ -63,9 +64,10 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
 )
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A class for each calibration sample (see docs/evaluating.md): auto decides by accuracy.",
+    metavar="FILE",
+    help="A label for each calibration sample (see docs/choosing.md): auto decides by accuracy.",
 )
+@task_options
 @click.option(
     "--weights", callback=numbers, metavar="W,W,...", help="Weight of each model in the mean, by default all equal."
 )
@@ -210,7 +212,8 @@ def run(
             print_plan(planned)
     else:
         output = require_other_output(recipe)
-        result = merge(recipe.models, labels=recipe.labels, progress=progress_bar, **inputs)
+        asked: dict[str, Any] = {"labels": recipe.labels, "tasks": read_tasks(recipe.tasks), "vectors": recipe.vectors}
+        result = merge(recipe.models, **asked, progress=progress_bar, **inputs)
         written = result.save(output)
         _report({**result.report.to_dict(), "output": str(written)}, json_file)
         if not quiet:

@@ -1,41 +1,54 @@
-"""Tasks on the command line: ``--task NAME=LABELS[@OUTPUT]``."""
+"""Options that say what labels mean: ``--task``, ``--tasks``, ``--regression``, ``--vectors``."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
+from onnxmerge.errors import UsageError
+from onnxmerge.evaluation.notation import REGRESSION, parse_task
 from onnxmerge.evaluation.task import Task
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-REGRESSION = "regression"
+F = TypeVar("F", bound=Callable[..., Any])
+
+WrittenTasks = str | tuple[str, ...] | None
+"""A task file, or tasks in one line each (see `notation`); None where nothing is said."""
+
+_NAMES = ("flags", "file", "regression")
 
 
-def parse_tasks(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[Task, ...]:
-    """Tasks from values such as ``low=0-4``, ``high=5,6,8-9@logits_b``, ``all=@logits``, ``depth=regression@depth``."""
-    return tuple(map(_task, values))
+def task_options(command: F) -> F:
+    """Add the options; `take_tasks` takes the values of all but ``--vectors`` out of the settings again."""
+    for option in (
+        click.option(
+            "--vectors", metavar="FILE", help="Class vectors (.npy, .npz) that outputs are compared with by cosine."
+        ),
+        click.option("--regression", is_flag=True, help="One task: the output predicts the numbers in the label file."),
+        click.option("--tasks", "file", metavar="FILE", help="Tasks from a JSON or YAML file (docs/evaluating.md)."),
+        click.option(
+            "--task",
+            "flags",
+            multiple=True,
+            metavar="NAME=LABELS[@OUTPUT]",
+            help="A task and its labels, such as low=0-4; repeatable. NAME=regression@OUTPUT for numbers.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
-def _task(value: str) -> Task:
-    name, equals, rest = value.partition("=")
-    labels, _, output = rest.partition("@")
-    if not name or not equals:
-        raise click.BadParameter(f"{value!r}: expected NAME=LABELS or NAME=LABELS@OUTPUT, such as low=0-4@logits_a")
-    if labels == REGRESSION:
-        return Task(name, kind="regression", output=output or None)
-    classes = [label for part in labels.split(",") for label in _labels(part, value)] if labels else []
-    if len(set(classes)) < len(classes):
-        raise click.BadParameter(f"{value!r}: a label is there twice")
-    row_of = {label: row for row, label in enumerate(classes)} or None
-    return Task(name, row_of=row_of, output=output or None)
+def take_tasks(settings: dict[str, Any]) -> WrittenTasks:
+    """Remove the options from ``settings``, and return what they say. Raises UsageError where they contradict."""
+    flags, file, regression = (settings.pop(name, None) for name in _NAMES)
+    if sum(map(bool, (flags, file, regression))) > 1:
+        raise UsageError("tasks come from --task, from --tasks FILE or are one --regression, not from several of these")
+    if regression:
+        return (f"values={REGRESSION}",)
+    return tuple(flags) if flags else file
 
 
-def _labels(part: str, value: str) -> range:
-    found = _RANGE.fullmatch(part.strip())
-    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-    if last < first:
-        raise click.BadParameter(
-            f"{value!r}: {part!r} is no label or range of labels such as 0-4 (or {REGRESSION!r} for a regression)"
-        )
-    return range(first, last + 1)
+def read_tasks(written: WrittenTasks) -> tuple[Task, ...] | str | None:
+    """Tasks as ``evaluate`` and ``merge`` take them. Raises UsageError where one cannot be read."""
+    return tuple(map(parse_task, written)) if isinstance(written, tuple) else written

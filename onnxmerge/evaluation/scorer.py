@@ -144,6 +144,18 @@ class Scorer:
         return hits(np.concatenate(scores, axis=1)[labelled], right[labelled], self._top_k)
 
 
+def scores_of_means(tasks: Sequence[Task], right: Truth) -> Scores:
+    """The scores of the mean target as the answer to every sample; classifications have none."""
+    scorer = Scorer(tasks, right)
+    scorer.update(
+        [
+            np.broadcast_to(np.nanmean(targets, axis=0), targets.shape) if task.kind == "regression" else None
+            for task, targets in zip(tasks, right.answers, strict=True)
+        ]
+    )
+    return scorer.scores()
+
+
 def _errors(task: Task, predictions: NDArray[Any], targets: NDArray[Any]) -> Errors:
     if predictions.shape != targets.shape:
         raise InputError(

@@ -33,6 +33,18 @@ class Truth:
     def samples(self) -> int:
         return len(self.labelled)
 
+    def at(self, places: NDArray[Any]) -> Truth:
+        """The right answers of some of the samples: places [n], or bool [N]."""
+        answers = tuple(each[places] for each in self.answers)
+        return Truth(answers, self.labelled[places], None if self.owner is None else self.owner[places])
+
+    def require_each(self, tasks: Sequence[Task], origin: str, samples: str = "samples") -> None:
+        """Raise InputError where no sample has a label or target of one of ``tasks``."""
+        for task, answers in zip(tasks, self.answers, strict=True):
+            known = ~np.isnan(answers) if task.kind == "regression" else answers != ABSENT
+            if not known.any(axis=0).all():
+                raise InputError(f"{origin}: none of the {self.samples} {samples} has a label of task {task.name!r}")
+
 
 def truth(tasks: Sequence[Task], labels: Labels) -> Truth:
     """The right answers to ``tasks``.
@@ -46,17 +58,14 @@ def truth(tasks: Sequence[Task], labels: Labels) -> Truth:
     for task in tasks:
         picked = labels.pick(task)
         if task.kind == "regression":
-            known: NDArray[np.bool_] = ~np.isnan(picked)
             answers.append(picked)
-            enough = bool(known.any(axis=0).all())
         else:
             numbers = _labels(picked, task, labels.origin)
             labelled = labelled | (numbers != ABSENT)
             answers.append(task.rows(numbers))
-            enough = bool((answers[-1] != ABSENT).any())
-        if not enough:
-            raise InputError(f"{labels.origin}: none of the {len(picked)} samples has a label of task {task.name!r}")
-    return Truth(tuple(answers), np.broadcast_to(labelled, len(answers[0])), _owner(tasks, answers))
+    found = Truth(tuple(answers), np.broadcast_to(labelled, len(answers[0])), _owner(tasks, answers))
+    found.require_each(tasks, labels.origin)
+    return found
 
 
 def _owner(tasks: Sequence[Task], answers: Sequence[NDArray[Any]]) -> NDArray[np.int64] | None:

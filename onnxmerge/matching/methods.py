@@ -32,7 +32,7 @@ from onnxmerge.matching.similarity import (
     known_activations,
     weight_shares,
 )
-from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
+from onnxmerge.matching.sweeps import Sweeps, by_activations, by_weights, sweep
 from onnxmerge.matching.zip_similarity import ModelsToZip, measure_zip
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
 from onnxmerge.matching.zipping import ZipRule
@@ -188,9 +188,9 @@ class Method:
         unmoved = identity(pair.plan.spaces)
         before = measure(pair, unmoved)
         if self.matched:
-            start = by_activations(pair) if self.needs_activations else unmoved
+            starts = [by_activations(pair)] if self.needs_activations else [unmoved, by_weights(pair)]
             roots = depending(pair.plan, pair.alphas, alpha)
-            found = _best_sweeps(pair, start, roots, options, rng)
+            found = _best_sweeps(pair, starts, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)
         return ModelMatch(
@@ -305,14 +305,19 @@ def without_activations(method: str) -> UsageError:
 
 
 def _best_sweeps(
-    pair: PairOfModels, start: Permutations, roots: Sequence[str], options: MatchOptions, rng: np.random.Generator
+    pair: PairOfModels,
+    starts: Sequence[Permutations],
+    roots: Sequence[str],
+    options: MatchOptions,
+    rng: np.random.Generator,
 ) -> Sweeps[Permutations]:
-    """Sweeps from one start in several random orders; the best objective is kept, the first among equals.
+    """Sweeps from each start, from the first in several random orders; the best objective, the first among equals.
 
     Coordinate ascent ends where its order leads it, so where groups are small another order is cheap and worth it.
     """
-    count = restarts(pair.plan, roots)
-    found = [sweep(pair, start, roots, rng=rng, max_sweeps=options.max_sweeps) for _ in range(count)]
+    first, *others = starts
+    every = [first] * restarts(pair.plan, roots) + others
+    found = [sweep(pair, start, roots, rng=rng, max_sweeps=options.max_sweeps) for start in every]
     return max(found, key=lambda sweeps: sweeps.likeness.total)
 
 

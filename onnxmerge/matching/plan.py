@@ -6,11 +6,12 @@ is solved inside out, so its spaces form a tree under one root.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from onnxmerge.axes.layout import Block, Space, TensorLayout, Typing
-from onnxmerge.merging.transport import Slot, bind
+from onnxmerge.merging.transport import Slot, bind, composite_shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +90,38 @@ def make_plan(typing: Typing, pinned: frozenset[str] = frozenset()) -> Plan:
         for root, names in members.items()
     }
     return Plan(spaces, groups, {name: why for name, why in skipped.items() if spaces[name].size > 1})
+
+
+def inward(plan: Plan) -> Iterator[Group]:
+    """Each group once, seen only where its neighbours are known: given already, or fixed.
+
+    The group of which most is known goes first, so that a pass works its way in from the inputs and the outputs.
+    """
+    left, known = dict(plan.groups), set[str]()
+    while left:
+        seen = {root: _seen(group, known) for root, group in left.items()}
+        root = max(left, key=lambda name: _features(plan, seen[name]) / max(_features(plan, left[name]), 1))
+        known.update(left.pop(root).members)
+        yield seen[root]
+
+
+def _seen(group: Group, known: Collection[str]) -> Group:
+    """The group with those of its occurrences in which all neighbours are known."""
+
+    def moved(occurrence: Occurrence) -> set[str]:
+        return {occurrence.block.axes[axis].spaces[place] for axis, place in occurrence.moved}
+
+    return replace(group, occurrences=tuple(each for each in group.occurrences if moved(each) <= {*known}))
+
+
+def _features(plan: Plan, group: Group) -> float:
+    """The lengths of the weight vectors of a group's units, added up over its spaces."""
+    sizes = {name: math.prod(composite_shape(name, plan.spaces)) for name in group.members}
+    return sum(
+        math.prod(plan.spaces[name].size for name in occurrence.block.spaces) / sizes[occurrence.labels[leaf]]
+        for occurrence in group.occurrences
+        for leaf in occurrence.leaves
+    )
 
 
 def _why_not(space: Space, spaces: Mapping[str, Space], skipped: Mapping[str, str]) -> str | None:

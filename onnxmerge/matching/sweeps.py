@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxmerge.axes.layout import Positions
 from onnxmerge.matching.objective import Likeness, measure
-from onnxmerge.matching.plan import Group
+from onnxmerge.matching.plan import Group, inward
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
 from onnxmerge.merging.transport import Permutations, identity
@@ -50,6 +50,18 @@ def by_activations(pair: PairOfModels) -> Permutations:
     perms = identity(pair.plan.spaces)
     for group in pair.plan.groups.values():
         perms |= _improve(alone, group, perms)
+    return perms
+
+
+def by_weights(pair: PairOfModels) -> Permutations:
+    """One pass with weights alone, from the inputs and the outputs inward.
+
+    A group whose features come in an arbitrary order would be matched at random, and its neighbours by that: two units
+    that fixed ones tell apart, such as the coordinates that a position bias reads, are outweighed by 512 that do not.
+    """
+    perms = identity(pair.plan.spaces)
+    for group in inward(pair.plan):
+        perms |= _improve(pair, group, perms)
     return perms
 
 

@@ -7,14 +7,13 @@ one model is aligned to the first; then units are zipped inside matched outer un
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from onnxmerge.axes.layout import Positions
-from onnxmerge.matching.plan import Group, Occurrence
+from onnxmerge.matching.plan import Group, inward
 from onnxmerge.matching.structured import solve
 from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
 from onnxmerge.matching.zip_similarity import (
@@ -29,7 +28,7 @@ from onnxmerge.matching.zip_similarity import (
     zipped_spaces,
 )
 from onnxmerge.matching.zipping import ZipRule, zip_units
-from onnxmerge.merging.transport import composite_shape, invert
+from onnxmerge.merging.transport import invert
 from onnxmerge.merging.zip_transport import Zipped, identity_zip
 
 
@@ -48,38 +47,14 @@ def zip_by_activations(models: ModelsToZip, rule: ZipRule) -> Zipped:
 
 
 def zip_by_weights(models: ModelsToZip, rule: ZipRule) -> Zipped:
-    """One pass by weights, each group seen only where its neighbours are known: zipped already, or fixed.
+    """One pass by weights, from the inputs and the outputs inward.
 
-    The group of which most is known goes first, so the pass works its way in from the inputs and the outputs. To start
-    from the identity would be to compare units by neighbours in an arbitrary order.
+    To start from the identity would be to compare units by neighbours in an arbitrary order.
     """
-    zips, known = unmoved_zip(models), set[str]()
-    left = dict(models.plan.groups)
-    while left:
-        seen = {root: _seen(group, known) for root, group in left.items()}
-        root = max(left, key=lambda name: _features(models, seen[name]) / max(_features(models, left[name]), 1))
-        zips = zip_group(models, seen[root], zips, rule)
-        known.update(left.pop(root).members)
+    zips = unmoved_zip(models)
+    for group in inward(models.plan):
+        zips = zip_group(models, group, zips, rule)
     return zips
-
-
-def _seen(group: Group, known: Collection[str]) -> Group:
-    """The group with those of its occurrences in which all neighbours are known."""
-
-    def moved(occurrence: Occurrence) -> set[str]:
-        return {occurrence.block.axes[axis].spaces[place] for axis, place in occurrence.moved}
-
-    return replace(group, occurrences=tuple(each for each in group.occurrences if moved(each) <= {*known}))
-
-
-def _features(models: ModelsToZip, group: Group) -> float:
-    """The lengths of the weight vectors of a group's units, added up over its spaces."""
-    sizes = {name: math.prod(composite_shape(name, models.plan.spaces)) for name in group.members}
-    return sum(
-        math.prod(models.plan.spaces[name].size for name in occurrence.block.spaces) / sizes[occurrence.labels[leaf]]
-        for occurrence in group.occurrences
-        for leaf in occurrence.leaves
-    )
 
 
 def zip_sweep(

@@ -120,11 +120,6 @@ class Reference:
     readers: tuple[Mapping[str, Rows], ...]
     provider: str
 
-    @property
-    def answer(self) -> str:
-        """The first output that is compared; empty where there is none."""
-        return next((feature.tensor for feature in self.features if feature.answer), "")
-
     def rows_of(self, weights: Arrays) -> dict[str, Rows]:
         """The features of a network of the same structure, with other weights."""
         return features_of(self.models, weights, self.features, self.feeds, self.provider)

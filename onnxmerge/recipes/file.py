@@ -29,7 +29,7 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.recipes.recipe import Calibration, Recipe, differing
 
 SUFFIXES = (".yaml", ".yml")
-_FILES = ("base", "labels", "output")
+_FILES = ("base", "labels", "vectors", "output")
 """Files beside the models and the calibration data."""
 _PATHS = ("operators",)
 """Options that are paths."""
@@ -68,6 +68,8 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike[str]) -> None:
         content["calibration"] = _plain(given)
     for name, value in differing(recipe.options).items():
         content[name] = _relative(str(value), folder) if name in _PATHS else _plain(value)
+    if recipe.tasks is not None:
+        content["tasks"] = _relative(recipe.tasks, folder) if isinstance(recipe.tasks, str) else list(recipe.tasks)
     content |= {name: _relative(path, folder) for name in _FILES if (path := getattr(recipe, name)) is not None}
     try:
         target.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -90,6 +92,7 @@ def schema_model() -> type[BaseModel]:
             ...,
         ),
         "calibration": (_mirror(Calibration) | None, None),
+        "tasks": (str | tuple[str, ...] | None, None),
         **dict.fromkeys(_FILES, (str | None, None)),
     }
     return create_model("Recipe", __config__=_STRICT, **own, **_fields(MergeOptions))
@@ -123,6 +126,7 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     calibration = found.pop("calibration", None)
     models = tuple(_resolved(model, folder) for model in found.pop("models"))
     files = {name: found.pop(name, None) for name in _FILES}
+    tasks = found.pop("tasks", None)
     options = {name: _restored(hints[name], value) for name, value in found.items()}
     for name in _PATHS:
         if options.get(name) is not None:
@@ -132,6 +136,7 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
         models,
         calibration=None if data is None else Calibration(**data),
         options=MergeOptions(**options),
+        tasks=_resolved(tasks, folder) if isinstance(tasks, str) else tasks,
         **{name: None if path is None else _resolved(path, folder) for name, path in files.items()},
     )
 

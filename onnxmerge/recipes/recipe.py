@@ -27,12 +27,17 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What to merge, on what, how, and where to; paths as a shell in the current folder understands them."""
+    """What to merge, on what, how, and where to; paths as a shell in the current folder understands them.
+
+    ``labels`` decide what is chosen; ``tasks`` (a file, or each in one line) and class ``vectors`` say what they mean.
+    """
 
     models: tuple[str, ...]
     base: str | None = None
     calibration: Calibration | None = None
     labels: str | None = None
+    tasks: str | tuple[str, ...] | None = None
+    vectors: str | None = None
     output: str | None = None
     options: MergeOptions = field(default_factory=MergeOptions)
 

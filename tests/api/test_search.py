@@ -111,7 +111,7 @@ def test_labels_and_data_that_do_not_fit_are_refused() -> None:
     for options in (MergeOptions(method="auto"), MergeOptions()):  # a search by labels, and a repair chosen by them
         with pytest.raises(InputError, match="found 99 labels, expected one for each of the 500 calibration samples"):
             merge(pair, calibration={"x": X}, labels=np.zeros(99, int), options=options)
-        with pytest.raises(InputError, match="3 classes, but a label is 7"):
+        with pytest.raises(InputError, match="label 7, the model tells 3 classes apart"):
             merge(pair, calibration={"x": X}, labels=np.full(500, 7), options=options)
         with pytest.raises(InputError, match="whole numbers"):
             merge(pair, calibration={"x": X}, labels=np.full(500, 0.5), options=options)

@@ -70,8 +70,21 @@ def test_part_of_the_sample_axis_is_taken_by_position() -> None:
 def test_leftover_spaces_are_samples_and_are_named() -> None:
     flat = layout((2, 12), (axis(range(2)), axis(np.arange(12).reshape(3, 4), "c", "w")))
     (view,) = unit_columns(flat, ["c"])
-    assert view.axes[1].factors == (Factor(3, 0), Factor(4, None))
+    assert view.axes[1].factors == (Factor(3, 0), Factor(None, None))
     assert view.others == {"w"}
+
+
+def test_what_is_folded_into_an_axis_of_units_is_as_long_as_the_data() -> None:
+    """Batch and positions before heads: together one factor, whose length the trace does not say."""
+    folded = layout((24, 5), (axis(np.arange(24).reshape(2, 4, 3), "b", "t", "h"), axis(range(5), "d")))
+    (view,) = unit_columns(folded, ["h", "d"])
+    assert view.axes[0].factors == (Factor(None, None), Factor(3, 0))
+    around = layout((24, 5), (axis(np.arange(24).reshape(2, 3, 4), "b", "h", "t"), axis(range(5), "d")))
+    (view,) = unit_columns(around, ["h", "d"])
+    assert view.axes[0].factors == (Factor(None, None), Factor(3, 0), Factor(4, None))
+    some = layout((24, 5), (axis(np.arange(12).reshape(4, 3), "t", "h"), axis(range(5), "d")))
+    (view,) = unit_columns(some, ["h", "d"])
+    assert view.axes[0].factors == (Factor(4, None), Factor(3, 0))
 
 
 def test_composite_order_counts_not_the_order_of_axes() -> None:

@@ -201,6 +201,28 @@ def test_heads_on_axes_of_their_own_and_flattened() -> None:
     np.testing.assert_allclose(heads.moments[0, "z", "h"].mean, by_head, atol=1e-5)
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_batch_folded_into_the_heads_is_as_long_as_the_data(*, before: bool) -> None:
+    """As bmm wants it. The trace had two samples, the data comes in batches of four and three."""
+    weights = {"w": normal(6, 12), "s": np.array([0, 0, 3, 4]), "t": np.array([-1, 9, 4])}
+    perm = "[0,2,1,3]" if before else "[2,0,1,3]"
+    model = build(
+        f"(float[b,9,6] x) => (float[k,9,4] z) {{ m = MatMul(x, w) r = Reshape(m, s) "
+        f"q = Transpose<perm={perm}>(r) z = Reshape(q, t) }}",
+        weights,
+    )
+    pair = [weights, other(weights)]
+    spaces = [Space("b", 2, fixed="batch"), Space("h", 3), Space("d", 4, varies_with=("h",))]
+    folded = ("b", "h") if before else ("h", "b")
+    sizes = {"b": 2, "h": 3, "d": 4}
+    typing = typed(spaces, plain("z", (6, 9, 4), a0=folded, a2=("d",), sizes=sizes))
+    data = RANDOM.standard_normal((7, 9, 6)).astype(np.float32)
+    x, y = (activation(model, own, {"x": data}, "r").reshape(-1, 12) for own in pair)
+    found = collect(model, pair, typing, [GramRequest("d", ("z",))], data, batch_size=4)
+    np.testing.assert_allclose(found.gram["d"].correlation(0, 1), correlation(x, y), atol=1e-5)
+    assert found.gram["d"].count == 63
+
+
 def test_flattened_image_counts_pixels_as_samples() -> None:
     model = build("(float[n,3,2,2] x) => (float[n,12] y) { r = Relu(x) y = Flatten<axis=1>(r) }")
     spaces = [Space("c", 3), Space("p", 4, fixed="positions")]

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import onnx
 import pytest
 
 from onnxmerge.cli import main
-from onnxmerge.cli.tasks import parse_tasks
-from onnxmerge.evaluation.task import Task
 from tests.graphs import build, normal
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -161,22 +158,3 @@ def test_bad_input_is_one_line_and_an_exit_code(
     assert found == code, error
     assert says in error
     assert code != 1 or error.count("\n") == 1
-
-
-def parsed(*values: str) -> tuple[Task, ...]:
-    command = click.Command("eval")
-    return parse_tasks(click.Context(command), click.Option(["--task"]), values)
-
-
-def test_tasks_on_the_command_line() -> None:
-    low, high, everything, depth = parsed("low=0-2", "high=7,4-5@logits_b", "all=@y", "depth=regression@depth")
-    assert (low.name, low.row_of, low.output) == ("low", {0: 0, 1: 1, 2: 2}, None)
-    assert (high.row_of, high.output) == ({7: 0, 4: 1, 5: 2}, "logits_b")
-    assert (everything.row_of, everything.output) == (None, "y")
-    assert (depth.kind, depth.output) == ("regression", "depth")
-
-
-@pytest.mark.parametrize("value", ["low", "=1", "a=1,1", "a=3-1", "a=x", "a=1,,2", "a=-1"])
-def test_tasks_that_cannot_be_read(value: str) -> None:
-    with pytest.raises(click.BadParameter, match=value):
-        parsed(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,9 @@ operators: own.yaml
 groups:
   - {match: "layer3.*", pin: true}
   - {match: p1, alpha: 1}
+labels: labels.csv
+vectors: words.npy
+tasks: [low=0-4, high=5-9@y]
 output: out/merged.onnx
 """
 
@@ -35,6 +38,8 @@ def test_a_recipe_says_what_the_command_line_says(tmp_path: Path) -> None:
     assert recipe.calibration == Calibration(str(tmp_path / "images"), image_size=(32, 64), mean=(0.5, 0.5, 0.5))
     assert recipe.calibration.image_options == {"image_size": (32, 64), "mean": (0.5, 0.5, 0.5)}
     assert recipe.output == str(tmp_path / "out" / "merged.onnx")
+    assert (recipe.labels, recipe.vectors) == (str(tmp_path / "labels.csv"), str(tmp_path / "words.npy"))
+    assert recipe.tasks == ("low=0-4", "high=5-9@y")
     rules = (GroupRule("layer3.*", pin=True), GroupRule("p1", alpha=1))
     assert recipe.options == MergeOptions(alpha=0.25, operators=tmp_path / "own.yaml", groups=rules)
 
@@ -46,6 +51,10 @@ def test_what_is_written_reads_as_the_same(tmp_path: Path) -> None:
     write_recipe(recipe, tmp_path / "other" / "copy.yaml")
     assert read_recipe(tmp_path / "other" / "copy.yaml") == recipe
     assert "../a.onnx" in (tmp_path / "other" / "copy.yaml").read_text()
+    asked = replace(recipe, tasks=str(tmp_path / "tasks.yaml"))
+    write_recipe(asked, tmp_path / "other" / "copy.yaml")
+    assert read_recipe(tmp_path / "other" / "copy.yaml") == asked
+    assert "tasks: ../tasks.yaml" in (tmp_path / "other" / "copy.yaml").read_text()
 
 
 def test_only_what_differs_is_written(tmp_path: Path) -> None:
