@@ -39,8 +39,11 @@ METHODS = {
     "weight-zip": "w_zip",
     "mudsc-zip": "mudsc_zip",
     "act-align +ls": None,
+    "zipit +ls": None,
+    "auto": None,
 }
-"""Method, perhaps with a refinement, and its name in reference.json (None: the reference has nothing of the kind)."""
+"""Method, perhaps with a refinement, and its name in reference.json (None: the reference has nothing of the kind).
+``auto`` searches alpha as well."""
 
 
 def main() -> None:
@@ -85,6 +88,7 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
                 name, _, refinement = method.partition(" +")
                 settings: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
                 settings |= {"refine": refinement} if refinement else {}
+                settings |= {"alpha": "auto"} if name == "auto" else {}
                 models = [SHARED / "pairs" / pair / file for file in files]
                 merge(models, calibration=calibration, method=name, **settings).save(merged)
                 seconds = time.perf_counter() - started
