@@ -111,7 +111,7 @@ def judge_on(job: Job, held: CalibrationSource, labels: Labels | None = None) ->
     for feed in each(data):
         feeds.append(feed)
         places.append(np.arange(data.passed - rows(feed), data.passed))
-    found = reference(models, job.prepared.typing, feeds, job.options.provider)
+    found = reference(models, job.prepared.typing, feeds, job.options.provider, job.network)
     samples = sum(map(rows, feeds))
     if labels is not None:
         labels = labels[np.concatenate(places)]

@@ -45,6 +45,39 @@ def test_keeps_the_best_sweep(structure: str, alpha: float) -> None:
     assert found.objective[-1] > found.objective[0]
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.4])
+@pytest.mark.parametrize("structure", ["mlp", "batch_norm", "depthwise_convolution"])
+def test_every_width_is_swept_to(structure: str, alpha: float) -> None:
+    """More units keep more of the variance; as many as there are in all models keep all of it."""
+    kept = []
+    for factor in (0.3, 0.75, 1.0, 1.5, 2.0):
+        models = unrelated(structure, alpha)
+        widths = {name: round(factor * models.plan.spaces[name].size) for name in models.plan.groups}
+        models = replace(models, widths=widths)
+        start = (zip_by_weights if alpha == 1.0 else zip_by_activations)(models, RULE)
+        found = zip_sweep(models, start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9)
+        assert found.matching.widths == widths
+        for name, width in widths.items():
+            labels = np.concatenate([own[name] for own in found.matching.models])
+            np.testing.assert_array_equal(np.unique(labels), np.arange(width))
+        kept.append(found.likeness.total)
+    assert kept == sorted(kept)
+    units = sum(2 * models.plan.spaces[name].size for name in widths)
+    assert kept[-1] == pytest.approx(units)
+    assert not found.likeness.mean
+
+
+def test_a_head_reads_a_neighbour_of_another_width() -> None:
+    """The stream beside the heads is narrower; heads are matched all the same, and keep their sizes."""
+    case = example(STRUCTURES["attention"](), seed=2)
+    models = models_of(case, [case.first, case.other], 0.5)
+    (stream,) = (name for name, group in models.plan.groups.items() if len(group.members) == 1)
+    models = replace(models, widths={stream: 4})
+    zips = zip_by_weights(models, RULE)
+    assert zips.widths == {stream: 4}
+    assert sorted(zips.models[1]["h"].tolist()) == [0, 1, 2]
+
+
 def test_is_deterministic_under_the_seed() -> None:
     models = unrelated("three_levels")
     one, two = (
