@@ -3,6 +3,7 @@
 Algorithm 1 of Xu et al., Training-Free Pretrained Model Merging (CVPR 2024, arXiv 2403.01753) with the greedy zip of
 Stoica et al. (``matching.zipping``) in place of the assignment. In a structured group outer units are matched as when
 one model is aligned to the first; then units are zipped inside matched outer units, so that each keeps its size.
+Plain groups become as wide as ``ModelsToZip.widths`` says; until a group is zipped its neighbours see it unmoved.
 """
 
 from __future__ import annotations

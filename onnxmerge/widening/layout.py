@@ -1,4 +1,4 @@
-"""Where the units of a widened group stand: the shared ones first, then those that each parent keeps.
+"""Where the units of a partly merged group stand: the shared ones first, then those that each parent keeps.
 
 A group of n units of which k are shared has k + M (n - k) units after M parents were merged. All positions are in the
 first model's coordinates: a unit that is not shared stands there for one unit of each parent, kept apart.
