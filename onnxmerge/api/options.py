@@ -40,8 +40,8 @@ class MergeOptions:
     of its own; "auto" does so where the models' trailing parts differ, from where they differ. ``until`` names the
     last nodes (or tensors) to merge instead, and implies separate heads. ``share`` below 1 merges that fraction of each
     group's units, the most similar ones, and keeps the others apart. ``width`` is of how many merged units a zip makes
-    each group, as a fraction of a model's units: from above 0 to the number of models (None: 1). ``output_type`` float16 converts the merged
-    model at the end. ``groups`` are exceptions for single groups.
+    each group, as a fraction of a model's units: from above 0 to the number of models (None: 1). ``output_type``
+    float16 converts the merged model at the end. ``groups`` are exceptions for single groups.
     """
 
     method: str = "mudsc-align"
