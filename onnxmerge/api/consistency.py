@@ -49,7 +49,7 @@ def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:
 def _require_use_of_labels(options: MergeOptions, *, calibrated: bool) -> None:
     if not calibrated:
         raise UsageError("--labels are of calibration samples: give calibration data (--calib)")
-    if not options.searches and (options.repair != AUTO or options.refine != "none"):
+    if not options.searches and (options.repair != AUTO or options.refines):
         raise UsageError("--labels decide a choice: give --method auto, --alpha auto or --repair auto")
 
 
@@ -70,7 +70,7 @@ def _require_apart(options: MergeOptions, *, based: bool) -> None:
     if options.share == 1:
         return
     for flag, given in (
-        (f"--refine {options.refine} solves for merged ones", options.refine != "none"),
+        (f"--refine {options.refine} solves for merged ones", options.refines),
         (f"method {options.method} zips", isinstance(METHODS.get(options.method), ZipMethod)),
         ("--method auto may choose a zip", options.method == AUTO),
     ):
@@ -92,7 +92,7 @@ def _require_width(options: MergeOptions, models: int) -> None:
 
 
 def _require_refinable(options: MergeOptions, *, calibrated: bool) -> None:
-    if options.refine == "none":
+    if not options.refines:
         return
     if not calibrated:
         raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")

@@ -42,7 +42,7 @@ def divide(source: CalibrationSource, models: ModelSet, options: MergeOptions, *
     Raises InputError where the data is a single sample.
     """
     must = options.searches or labelled
-    if not must and (options.repair != "auto" or options.refine != "none"):
+    if not must and (options.repair != "auto" or options.refines):
         return None
     if not must and sum(map(rows, each(FirstSamples(source, PLENTY)))) < PLENTY:
         return None

@@ -71,7 +71,7 @@ def merge(
         ValidationError: a certificate failed, or the merged model gives values that are not finite.
 
     """
-    how = MergeOptions(**settings) if options is None else options
+    how = (MergeOptions(**settings) if options is None else options).settled()
     begun = _begin(models, calibration, base, how, image_options or {}, progress or silent, labelled=labels is not None)
     job, parents, clock = begun.job, begun.parents, begun.clock
     with clock.stage("calibrate"):
@@ -107,7 +107,7 @@ def plan(
 
     Takes the arguments of ``merge`` and raises what it raises so far.
     """
-    how = MergeOptions(**settings) if options is None else options
+    how = (MergeOptions(**settings) if options is None else options).settled()
     begun = _begin(models, calibration, base, how, image_options or {}, silent, labelled=False)
     job, prepared = begun.job, begun.job.prepared
     overrides(how.groups, prepared.typing)  # raises for a rule that names no group

@@ -77,7 +77,7 @@ def require_base(options: MergeOptions, *, based: bool) -> None:
         raise UsageError(f"--density must lie above 0 and at most at 1, found {options.density}")
     if options.scale is not None and not abs(options.scale) < float("inf"):
         raise UsageError(f"--scale must be a finite number, found {options.scale}")
-    if options.refine != "none":
+    if options.refines:
         raise UsageError(f"--refine {options.refine} starts from a matched average: use --method average")
     if options.repair not in ("auto", "none"):
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.least_squares import OutputScale
 from onnxmerge.merging.repair_choice import RepairChoice
 
-Refinement = Literal["none", "ls", "regmean"]
+Refinement = Literal["auto", "none", "ls", "regmean"]
 OutputType = Literal["keep", "float16"]
 HeadsChoice = Literal["auto", "joint", "separate"]
 AUTO: Literal["auto"] = "auto"
@@ -29,7 +29,8 @@ class MergeOptions:
     of rebasin and of c2m3 with alpha 1: ``correlation``, or ``inner`` for the inner product of the papers. ``repair``
     "auto" is chosen on held-out samples too, where there are enough of them (``api.repairing``).
     ``refine`` "ls" solves every linear layer anew by least squares after matching, in place of any repair;
-    "regmean" averages them by the Gram matrices of what they read, and repair follows.
+    "regmean" averages them by the Gram matrices of what they read, and repair follows; "auto" is "none", but where
+    both method and repair are searched least squares is one of the repairs to choose from.
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
     ``rotate`` brings spaces that only linear operators see closer by rotation after matching (see ``api.rotating``).
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
@@ -48,7 +49,7 @@ class MergeOptions:
     alpha: float | Literal["auto"] = 0.5
     objective: Objective = "correlation"
     repair: RepairChoice = "auto"
-    refine: Refinement = "none"
+    refine: Refinement = "auto"
     output_scale: OutputScale = "auto"
     rotate: bool = False
     seed: int = 0
@@ -74,6 +75,17 @@ class MergeOptions:
         if self.alpha == AUTO:
             raise UsageError("alpha is to be searched: no value was chosen yet")
         return self.alpha
+
+    @property
+    def refines(self) -> bool:
+        """Whether linear layers are solved anew for sure."""
+        return self.refine in ("ls", "regmean")
+
+    def settled(self) -> MergeOptions:
+        """The same with ``refine`` "auto" only where least squares is to be tried."""
+        if self.refine != AUTO or (self.method, self.repair) == (AUTO, AUTO):
+            return self
+        return replace(self, refine="none")
 
     @property
     def searches(self) -> bool:

@@ -57,7 +57,7 @@ def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairSte
     if job.source is None:
         told = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, notes=told if step is not None else ())
-    if job.options.refine == "none":
+    if not job.options.refines:
         return _reestimated(job, Merged(weights), step)
     refined = _refined(job, matched, weights, job.source)
     weights, notes = Overlay(weights, refined.weights), tuple(refined.notes)
@@ -164,7 +164,7 @@ def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None) -> Model
 
 
 def _sets_scales(job: Job, step: RepairStep | None) -> bool:
-    if step is None or job.options.refine != "none" or job.apart:
+    if step is None or job.options.refines or job.apart:
         return False
     kept = bool(batchnorms(job.prepared.models.template.graph))
     return kept or (step.which == "all" and step.mode == "repair")

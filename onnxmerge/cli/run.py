@@ -108,11 +108,11 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
 )
 @click.option(
     "--refine",
-    type=click.Choice(["none", "ls", "regmean"]),
-    default="none",
+    type=click.Choice(["auto", "none", "ls", "regmean"]),
+    default="auto",
     show_default=True,
     help="After matching, ls: solve each linear layer by least squares for the parents' activations; "
-    "regmean: average it by the Gram matrices of what the parents' layers read.",
+    "regmean: average it by the Gram matrices of what the parents' layers read; auto: try ls with --method auto.",
 )
 @click.option(
     "--output-scale",

@@ -69,3 +69,19 @@ def test_bias_alone_can_be_asked_for(tmp_path: Path) -> None:
     found, first = execute(merged, {"x": X})["y"], execute(network(1), {"x": X})["y"]
     np.testing.assert_allclose(found.mean(axis=0), first.mean(axis=0) + 1.0, atol=0.05)
     np.testing.assert_allclose(found.std(axis=0), first.std(axis=0), rtol=1e-3)
+
+
+def test_least_squares_is_tried_where_everything_is_searched() -> None:
+    found = merge([network(1), network(2)], calibration={"x": X}, method="auto").report
+    labels = [candidate.repair for candidate in found.repairs]
+    assert labels[-1] == "least squares (auto)"
+    best = max(found.repairs, key=lambda candidate: candidate.reconstruction)
+    assert found.repair == best.repair == labels[-1]
+    asked = merge([network(1), network(2)], calibration={"x": X}, method="auto", refine="none").report
+    assert all("least squares" not in candidate.repair for candidate in asked.repairs)
+
+
+def test_least_squares_is_not_tried_with_a_method_or_a_repair_that_was_asked_for() -> None:
+    fixed = merge([network(1), network(2)], calibration={"x": X}, method="act-align").report
+    assert all("least squares" not in candidate.repair for candidate in fixed.repairs)
+    assert merge([network(1), network(2)], calibration={"x": X}, method="auto", repair="bias").report.repairs == ()
