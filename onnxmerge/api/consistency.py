@@ -29,6 +29,7 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
         _require_use_of_labels(options, calibrated=calibrated, based=based)
     _require_one_to_one(options)
     _require_apart(options, based=based)
+    _require_width(options, models)
     _require_refinable(options, calibrated=calibrated)
 
 
@@ -75,6 +76,19 @@ def _require_apart(options: MergeOptions, *, based: bool) -> None:
     ):
         if given:
             raise UsageError(f"--share {options.share:g} keeps matched units apart, one by one; {flag}")
+
+
+def _require_width(options: MergeOptions, models: int) -> None:
+    """Raise UsageError where a zip cannot make groups of that width."""
+    if options.width is None:
+        return
+    if not isinstance(METHODS.get(options.method), ZipMethod):
+        zips = ", ".join(name for name, method in METHODS.items() if isinstance(method, ZipMethod))
+        raise UsageError(f"--width {options.width:g} is for methods {zips}; method {options.method} does not use it")
+    if not 0 < options.width <= models:
+        raise UsageError(
+            f"--width {options.width:g}: expected a number above 0, at most the number of models, {models}"
+        )
 
 
 def _require_refinable(options: MergeOptions, *, calibrated: bool) -> None:

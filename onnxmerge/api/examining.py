@@ -32,6 +32,7 @@ from onnxmerge.heads.assembly import readings
 from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.transport import identity
+from onnxmerge.model.network import Network
 
 LABELLED_SAMPLES = 1024
 """Held-out samples that candidates are examined on, at most; a sample tells no more than right or wrong."""
@@ -98,12 +99,13 @@ def questions(
 class Exam:
     """Questions to a merged network about the samples of ``feeds``.
 
-    ``lowest`` are the scores of the mean targets and ``elders`` those of the parents, with what they learned: between
+    ``network`` is the graph that merged weights belong to. ``lowest`` are the scores of the mean targets and ``elders`` those of the parents, with what they learned: between
     these lie the scaled scores of regressions.
     """
 
     questions: Questions
     prepared: Prepared
+    network: Network
     feeds: tuple[Feed, ...]
     provider: str
     lowest: Scores | None = None
@@ -135,9 +137,8 @@ class Exam:
 
     def product(self, weights: Mapping[str, NDArray[Any]], matchings: Matchings) -> Product:
         """The merged network, the heads behind it where these are apart."""
-        models = self.prepared.models
-        reads = readings(self.prepared.typing, sorted(models.border), matchings)
-        return joined(self.questions.parents, models.template, weights, reads)
+        reads = readings(self.prepared.typing, sorted(self.prepared.models.border), matchings)
+        return joined(self.questions.parents, self.network, weights, reads)
 
     def scores(self, candidate: Candidate, tasks: Sequence[Task]) -> Scores:
         """The scores of a network; ``tasks`` name its outputs."""
@@ -162,11 +163,11 @@ def examine(job: Job, held: CalibrationSource, asked: Questions) -> Exam:
         places.append(np.arange(data.passed - rows(feed), data.passed))
     chosen = asked.at(np.concatenate(places))
     chosen.right.require_each(asked.tasks, "--labels", "held-out samples")
-    exam = Exam(chosen, job.prepared, tuple(map(dict, feeds)), job.options.provider)
+    exam = Exam(chosen, job.prepared, job.prepared.models.template, tuple(map(dict, feeds)), job.options.provider)
     if any(task.kind == "regression" for task in asked.tasks):
         exam = replace(exam, lowest=scores_of_means(asked.tasks, chosen.right), elders=_elders(exam))
     exam(*_unmerged(job.prepared))  # what does not fit the network is to be said now, not held against a candidate
-    return exam
+    return replace(exam, network=job.network)
 
 
 def _unmerged(prepared: Prepared) -> tuple[Mapping[str, NDArray[Any]], Matchings]:

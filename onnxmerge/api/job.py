@@ -11,19 +11,35 @@ from numpy.typing import NDArray
 
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Base, Prepared
+from onnxmerge.axes.resize import Widths
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.combine import shares_of
+from onnxmerge.model.network import Network
 
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Makes a progress display for one titled piece of work."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resized:
+    """The parents' graph with groups of other ``widths``, and a note on those that keep theirs.
+
+    ``apart``: every group is as wide as all parents together.
+    """
+
+    network: Network
+    widths: Widths
+    notes: tuple[str, ...]
+    apart: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """Typed models, the data to calibrate on (None: none was given), and how to merge.
 
-    ``base`` is the model that all others were fine-tuned from, where it was given.
+    ``base`` is the model that all others were fine-tuned from, where it was given; ``resized`` what merging makes of
+    the parents' graph, where groups of it get another width.
     """
 
     prepared: Prepared
@@ -31,6 +47,17 @@ class Job:
     options: MergeOptions
     progress: Progress
     base: Base | None = None
+    resized: Resized | None = None
+
+    @property
+    def network(self) -> Network:
+        """The graph that merged weights belong to."""
+        return self.prepared.models.template if self.resized is None else self.resized.network
+
+    @property
+    def apart(self) -> bool:
+        """Whether the merged network has all units of all parents side by side: no two are to be merged."""
+        return self.resized is not None and self.resized.apart
 
     @property
     def shares(self) -> list[float]:

@@ -103,5 +103,5 @@ def judge_on(job: Job, held: CalibrationSource, asked: Questions | None = None) 
     if job.source is None:
         raise UsageError("candidates are compared by activations: give calibration data (--calib)")
     feeds = list(each(Spread(held, EVALUATION_SAMPLES)))
-    found = reference(job.prepared.models, job.prepared.typing, feeds, job.options.provider)
+    found = reference(job.prepared.models, job.prepared.typing, feeds, job.options.provider, job.network)
     return Judge(found, None if asked is None else examine(job, held, asked))

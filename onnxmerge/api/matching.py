@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxmerge.api.job import Job
 from onnxmerge.api.methods import METHODS, compares_activations, compares_all_pairs
 from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.resizing import kept_apart
 from onnxmerge.calibration.enough import enough
 from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.calibration.subset import Spread, rows
@@ -106,6 +107,8 @@ def match(job: Job, evidence: Evidence) -> MatchResult:
         objective=options.objective,
         seed=options.seed,
         zip=ZipRule(options.zip_a, options.zip_b),
+        widths={} if job.resized is None else job.resized.widths,
         overrides=overrides(options.groups, typing),
     )
-    return method(problem, settings)
+    found = method(problem, settings)
+    return found if options.share == 1 else kept_apart(job, found, evidence.statistics)

@@ -20,10 +20,10 @@ from onnxmerge.api.judging import divide
 from onnxmerge.api.matching import evidence_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
-from onnxmerge.api.partial import merged_partly, widened_readings
 from onnxmerge.api.prepare import ModelSource, read_models, require, type_models
 from onnxmerge.api.repairing import ChosenRepair, choose_repair
 from onnxmerge.api.reporting import report_of
+from onnxmerge.api.resizing import resize
 from onnxmerge.api.restoring import Merged, merged
 from onnxmerge.api.search import choices
 from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, part_with_base, sample_for
@@ -124,7 +124,7 @@ def plan(
         models=tuple(network.label for network in prepared.models.sources),
         options=how,
         candidates=len(choices(how)),
-        groups=group_reports(prepared, None),
+        groups=group_reports(job, None),
         border=border,
         coverage=coverage(prepared.models.weights[0], prepared.typing),
         certificates=begun.certificates,
@@ -181,6 +181,7 @@ def _begin(
     job = Job(prepared, source if split is None else split.fit, how, progress, start)
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
+        job = replace(job, resized=resize(prepared, how))
     return _Begun(job, parents, source, split, certificates, clock)
 
 
@@ -212,16 +213,11 @@ def _certificate(job: Job, index: int) -> Certificate:
 
 
 def _produced(parents: Parents, chosen: Chosen, repair: ChosenRepair) -> tuple[Merged, Product]:
-    """Merge the trunk, wholly or in part, and put the heads behind it where they are apart."""
+    """Merge the trunk, and put the heads behind it where they are apart."""
     job, matched, evidence = chosen.job, chosen.matched, chosen.evidence
-    models = job.prepared.models
-    reads = readings(job.prepared.typing, sorted(models.border), matched.matchings)
-    if job.options.share < 1:
-        partial = merged_partly(job, matched, evidence, repair.step)
-        reads = widened_readings(reads, job, partial.budgets)
-        return partial.merged, joined(parents, partial.network, partial.merged.weights, reads)
+    reads = readings(job.prepared.typing, sorted(job.prepared.models.border), matched.matchings)
     result = repair.merged or merged(job, matched, evidence, repair.step)
-    return result, joined(parents, models.template, result.weights, reads)
+    return result, joined(parents, job.network, result.weights, reads)
 
 
 def _require_finite(parents: Parents, product: Product, sample: Mapping[str, NDArray[Any]], provider: str) -> None:

@@ -40,8 +40,9 @@ class MergeOptions:
     ``heads`` "separate" merges up to the last linear layers and keeps what comes behind for each model, with outputs
     of its own; "auto" does so where the models' trailing parts differ, from where they differ. ``until`` names the
     last nodes (or tensors) to merge instead, and implies separate heads. ``share`` below 1 merges that fraction of each
-    group's units, the most similar ones, and keeps the others apart. ``output_type`` float16 converts the merged
-    model at the end. ``groups`` are exceptions for single groups.
+    group's units, the most similar ones, and keeps the others apart. ``width`` is of how many merged units a zip makes
+    each group, as a fraction of a model's units: from above 0 to the number of models (None: 1). ``output_type``
+    float16 converts the merged model at the end. ``groups`` are exceptions for single groups.
     """
 
     method: str = "mudsc-align"
@@ -64,6 +65,7 @@ class MergeOptions:
     heads: HeadsChoice = "auto"
     until: tuple[str, ...] = ()
     share: float = 1.0
+    width: float | None = None
     output_type: OutputType = "keep"
     groups: tuple[GroupRule, ...] = ()
 

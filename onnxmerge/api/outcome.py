@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.job import Job
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.prepare import Prepared
 from onnxmerge.api.repairing import RepairCandidate
 from onnxmerge.api.search import SearchReport
 from onnxmerge.matching.methods import MatchResult
@@ -28,10 +28,14 @@ from onnxmerge.version import __version__
 
 @dataclass(frozen=True, slots=True)
 class GroupReport:
-    """One group, and the mean similarity of its matched units before (identity) and after (None: unknown)."""
+    """One group, and the mean similarity of its matched units before (identity) and after (None: unknown).
+
+    ``size`` is the number of units in each parent, ``width`` in the merged model.
+    """
 
     id: str
     size: int
+    width: int
     varies_with: tuple[str, ...]
     similarity_before: float | None
     similarity_after: float | None
@@ -58,10 +62,10 @@ class MergeReport:
     ``density`` are those of task vectors. ``search`` says how method and alpha were chosen (None: by the user),
     ``rules`` are those for single groups, ``rotated`` the spaces that were rotated, ``repairs`` what the repair was
     chosen from (empty: by the user, or by rule). ``heads`` is None where everything was merged, ``share`` the fraction
-    of each group's units that was merged (see ``widening``). ``footprints`` are of each parent, then of the merged
-    model. ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
-    ``held_out`` data or else on that of calibration; None without any. ``seconds`` is by stage, ``peak_memory`` in
-    bytes (None: unknown).
+    of each group's units that was merged, ``width`` that of a model's units which a zip made of each group (None: all);
+    see ``api.resizing``. ``footprints`` are of each parent, then of the merged model. ``reconstruction`` is the
+    relative error of each parent's outputs (see ``validation.reconstruction``), on ``held_out`` data or else on that of
+    calibration; None without any. ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -84,6 +88,7 @@ class MergeReport:
     calibration: str | None
     heads: HeadsReport | None
     share: float
+    width: float | None
     groups: tuple[GroupReport, ...]
     coverage: Coverage
     certificates: tuple[Certificate, ...]
@@ -166,6 +171,8 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.heads"] = " ".join(report.heads.border)
     if report.share < 1:
         found["onnxmerge.share"] = repr(report.share)
+    if report.width is not None:
+        found["onnxmerge.width"] = repr(report.width)
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
         if report.held_out:
@@ -173,9 +180,10 @@ def provenance(report: MergeReport) -> dict[str, str]:
     return found
 
 
-def group_reports(prepared: Prepared, matched: MatchResult | None) -> tuple[GroupReport, ...]:
+def group_reports(job: Job, matched: MatchResult | None) -> tuple[GroupReport, ...]:
     """What matching found for each free group; None before matching."""
     searches = () if matched is None else matched.searches
+    widths = {} if job.resized is None else job.resized.widths
 
     def mean(values: list[float]) -> float | None:
         return float(np.mean(values)) if values else None
@@ -184,11 +192,12 @@ def group_reports(prepared: Prepared, matched: MatchResult | None) -> tuple[Grou
         GroupReport(
             space.id,
             space.size,
+            widths.get(space.id, space.size),
             space.varies_with,
             mean([s.similarity_before[space.id] for s in searches if space.id in s.similarity_before]),
             mean([s.similarity_after[space.id] for s in searches if space.id in s.similarity_after]),
         )
-        for space in prepared.typing.spaces.values()
+        for space in job.prepared.typing.spaces.values()
         if space.free
     )
 

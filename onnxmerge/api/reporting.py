@@ -31,6 +31,7 @@ def report_of(
     notes = [
         *(() if apart is None else apart.notes),
         *(() if chosen.search is None else chosen.search.notes),
+        *(() if job.resized is None else job.resized.notes),
         *result.notes,
         *(note for search in matched.searches for note in search.notes),
     ]
@@ -57,7 +58,8 @@ def report_of(
         if apart is None
         else HeadsReport(tuple(sorted(apart.trunks.border)), options.until, product.outputs),
         share=options.share,
-        groups=group_reports(job.prepared, matched),
+        width=options.width,
+        groups=group_reports(job, matched),
         coverage=coverage(models.weights[0], job.prepared.typing),
         certificates=certificates,
         sweeps=tuple(search.sweeps for search in matched.searches),

@@ -86,8 +86,10 @@ class Repairs:
         without = job.options.refine == "ls" or isinstance(METHODS[job.options.method], TaskVectorMethod)
         if step is None or job.source is None or statistics is None or without:
             return before
-        model, typing, provider = job.prepared.models.template.model, job.prepared.typing, job.options.provider
+        model, typing, provider = job.network.model, job.prepared.typing, job.options.provider
         plan = plan_repair(model.graph, typing, step.which)
+        if job.apart:  # the parents stand side by side, so hidden statistics are right as they are
+            plan = plan_repair(model.graph, typing, "fixed")
         if not plan.layers:
             return before
         key = basis(job, step), step.which
@@ -124,11 +126,11 @@ def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -
 
 def _reestimated(job: Job, before: Merged, step: RepairStep | None) -> Merged:
     """The same with the statistics of kept BatchNorm measured anew, where there is data."""
-    template = job.prepared.models.template
-    if job.source is None or step is None or not batchnorms(template.graph):
+    model = job.network.model
+    if job.source is None or step is None or job.apart or not batchnorms(model.graph):
         return before
     data, provider = Spread(job.source, LEAST), job.options.provider
-    found = reestimate(template.model, job.prepared.typing, before.weights, data, provider=provider)
+    found = reestimate(model, job.prepared.typing, before.weights, data, provider=provider)
     return replace(before, weights=Overlay(before.weights, found), done=(*before.done, "BatchNorm re-estimated"))
 
 
@@ -143,6 +145,7 @@ def _refined(job: Job, matched: MatchResult, weights: Weights, source: Calibrati
         if by_grams:
             return regmean(models, typing, dtypes, weights, matched.permutations, source, **shared)
         shared["output_scale"] = _output_scale(job)
+        shared["network"] = job.network
         shared["traced"] = rows(prepared.trace.sample) if options.samples is None else None
         return refine(models, typing, dtypes, weights, matched.matchings, source, **shared)
 
@@ -161,7 +164,7 @@ def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None) -> Model
 
 
 def _sets_scales(job: Job, step: RepairStep | None) -> bool:
-    if step is None or job.options.refines:
+    if step is None or job.options.refines or job.apart:
         return False
     kept = bool(batchnorms(job.prepared.models.template.graph))
     return kept or (step.which == "all" and step.mode == "repair")

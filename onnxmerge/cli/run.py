@@ -150,6 +150,12 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     help="Fraction of each group's units to merge, the most similar ones; the others stay apart in wider layers.",
 )
 @click.option(
+    "--width",
+    type=click.FloatRange(0, min_open=True),
+    metavar="FRACTION",
+    help="Merged units for each unit of a model, up to the number of models (zip methods); by default 1.",
+)
+@click.option(
     "--output-type",
     type=click.Choice(["keep", "float16"]),
     default="keep",

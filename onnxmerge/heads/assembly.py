@@ -6,16 +6,17 @@ of a zip; a Gather with constant positions gives each parent's order back, exact
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.axes.resize import resized_layout
 from onnxmerge.errors import StructureError
 from onnxmerge.heads.cutting import Separation
 from onnxmerge.heads.splicing import Reading, UniqueNames, splice
-from onnxmerge.merging.alignment import axis_orders
+from onnxmerge.merging.alignment import axis_orders, zip_orders
 from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.transport import identity, invert
 from onnxmerge.merging.zip_transport import Zipped
@@ -38,18 +39,20 @@ def readings(typing: Typing, border: Sequence[str], matchings: Matchings) -> tup
     A matching says which unit of the parent comes to each merged unit, so its inverse is what the tail needs; the
     labels of a zip say it directly (unmerging copies a merged unit to each of its members).
     """
-    if isinstance(matchings, Zipped):
-        moves: list[Mapping[str, Positions]] = list(matchings.models)
-    else:
+    if not isinstance(matchings, Zipped):
         moves = [{}, *(invert(each, typing.spaces) for each in matchings)]
-    return tuple({name: _orders(typing, name, each) for name in border} for each in moves)
+        matchings = Zipped(tuple(moves))
+    zips, parents = matchings, range(len(matchings.models))
+    return tuple({name: _orders(typing, name, zips, parent) for name in border} for parent in parents)
 
 
-def _orders(typing: Typing, name: str, move: Mapping[str, Positions]) -> dict[int, Positions]:
-    orders = axis_orders(typing.activations[name], typing, move)
+def _orders(typing: Typing, name: str, zips: Zipped, parent: int) -> dict[int, Positions]:
+    layout = typing.activations[name]
+    orders = zip_orders(layout, typing, zips, parent)
     if orders is None:
         raise StructureError(f"border tensor {name}: its units cannot be put in order axis by axis; report the model")
-    return {axis: order for axis, order in orders.items() if not np.array_equal(order, np.arange(order.size))}
+    sizes = resized_layout(layout, zips.widths).shape
+    return {axis: order for axis, order in orders.items() if not np.array_equal(order, np.arange(sizes[axis]))}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Typing
+from onnxmerge.axes.resize import Widths
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.objective import Likeness, measure
@@ -65,8 +66,9 @@ class MatchProblem:
 class MatchOptions:
     """``alpha`` is the share of weight space where both are looked at; ``objective`` the similarity in weight space.
 
-    ``zip`` bounds what is merged with what; ``overrides`` are exceptions for single spaces. ``cache_bytes`` bounds the
-    memory for initializers that are kept between sweeps, for each model.
+    ``zip`` bounds what is merged with what, ``widths`` says of how many merged units a zip makes plain spaces;
+    ``overrides`` are exceptions for single spaces. ``cache_bytes`` bounds the memory for initializers that are kept
+    between sweeps, for each model.
     """
 
     alpha: float = 0.5
@@ -74,6 +76,7 @@ class MatchOptions:
     seed: int = 0
     max_sweeps: int = 50
     zip: ZipRule = field(default_factory=ZipRule)
+    widths: Widths = field(default_factory=dict)
     overrides: Overrides = field(default_factory=Overrides)
     cache_bytes: int = 1 << 30
 
@@ -122,12 +125,16 @@ class JointMatch(Search):
 
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """``matches[m - 1]`` brings model m to the first; there are none where all were matched (``joint``) or zipped."""
+    """``matches[m - 1]`` brings model m to the first; there are none where all were matched (``joint``) or zipped.
+
+    ``apart`` is the same as a zip of more units, where some of those that were matched are not to be merged.
+    """
 
     method: str
     matches: tuple[ModelMatch, ...] = ()
     zip_match: ZipMatch | None = None
     joint: JointMatch | None = None
+    apart: Zipped | None = None
 
     @property
     def permutations(self) -> tuple[Permutations, ...]:
@@ -137,6 +144,8 @@ class MatchResult:
     @property
     def matchings(self) -> Matchings:
         """What ``combine`` merges by."""
+        if self.apart is not None:
+            return self.apart
         return self.permutations if self.zip_match is None else self.zip_match.zipped
 
     @property
@@ -236,7 +245,7 @@ class ZipMethod:
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         shares = shares_of(plan, alpha, known, options.overrides)
         typing = replace(problem.typing, spaces=plan.spaces)
-        models = ModelsToZip(plan, typing, cached, known, shares, problem.shares)
+        models = ModelsToZip(plan, typing, cached, known, shares, problem.shares, options.widths)
         rng = np.random.default_rng(options.seed)
         with np.errstate(invalid="ignore", over="ignore"):
             unmoved = unmoved_zip(models)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.axes.resize import Widths, resized_spaces
 from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.plan import Group, Occurrence, Plan
 from onnxmerge.matching.problem import GroupProblem
@@ -32,7 +33,8 @@ class ModelsToZip:
     """What there is to compare: weights of all models, and how their activations correlate.
 
     ``activations`` has the units of all models on both sides, model after model; ``alphas`` as in PairOfModels.
-    ``given_shares`` are the models' shares in the merged units, if they are not equal.
+    ``given_shares`` are the models' shares in the merged units, if they are not equal. ``widths`` says how many merged
+    units are wanted of a plain space, where that is not the number of a model's units.
     """
 
     plan: Plan
@@ -41,6 +43,7 @@ class ModelsToZip:
     activations: Mapping[str, Array]
     alphas: Mapping[str, float]
     given_shares: Sequence[float] | None = None
+    widths: Widths = field(default_factory=dict)
 
     @property
     def models(self) -> int:
@@ -83,20 +86,22 @@ def similarities(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> 
 def outer_problem(models: ModelsToZip, group: Group, other: int, zips: Zipped) -> GroupProblem:
     """The problem of aligning the outer units of a group, of one model with those of the first."""
     typing, plan = models.typing, models.plan
+    merged = resized_spaces(plan.spaces, zips.widths)
 
     def contents(occurrence: Occurrence) -> tuple[Array, Array]:
         layout, block = occurrence.layout, occurrence.block
         counts = member_counts(layout, block, typing, zips, models.shares, occurrence.moved)
-        shape = [axis.positions.size for axis in block.axes]
+        shape = [math.prod(merged[name].size for name in axis.spaces) for axis in block.axes]
         views = []
         for model in (0, other):
             array, labels = models.weights[model][layout.name], zips.models[model]
-            content = project(array, layout, block, plan.spaces, labels, occurrence.moved)
+            content = project(array, layout, block, plan.spaces, labels, occurrence.moved, widths=zips.widths)
             views.append(_per_member(content, counts).reshape(shape))
         return views[0], views[1]
 
     seen = {name: _between(similarity, models.models, other) for name, similarity in models.activations.items()}
-    pair = PairOfModels(plan, models.weights[0], models.weights[other], seen, models.alphas)
+    around = replace(plan, spaces=merged)
+    pair = PairOfModels(around, models.weights[0], models.weights[other], seen, models.alphas)
     return problem_of(pair, group, contents)
 
 
@@ -113,8 +118,8 @@ def measure_zip(models: ModelsToZip, zips: Zipped) -> Likeness:
             found = retained(models, group, name, zips)
             outer, units = _shape(models, name)
             kept += found.total
-            if found.share:
-                merges = outer * (units - units // models.models)
+            merges = outer * (units - merged_size(models, name, zips))
+            if found.share and merges:
                 means[name] = (found.total - found.alone) / found.share / merges
         for name in reversed(group.members):
             inside = [means[child] for child in group.children[name] if child in means]
@@ -149,7 +154,7 @@ def retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Reta
     for vectors in _unit_vectors(models, group, name, zips) if alpha else ():
         sums.add(vectors)
     targets = targets_of(models, name, zips)
-    width = sums.units // models.models
+    width = merged_size(models, name, zips)
     members = _membership(targets + width * np.arange(sums.outer)[:, None], sums.outer * width)
     sizes = np.maximum(members.sum(axis=1), 1)
     scales = sums.scales().reshape(-1, 1)
@@ -205,6 +210,11 @@ def _shape(models: ModelsToZip, name: str) -> tuple[int, int]:
     return math.prod(outers), models.models * size
 
 
+def merged_size(models: ModelsToZip, name: str, zips: Zipped) -> int:
+    """How many merged units of a space there are (inside one outer unit)."""
+    return zips.widths.get(name, models.plan.spaces[name].size)
+
+
 def _unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Iterator[Array]:
     """Parts of the units' weight vectors [outer, models * size, features], a bounded number of columns at a time."""
     spaces = models.plan.spaces
@@ -218,7 +228,7 @@ def _unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) ->
             counts = member_counts(layout, block, models.typing, zips, models.shares, others)
             views = []
             for weights, labels in zip(models.weights, zips.models, strict=True):
-                content = project(weights[layout.name], layout, block, spaces, labels, others)
+                content = project(weights[layout.name], layout, block, spaces, labels, others, widths=zips.widths)
                 view = _chain_first(_per_member(content, counts), occurrence, leaf)
                 views.append(view.reshape(outer, units // models.models, -1))
             stacked = np.concatenate(views, axis=1)

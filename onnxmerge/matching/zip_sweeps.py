@@ -3,11 +3,12 @@
 Algorithm 1 of Xu et al., Training-Free Pretrained Model Merging (CVPR 2024, arXiv 2403.01753) with the greedy zip of
 Stoica et al. (``matching.zipping``) in place of the assignment. In a structured group outer units are matched as when
 one model is aligned to the first; then units are zipped inside matched outer units, so that each keeps its size.
+Plain groups become as wide as ``ModelsToZip.widths`` says; until a group is zipped its neighbours see it unmoved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -85,11 +86,10 @@ def zip_group(models: ModelsToZip, group: Group, zips: Zipped, rule: ZipRule) ->
         zips = _with(zips, _align_outer(models, group, zips))
     for name in zipped_spaces(group):
         found = [
-            zip_units(similarity, models.models, name, rule=rule, overwrite=True)
+            zip_units(similarity, models.models, name, width=models.widths.get(name), rule=rule, overwrite=True)
             for similarity in similarities(models, group, name, zips)
         ]
-        labels = np.stack(found, axis=1)
-        zips = _with(zips, [{name: own} for own in placed(models, name, zips, labels)])
+        zips = _zipped_to(models, name, zips, found)
     return zips
 
 
@@ -106,10 +106,10 @@ def _improve(models: ModelsToZip, group: Group, zips: Zipped, rule: ZipRule) -> 
         name, old, new, several = group.root, 0.0, 0.0, []
         targets = targets_of(models, name, zips)
         for similarity, before in zip(similarities(models, group, name, zips), targets, strict=True):
-            several.append(zip_units(similarity, models.models, name, rule=rule))
+            several.append(zip_units(similarity, models.models, name, width=models.widths.get(name), rule=rule))
             old += retained_in(similarity, before)
             new += retained_in(similarity, several[-1].reshape(-1))
-        found = _with(zips, [{name: own} for own in placed(models, name, zips, np.stack(several, axis=1))])
+        found = _zipped_to(models, name, zips, several)
     return found, new > old + TOLERANCE * max(abs(old), abs(new))
 
 
@@ -123,8 +123,16 @@ def _align_outer(models: ModelsToZip, group: Group, zips: Zipped) -> list[dict[s
     return found
 
 
+def _zipped_to(models: ModelsToZip, name: str, zips: Zipped, found: Sequence[Positions]) -> Zipped:
+    """The zip with other labels of one space: for each combination of outer units [models, size]."""
+    labels = placed(models, name, zips, np.stack(found, axis=1))
+    widths = {name: models.widths[name]} if name in models.widths else {}
+    return replace(_with(zips, [{name: own} for own in labels]), widths={**zips.widths, **widths})
+
+
 def _with(zips: Zipped, labels: Collection[Mapping[str, Positions]]) -> Zipped:
-    return Zipped(tuple({**before, **now} for before, now in zip(zips.models, labels, strict=True)))
+    found = tuple({**before, **now} for before, now in zip(zips.models, labels, strict=True))
+    return replace(zips, models=found)
 
 
 def _moved(before: Zipped, after: Zipped, names: Collection[str]) -> int:

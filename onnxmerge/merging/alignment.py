@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from onnxmerge.axes.layout import AxisBlock, Block, Positions, TensorLayout, Typing
+from onnxmerge.axes.resize import axes_of, resized_layout
 from onnxmerge.errors import StructureError
 from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.transport import transport
@@ -47,6 +48,13 @@ def axis_orders(layout: TensorLayout, typing: Typing, perms: Mapping[str, Positi
     return found
 
 
+def zip_orders(layout: TensorLayout, typing: Typing, zips: Zipped, model: int) -> dict[int, Positions] | None:
+    """For each axis that moves, which merged position each of one model's positions becomes part of; None as above."""
+    labels = zips.models[model]
+    found = axis_orders(layout, typing, {name: own for name, own in labels.items() if name not in zips.widths})
+    return None if found is None else {**found, **{axis: labels[s] for axis, s in axes_of(layout, zips.widths).items()}}
+
+
 def reordered(tensor: NDArray[Any], orders: Mapping[int, Positions]) -> NDArray[Any]:
     """The tensor with its axes in the order that ``axis_orders`` found."""
     for axis, positions in orders.items():
@@ -59,31 +67,32 @@ class Meeting:
     """How the units of all models meet along the channels of one tensor.
 
     ``labels[m][c]`` is the merged unit that channel c of model m becomes part of (None: channel c itself);
-    ``before[m]`` reorders the tensor's other axes; ``shares`` weigh the models.
+    ``before[m]`` reorders the tensor's other axes; ``shares`` weigh the models. There are ``units`` merged units.
     """
 
     labels: tuple[Positions | None, ...]
     before: tuple[Mapping[int, Positions], ...]
     shares: tuple[float, ...]
+    units: int
     _parts: list[csr_array[Any]] = field(default_factory=list)
 
     def mean(self, models: Sequence[NDArray[Float]]) -> NDArray[Float]:
-        """The mean over the members of each unit, of one array [..., channels] of each model."""
+        """The mean [..., units] over the members of each unit, of one array [..., channels] of each model."""
         if all(labels is None for labels in self.labels):
             return np.asarray(np.average(models, axis=0, weights=self.shares), models[0].dtype)
         if not self._parts:
             self._parts.extend(self._matrices(models[0].shape[-1]))
         flat = [own.reshape(-1, own.shape[-1]) for own in models]
         total = np.sum([part @ own.T for part, own in zip(self._parts, flat, strict=True)], axis=0)
-        return np.asarray(total.T, models[0].dtype).reshape(models[0].shape)
+        return np.asarray(total.T, models[0].dtype).reshape(*models[0].shape[:-1], self.units)
 
-    def _matrices(self, units: int) -> list[csr_array[Any]]:
+    def _matrices(self, channels: int) -> list[csr_array[Any]]:
         """For each model, what its channels count in the mean of each unit [units, channels]."""
-        every = [np.arange(units) if labels is None else labels for labels in self.labels]
+        every = [np.arange(channels) if labels is None else labels for labels in self.labels]
         pairs = list(zip(self.shares, every, strict=True))
-        members = np.sum([share * np.bincount(labels, minlength=units) for share, labels in pairs], axis=0)
+        members = np.sum([share * np.bincount(labels, minlength=self.units) for share, labels in pairs], axis=0)
         return [
-            csr_array((share / members[labels], (labels, np.arange(units))), shape=(units, units))
+            csr_array((share / members[labels], (labels, np.arange(channels))), shape=(self.units, channels))
             for share, labels in pairs
         ]
 
@@ -96,11 +105,16 @@ def meeting(
     A zip may only merge units along the channels: on another axis it would add up positions.
     """
     zips = isinstance(matchings, Zipped)
-    perms: list[Mapping[str, Positions]] = list(matchings.models) if isinstance(matchings, Zipped) else [{}, *matchings]
+    every: list[dict[int, Positions] | None]
+    if isinstance(matchings, Zipped):
+        every = [zip_orders(layout, typing, matchings, model) for model in range(len(matchings.models))]
+        sizes = resized_layout(layout, matchings.widths).shape
+    else:
+        every = [axis_orders(layout, typing, each) for each in ({}, *matchings)]
+        sizes = layout.shape
     labels: list[Positions | None] = []
     before: list[Mapping[int, Positions]] = []
-    for each in perms:
-        orders = axis_orders(layout, typing, each)
+    for orders in every:
         if orders is None:
             return None
         own = orders.pop(channel % len(layout.shape), None)
@@ -108,7 +122,7 @@ def meeting(
             return None
         labels.append(own if own is None or zips else np.argsort(own))
         before.append(orders)
-    return Meeting(tuple(labels), tuple(before), tuple(shares))
+    return Meeting(tuple(labels), tuple(before), tuple(shares), sizes[channel])
 
 
 def _equal(one: AxisBlock, other: AxisBlock) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Positions, TensorLayout, Typing
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.merging.transport import transport
+from onnxmerge.merging.transport import invert, transport
 from onnxmerge.merging.zip_transport import Zipped, zipped
 from onnxmerge.model.network import ModelSet
 
@@ -106,12 +106,26 @@ def _zipped(name: str, models: ModelSet, typing: Typing, matchings: Zipped, shar
     if layout is None or not any(space in matchings.models[0] for block in layout.blocks for space in block.spaces):
         return mean_of(name, (weights[name] for weights in models.weights), shares)
     if not is_floating(first.dtype) or first.dtype.kind == "c":
+        perms = _permutations(layout, typing, matchings)
+        if perms is not None:
+            moved = (transported(own, typing, each)[name] for own, each in zip(models.weights, perms, strict=True))
+            return mean_of(name, moved, shares)
         raise InputError(
             f"initializer {name} ({first.dtype}): its values cannot be averaged, and a zip merges units of one model; "
             "use a method that aligns, such as mudsc-align"
         )
     mean = zipped((weights[name] for weights in models.weights), layout, typing, matchings, shares)
     return mean.astype(first.dtype)
+
+
+def _permutations(layout: TensorLayout, typing: Typing, zips: Zipped) -> list[dict[str, Positions]] | None:
+    """What brings each model to the merged units, if none of the tensor's units is merged inside a model or apart."""
+    names = {space for block in layout.blocks for space in block.spaces} & {*zips.models[0]}
+    labels = [{name: own[name] for name in names} for own in zips.models]
+    for name, positions in (each for own in labels for each in own.items()):
+        if name in zips.widths or not np.all(np.sort(positions) == np.arange(positions.shape[-1])):
+            return None
+    return [invert(own, typing.spaces) for own in labels]
 
 
 def shares_of(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -37,7 +37,7 @@ from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.merging.ridge import Sums
 from onnxmerge.merging.segments import Purse, Relay, blocked, feeds, frontier
 from onnxmerge.merging.solution import Evidence, solve, stored
-from onnxmerge.model.network import ModelSet
+from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -88,6 +88,7 @@ def refine(
     provider: str = "cpu",
     seed: int = 0,
     progress: Report | None = None,
+    network: Network | None = None,
 ) -> Refined:
     """Solve every layer of the merged network with ``weights``, the matched average of ``models``.
 
@@ -108,16 +109,20 @@ def refine(
         provider: Where the networks run.
         seed: Of the sampled positions.
         progress: Told how many layers are done, and of how many.
+        network: The graph that ``weights`` belong to, where groups of it are not as wide as the parents'.
 
     Raises InputError where the data is empty or activations are not finite.
 
     """
-    graph = models.template.graph
+    network = network or models.template
+    graph = network.graph
     steps, notes = plan_goals(graph, typing)
     if traced is not None:
         source = Spread(source, max([LEAST, *(_samples(step, typing, traced) for step in steps)]))
     parts = shares_of(shares, len(models.weights))
-    work = _Work(models, typing, dtypes, weights, matchings, source, parts, output_scale, provider, seed, notes)
+    work = _Work(
+        network, models, typing, dtypes, weights, matchings, source, parts, output_scale, provider, seed, notes
+    )
     for index, step in enumerate(steps):
         edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
         if isinstance(step, Goal):
@@ -133,7 +138,8 @@ def _samples(step: Step, typing: Typing, traced: int) -> int:
     """How many samples a layer needs to be solved from."""
     if not isinstance(step, Goal) or step.features > FEATURES:
         return 0
-    positions = max(np.prod(typing.activations[step.target].shape) / step.layer.units / traced, 1)
+    shape = typing.activations[step.target].shape
+    positions = max(np.prod(shape) / shape[step.layer.channel_axis] / traced, 1)
     return int(np.ceil(SAMPLES_PER_FEATURE * step.features / positions))
 
 
@@ -141,6 +147,7 @@ def _samples(step: Step, typing: Typing, traced: int) -> int:
 class _Work:
     """The networks on their way through the layers."""
 
+    network: Network
     models: ModelSet
     typing: Typing
     dtypes: Mapping[str, np.dtype[Any]]
@@ -164,7 +171,7 @@ class _Work:
         self.current = LazyWeights(
             self.weights, lambda name: self.changed[name] if name in self.changed else self.weights[name]
         )
-        self.merged = Relay(model, self.current, self.dtypes, purse, self.provider)
+        self.merged = Relay(self.network.model, self.current, self.dtypes, purse, self.provider)
         self.parents = [Relay(model, own, self.dtypes, purse, self.provider) for own in self.models.weights]
         self.batches = count(self.source)
         self.rng = np.random.default_rng(self.seed)

@@ -29,14 +29,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
-from onnxmerge.merging.alignment import axis_orders
+from onnxmerge.merging.alignment import axis_orders, zip_orders
 from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.consensus import is_direction, lengths
 from onnxmerge.merging.linear_layers import LinearLayer, linear_layers
 from onnxmerge.merging.zip_transport import Zipped
-from onnxmerge.model.network import ModelSet
+from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -109,10 +109,11 @@ def _rank(typing: Typing, tensor: str) -> int:
 class Reference:
     """The parents' features on data kept to judge by: ``rows[m][tensor]`` [positions, units].
 
-    ``readers[m][tensor]`` [units, units] is the L of an output that is a direction.
+    ``readers[m][tensor]`` [units, units] is the L of an output that is a direction. ``network`` is the graph that the
+    merged weights belong to, the parents' own or the same with groups of other widths.
     """
 
-    models: ModelSet
+    network: Network
     typing: Typing
     features: tuple[Feature, ...]
     feeds: tuple[Arrays, ...]
@@ -121,8 +122,8 @@ class Reference:
     provider: str
 
     def rows_of(self, weights: Arrays) -> dict[str, Rows]:
-        """The features of a network of the same structure, with other weights."""
-        return features_of(self.models, weights, self.features, self.feeds, self.provider)
+        """The features of the merged network with these weights."""
+        return features_of(self.network, weights, self.features, self.feeds, self.provider)
 
     def compare(self, merged: Mapping[str, Rows], matchings: Matchings) -> float:
         """Mean agreement of the merged network's features with its parents', over features and parents; at most 1."""
@@ -149,10 +150,11 @@ class Reference:
         A matching says where each merged unit comes from, a zip what became of each unit of the parent.
         """
         zips = isinstance(matchings, Zipped)
-        perms: Mapping[str, Positions]
-        perms = matchings.models[parent] if isinstance(matchings, Zipped) else [{}, *matchings][parent]
         layout = self.typing.activations[feature.tensor]
-        orders = axis_orders(layout, self.typing, perms)
+        if isinstance(matchings, Zipped):
+            orders = zip_orders(layout, self.typing, matchings, parent)
+        else:
+            orders = axis_orders(layout, self.typing, [{}, *matchings][parent])
         if orders is None or set(orders) - {feature.axis % len(layout.shape)}:
             return None
         order = next(iter(orders.values()), None)
@@ -161,14 +163,19 @@ class Reference:
         return (merged[:, order], own) if zips else (merged, own[:, order])
 
 
-def reference(models: ModelSet, typing: Typing, feeds: Sequence[Arrays], provider: str) -> Reference:
-    """Run the parents on ``feeds``. Raises InputError where there is nothing to compare."""
+def reference(
+    models: ModelSet, typing: Typing, feeds: Sequence[Arrays], provider: str, network: Network | None = None
+) -> Reference:
+    """Run the parents on ``feeds``; ``network`` is the merged graph where it is not the parents' own.
+
+    Raises InputError where there is nothing to compare.
+    """
     features = last_features(models.template.graph, typing)
-    rows = tuple(features_of(models, weights, features, feeds, provider) for weights in models.weights)
+    rows = tuple(features_of(models.template, weights, features, feeds, provider) for weights in models.weights)
     answers = [feature.tensor for feature in features if feature.answer]
     directions = [name for name in answers if all(is_direction(own[name]) for own in rows)]
     readers = tuple({name: _reader(own[name]) for name in directions} for own in rows)
-    return Reference(models, typing, features, tuple(feeds), rows, readers, provider)
+    return Reference(network or models.template, typing, features, tuple(feeds), rows, readers, provider)
 
 
 def _reader(answers: Rows) -> Rows:
@@ -183,12 +190,12 @@ def _unit(rows: Rows) -> Rows:
 
 
 def features_of(
-    models: ModelSet, weights: Arrays, features: Sequence[Feature], feeds: Iterable[Arrays], provider: str
+    network: Network, weights: Arrays, features: Sequence[Feature], feeds: Iterable[Arrays], provider: str
 ) -> dict[str, Rows]:
     """Rows [positions, units] of each feature of a network; many positions are thinned out evenly."""
     feeds = list(feeds)
     names = [feature.tensor for feature in features]
-    session = open_session(models.template.model, weights=weights, outputs=names, provider=provider, optimise=True)
+    session = open_session(network.model, weights=weights, outputs=names, provider=provider, optimise=True)
     parts: dict[str, list[Rows]] = {name: [] for name in names}
     for feed in feeds:
         results = run(session, dict(feed))

@@ -2,7 +2,7 @@
 
 A zip says for each unit of each model which merged unit it becomes part of; several units of one model may become one,
 and a merged unit may have no part of some model. With U_m [n, width] the membership of model m's units, N the number
-of members of each merged unit in all models:
+of members of each merged unit in all models (``width`` is n, or what ``Zipped.widths`` says):
 
     merge_m = diag(1/N) U_m^T     a merged unit is the mean of its members,
     unmerge_m = U_m               each member reads the merged unit.
@@ -16,7 +16,7 @@ them together. Where a tensor gives no units, or fixed ones, each model counts o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from onnxmerge.axes.layout import Block, Positions, Space, TensorLayout, Typing
+from onnxmerge.axes.resize import Widths, resized_layout, resized_spaces
 from onnxmerge.merging.transport import Slot, bind, composite_shape, covers
 
 Array: TypeAlias = NDArray[np.float64]
@@ -36,9 +37,13 @@ A space inside of which others vary must be permuted: every outer unit keeps its
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Zipped:
-    """What a zip found: the projections of each model, the first included."""
+    """What a zip found: the projections of each model, the first included.
+
+    ``widths`` says how many merged units a plain space has where that is not the number of a model's units.
+    """
 
     models: tuple[Projections, ...]
+    widths: Widths = field(default_factory=dict)
 
 
 def identity_zip(spaces: Mapping[str, Space]) -> dict[str, Positions]:
@@ -54,15 +59,18 @@ def zipped(
 
     ``shares`` weigh the models. An entry without members (units of which no model has both) is 0.
     """
-    sums = [np.zeros([axis.positions.size for axis in block.axes]) for block in layout.blocks]
+    merged = resized_layout(layout, zips.widths)
+    sums = [np.zeros([axis.positions.size for axis in block.axes]) for block in merged.blocks]
     for array, labels, share in zip(arrays, zips.models, shares, strict=True):
         if share != 0:  # a mask's -inf must not turn into nan
             for index, block in enumerate(layout.blocks):
-                sums[index] += share * project(array, layout, block, typing.spaces, labels).reshape(sums[index].shape)
-    out = np.zeros(layout.shape)
-    for total, block in zip(sums, layout.blocks, strict=True):
-        members = member_counts(layout, block, typing, zips, shares)
-        grid = slot_sizes(block, typing.spaces)
+                added = project(array, layout, block, typing.spaces, labels, widths=zips.widths)
+                sums[index] += share * added.reshape(sums[index].shape)
+    out = np.zeros(merged.shape)
+    spaces = resized_spaces(typing.spaces, zips.widths)
+    for total, block, own in zip(sums, merged.blocks, layout.blocks, strict=True):
+        members = member_counts(layout, own, typing, zips, shares)
+        grid = slot_sizes(block, spaces)
         mean = np.divide(total.reshape(grid), members, out=np.zeros(grid), where=members > 0)
         out[np.ix_(*(axis.positions.reshape(-1) for axis in block.axes))] = mean.reshape(total.shape)
     return out
@@ -75,14 +83,17 @@ def project(
     spaces: Mapping[str, Space],
     labels: Projections,
     slots: Collection[Slot] | None = None,
+    *,
+    widths: Widths | None = None,
 ) -> Array:
     """The block's content with the units that become one added up, one dimension for each slot.
 
-    With ``slots`` only those move; the others stay in the model's own order.
+    With ``slots`` only those move; the others stay in the model's own order. ``widths`` are those of the zip.
     """
     plain = len(layout.blocks) == 1 and covers(block, layout.shape)
     content = array if plain else array[np.ix_(*(axis.positions.reshape(-1) for axis in block.axes))]
-    return _add_up(content.reshape(slot_sizes(block, spaces)), layout, block, spaces, labels, slots)
+    content = content.reshape(slot_sizes(block, spaces))
+    return _add_up(content, layout, block, spaces, labels, slots=slots, widths=widths or {})
 
 
 def member_counts(
@@ -108,11 +119,12 @@ def member_counts(
     telling = giving | {outer for slot in giving for outer in bind(layout.name, block, slot, spaces)}
     every = zip(slots_of(block), slot_sizes(block, spaces), strict=True)
     sizes = [size if slot in telling else 1 for slot, size in every]
-    counts = np.zeros(sizes)
-    for labels, share in zip(zips.models, shares, strict=True):
-        moving = telling if slots is None else telling & set(slots)
-        counts += share * _add_up(np.ones(sizes), layout, block, spaces, labels, moving)
-    return counts
+    moving = telling if slots is None else telling & set(slots)
+    counts = [
+        share * _add_up(np.ones(sizes), layout, block, spaces, labels, slots=moving, widths=zips.widths)
+        for labels, share in zip(zips.models, shares, strict=True)
+    ]
+    return np.asarray(np.sum(counts, axis=0))
 
 
 def slots_of(block: Block) -> list[Slot]:
@@ -131,7 +143,9 @@ def _add_up(
     block: Block,
     spaces: Mapping[str, Space],
     labels: Projections,
+    *,
     slots: Collection[Slot] | None,
+    widths: Widths,
 ) -> Array:
     """Add up the units of each slot by their labels, inner units first: their labels depend on the outer units."""
     every = slots_of(block)
@@ -140,7 +154,7 @@ def _add_up(
     for slot in sorted(moving, key=lambda slot: -len(spaces[_space(block, slot)].varies_with)):
         name = _space(block, slot)
         chain = [every.index(each) for each in (*bind(layout.name, block, slot, spaces), slot)]
-        content = _add_up_slot(content, chain, labels[name], spaces[name].size)
+        content = _add_up_slot(content, chain, labels[name], widths.get(name, spaces[name].size))
     return content
 
 

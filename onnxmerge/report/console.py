@@ -62,7 +62,7 @@ def _print_groups(console: Console, groups: Sequence[GroupReport], heading: str)
     for group in groups:
         table.add_row(
             group.id,
-            str(group.size),
+            str(group.size) if group.width == group.size else f"{group.size} -> {group.width}",
             ", ".join(group.varies_with),
             _similarity(group.similarity_before),
             _similarity(group.similarity_after),
@@ -85,6 +85,8 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     yield "statistics", f"{report.repair}{among}"
     if report.share < 1:
         yield "shared", f"{report.share:.0%} of the units of each group that can be widened"
+    if report.width is not None:
+        yield "width", f"{report.width:g} times that of a parent, of each group that can have another one"
     if report.heads is not None:
         yield "merged up to", ", ".join(report.heads.border)
         for names, model in zip(report.heads.outputs, report.models, strict=True):

@@ -1,1 +1,1 @@
-"""Partial merging: the least similar units of each group stay apart, and the merged layers grow wider for them."""
+"""Networks whose merged groups have another width: which groups can, where their units stand, and the graph for it."""

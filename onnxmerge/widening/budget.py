@@ -16,9 +16,14 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Vector: TypeAlias = NDArray[np.float64]
 
 
+def shared_units(share: float, size: int) -> int:
+    """How many of ``size`` units are shared."""
+    return round(share * size)
+
+
 def budget_of(similarity: Vector, share: float, parents: int) -> Budget:
     """Share the fraction ``share`` of the units, those of the highest similarity; the first among equals."""
-    count = round(share * similarity.size)
+    count = shared_units(share, similarity.size)
     order = np.argsort(-similarity, kind="stable")
     return Budget(np.sort(order[:count]), np.sort(order[count:]), parents)
 

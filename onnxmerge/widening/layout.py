@@ -1,4 +1,4 @@
-"""Where the units of a widened group stand: the shared ones first, then those that each parent keeps.
+"""Where the units of a partly merged group stand: the shared ones first, then those that each parent keeps.
 
 A group of n units of which k are shared has k + M (n - k) units after M parents were merged. All positions are in the
 first model's coordinates: a unit that is not shared stands there for one unit of each parent, kept apart.
@@ -6,12 +6,13 @@ first model's coordinates: a unit that is not shared stands there for one unit o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions, TensorLayout, Typing
+from onnxmerge.axes.layout import Positions
+from onnxmerge.merging.zip_transport import Zipped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,15 +28,6 @@ class Budget:
         """How many units the group has after merging."""
         return int(self.shared.size + self.parents * self.own.size)
 
-    def sources(self) -> Positions:
-        """For each unit of the widened group, its position in the first model's order, int64 [width]."""
-        return np.concatenate([self.shared, *([self.own] * self.parents)])
-
-    def owners(self) -> Positions:
-        """For each unit of the widened group, the parent that keeps it, or -1 where it is shared, int64 [width]."""
-        kept = np.repeat(np.arange(self.parents), self.own.size)
-        return np.concatenate([np.full(self.shared.size, -1), kept])
-
     def places(self, parent: int) -> Positions:
         """For each unit of one parent, in the first model's order, where it stands in the widened group, int64 [n]."""
         found = np.empty(self.shared.size + self.own.size, dtype=np.int64)
@@ -44,36 +36,18 @@ class Budget:
         return found
 
 
-Budgets = Mapping[str, Budget]
-"""By space; a space that is absent keeps its width."""
+def apart(budgets: Mapping[str, Budget], labels: Sequence[Mapping[str, Positions]]) -> Zipped:
+    """The zip that merges shared units only, of models whose units correspond by ``labels`` (one mapping each).
 
+    A group that is not in ``budgets`` keeps its labels. Merging along it, a unit that a parent keeps reads everything
+    with that parent's weights, and of the other parents' own units nothing; a shared unit (or one of a group of no
+    other width, an output before all) reads shared units with the mean weights and each parent's own units with that
+    parent's weights times its share. METHODS.md and PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4.3,
+    have the same four cases.
+    """
 
-def widened_axes(layout: TensorLayout, budgets: Budgets) -> dict[int, str]:
-    """The axes of a tensor that a widened space stands on, with it."""
-    block = layout.blocks[0] if layout.blocks else None
-    axes = block.axes if block is not None else ()
-    return {index: axis.spaces[0] for index, axis in enumerate(axes) if set(axis.spaces) & set(budgets)}
+    def placed(parent: int, own: Mapping[str, Positions]) -> dict[str, Positions]:
+        return {**own, **{name: budget.places(parent)[own[name]] for name, budget in budgets.items()}}
 
-
-def plain_spaces(typing: Typing) -> list[str]:
-    """The free spaces that stand alone on whole axes everywhere, that depend on none and on which none depends."""
-    outer = {name for space in typing.spaces.values() for name in space.varies_with}
-    plain = {
-        name: None
-        for name, space in typing.spaces.items()
-        if space.free and space.size > 1 and not space.varies_with and name not in outer
-    }
-    for layout in (*typing.initializers.values(), *typing.activations.values()):
-        for name in _not_plain(layout):
-            plain.pop(name, None)
-    return list(plain)
-
-
-def _not_plain(layout: TensorLayout) -> Iterable[str]:
-    """The spaces of a tensor that share an axis with others, or do not stand on it in plain order."""
-    for index, size in enumerate(layout.shape):
-        axes = [block.axes[index] for block in layout.blocks]
-        names = {name for axis in axes for name in axis.spaces}
-        whole = all(np.array_equal(axis.positions, np.arange(size)) for axis in axes)
-        if len(names) > 1 or not whole:
-            yield from names
+    widths = {name: budget.width for name, budget in budgets.items()}
+    return Zipped(tuple(placed(parent, own) for parent, own in enumerate(labels)), widths)

@@ -9,12 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Space
+from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import known_activations, weight_shares
 from onnxmerge.matching.zip_similarity import ModelsToZip, measure_zip, retained, retained_in, similarities
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_group, zip_sweep
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.transport import composite_sources, identity
+from onnxmerge.merging.zip_transport import Zipped
 from tests.matching.structures import STRUCTURES, Example, Weights, example, fixed, random_weights, typing
 
 RULE = ZipRule()
@@ -43,6 +45,42 @@ def test_keeps_the_best_sweep(structure: str, alpha: float) -> None:
     assert measure_zip(models, found.matching).total == pytest.approx(max(found.objective))
     assert found.objective[0] == pytest.approx(measure_zip(models, start).total)
     assert found.objective[-1] > found.objective[0]
+
+
+def swept(structure: str, alpha: float, factor: float) -> tuple[Zipped, Likeness]:
+    """Two unrelated models zipped to this many units for each of a model's, which is checked."""
+    models = unrelated(structure, alpha)
+    widths = {name: round(factor * models.plan.spaces[name].size) for name in models.plan.groups}
+    models = replace(models, widths=widths)
+    start = (zip_by_weights if alpha == 1.0 else zip_by_activations)(models, RULE)
+    found = zip_sweep(models, start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9)
+    assert found.matching.widths == widths
+    for name, width in widths.items():
+        labels = np.concatenate([own[name] for own in found.matching.models])
+        np.testing.assert_array_equal(np.unique(labels), np.arange(width))
+    return found.matching, found.likeness
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.4])
+@pytest.mark.parametrize("structure", ["mlp", "batch_norm", "depthwise_convolution"])
+def test_every_width_is_swept_to(structure: str, alpha: float) -> None:
+    """More units keep more of the variance; as many as there are in all models keep all of it."""
+    kept = [swept(structure, alpha, factor)[1].total for factor in (0.3, 0.75, 1.0, 1.5)]
+    assert kept == sorted(kept)
+    all_apart, likeness = swept(structure, alpha, 2.0)
+    assert kept[-1] < likeness.total == pytest.approx(sum(all_apart.widths.values()))
+    assert not likeness.mean
+
+
+def test_a_head_reads_a_neighbour_of_another_width() -> None:
+    """The stream beside the heads is narrower; heads are matched all the same, and keep their sizes."""
+    case = example(STRUCTURES["attention"](), seed=2)
+    models = models_of(case, [case.first, case.other], 0.5)
+    (stream,) = (name for name, group in models.plan.groups.items() if len(group.members) == 1)
+    models = replace(models, widths={stream: 4})
+    zips = zip_by_weights(models, RULE)
+    assert zips.widths == {stream: 4}
+    assert sorted(zips.models[1]["h"].tolist()) == [0, 1, 2]
 
 
 def test_is_deterministic_under_the_seed() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmerge.axes.layout import Space
-from onnxmerge.merging.alignment import axis_orders, meeting, reordered
+from onnxmerge.merging.alignment import axis_orders, meeting, reordered, zip_orders
 from onnxmerge.merging.transport import random_permutations, transport
 from onnxmerge.merging.zip_transport import Zipped, zipped
 from tests.layouts import typed
@@ -50,6 +50,24 @@ def test_units_meet_as_a_zip_of_the_whole_tensor_would_have_them(seed: int) -> N
     assert units is not None
     np.testing.assert_allclose(units.mean(arrays), zipped(arrays, layout, typing, zips, shares), atol=1e-12)
     np.testing.assert_allclose(units.mean([array[2] for array in arrays]), units.mean(arrays)[2])
+
+
+@given(seed=st.integers(0, 999), width=st.integers(1, 8))
+def test_units_meet_at_any_width(seed: int, width: int) -> None:
+    typing, rng = typed(SPACES, {}, {"a": ["5", "t"]}), np.random.default_rng(seed)
+    layout = typing.activations["a"]
+    labels = rng.permutation(np.arange(8) % width).reshape(2, 4)
+    zips, shares = Zipped(tuple({"t": own} for own in labels), {"t": width}), (0.25, 0.75)
+    arrays = [rng.normal(size=(5, 4)) for _ in labels]
+    units = meeting(layout, 1, typing, zips, shares)
+    assert units is not None
+    found = units.mean(arrays)
+    assert found.shape == (5, width)
+    np.testing.assert_allclose(found, zipped(arrays, layout, typing, zips, shares), atol=1e-12)
+    orders = zip_orders(layout, typing, zips, 1)
+    assert orders is not None
+    assert list(orders) == [1]
+    np.testing.assert_array_equal(orders[1], labels[1])
 
 
 def test_units_meet_where_permutations_bring_them() -> None:

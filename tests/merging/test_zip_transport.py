@@ -52,6 +52,30 @@ def test_merge_and_unmerge_matrices() -> None:
         np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=name)
 
 
+def test_merge_and_unmerge_matrices_of_another_width() -> None:
+    """Narrower: two of the first model's units meet two of the second's. Wider: all that is left alone stays apart."""
+    typing = mlp()
+    for labels in (
+        (np.array([0, 0, 1, 2, 1]), np.array([0, 2, 2, 1, 0])),
+        (np.array([0, 1, 2, 3, 4]), np.array([0, 5, 6, 3, 6])),
+        (np.arange(SIZE), np.arange(SIZE) + SIZE),
+    ):
+        width = int(np.max(labels)) + 1
+        zips = Zipped(({"h": labels[0]}, {"h": labels[1]}), {"h": width})
+        models = [normal(w1=(SIZE, 3), w2=(2, SIZE), rec=(SIZE, SIZE), seed=seed, scale=1.0) for seed in (1, 2)]
+        unmerge = [np.eye(width)[own] for own in labels]
+        counts = np.bincount(np.concatenate(labels))
+        merge = [(each / counts).T for each in unmerge]
+        wanted = {
+            "w1": sum(merge[m] @ models[m]["w1"] for m in (0, 1)),
+            "w2": sum(models[m]["w2"] @ unmerge[m] for m in (0, 1)) / 2,
+            "rec": sum(merge[m] @ models[m]["rec"] @ unmerge[m] for m in (0, 1)),
+        }
+        for name, expected in wanted.items():
+            found = zipped([each[name] for each in models], typing.initializers[name], typing, zips, HALF)
+            np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=f"{name}, {width} units")
+
+
 def test_units_that_no_model_has_both_of_are_zero() -> None:
     typing = typed([Space("h", 2), Space("g", 2)], {"t": ["h", "g"]})
     only_first, only_second = np.array([0, 0]), np.array([1, 1])
@@ -132,6 +156,19 @@ def test_a_zip_of_equal_models_gives_its_bits_back() -> None:
     merged = combine(same, typing, Zipped((identity(typing.spaces),) * 2))
     for name, array in paired.weights[0].items():
         np.testing.assert_array_equal(merged[name], array)
+
+
+def test_integers_go_with_units_that_only_change_places() -> None:
+    text = "(int32[n,5] x) => (int32[n,5] y) { y = Add(x, w) }"
+    places = np.array([3, 1, 4, 0, 2])
+    whole = np.arange(5, dtype=np.int32)
+    nets = [network(text, {"w": whole}), network(text, {"w": whole[places]})]
+    typing = typed([Space("h", SIZE)], {"w": ["h"]})
+    zips = Zipped(({"h": np.arange(SIZE)}, {"h": places}))
+    np.testing.assert_array_equal(combine(models(*nets), typing, zips)["w"], whole)
+    apart = Zipped(({"h": np.arange(SIZE)}, {"h": np.arange(SIZE) + SIZE}), {"h": 2 * SIZE})
+    with pytest.raises(InputError, match=r"initializer w \(int32\)"):
+        combine(models(*nets), typing, apart)["w"]
 
 
 def test_integers_with_units_cannot_be_zipped() -> None:
