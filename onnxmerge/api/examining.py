@@ -99,8 +99,8 @@ def questions(
 class Exam:
     """Questions to a merged network about the samples of ``feeds``.
 
-    ``network`` is the graph that merged weights belong to. ``lowest`` are the scores of the mean targets and ``elders`` those of the parents, with what they learned: between
-    these lie the scaled scores of regressions.
+    ``network`` is the graph that merged weights belong to. ``lowest`` are the scores of the mean targets and ``elders``
+    those of the parents, with what they learned: between these lie the scaled scores of regressions.
     """
 
     questions: Questions
