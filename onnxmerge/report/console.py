@@ -101,7 +101,7 @@ def _print_search(console: Console, search: SearchReport) -> None:
     table = Table(
         title=f"chosen by {search.criterion} on {search.samples} held-out samples", title_justify="left", box=None
     )
-    decided = "" if search.criterion == "reconstruction" else search.criterion
+    decided = "accuracy" if search.criterion == "reconstruction" else search.criterion
     for title in ("", "candidate", "alpha", "reconstruction", decided):
         table.add_column(title, justify="left" if title in ("", "candidate") else "right")
     for index, candidate in enumerate(search.candidates):
