@@ -44,7 +44,7 @@ def test_it_answers_more_as_its_parents_do(digits: Path) -> None:
 
 def test_regmean_is_followed_by_what_restores_statistics(digits: Path) -> None:
     plain, found = (
-        merge(parents(digits), calibration=digits / "calib.npz", method="act-align", refine=refine)
+        merge(parents(digits), calibration=digits / "calib.npz", method="act-align", repair="repair", refine=refine)
         for refine in ("none", "regmean")
     )
     assert found.report.repair == f"RegMean, {plain.report.repair}"
