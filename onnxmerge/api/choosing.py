@@ -11,7 +11,7 @@ from onnxmerge.api.matching import Evidence, match
 from onnxmerge.api.rotating import Turned, turn
 from onnxmerge.api.search import SearchReport, search
 from onnxmerge.calibration.subset import Split
-from onnxmerge.matching.methods import MatchResult
+from onnxmerge.matching.method import MatchResult
 
 
 @dataclass(frozen=True, slots=True, eq=False)

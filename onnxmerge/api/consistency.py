@@ -8,7 +8,7 @@ from onnxmerge.api.methods import METHODS, compares_activations, require_base
 from onnxmerge.api.options import AUTO, MergeOptions
 from onnxmerge.api.search import choices
 from onnxmerge.errors import UsageError
-from onnxmerge.matching.methods import ZipMethod
+from onnxmerge.matching.zip_method import ZipMethod
 
 
 def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool) -> None:

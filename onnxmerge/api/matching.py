@@ -16,7 +16,7 @@ from onnxmerge.calibration.enough import enough
 from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
-from onnxmerge.matching.methods import MatchOptions, MatchProblem, MatchResult
+from onnxmerge.matching.method import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.repair import plan_repair

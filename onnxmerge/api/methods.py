@@ -7,8 +7,10 @@ from typing import TypeAlias
 
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.errors import UsageError
+from onnxmerge.matching.align_method import Method
 from onnxmerge.matching.joint_method import JointMethod
-from onnxmerge.matching.methods import MATCHERS, Method, ZipMethod
+from onnxmerge.matching.methods import MATCHERS
+from onnxmerge.matching.zip_method import ZipMethod
 from onnxmerge.merging.task_vectors import TASK_VECTORS, Settings, TaskVectorMethod
 
 AnyMethod: TypeAlias = Method | ZipMethod | JointMethod | TaskVectorMethod

@@ -16,7 +16,7 @@ from onnxmerge.api.job import Job
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.repairing import RepairCandidate
 from onnxmerge.api.search import SearchReport
-from onnxmerge.matching.methods import MatchResult
+from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network

@@ -17,7 +17,7 @@ from onnxmerge.api.judging import REPAIR_SAMPLES, Judge, Judges, Verdict
 from onnxmerge.api.matching import Evidence
 from onnxmerge.api.restoring import Merged, Repairs, averaged, basis
 from onnxmerge.errors import InputError
-from onnxmerge.matching.methods import MatchResult
+from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.repair_choice import RepairStep, label, repair_step, repair_steps
 

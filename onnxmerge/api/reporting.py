@@ -10,7 +10,7 @@ from onnxmerge.api.outcome import HeadsReport, MergeReport, group_reports, peak_
 from onnxmerge.api.repairing import ChosenRepair
 from onnxmerge.api.restoring import Merged
 from onnxmerge.api.separation import Product
-from onnxmerge.matching.methods import ZipMethod
+from onnxmerge.matching.zip_method import ZipMethod
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import coverage
 

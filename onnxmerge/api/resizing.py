@@ -12,7 +12,7 @@ from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Prepared
 from onnxmerge.axes.resize import plain_spaces
 from onnxmerge.calibration.statistics import Statistics
-from onnxmerge.matching.methods import MatchResult
+from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.merging.transport import composite_sources, identity, invert

@@ -12,7 +12,7 @@ from onnxmerge.calibration.enough import LEAST
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
-from onnxmerge.matching.methods import MatchResult
+from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.least_squares import OutputScale, Refined, refine

@@ -14,7 +14,7 @@ from onnxmerge.api.matching import Evidence
 from onnxmerge.api.methods import alpha_of
 from onnxmerge.axes.layout import Positions
 from onnxmerge.calibration.statistics import Statistics, gather
-from onnxmerge.matching.methods import MatchResult
+from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.combine import transported
 from onnxmerge.symmetry.linear_spaces import rotatable
 from onnxmerge.symmetry.rotation import (

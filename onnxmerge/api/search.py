@@ -17,7 +17,8 @@ from onnxmerge.api.options import AUTO, MergeOptions
 from onnxmerge.api.restoring import merged
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.joint_method import JointMethod
-from onnxmerge.matching.methods import MATCHERS, MatchResult
+from onnxmerge.matching.method import MatchResult
+from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.repair_choice import repair_step
 
 GRID = tuple(step / 10 for step in range(1, 10))

@@ -10,7 +10,7 @@ import numpy as np
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.joint import ModelsToJoin, Universe, first_universe, joint_sweep, likeness, relative
-from onnxmerge.matching.methods import (
+from onnxmerge.matching.method import (
     JointMatch,
     MatchOptions,
     MatchProblem,

@@ -15,7 +15,8 @@ from onnxmerge.api.job import Job
 from onnxmerge.api.matching import Evidence, match
 from onnxmerge.api.search import choices
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.matching.methods import MATCHERS, MatchResult
+from onnxmerge.matching.method import MatchResult
+from onnxmerge.matching.methods import MATCHERS
 from tests.graphs import build, execute, normal
 
 GRAPH = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = MatMul(r, w2) }"

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import UsageError
-from onnxmerge.matching import methods
+from onnxmerge.matching import method
 from onnxmerge.matching.joint import ModelsToJoin, improve, joint_sweep, likeness, relative
 from onnxmerge.matching.joint_method import JointMethod
-from onnxmerge.matching.methods import MATCHERS, MatchOptions, MatchProblem
+from onnxmerge.matching.method import MatchOptions, MatchProblem
+from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import known_activations, weight_shares
 from onnxmerge.merging.transport import (
@@ -36,7 +37,7 @@ METHOD = JointMethod("c2m3", "")
 @pytest.fixture(autouse=True)
 def few_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     """These groups are so small that many random orders would be tried; two will do."""
-    monkeypatch.setattr(methods, "MAX_RESTARTS", 2)
+    monkeypatch.setattr(method, "MAX_RESTARTS", 2)
 
 
 @dataclass(frozen=True)

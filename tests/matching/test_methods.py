@@ -9,7 +9,8 @@ import pytest
 
 from onnxmerge.axes.layout import Space
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.matching.methods import MATCHERS, MatchOptions, MatchProblem
+from onnxmerge.matching.method import MatchOptions, MatchProblem
+from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.transport import Permutations, identity, invert, random_permutations, transport
 from onnxmerge.merging.zip_transport import Zipped
 from tests.matching.structures import STRUCTURES, Example, attention, example, fixed, mlp, random_weights, typing

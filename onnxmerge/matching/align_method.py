@@ -1,0 +1,113 @@
+"""Methods that align every other model to the first, each by itself: by weights, activations or both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmerge.matching.cache import CachedWeights
+from onnxmerge.matching.method import (
+    MatchOptions,
+    MatchProblem,
+    MatchResult,
+    ModelMatch,
+    depending,
+    notes_on,
+    require_weights_only,
+    restarts,
+    share_of,
+    shares_of,
+    without_activations,
+)
+from onnxmerge.matching.objective import Likeness, measure
+from onnxmerge.matching.plan import make_plan
+from onnxmerge.matching.similarity import (
+    PairOfModels,
+    known_activations,
+)
+from onnxmerge.matching.sweeps import Sweeps, by_activations, by_weights, sweep
+from onnxmerge.merging.transport import Permutations, identity
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An align method: which similarities it looks at. The share ``alpha`` is None where the user chooses it."""
+
+    name: str
+    summary: str
+    alpha: float | None
+    matched: bool = True
+
+    @property
+    def needs_activations(self) -> bool:
+        return self.matched and self.alpha != 1.0
+
+    @property
+    def zips(self) -> bool:
+        return False
+
+    def __call__(self, problem: MatchProblem, options: MatchOptions) -> MatchResult:
+        """Match every other model to the first. Raises UsageError where options and method contradict each other."""
+        alpha = share_of(self.name, self.alpha, options)
+        plan = make_plan(problem.typing, options.overrides.pinned)
+        if not self.needs_activations:
+            require_weights_only(self.name, options.overrides)
+        others = len(problem.weights) - 1
+        activations = problem.activations if self.needs_activations else [{}] * others
+        if len(activations) != others or (self.needs_activations and plan.groups and not all(activations)):
+            raise without_activations(self.name)
+        cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
+        matches = []
+        for index, (weights, seen) in enumerate(zip(cached[1:], activations, strict=True)):
+            known = known_activations(plan, seen)
+            shares = shares_of(plan, alpha, known, options.overrides)
+            pair = PairOfModels(plan, cached[0], weights, known, shares, options.objective)
+            # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
+            with np.errstate(invalid="ignore", over="ignore"):
+                matches.append(self._match(pair, alpha, options, np.random.default_rng([options.seed, index])))
+        return MatchResult(self.name, tuple(matches))
+
+    def _match(self, pair: PairOfModels, alpha: float, options: MatchOptions, rng: np.random.Generator) -> ModelMatch:
+        started = time.perf_counter()
+        unmoved = identity(pair.plan.spaces)
+        before = measure(pair, unmoved)
+        if self.matched:
+            starts = [by_activations(pair)] if self.needs_activations else [unmoved, by_weights(pair)]
+            roots = depending(pair.plan, pair.alphas, alpha)
+            found = _best_sweeps(pair, starts, roots, options, rng)
+        else:
+            found = _unmatched(unmoved, before)
+        return ModelMatch(
+            permutations=found.matching,
+            similarity_before=before.mean,
+            similarity_after=found.likeness.mean,
+            objective=found.objective,
+            changed=found.changed,
+            converged=found.converged,
+            seconds=time.perf_counter() - started,
+            notes=notes_on(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations),
+        )
+
+
+def _best_sweeps(
+    pair: PairOfModels,
+    starts: Sequence[Permutations],
+    roots: Sequence[str],
+    options: MatchOptions,
+    rng: np.random.Generator,
+) -> Sweeps[Permutations]:
+    """Sweeps from each start, from the first in several random orders; the best objective, the first among equals.
+
+    Coordinate ascent ends where its order leads it, so where groups are small another order is cheap and worth it.
+    """
+    first, *others = starts
+    every = [first] * restarts(pair.plan, roots) + others
+    found = [sweep(pair, start, roots, rng=rng, max_sweeps=options.max_sweeps) for start in every]
+    return max(found, key=lambda sweeps: sweeps.likeness.total)
+
+
+def _unmatched(unmoved: Permutations, before: Likeness) -> Sweeps[Permutations]:
+    return Sweeps(unmoved, before, (before.total,), (), converged=True)

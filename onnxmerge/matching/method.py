@@ -1,0 +1,204 @@
+"""What every matching method takes and gives, and what methods have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.axes.resize import Widths
+from onnxmerge.errors import UsageError
+from onnxmerge.matching.overrides import Overrides
+from onnxmerge.matching.plan import Plan
+from onnxmerge.matching.similarity import (
+    ActivationSimilarity,
+    Objective,
+    weight_shares,
+)
+from onnxmerge.matching.zipping import ZipRule
+from onnxmerge.merging.combine import Matchings
+from onnxmerge.merging.transport import Permutations, composite_shape
+from onnxmerge.merging.zip_transport import Zipped
+
+MAX_RESTARTS = 8
+RESTART_BUDGET = 10**8
+"""Cubed units, summed over groups, that all restarts together may cost: about a second of assignments."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchProblem:
+    """Models of one structure. ``weights[m]`` are keyed by the first model's names and may be lazy.
+
+    ``activations[m - 1]`` compares the first model with model m, ``together`` (for zip) the units of all models, model
+    after model; both are empty where no activations were gathered. ``shares`` are the models' shares in the merged
+    units where these are not equal: a zip compares units by the neighbours that merging will give them.
+    """
+
+    typing: Typing
+    weights: Sequence[Mapping[str, NDArray[Any]]]
+    activations: Sequence[ActivationSimilarity] = ()
+    together: ActivationSimilarity = field(default_factory=dict)
+    shares: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MatchOptions:
+    """``alpha`` is the share of weight space where both are looked at; ``objective`` the similarity in weight space.
+
+    ``zip`` bounds what is merged with what, ``widths`` says of how many merged units a zip makes plain spaces;
+    ``overrides`` are exceptions for single spaces. ``cache_bytes`` bounds the memory for initializers that are kept
+    between sweeps, for each model.
+    """
+
+    alpha: float = 0.5
+    objective: Objective = "correlation"
+    seed: int = 0
+    max_sweeps: int = 50
+    zip: ZipRule = field(default_factory=ZipRule)
+    widths: Widths = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=Overrides)
+    cache_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How one search for a matching went.
+
+    ``similarity_before`` and ``similarity_after`` are mean similarities of matched units by space, under the identity
+    and under what was found. For the histories see ``Sweeps``.
+    """
+
+    similarity_before: Mapping[str, float]
+    similarity_after: Mapping[str, float]
+    objective: tuple[float, ...]
+    changed: tuple[int, ...]
+    converged: bool
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sweeps(self) -> int:
+        return len(self.changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMatch(Search):
+    """How one model was matched to the first."""
+
+    permutations: Permutations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZipMatch(Search):
+    """How all models were zipped together."""
+
+    zipped: Zipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointMatch(Search):
+    """How all models were matched at once: ``permutations`` bring each but the first to the first."""
+
+    permutations: tuple[Permutations, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MatchResult:
+    """``matches[m - 1]`` brings model m to the first; there are none where all were matched (``joint``) or zipped.
+
+    ``apart`` is the same as a zip of more units, where some of those that were matched are not to be merged.
+    """
+
+    method: str
+    matches: tuple[ModelMatch, ...] = ()
+    zip_match: ZipMatch | None = None
+    joint: JointMatch | None = None
+    apart: Zipped | None = None
+
+    @property
+    def permutations(self) -> tuple[Permutations, ...]:
+        """One for each other model."""
+        return self.joint.permutations if self.joint is not None else tuple(each.permutations for each in self.matches)
+
+    @property
+    def matchings(self) -> Matchings:
+        """What ``combine`` merges by."""
+        if self.apart is not None:
+            return self.apart
+        return self.permutations if self.zip_match is None else self.zip_match.zipped
+
+    @property
+    def searches(self) -> tuple[Search, ...]:
+        together = self.joint if self.zip_match is None else self.zip_match
+        return self.matches if together is None else (together,)
+
+
+def share_of(method: str, alpha: float | None, options: MatchOptions) -> float:
+    """The share of weight space: the method's own, or the user's."""
+    if options.objective == "inner" and alpha != 1.0:
+        raise UsageError(f"method {method}: inner products do not mix with activations; use correlation")
+    if alpha is not None:
+        return alpha
+    if not 0.0 < options.alpha < 1.0:
+        ends = "zipit, 1 is weight-zip" if method.endswith("zip") else "act-align, 1 is rebasin"
+        raise UsageError(
+            f"method {method}: alpha must lie between 0 and 1, found {options.alpha}; 0 is the method {ends}"
+        )
+    return options.alpha
+
+
+def shares_of(plan: Plan, alpha: float, known: ActivationSimilarity, overrides: Overrides) -> dict[str, float]:
+    """The share of weight space for each matched space: the user's exceptions hold where activations were seen."""
+    shares = weight_shares(plan, alpha, known)
+    seen = weight_shares(plan, 0.0, known)
+    excepted = {name: share for name, share in overrides.shares.items() if seen.get(name) == 0.0}
+    return {**shares, **excepted}
+
+
+def require_weights_only(method: str, overrides: Overrides) -> None:
+    """Raise UsageError for a rule that asks for activations where the method does not look at them."""
+    asking = [name for name, share in overrides.shares.items() if share < 1.0]
+    if asking:
+        raise UsageError(
+            f"method {method} does not look at activations, but a rule for {asking[0]} does; choose mudsc-align "
+            "and give the other groups alpha 1"
+        )
+
+
+def depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str]:
+    """The groups to sweep over.
+
+    With activations alone nothing depends on the neighbours, except where weights had to stand in for them.
+    """
+    return [
+        root for root, group in plan.groups.items() if alpha > 0.0 or any(alphas[name] > 0.0 for name in group.members)
+    ]
+
+
+def without_activations(method: str) -> UsageError:
+    """What to raise where a method misses them."""
+    return UsageError(f"method {method} compares activations: give calibration data (--calib)")
+
+
+def restarts(plan: Plan, roots: Sequence[str], models: int = 1) -> int:
+    """How many random orders to try, by what a sweep costs that assigns the units of so many models."""
+    cost = models * sum(_units(plan, root) ** 3 for root in roots)
+    return min(max(RESTART_BUDGET // max(cost, 1), 1), MAX_RESTARTS) if roots else 1
+
+
+def _units(plan: Plan, root: str) -> int:
+    """Units of a group, inner ones counted in every outer one: an assignment costs their cube."""
+    return max(math.prod(composite_shape(name, plan.spaces)) for name in plan.groups[root].members)
+
+
+def notes_on(plan: Plan, alphas: Mapping[str, float], overrides: Overrides, *, activations: bool) -> tuple[str, ...]:
+    """What the user should know: spaces that were left alone, and those matched by weights for want of activations."""
+    notes = [f"space {name} was left alone: {reason}" for name, reason in plan.skipped.items()]
+    unseen = [name for name, alpha in alphas.items() if alpha == 1.0 and name not in overrides.shares]
+    if activations and unseen:
+        notes.append(f"no activations were seen of {', '.join(unseen)}: matched by weights instead")
+    return tuple(notes)

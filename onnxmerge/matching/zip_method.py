@@ -1,0 +1,81 @@
+"""Methods that zip the units of all models together: by weights, activations or both."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxmerge.errors import UsageError
+from onnxmerge.matching.cache import CachedWeights
+from onnxmerge.matching.method import (
+    MatchOptions,
+    MatchProblem,
+    MatchResult,
+    ZipMatch,
+    depending,
+    notes_on,
+    require_weights_only,
+    share_of,
+    shares_of,
+    without_activations,
+)
+from onnxmerge.matching.plan import make_plan
+from onnxmerge.matching.similarity import (
+    known_activations,
+)
+from onnxmerge.matching.zip_similarity import ModelsToZip, measure_zip
+from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
+
+
+@dataclass(frozen=True, slots=True)
+class ZipMethod:
+    """A zip method: which similarities it looks at. The share ``alpha`` is None where the user chooses it."""
+
+    name: str
+    summary: str
+    alpha: float | None
+
+    @property
+    def needs_activations(self) -> bool:
+        return self.alpha != 1.0
+
+    @property
+    def zips(self) -> bool:
+        return True
+
+    def __call__(self, problem: MatchProblem, options: MatchOptions) -> MatchResult:
+        """Zip all models together. Raises UsageError where options and method contradict each other."""
+        started = time.perf_counter()
+        alpha = share_of(self.name, self.alpha, options)
+        if options.objective == "inner":
+            raise UsageError(f"method {self.name} compares by correlation; inner products are for rebasin")
+        plan = make_plan(problem.typing, options.overrides.pinned)
+        if not self.needs_activations:
+            require_weights_only(self.name, options.overrides)
+        if self.needs_activations and plan.groups and not problem.together:
+            raise without_activations(self.name)
+        known = known_activations(plan, problem.together if self.needs_activations else {}, len(problem.weights))
+        cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
+        shares = shares_of(plan, alpha, known, options.overrides)
+        typing = replace(problem.typing, spaces=plan.spaces)
+        models = ModelsToZip(plan, typing, cached, known, shares, problem.shares, options.widths)
+        rng = np.random.default_rng(options.seed)
+        with np.errstate(invalid="ignore", over="ignore"):
+            unmoved = unmoved_zip(models)
+            start = (zip_by_activations if self.needs_activations else zip_by_weights)(models, options.zip)
+            roots = depending(plan, shares, alpha)
+            found = zip_sweep(models, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
+            before = measure_zip(models, unmoved)
+        match = ZipMatch(
+            zipped=found.matching,
+            similarity_before=before.mean,
+            similarity_after=found.likeness.mean,
+            objective=found.objective,
+            changed=found.changed,
+            converged=found.converged,
+            seconds=time.perf_counter() - started,
+            notes=notes_on(plan, shares, options.overrides, activations=self.needs_activations),
+        )
+        return MatchResult(self.name, zip_match=match)
