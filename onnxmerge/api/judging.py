@@ -14,7 +14,7 @@ from onnxmerge.api.matching import Weights
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-from onnxmerge.calibration.subset import FirstSamples, Split, Spread, hold_out, rows
+from onnxmerge.calibration.subset import Split, Spread, hold_out, holds, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import Matchings
@@ -39,7 +39,7 @@ def divide(source: CalibrationSource, models: ModelSet, options: MergeOptions, *
     must = options.searches or labelled
     if not must and (options.repair != "auto" or options.refines):
         return None
-    if not must and sum(map(rows, each(FirstSamples(source, PLENTY)))) < PLENTY:
+    if not must and not holds(source, PLENTY):
         return None
     specs = input_specs(models.template.model)
     return hold_out(source, divisible=is_batched(specs) and fixed_batch(specs) is None)

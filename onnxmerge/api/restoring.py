@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from onnxmerge.api.job import Job, Overlay
 from onnxmerge.api.matching import Evidence, Weights
@@ -87,9 +86,9 @@ class Repairs:
         if step is None or job.source is None or statistics is None or without:
             return before
         model, typing, provider = job.network.model, job.prepared.typing, job.options.provider
-        plan = plan_repair(model.graph, typing, step.which)
         if job.apart:  # the parents stand side by side, so hidden statistics are right as they are
-            plan = plan_repair(model.graph, typing, "fixed")
+            step = replace(step, which="fixed")
+        plan = plan_repair(model.graph, typing, step.which)
         if not plan.layers:
             return before
         key = basis(job, step), step.which
@@ -138,16 +137,36 @@ def _refined(job: Job, matched: MatchResult, weights: Weights, source: Calibrati
     """The linear layers solved anew, by least squares or RegMean."""
     prepared, options = job.prepared, job.options
     models, typing, dtypes = prepared.models, prepared.typing, prepared.trace.dtypes
-    by_grams = options.refine == "regmean"
-    with job.progress("RegMean" if by_grams else "least squares") as report:
-        shared: dict[str, Any] = {"shares": job.shares, "provider": options.provider, "seed": options.seed}
-        shared["progress"] = report
-        if by_grams:
-            return regmean(models, typing, dtypes, weights, matched.permutations, source, **shared)
-        shared["output_scale"] = _output_scale(job)
-        shared["network"] = job.network
-        shared["traced"] = rows(prepared.trace.sample) if options.samples is None else None
-        return refine(models, typing, dtypes, weights, matched.matchings, source, **shared)
+    if options.refine == "regmean":
+        with job.progress("RegMean") as report:
+            return regmean(
+                models,
+                typing,
+                dtypes,
+                weights,
+                matched.permutations,
+                source,
+                shares=job.shares,
+                provider=options.provider,
+                seed=options.seed,
+                progress=report,
+            )
+    with job.progress("least squares") as report:
+        return refine(
+            models,
+            typing,
+            dtypes,
+            weights,
+            matched.matchings,
+            source,
+            shares=job.shares,
+            output_scale=_output_scale(job),
+            traced=rows(prepared.trace.sample) if options.samples is None else None,
+            provider=options.provider,
+            seed=options.seed,
+            progress=report,
+            network=job.network,
+        )
 
 
 def _output_scale(job: Job) -> OutputScale:

@@ -1,4 +1,4 @@
-"""Parts of a calibration source: its beginning, some of it from all over, or all but what is kept to judge by."""
+"""Parts of a calibration source: some of it from all over, or all but what is kept to judge by."""
 
 from __future__ import annotations
 
@@ -15,38 +15,6 @@ from onnxmerge.errors import InputError
 
 HELD_OUT = 5
 """One sample in so many is held out."""
-
-
-@dataclass(slots=True)
-class FirstSamples:
-    """The feeds of a source until ``samples`` rows have gone by; a source itself."""
-
-    source: CalibrationSource
-    samples: int
-    _rows: int = field(default=0, init=False)
-
-    @property
-    def batches(self) -> int | None:
-        """How many feeds a pass gives: not known before it was made."""
-        return None
-
-    def get_next(self) -> Feed | None:
-        """The next feed, or None at the end of the pass."""
-        if self._rows >= self.samples:
-            return None
-        feed = self.source.get_next()
-        if feed is not None:
-            self._rows += rows(feed)
-        return feed
-
-    def rewind(self) -> None:
-        """Start another pass."""
-        self.source.rewind()
-        self._rows = 0
-
-    def digest(self) -> str:
-        """SHA-256 of the whole source: its beginning is determined by it."""
-        return self.source.digest()
 
 
 @dataclass(slots=True)
@@ -175,6 +143,16 @@ def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:
             "and there are fewer than five; give more data"
         )
     return split
+
+
+def holds(source: CalibrationSource, samples: int) -> bool:
+    """Whether a source has at least so many samples; reads no more of it than that takes."""
+    source.rewind()
+    found = 0
+    while found < samples and (feed := source.get_next()) is not None:
+        found += rows(feed)
+    source.rewind()
+    return found >= samples
 
 
 def rows(feed: Mapping[str, Array]) -> int:

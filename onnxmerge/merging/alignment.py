@@ -7,7 +7,7 @@ carry free spaces move, and these have one size always.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -66,35 +66,21 @@ def reordered(tensor: NDArray[Any], orders: Mapping[int, Positions]) -> NDArray[
 class Meeting:
     """How the units of all models meet along the channels of one tensor.
 
-    ``labels[m][c]`` is the merged unit that channel c of model m becomes part of (None: channel c itself);
-    ``before[m]`` reorders the tensor's other axes; ``shares`` weigh the models. There are ``units`` merged units.
+    ``before[m]`` reorders the other axes of model m's tensor; ``parts[m]`` [units, channels] is what its channels count
+    in the mean of each merged unit, None where every channel stays in its place. ``shares`` weigh the models.
     """
 
-    labels: tuple[Positions | None, ...]
     before: tuple[Mapping[int, Positions], ...]
+    parts: tuple[csr_array[Any], ...] | None
     shares: tuple[float, ...]
-    units: int
-    _parts: list[csr_array[Any]] = field(default_factory=list)
 
     def mean(self, models: Sequence[NDArray[Float]]) -> NDArray[Float]:
         """The mean [..., units] over the members of each unit, of one array [..., channels] of each model."""
-        if all(labels is None for labels in self.labels):
+        if self.parts is None:
             return np.asarray(np.average(models, axis=0, weights=self.shares), models[0].dtype)
-        if not self._parts:
-            self._parts.extend(self._matrices(models[0].shape[-1]))
         flat = [own.reshape(-1, own.shape[-1]) for own in models]
-        total = np.sum([part @ own.T for part, own in zip(self._parts, flat, strict=True)], axis=0)
-        return np.asarray(total.T, models[0].dtype).reshape(*models[0].shape[:-1], self.units)
-
-    def _matrices(self, channels: int) -> list[csr_array[Any]]:
-        """For each model, what its channels count in the mean of each unit [units, channels]."""
-        every = [np.arange(channels) if labels is None else labels for labels in self.labels]
-        pairs = list(zip(self.shares, every, strict=True))
-        members = np.sum([share * np.bincount(labels, minlength=self.units) for share, labels in pairs], axis=0)
-        return [
-            csr_array((share / members[labels], (labels, np.arange(channels))), shape=(self.units, channels))
-            for share, labels in pairs
-        ]
+        total = np.sum([part @ own.T for part, own in zip(self.parts, flat, strict=True)], axis=0)
+        return np.asarray(total.T, models[0].dtype).reshape(*models[0].shape[:-1], -1)
 
 
 def meeting(
@@ -122,7 +108,23 @@ def meeting(
             return None
         labels.append(own if own is None or zips else np.argsort(own))
         before.append(orders)
-    return Meeting(tuple(labels), tuple(before), tuple(shares), sizes[channel])
+    still = all(own is None for own in labels)
+    parts = None if still else _parts(labels, layout.shape[channel], sizes[channel], shares)
+    return Meeting(tuple(before), parts, tuple(shares))
+
+
+def _parts(
+    labels: Sequence[Positions | None], channels: int, units: int, shares: Sequence[float]
+) -> tuple[csr_array[Any], ...]:
+    """For each model, what its channels count in the mean of each unit [units, channels].
+
+    ``labels[c]`` is the merged unit that channel c becomes part of; None: channel c itself.
+    """
+    every = [(np.arange(channels) if own is None else own, share) for own, share in zip(labels, shares, strict=True)]
+    members = np.sum([share * np.bincount(own, minlength=units) for own, share in every], axis=0)
+    return tuple(
+        csr_array((share / members[own], (own, np.arange(channels))), shape=(units, channels)) for own, share in every
+    )
 
 
 def _equal(one: AxisBlock, other: AxisBlock) -> bool:

@@ -24,10 +24,11 @@ from onnxmerge.merging.alignment import axis_orders, reordered
 from onnxmerge.merging.batches import count
 from onnxmerge.merging.combine import shares_of, transported
 from onnxmerge.merging.goals import Goal, plan_layers
-from onnxmerge.merging.least_squares import FEATURES, MEMORY, ROWS, Arrays, Refined, no_data, not_finite
+from onnxmerge.merging.least_squares import FEATURES, MEMORY, ROWS, Arrays, Refined
 from onnxmerge.merging.patches import pick
 from onnxmerge.merging.ridge import Array, Problem, ridge
 from onnxmerge.merging.segments import Purse, Relay, blocked, feeds, frontier
+from onnxmerge.merging.tally import no_data, not_finite
 from onnxmerge.model.network import ModelSet
 
 OFF_DIAGONAL = 0.95

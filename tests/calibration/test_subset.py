@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import FirstSamples, Spread, hold_out
+from onnxmerge.calibration.subset import Spread, hold_out, holds
 from onnxmerge.errors import InputError
 from tests.merging.networks import Source
 
@@ -41,8 +41,12 @@ def test_feeds_that_cannot_be_cut_are_held_out_whole() -> None:
     assert np.flatnonzero(split.held_rows()).tolist() == [12, 13, 14]
 
 
-def test_the_beginning_of_a_part() -> None:
-    assert feeds(FirstSamples(hold_out(numbered(2, 3, 5), divisible=True).fit, 3)) == [[0, 1], [2, 3]]
+def test_whether_there_are_so_many_samples() -> None:
+    source = numbered(2, 3, 5)
+    assert holds(source, 10)
+    assert not holds(source, 11)
+    assert feeds(source)[0] == [0, 1]
+    assert not holds(hold_out(source, divisible=True).fit, 9)
 
 
 @pytest.mark.parametrize("known", [True, False])
