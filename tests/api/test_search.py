@@ -130,15 +130,8 @@ def test_samples_without_a_label_do_not_decide() -> None:
     assert found.search.candidates[found.search.chosen].accuracy == 1
 
 
-def test_least_squares_follows_the_matching_that_was_chosen(digits: Path) -> None:
-    found = merge(
-        [digits / "a.onnx", digits / "b.onnx"],
-        calibration=digits / "calib.npz",
-        method="auto",
-        refine="ls",
-        samples=200,
-        provider="cpu",
-    ).report
+def test_least_squares_follows_the_matching_that_was_chosen() -> None:
+    found = merge([network(1), network(2)], calibration={"x": X}, method="auto", refine="ls", provider="cpu").report
     assert found.repair.startswith("least squares")
     assert found.search is not None
     assert len(found.search.candidates) == len(MATCHERS)

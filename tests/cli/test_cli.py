@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +14,23 @@ import onnx
 import pytest
 
 from onnxmerge.api.methods import METHODS, needs
+from tests.command_line import Cli
 from tests.graphs import build, normal
 
 MAIN = "from onnxmerge.cli import main; main()"
 
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def cli(checkout: Path, tmp_path: Path) -> Cli:
-    def run(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(checkout), **{k: str(v) for k, v in more.items()}}
-        return subprocess.run(
-            [sys.executable, "-c", MAIN, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-            check=False,
-            timeout=120,
-        )
-
-    return run
+def process(*arguments: object, folder: Path, checkout: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, as a shell does."""
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        check=False,
+        timeout=120,
+    )
 
 
 def one_line(text: str) -> bool:
@@ -45,10 +38,9 @@ def one_line(text: str) -> bool:
 
 
 @pytest.mark.smoke
-def test_run_writes_a_model_and_a_summary(cli: Cli, digits: Path, tmp_path: Path) -> None:
-    done = cli(
-        "run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "-o", "m.onnx", "--json", "r.json"
-    )
+def test_run_writes_a_model_and_a_summary(digits: Path, tmp_path: Path, checkout: Path) -> None:
+    arguments = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "-o", "m.onnx"]
+    done = process(*arguments, "--json", "r.json", folder=tmp_path, checkout=checkout)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "mean similarity" in done.stdout

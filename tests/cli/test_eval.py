@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxmerge.cli import main
+from tests.command_line import Cli
 from tests.graphs import build, normal
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Run the command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["onnxmerge", "eval", *map(str, arguments)])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = left.code
-        found = capsys.readouterr()
-        return int(code or 0), found.out, found.err
-
-    return run
 
 
 @pytest.mark.smoke
@@ -39,7 +18,9 @@ def test_parents_ensemble_and_model_side_by_side(cli: Cli, digits: Path) -> None
     test = digits / "test.npz"
     parents = f"{digits / 'a.onnx'},{digits / 'b.onnx'}"
     tasks = digits / "task.json"
-    code, out, err = cli(digits / "a.onnx", "--data", test, "--labels", test, "--tasks", tasks, "--parents", parents)
+    code, out, err = cli(
+        "eval", digits / "a.onnx", "--data", test, "--labels", test, "--tasks", tasks, "--parents", parents
+    )
     assert (code, err) == (0, "")
     rows = [line.split("  ") for line in out.splitlines()]
     assert rows[0][0] == "evaluation: accuracy on 539 samples, %"
@@ -56,7 +37,7 @@ def test_parents_ensemble_and_model_side_by_side(cli: Cli, digits: Path) -> None
 def test_json_to_a_file_beside_the_table(cli: Cli, digits: Path, tmp_path: Path) -> None:
     test, file = digits / "test.npz", tmp_path / "scores.json"
     code, out, _ = cli(
-        digits / "a.onnx", "--data", test, "--labels", test, "--tasks", digits / "task.json", "--json", file
+        "eval", digits / "a.onnx", "--data", test, "--labels", test, "--tasks", digits / "task.json", "--json", file
     )
     assert code == 0
     assert "joint" in out
@@ -71,6 +52,7 @@ def test_json_on_standard_output_is_all_there_is(cli: Cli, tmp_path: Path) -> No
     np.save(tmp_path / "x.npy", np.eye(3, dtype=np.float32))
     (tmp_path / "y.txt").write_text("0\n1\n1\n")
     code, out, _ = cli(
+        "eval",
         tmp_path / "m.onnx",
         "--data",
         tmp_path / "x.npy",
@@ -101,7 +83,7 @@ def test_regression_and_scaled_scores(cli: Cli, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", rows)
     (tmp_path / "tasks.yaml").write_text("tasks: [{name: drive, regression: true, target: [speed, steer]}]")
     code, out, err = cli(
-        tmp_path / "m.onnx", "--data", tmp_path / "x.npy", "--labels", tmp_path / "y.csv",
+        "eval", tmp_path / "m.onnx", "--data", tmp_path / "x.npy", "--labels", tmp_path / "y.csv",
         "--tasks", tmp_path / "tasks.yaml", "--parents", tmp_path / "a.onnx", "--parents", tmp_path / "b.onnx",
         "--baseline", "average",
     )  # fmt: skip
@@ -117,7 +99,7 @@ def test_one_regression_by_a_flag(cli: Cli, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.eye(3, dtype=np.float32))
     np.save(tmp_path / "y.npy", normal(w=(3, 2))["w"] + 0.5)
     arguments = [tmp_path / "m.onnx", "--data", tmp_path / "x.npy", "--labels", tmp_path / "y.npy", "--regression"]
-    _, out, _ = cli(*arguments, "--json", "-")
+    _, out, _ = cli("eval", *arguments, "--json", "-")
     values = json.loads(out)["models"][0]["tasks"]["values"]
     assert values["mean_absolute_error"] == pytest.approx([0.5, 0.5], rel=1e-5)
     assert values["scaled"] is None
@@ -146,15 +128,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "says"), BAD, ids=[" ".join(case[0]) for case in BAD])
-def test_bad_input_is_one_line_and_an_exit_code(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, says: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_bad_input_is_one_line_and_an_exit_code(cli: Cli, arguments: list[str], code: int, says: str) -> None:
     onnx.save(linear(seed=0), "m.onnx")
     np.save("x.npy", np.eye(3, dtype=np.float32))
     np.save("y.npy", np.array([0, 1, 1]))
     np.save("long.npy", np.array([0, 1, 1, 0]))
-    found, _, error = cli(*arguments)
+    found, _, error = cli("eval", *arguments)
     assert found == code, error
     assert says in error
     assert code != 1 or error.count("\n") == 1
