@@ -134,5 +134,7 @@ def open_candidate(
     """
     outputs = outputs_of(tasks, network, learned)
     wanted = [name for name in dict.fromkeys(outputs) if name is not None]
-    session = open_session(network.model, weights=weights, outputs=wanted, provider=provider, optimise=True)
+    session = open_session(
+        network.model, weights=weights, outputs=wanted, provider=provider, optimise=True, alternating=True
+    )
     return Candidate(network, session, input_specs(network.model), outputs)

@@ -102,7 +102,7 @@ class Segment:
             own = [name for name in model.graph.initializers if name in relay.weights]
             weights = LazyWeights(own, relay.weights.__getitem__)
             self._sessions[kept] = open_session(
-                model, weights=weights, outputs=names, provider=relay.provider, optimise=True
+                model, weights=weights, outputs=names, provider=relay.provider, optimise=True, alternating=True
             )
         return self._sessions[kept]
 

@@ -75,7 +75,7 @@ def _loads(choice: str) -> bool:
         if hasattr(ort, "preload_dlls"):  # finds the CUDA libraries that pip installed; it prints what it misses
             with contextlib.redirect_stdout(io.StringIO()):
                 ort.preload_dlls()
-        session = ort.InferenceSession(proto, _options(None, optimise=False), [provider, CPU], enable_fallback=0)
+        session = ort.InferenceSession(proto, _options(optimise=False, spin=False), [provider, CPU], enable_fallback=0)
         return name in session.get_providers()
     except Exception:  # noqa: BLE001  (whatever a missing or broken library raises, the answer is no)
         return False
@@ -83,15 +83,14 @@ def _loads(choice: str) -> bool:
         ort.set_default_logger_severity(2)
 
 
-def _options(threads: int | None, *, optimise: bool) -> Any:
+def _options(threads: int | None = None, *, optimise: bool, spin: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
-    if not optimise:
-        # Threads that spin while they wait take the cores from whatever else runs; such runs are few and short.
+    if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -104,6 +103,7 @@ def open_session(
     provider: str = "cpu",
     optimise: bool = False,
     threads: int | None = None,
+    alternating: bool = False,
 ) -> ort.InferenceSession:
     """Open a session over a model, which is not changed.
 
@@ -114,6 +114,8 @@ def open_session(
         provider: One of auto, cpu, cuda, tensorrt.
         optimise: Whether ORT may fuse and fold (off: every node runs as it is written).
         threads: How many threads one operator may use; None leaves it to ORT.
+        alternating: Whether other sessions run between its runs. The threads of an optimised session spin while they
+            wait for the next one, which takes the cores from the others; then they sleep instead.
 
     bfloat16 models run in float32 (see ``widen``): their inputs and outputs are float32 in the session.
 
@@ -125,7 +127,7 @@ def open_session(
     where = label(model)
     ready = prepared(model, weights or {}, outputs)
     chosen = providers(provider)
-    options = _options(threads, optimise=optimise)
+    options = _options(threads, optimise=optimise, spin=optimise and not alternating)
     size = sum(tensor.nbytes for graph in ready.graphs() for tensor in _tensors(graph))
     try:
         if size <= IN_MEMORY:

@@ -37,8 +37,8 @@ def reconstruct(
     names that the outputs of parent m, in their order, have in the merged model.
     ``source`` gives feeds by the merged model's input names; the parents' inputs are in the same order.
     """
-    merged = open_session(model, weights=weights, provider=provider, optimise=True)
-    sessions = [open_session(parent.model, provider=provider, optimise=True) for parent in parents]
+    merged = open_session(model, weights=weights, provider=provider, optimise=True, alternating=True)
+    sessions = [open_session(parent.model, provider=provider, optimise=True, alternating=True) for parent in parents]
     wrong = [np.zeros(len(names)) for names in outputs]
     whole = [np.zeros(len(names)) for names in outputs]
     inputs = [str(value.name) for value in model.graph.inputs]
