@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
 
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Base, Prepared
@@ -69,19 +66,3 @@ class Job:
 def silent(_title: str) -> Iterator[Report]:
     """A progress display that shows nothing."""
     yield lambda _done, _total: None
-
-
-class Overlay(Mapping[str, NDArray[Any]]):
-    """Weights of which some have been replaced."""
-
-    def __init__(self, base: Mapping[str, NDArray[Any]], changed: Mapping[str, NDArray[Any]]) -> None:
-        self._base, self._changed = base, changed
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._changed[name] if name in self._changed else self._base[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._base)
-
-    def __len__(self) -> int:
-        return len(self._base)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split, Spread, hold_out, holds, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.combine import Matchings
+from onnxmerge.merging.combine import Matchings, Overlay
 from onnxmerge.merging.reconstruction import Reference, reference
 from onnxmerge.model.network import ModelSet
 
@@ -82,8 +82,16 @@ class Judge:
 
     def __call__(self, weights: Weights, matchings: Matchings) -> Verdict:
         """Judge the network with merged ``weights``, in the units to which ``matchings`` led."""
-        agreed = self.reference.compare(self.reference.rows_of(weights), matchings)
-        return Verdict(agreed, None if self.exam is None else self.exam(weights, matchings))
+        return self.each(weights, [{}], matchings)[0]
+
+    def each(self, weights: Weights, changes: Sequence[Weights], matchings: Matchings) -> list[Verdict]:
+        """The same for each of some ``changes`` to the weights; what none of them changes runs once for all."""
+        found = self.reference.rows_of(weights, changes)
+        agreed = [self.reference.compare(rows, matchings) for rows in found]
+        if self.exam is None:
+            return [Verdict(value) for value in agreed]
+        marks = [self.exam(Overlay(weights, change), matchings) for change in changes]
+        return [Verdict(*pair) for pair in zip(agreed, marks, strict=True)]
 
 
 def in_brief(job: Job) -> Job:

@@ -7,7 +7,7 @@ tried on the models at hand, and judged on data that none was measured on. Witho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -77,23 +77,41 @@ def _trials(job: Job, matched: MatchResult, evidence: Evidence, judge: Judge) ->
     steps = repair_steps(job.prepared.models.template.graph, job.prepared.typing)
     averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, evidence)
 
-    def by_step(step: RepairStep | None) -> _Trial:
-        if basis(job, step) not in averages:
-            averages[basis(job, step)] = averaged(job, matched, evidence, step)
-        before = averages[basis(job, step)]
-        found = repairs(before, step, REPAIR_SAMPLES)
-        return _Trial(label(step), step, judge(found.weights, matched.matchings), lambda: repairs(before, step))
+    def by_steps(together: Sequence[RepairStep | None]) -> list[_Trial]:
+        key = basis(job, together[0])
+        if key not in averages:
+            averages[key] = averaged(job, matched, evidence, together[0])
+        before = averages[key]
+        changes = [repairs.changes(before, step, REPAIR_SAMPLES) or {} for step in together]
+        verdicts = judge.each(before.weights, changes, matched.matchings)
+        return [
+            _Trial(label(step), step, verdict, partial(repairs, before, step))
+            for step, verdict in zip(together, verdicts, strict=True)
+        ]
 
-    def by_least_squares() -> _Trial:
+    def by_least_squares() -> list[_Trial]:
         found = averaged(replace(job, options=replace(job.options, refine="ls")), matched, evidence, None)
-        return _Trial(found.repaired, None, judge(found.weights, matched.matchings), lambda: found)
+        return [_Trial(found.repaired, None, judge(found.weights, matched.matchings), lambda: found)]
 
-    every: list[Callable[[], _Trial]] = [partial(by_step, step) for step in steps]
+    every: list[Callable[[], list[_Trial]]] = [partial(by_steps, together) for together in _alike(job, steps)]
     every += [by_least_squares] if job.options.refine == "auto" else []
     trials: list[_Trial] = []
     with job.progress("choosing a repair") as report:
-        for index, trial in enumerate(every):
+        for index, several in enumerate(every):
             with suppress(InputError):  # what cannot be measured or compared is not chosen
-                trials.append(trial())
+                trials.extend(several())
             report(index + 1, len(every))
-    return trials
+    order = [*map(label, steps)]
+    return sorted(trials, key=lambda trial: order.index(trial.label) if trial.label in order else len(order))
+
+
+def _alike(job: Job, steps: Sequence[RepairStep | None]) -> list[list[RepairStep | None]]:
+    """The steps, those together that change nothing but the output layers of one average: they are judged in one run.
+
+    Others change all weights, and each is judged by itself, so that no more than one is in memory.
+    """
+    groups: dict[object, list[RepairStep | None]] = {}
+    for step in steps:
+        of_outputs = step is None or step.which == "fixed"
+        groups.setdefault((basis(job, step), of_outputs or step), []).append(step)
+    return list(groups.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from onnxmerge.api.job import Job, Overlay
+from onnxmerge.api.job import Job
 from onnxmerge.api.matching import Evidence, Weights
 from onnxmerge.api.methods import METHODS, settings_of
 from onnxmerge.calibration.enough import LEAST
@@ -13,7 +13,7 @@ from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.batchnorm import batchnorms, reestimate
-from onnxmerge.merging.combine import combine
+from onnxmerge.merging.combine import Overlay, combine
 from onnxmerge.merging.least_squares import OutputScale, Refined, refine
 from onnxmerge.merging.moments import Moments
 from onnxmerge.merging.regmean import regmean
@@ -67,7 +67,7 @@ def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairSte
 
 def basis(job: Job, step: RepairStep | None) -> tuple[bool, bool]:
     """What of a step the average depends on."""
-    return step is None, _sets_scales(job, step)
+    return _reestimates(job, step), _sets_scales(job, step)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,22 +81,29 @@ class Repairs:
 
     def __call__(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Merged:
         """``before`` (see ``averaged``) repaired by ``step``, on so many samples, where there is data to do it by."""
+        changed = self.changes(before, step, samples)
+        if step is None or changed is None:
+            return before
+        return Merged(Overlay(before.weights, changed), (*before.done, step.label), before.notes)
+
+    def changes(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Weights | None:
+        """The weights that ``step`` changes; None where it does not apply."""
         job, statistics = self.job, self.evidence.statistics
         without = job.options.refine == "ls" or isinstance(METHODS[job.options.method], TaskVectorMethod)
         if step is None or job.source is None or statistics is None or without:
-            return before
+            return None
         model, typing, provider = job.network.model, job.prepared.typing, job.options.provider
         if job.apart:  # the parents stand side by side, so hidden statistics are right as they are
             step = replace(step, which="fixed")
         plan = plan_repair(model.graph, typing, step.which)
         if not plan.layers:
-            return before
+            return None
         key = basis(job, step), step.which
         if key not in self._known:
             data = Spread(job.source, LEAST)
             self._known[key] = independent_moments(model, typing, before.weights, plan, data, provider)
         aims = targets(plan, typing, statistics, self.matched.matchings, shares=job.shares)
-        changed = repair(
+        return repair(
             model,
             typing,
             before.weights,
@@ -107,7 +114,6 @@ class Repairs:
             provider=provider,
             known=self._known[key],
         )
-        return Merged(Overlay(before.weights, changed), (*before.done, step.label), before.notes)
 
 
 def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -> Merged:
@@ -125,12 +131,16 @@ def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -
 
 def _reestimated(job: Job, before: Merged, step: RepairStep | None) -> Merged:
     """The same with the statistics of kept BatchNorm measured anew, where there is data."""
-    model = job.network.model
-    if job.source is None or step is None or job.apart or not batchnorms(model.graph):
+    if job.source is None or not _reestimates(job, step):
         return before
     data, provider = Spread(job.source, LEAST), job.options.provider
-    found = reestimate(model, job.prepared.typing, before.weights, data, provider=provider)
+    found = reestimate(job.network.model, job.prepared.typing, before.weights, data, provider=provider)
     return replace(before, weights=Overlay(before.weights, found), done=(*before.done, "BatchNorm re-estimated"))
+
+
+def _reestimates(job: Job, step: RepairStep | None) -> bool:
+    """Whether ``step`` includes measuring the statistics of kept BatchNorm anew."""
+    return job.source is not None and step is not None and not job.apart and bool(batchnorms(job.network.model.graph))
 
 
 def _refined(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Refined:

@@ -9,13 +9,13 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.api.job import Overlay
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Base, apart
 from onnxmerge.errors import StructureError, UsageError
 from onnxmerge.heads.assembly import assemble
 from onnxmerge.heads.cutting import Separation, separate
 from onnxmerge.heads.splicing import Reading
+from onnxmerge.merging.combine import Overlay
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.trace import trace

@@ -45,6 +45,25 @@ class LazyWeights(Mapping[str, NDArray[Any]]):
         return len(self._names)
 
 
+class Overlay(Mapping[str, NDArray[Any]]):
+    """Weights of which some have been replaced, or added to them."""
+
+    def __init__(self, base: Mapping[str, NDArray[Any]], changed: Mapping[str, NDArray[Any]]) -> None:
+        self._base, self._changed = base, changed
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._changed[name] if name in self._changed else self._base[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._changed or name in self._base
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._base, *self._changed]))
+
+    def __len__(self) -> int:
+        return len(dict.fromkeys([*self._base, *self._changed]))
+
+
 def transported(weights: Mapping[str, NDArray[Any]], typing: Typing, perms: Mapping[str, Positions]) -> LazyWeights:
     """``weights`` in the coordinates to which ``perms`` lead. A tensor without a layout does not move."""
 

@@ -21,7 +21,7 @@ become x L and y L with L L^T = C.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -32,12 +32,13 @@ from numpy.typing import NDArray
 from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.alignment import axis_orders, zip_orders
-from onnxmerge.merging.combine import Matchings
+from onnxmerge.merging.combine import Matchings, Overlay
 from onnxmerge.merging.consensus import is_direction, lengths
 from onnxmerge.merging.linear_layers import LinearLayer, linear_layers
 from onnxmerge.merging.zip_transport import Zipped
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run
+from onnxmerge.model.variants import variants
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Rows: TypeAlias = NDArray[np.float32]
@@ -121,9 +122,9 @@ class Reference:
     readers: tuple[Mapping[str, Rows], ...]
     provider: str
 
-    def rows_of(self, weights: Arrays) -> dict[str, Rows]:
-        """The features of the merged network with these weights."""
-        return features_of(self.network, weights, self.features, self.feeds, self.provider)
+    def rows_of(self, weights: Arrays, changes: Sequence[Arrays] = ({},)) -> list[dict[str, Rows]]:
+        """The features of the merged network with these weights, for each of ``changes`` to them."""
+        return features_of(self.network, weights, self.features, self.feeds, self.provider, changes)
 
     def compare(self, merged: Mapping[str, Rows], matchings: Matchings) -> float:
         """Mean agreement of the merged network's features with its parents', over features and parents; at most 1."""
@@ -171,7 +172,7 @@ def reference(
     Raises InputError where there is nothing to compare.
     """
     features = last_features(models.template.graph, typing)
-    rows = tuple(features_of(models.template, weights, features, feeds, provider) for weights in models.weights)
+    rows = tuple(features_of(models.template, weights, features, feeds, provider)[0] for weights in models.weights)
     answers = [feature.tensor for feature in features if feature.answer]
     directions = [name for name in answers if all(is_direction(own[name]) for own in rows)]
     readers = tuple({name: _reader(own[name]) for name in directions} for own in rows)
@@ -190,22 +191,40 @@ def _unit(rows: Rows) -> Rows:
 
 
 def features_of(
-    network: Network, weights: Arrays, features: Sequence[Feature], feeds: Iterable[Arrays], provider: str
-) -> dict[str, Rows]:
-    """Rows [positions, units] of each feature of a network; many positions are thinned out evenly."""
-    feeds = list(feeds)
-    names = [feature.tensor for feature in features]
-    session = open_session(network.model, weights=weights, outputs=names, provider=provider, optimise=True)
-    parts: dict[str, list[Rows]] = {name: [] for name in names}
+    network: Network,
+    weights: Arrays,
+    features: Sequence[Feature],
+    feeds: Sequence[Arrays],
+    provider: str,
+    changes: Sequence[Arrays] = ({},),
+) -> list[dict[str, Rows]]:
+    """Rows [positions, units] of each feature of a network, for each of ``changes`` to its weights, in one pass.
+
+    Many positions are thinned out evenly.
+    """
+    tensors = [feature.tensor for feature in features]
+    every = variants(network.model, tensors, changes)
+    if every is None:  # one by one
+        return [features_of(network, Overlay(weights, own), features, feeds, provider)[0] for own in changes]
+    wanted = dict.fromkeys(name for names in every.names for name in names.values())
+    known = Overlay(weights, every.changed)
+    session = open_session(every.model, weights=known, outputs=list(wanted), provider=provider, optimise=True)
+    parts: list[dict[str, list[Rows]]] = [{name: [] for name in tensors} for _ in changes]
     for feed in feeds:
         results = run(session, dict(feed))
-        for feature in features:
-            units = np.moveaxis(results[feature.tensor], feature.axis, -1)
-            flat = units.reshape(-1, units.shape[-1])
-            kept = -(-ROWS // len(feeds))
-            step = max(-(-len(flat) // kept), 1) if units.ndim > 2 else 1
-            parts[feature.tensor].append(flat[::step].astype(np.float32))
-    return {name: np.concatenate(several) for name, several in parts.items()}
+        for own, names in zip(parts, every.names, strict=True):
+            for feature in features:
+                own[feature.tensor].append(_thinned(results[names[feature.tensor]], feature.axis, len(feeds)))
+    return [{name: np.concatenate(several) for name, several in own.items()} for own in parts]
+
+
+def _thinned(array: NDArray[Any], axis: int, feeds: int) -> Rows:
+    """The rows [positions, units] of one feed's tensor that are kept."""
+    units = np.moveaxis(array, axis, -1)
+    flat = units.reshape(-1, units.shape[-1])
+    kept = -(-ROWS // feeds)
+    step = max(-(-len(flat) // kept), 1) if units.ndim > 2 else 1
+    return flat[::step].astype(np.float32)
 
 
 def agreement(x: Rows, y: Rows, *, to_scale: bool) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +167,11 @@ def test_names_and_numbers_of_samples() -> None:
 
 
 def broken(folder: Path, kind: str) -> Path:
-    path = folder / f"broken.{kind}"
-    if kind == "npz":
-        np.savez_compressed(path, x=np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32))
+    path = folder / f"broken.{kind[-3:]}"
+    if kind.endswith("npz"):
+        (np.savez if kind == "plain npz" else np.savez_compressed)(
+            path, x=np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
+        )
         whole = path.read_bytes()
         path.write_bytes(whole[:2000] + b"\0" * 100 + whole[2100:])
     elif kind == "npy":
@@ -178,11 +180,22 @@ def broken(folder: Path, kind: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "plain npz"])
 def test_damaged_files(tmp_path: Path, kind: str) -> None:
     path = broken(tmp_path, kind)
-    with pytest.raises(InputError, match=f"{path}: cannot be read as a NumPy {kind} file"):
+    with pytest.raises(InputError, match=f"{path}: cannot be read as a NumPy {kind[-3:]} file"):
         drain(open_source(path, ONE))
+
+
+@pytest.mark.parametrize("array", [DATA, np.asfortranarray(DATA), DATA[:1]], ids=["rows", "columns", "one"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_archives_are_read_wherever_an_array_lies_in_them(
+    tmp_path: Path, save: Callable[..., None], array: NDArray[np.float32]
+) -> None:
+    path = tmp_path / "a.npz"
+    save(path, labels=np.arange(7), x=array, more=np.zeros(0))
+    feeds = drain(open_source(path, ONE, batch_size=3))
+    np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in feeds]), array)
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz"])

@@ -72,7 +72,7 @@ def test_parents_are_compared_in_matched_units() -> None:
     copy = network(MLP, dict(transported(net.weights, TYPING, invert(perms, TYPING.spaces))))
     feeds = [{"x": np.random.default_rng(1).normal(size=(40, 6)).astype(np.float32)} for _ in range(2)]
     known = reference(models(net, copy), TYPING, feeds, "cpu")
-    rows = known.rows_of(net.weights)
+    (rows,) = known.rows_of(net.weights)
     assert rows["r"].shape == (80, 5)
     assert known.compare(rows, [perms]) == pytest.approx(1.0, abs=1e-5)
     assert known.compare(rows, [{}]) < 0.95
