@@ -122,26 +122,49 @@ def gather(
 
     With ``slots`` only those move; no other slot's outer spaces may then be among those that stay behind.
     """
-    every = [(index, place) for index, axis in enumerate(block.axes) for place in range(len(axis.spaces))]
-    grid = dict(zip(every, np.ix_(*(np.arange(spaces[name].size) for name in block.spaces)), strict=True))
-    sources = dict(grid)
-    for slot, name in zip(every, block.spaces, strict=True):
-        if name in perms and spaces[name].free and (slots is None or slot in slots):
-            bound = bind(layout.name, block, slot, spaces)
-            sources[slot] = perms[name][tuple(grid[each] for each in (*bound, slot))]
-    positions = [
-        axis.positions[tuple(sources[index, place] for place in range(len(axis.spaces)))]
-        for index, axis in enumerate(block.axes)
-    ]
-    shape = tuple(axis.positions.size for axis in block.axes)
-    if not _own_axes_only(block, positions):
-        gathered: NDArray[Any] = array[tuple(positions)]
-        return gathered.reshape(shape)
+    positions = [axis.positions for axis in block.axes]
+    if moving := perms and _moving(block, spaces, perms, slots):
+        positions = _sources(layout, block, spaces, perms, moving)
+        if not _own_axes_only(block, positions):
+            gathered: NDArray[Any] = array[tuple(positions)]
+            return gathered.reshape([axis.positions.size for axis in block.axes])
     for axis, position in enumerate(positions):
         flat = position.reshape(-1)
         if flat.size != array.shape[axis] or not np.array_equal(flat, np.arange(flat.size)):
             array = np.take(array, flat, axis=axis)
     return array
+
+
+def _moving(
+    block: Block, spaces: Mapping[str, Space], perms: Mapping[str, Positions], slots: Collection[Slot] | None
+) -> dict[Slot, str]:
+    """The slots whose units move, and their spaces."""
+    every = ((index, place) for index, axis in enumerate(block.axes) for place in range(len(axis.spaces)))
+    return {
+        slot: name
+        for slot, name in zip(every, block.spaces, strict=True)
+        if name in perms and spaces[name].free and (slots is None or slot in slots)
+    }
+
+
+def _sources(
+    layout: TensorLayout,
+    block: Block,
+    spaces: Mapping[str, Space],
+    perms: Mapping[str, Positions],
+    moving: Mapping[Slot, str],
+) -> list[Positions]:
+    """For each axis of the tensor where its content comes from, over the grid of all slots."""
+    every = [(index, place) for index, axis in enumerate(block.axes) for place in range(len(axis.spaces))]
+    grid = dict(zip(every, np.ix_(*(np.arange(spaces[name].size) for name in block.spaces)), strict=True))
+    sources = dict(grid)
+    for slot, name in moving.items():
+        bound = bind(layout.name, block, slot, spaces)
+        sources[slot] = perms[name][tuple(grid[each] for each in (*bound, slot))]
+    return [
+        axis.positions[tuple(sources[index, place] for place in range(len(axis.spaces)))]
+        for index, axis in enumerate(block.axes)
+    ]
 
 
 def _own_axes_only(block: Block, positions: Sequence[Positions]) -> bool:
