@@ -83,7 +83,8 @@ def merge(
     job, parents, clock = begun.job, begun.parents, begun.clock
     asked = questions(labels, tasks, vectors, data=calibration, models=models, parents=parents)
     with clock.stage("calibrate"):
-        evidence = evidence_of(job, [replace(how, method=method, alpha=alpha) for method, alpha in choices(how)])
+        trials = choices(how, len(job.prepared.models.weights))
+        evidence = evidence_of(job, [replace(how, method=method, alpha=alpha) for method, alpha in trials])
     with clock.stage("match"):
         judges = chosen_by(begun.split, asked)
         chosen = matched_by(job, evidence, judges)
@@ -123,7 +124,7 @@ def plan(
     return MergePlan(
         models=tuple(network.label for network in prepared.models.sources),
         options=how,
-        candidates=len(choices(how)),
+        candidates=len(choices(how, len(prepared.models.weights))),
         groups=group_reports(job, None),
         border=border,
         coverage=coverage(prepared.models.weights[0], prepared.typing),

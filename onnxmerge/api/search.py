@@ -61,8 +61,12 @@ class Found:
     report: SearchReport
 
 
-def choices(options: MergeOptions) -> tuple[tuple[str, float], ...]:
-    """The candidates, as (method, alpha); one if nothing is searched. Raises UsageError if there is no choice."""
+def choices(options: MergeOptions, models: int = 2) -> tuple[tuple[str, float], ...]:
+    """The candidates for so many models, as (method, alpha); one if nothing is searched.
+
+    Two models have one matching to each other, so joint methods are tried for more. Raises UsageError if there is no
+    choice.
+    """
     if not options.searches:
         return ((options.method, options.weight_share),)
     if options.objective != "correlation":
@@ -82,6 +86,8 @@ def choices(options: MergeOptions) -> tuple[tuple[str, float], ...]:
         if method.zips and (options.rotate or options.refine == "regmean"):
             continue
         found.extend((name, alpha) for alpha in (grid if method.alpha is None else (method.alpha,)))
+    joint = [name for name, method in METHODS.items() if models > 2 and isinstance(method, JointMethod)]
+    found.extend((name, alpha) for name in joint for alpha in ((0.0, *grid, 1.0) if options.alpha == AUTO else grid))
     return tuple(found)
 
 
@@ -94,7 +100,7 @@ def search(job: Job, evidence: Evidence, judge: Judge) -> Found:
     best: tuple[Verdict, Job, MatchResult] | None = None
     tried: list[Candidate] = []
     notes: list[str] = []
-    chosen, every = 0, choices(job.options)
+    chosen, every = 0, choices(job.options, len(job.prepared.models.weights))
     with job.progress("searching") as report:
         for index, (method, alpha) in enumerate(every):
             trial = replace(job, options=replace(job.options, method=method, alpha=alpha))

@@ -43,6 +43,15 @@ def test_method_auto_tries_every_method_once_at_a_given_alpha() -> None:
     assert all(not MATCHERS[method].zips for method, _ in aligned)
 
 
+def test_joint_methods_are_tried_for_more_than_two_models() -> None:
+    assert ("c2m3", 0.3) in choices(MergeOptions(method="auto", alpha=0.3), 3)
+    every = choices(MergeOptions(method="auto", alpha="auto"), 3)
+    assert [alpha for name, alpha in every if name == "c2m3"] == pytest.approx(np.linspace(0, 1, 11))
+    report = merge([network(1), network(2), network(3)], calibration={"x": X}, method="auto", repair="none").report
+    assert report.search is not None
+    assert "c2m3" in {candidate.method for candidate in report.search.candidates}
+
+
 def test_of_a_model_and_its_permuted_copy_any_matching_is_chosen(tmp_path: Path) -> None:
     copy = onnx.load(permute(network(1), seed=2).save(tmp_path / "copy.onnx"))
     result = merge([network(1), copy], calibration={"x": X}, method="auto")
