@@ -20,6 +20,7 @@ from onnxmerge.matching.method import (
     restarts,
     share_of,
     shares_of,
+    with_ties_broken,
     without_activations,
 )
 from onnxmerge.matching.objective import Likeness, measure
@@ -63,7 +64,7 @@ class Method:
         matches = []
         for index, (weights, seen) in enumerate(zip(cached[1:], activations, strict=True)):
             known = known_activations(plan, seen)
-            shares = shares_of(plan, alpha, known, options.overrides)
+            shares = with_ties_broken(shares_of(plan, alpha, known, options.overrides), known)
             pair = PairOfModels(plan, cached[0], weights, known, shares, options.objective)
             # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
             with np.errstate(invalid="ignore", over="ignore"):

@@ -20,6 +20,7 @@ from onnxmerge.matching.method import (
     require_weights_only,
     restarts,
     shares_of,
+    with_ties_broken,
     without_activations,
 )
 from onnxmerge.matching.plan import make_plan
@@ -47,7 +48,7 @@ class JointMethod:
             raise without_activations(self.name)
         known = known_activations(plan, problem.together if compared else {}, len(problem.weights))
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
-        shares = shares_of(plan, options.alpha, known, options.overrides)
+        shares = with_ties_broken(shares_of(plan, options.alpha, known, options.overrides), known, len(problem.weights))
         models = ModelsToJoin(plan, cached, known, shares, options.objective)
         with np.errstate(invalid="ignore", over="ignore"):
             before = likeness(models, tuple(identity(plan.spaces) for _ in cached))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Typing
@@ -27,6 +28,10 @@ from onnxmerge.merging.zip_transport import Zipped
 MAX_RESTARTS = 8
 RESTART_BUDGET = 10**8
 """Cubed units, summed over groups, that all restarts together may cost: about a second of assignments."""
+
+
+TIE_BREAK = 1e-4
+"""The share of weight space where activations leave a choice: just above what is noise in a correlation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +164,26 @@ def shares_of(plan: Plan, alpha: float, known: ActivationSimilarity, overrides: 
     return {**shares, **excepted}
 
 
+def with_ties_broken(shares: Mapping[str, float], known: ActivationSimilarity, models: int = 1) -> dict[str, float]:
+    """The shares of an alignment, for which weights decide where activations alone leave a choice.
+
+    Of units that the data never wakes any two are alike. Each side of a matrix in ``known`` has the units of
+    ``models`` models.
+    """
+    tied = {name for name, similarity in known.items() if shares.get(name) == 0.0 and has_ties(similarity, models)}
+    return {name: TIE_BREAK if name in tied else share for name, share in shares.items()}
+
+
+def has_ties(similarity: NDArray[np.float64], models: int = 1) -> bool:
+    """Whether some unit is equally like two others, within TIE_BREAK; of several models, other than itself."""
+    if models > 1:
+        similarity = similarity - np.diag(np.full(len(similarity), np.inf))
+    if len(similarity) < 2 + (models > 1):
+        return False
+    second, first = np.partition(similarity, -2, axis=1)[:, -2:].T
+    return bool(np.any(first - second <= TIE_BREAK))
+
+
 def require_weights_only(method: str, overrides: Overrides) -> None:
     """Raise UsageError for a rule that asks for activations where the method does not look at them."""
     asking = [name for name, share in overrides.shares.items() if share < 1.0]
@@ -201,4 +226,7 @@ def notes_on(plan: Plan, alphas: Mapping[str, float], overrides: Overrides, *, a
     unseen = [name for name, alpha in alphas.items() if alpha == 1.0 and name not in overrides.shares]
     if activations and unseen:
         notes.append(f"no activations were seen of {', '.join(unseen)}: matched by weights instead")
+    tied = [name for name, alpha in alphas.items() if alpha == TIE_BREAK and name not in overrides.shares]
+    if tied:
+        notes.append(f"activations do not tell all units of {', '.join(tied)} apart: weights decide among equals")
     return tuple(notes)

@@ -45,6 +45,10 @@ class PairOfModels:
     objective: Objective = "correlation"
 
 
+DIGITS = 6
+"""Decimals that correlations of activations carry, which are products of float32: what lies behind decides nothing."""
+
+
 def weight_shares(plan: Plan, alpha: float, activations: ActivationSimilarity) -> dict[str, float]:
     """The share of weight space in the similarity of each matched space.
 
@@ -74,7 +78,7 @@ def known_activations(plan: Plan, activations: ActivationSimilarity, models: int
         owner = next((outer for outer in outers if plan.spaces[outer].size > 1), name)
         if plan.spaces[owner].free and units == math.prod(composite_shape(owner, plan.spaces)):
             found.setdefault(owner, []).append(similarity)
-    return {name: sum(several[1:], several[0]) / len(several) for name, several in found.items()}
+    return {name: np.round(sum(several[1:], several[0]) / len(several), DIGITS) for name, several in found.items()}
 
 
 @dataclass(slots=True)

@@ -162,6 +162,6 @@ def test_a_candidate_that_cannot_be_merged_is_left_out(monkeypatch: pytest.Monke
     assert tried == [method for method in MATCHERS if not method.endswith("zip")]
     assert report.method == tried[report.search.chosen]
     assert any("mudsc-zip was left out: tensor h" in note for note in report.notes)
-    monkeypatch.setattr("onnxmerge.api.search.choices", lambda _options: (("mudsc-zip", 0.5),))
+    monkeypatch.setattr("onnxmerge.api.search.choices", lambda _options, _models: (("mudsc-zip", 0.5),))
     with pytest.raises(InputError, match="none of 1 candidates can be merged: mudsc-zip was left out"):
         merge(pair, calibration={"x": X}, method="auto")
