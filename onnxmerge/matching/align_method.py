@@ -58,7 +58,7 @@ class Method:
             require_weights_only(self.name, options.overrides)
         others = len(problem.weights) - 1
         activations = problem.activations if self.needs_activations else [{}] * others
-        if len(activations) != others or (self.needs_activations and plan.groups and not all(activations)):
+        if len(activations) != others:
             raise without_activations(self.name)
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         matches = []

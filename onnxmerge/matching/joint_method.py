@@ -44,9 +44,10 @@ class JointMethod:
         compared = options.alpha < 1.0
         if not compared:
             require_weights_only(self.name, options.overrides)
-        if compared and plan.groups and not problem.together:
+        if compared and plan.groups and problem.together is None:
             raise without_activations(self.name)
-        known = known_activations(plan, problem.together if compared else {}, len(problem.weights))
+        seen = (problem.together if compared else None) or {}
+        known = known_activations(plan, seen, len(problem.weights))
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         shares = with_ties_broken(shares_of(plan, options.alpha, known, options.overrides), known, len(problem.weights))
         models = ModelsToJoin(plan, cached, known, shares, options.objective)

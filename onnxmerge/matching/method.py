@@ -16,6 +16,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.plan import Plan
 from onnxmerge.matching.similarity import (
+    DIGITS,
     ActivationSimilarity,
     Objective,
     weight_shares,
@@ -31,7 +32,7 @@ RESTART_BUDGET = 10**8
 
 
 TIE_BREAK = 1e-4
-"""The share of weight space where activations leave a choice: just above what is noise in a correlation."""
+"""The share of weight space where activations leave a choice: more than their last digit, less than what they tell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,14 +40,15 @@ class MatchProblem:
     """Models of one structure. ``weights[m]`` are keyed by the first model's names and may be lazy.
 
     ``activations[m - 1]`` compares the first model with model m, ``together`` (for zip) the units of all models, model
-    after model; both are empty where no activations were gathered. ``shares`` are the models' shares in the merged
-    units where these are not equal: a zip compares units by the neighbours that merging will give them.
+    after model; without activations both are left out, and a space that is in neither was not seen. ``shares`` are the
+    models' shares in the merged units where these are not equal: a zip compares units by the neighbours that merging
+    will give them.
     """
 
     typing: Typing
     weights: Sequence[Mapping[str, NDArray[Any]]]
     activations: Sequence[ActivationSimilarity] = ()
-    together: ActivationSimilarity = field(default_factory=dict)
+    together: ActivationSimilarity | None = None
     shares: Sequence[float] | None = None
 
 
@@ -175,13 +177,13 @@ def with_ties_broken(shares: Mapping[str, float], known: ActivationSimilarity, m
 
 
 def has_ties(similarity: NDArray[np.float64], models: int = 1) -> bool:
-    """Whether some unit is equally like two others, within TIE_BREAK; of several models, other than itself."""
+    """Whether some unit is equally like two others; of several models, other than itself."""
     if models > 1:
         similarity = similarity - np.diag(np.full(len(similarity), np.inf))
     if len(similarity) < 2 + (models > 1):
         return False
     second, first = np.partition(similarity, -2, axis=1)[:, -2:].T
-    return bool(np.any(first - second <= TIE_BREAK))
+    return bool(np.any(first - second <= 2 * 10.0**-DIGITS))
 
 
 def require_weights_only(method: str, overrides: Overrides) -> None:

@@ -54,9 +54,11 @@ class ZipMethod:
         plan = make_plan(problem.typing, options.overrides.pinned)
         if not self.needs_activations:
             require_weights_only(self.name, options.overrides)
-        if self.needs_activations and plan.groups and not problem.together:
+        if self.needs_activations and plan.groups and problem.together is None:
             raise without_activations(self.name)
-        known = known_activations(plan, problem.together if self.needs_activations else {}, len(problem.weights))
+        known = known_activations(
+            plan, (problem.together if self.needs_activations else None) or {}, len(problem.weights)
+        )
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
         shares = shares_of(plan, alpha, known, options.overrides)
         typing = replace(problem.typing, spaces=plan.spaces)
