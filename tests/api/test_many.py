@@ -55,8 +55,10 @@ def answers(models: Sequence[Path], folder: Path, options: MergeOptions, *, data
         MergeOptions(method="c2m3", alpha=0.0),
         MergeOptions(method="c2m3", alpha=1.0, objective="inner"),
         MergeOptions(method="c2m3", refine="ls", output_scale="keep"),
+        MergeOptions(method="zipit", repair="none"),
+        MergeOptions(method="mudsc-zip", repair="none"),
     ],
-    ids=["c2m3", "no repair", "activations", "inner products", "least squares"],
+    ids=["c2m3", "no repair", "activations", "inner products", "least squares", "zipit", "mudsc-zip"],
 )
 def test_the_order_of_the_models_does_not_matter(tmp_path: Path, options: MergeOptions) -> None:
     files = copies(tmp_path, noise=1.0)
