@@ -71,4 +71,4 @@ def kept_apart(job: Job, matched: MatchResult, statistics: Statistics | None) ->
     budgets = {name: budget_of(likeness[name], options.share, len(models.weights)) for name in names}
     unmoved = identity(typing.spaces)
     others = [{**unmoved, **invert(perms, typing.spaces)} for perms in matched.permutations]
-    return replace(matched, apart=apart(budgets, [unmoved, *others]))
+    return replace(matched, zipped=apart(budgets, [unmoved, *others]))

@@ -13,11 +13,12 @@ from onnxmerge.matching.method import (
     MatchOptions,
     MatchProblem,
     MatchResult,
-    ModelMatch,
+    Search,
     depending,
     notes_on,
     require_weights_only,
     restarts,
+    search_of,
     share_of,
     shares_of,
     with_ties_broken,
@@ -69,9 +70,12 @@ class Method:
             # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
             with np.errstate(invalid="ignore", over="ignore"):
                 matches.append(self._match(pair, alpha, options, np.random.default_rng([options.seed, index])))
-        return MatchResult(self.name, tuple(matches))
+        permutations, searches = zip(*matches, strict=True)
+        return MatchResult(self.name, permutations, searches=searches)
 
-    def _match(self, pair: PairOfModels, alpha: float, options: MatchOptions, rng: np.random.Generator) -> ModelMatch:
+    def _match(
+        self, pair: PairOfModels, alpha: float, options: MatchOptions, rng: np.random.Generator
+    ) -> tuple[Permutations, Search]:
         started = time.perf_counter()
         unmoved = identity(pair.plan.spaces)
         before = measure(pair, unmoved)
@@ -81,16 +85,8 @@ class Method:
             found = _best_sweeps(pair, starts, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)
-        return ModelMatch(
-            permutations=found.matching,
-            similarity_before=before.mean,
-            similarity_after=found.likeness.mean,
-            objective=found.objective,
-            changed=found.changed,
-            converged=found.converged,
-            seconds=time.perf_counter() - started,
-            notes=notes_on(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations),
-        )
+        notes = notes_on(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations)
+        return found.matching, search_of(found, before, started, notes)
 
 
 def _best_sweeps(

@@ -11,7 +11,6 @@ from onnxmerge.errors import UsageError
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.joint import ModelsToJoin, Universe, first_universe, joint_sweep, likeness, relative
 from onnxmerge.matching.method import (
-    JointMatch,
     MatchOptions,
     MatchProblem,
     MatchResult,
@@ -19,6 +18,7 @@ from onnxmerge.matching.method import (
     notes_on,
     require_weights_only,
     restarts,
+    search_of,
     shares_of,
     with_ties_broken,
     without_activations,
@@ -54,17 +54,12 @@ class JointMethod:
         with np.errstate(invalid="ignore", over="ignore"):
             before = likeness(models, tuple(identity(plan.spaces) for _ in cached))
             found = _best_universe(models, options)
-        match = JointMatch(
+        notes = notes_on(plan, models.alphas, options.overrides, activations=compared)
+        return MatchResult(
+            self.name,
             permutations=tuple(relative(found.matching, 0, other, plan) for other in range(1, len(cached))),
-            similarity_before=before.mean,
-            similarity_after=found.likeness.mean,
-            objective=found.objective,
-            changed=found.changed,
-            converged=found.converged,
-            seconds=time.perf_counter() - started,
-            notes=notes_on(plan, models.alphas, options.overrides, activations=compared),
+            searches=(search_of(found, before, started, notes),),
         )
-        return MatchResult(self.name, joint=match)
 
     def check(self, options: MatchOptions) -> None:
         """Raise UsageError for an alpha that is no share, or inner products mixed with activations."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.resize import Widths
 from onnxmerge.errors import UsageError
+from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.plan import Plan
 from onnxmerge.matching.similarity import (
@@ -21,6 +23,7 @@ from onnxmerge.matching.similarity import (
     Objective,
     weight_shares,
 )
+from onnxmerge.matching.sweeps import Sweeps
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.transport import Permutations, composite_shape
@@ -71,7 +74,7 @@ class MatchOptions:
     cache_bytes: int = 1 << 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Search:
     """How one search for a matching went.
 
@@ -92,56 +95,36 @@ class Search:
         return len(self.changed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelMatch(Search):
-    """How one model was matched to the first."""
-
-    permutations: Permutations
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZipMatch(Search):
-    """How all models were zipped together."""
-
-    zipped: Zipped
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JointMatch(Search):
-    """How all models were matched at once: ``permutations`` bring each but the first to the first."""
-
-    permutations: tuple[Permutations, ...]
+def search_of(found: Sweeps[Any], before: Likeness, started: float, notes: tuple[str, ...]) -> Search:
+    """What a search found that began ``started`` (by ``time.perf_counter``)."""
+    return Search(
+        similarity_before=before.mean,
+        similarity_after=found.likeness.mean,
+        objective=found.objective,
+        changed=found.changed,
+        converged=found.converged,
+        seconds=time.perf_counter() - started,
+        notes=notes,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """``matches[m - 1]`` brings model m to the first; there are none where all were matched (``joint``) or zipped.
+    """``permutations[m - 1]`` bring model m to the first, or ``zipped`` says what becomes of the units of them all.
 
-    ``apart`` is the same as a zip of more units, where some of those that were matched are not to be merged.
+    Both, where of units that were matched some are not to be merged. ``searches`` has one entry for each model that
+    was matched by itself, or one where all were matched at once.
     """
 
     method: str
-    matches: tuple[ModelMatch, ...] = ()
-    zip_match: ZipMatch | None = None
-    joint: JointMatch | None = None
-    apart: Zipped | None = None
-
-    @property
-    def permutations(self) -> tuple[Permutations, ...]:
-        """One for each other model."""
-        return self.joint.permutations if self.joint is not None else tuple(each.permutations for each in self.matches)
+    permutations: tuple[Permutations, ...] = ()
+    zipped: Zipped | None = None
+    searches: tuple[Search, ...] = ()
 
     @property
     def matchings(self) -> Matchings:
         """What ``combine`` merges by."""
-        if self.apart is not None:
-            return self.apart
-        return self.permutations if self.zip_match is None else self.zip_match.zipped
-
-    @property
-    def searches(self) -> tuple[Search, ...]:
-        together = self.joint if self.zip_match is None else self.zip_match
-        return self.matches if together is None else (together,)
+        return self.permutations if self.zipped is None else self.zipped
 
 
 def share_of(method: str, alpha: float | None, options: MatchOptions) -> float:

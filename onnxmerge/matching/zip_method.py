@@ -13,10 +13,10 @@ from onnxmerge.matching.method import (
     MatchOptions,
     MatchProblem,
     MatchResult,
-    ZipMatch,
     depending,
     notes_on,
     require_weights_only,
+    search_of,
     share_of,
     shares_of,
     without_activations,
@@ -70,14 +70,5 @@ class ZipMethod:
             roots = depending(plan, shares, alpha)
             found = zip_sweep(models, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
             before = measure_zip(models, unmoved)
-        match = ZipMatch(
-            zipped=found.matching,
-            similarity_before=before.mean,
-            similarity_after=found.likeness.mean,
-            objective=found.objective,
-            changed=found.changed,
-            converged=found.converged,
-            seconds=time.perf_counter() - started,
-            notes=notes_on(plan, shares, options.overrides, activations=self.needs_activations),
-        )
-        return MatchResult(self.name, zip_match=match)
+        notes = notes_on(plan, shares, options.overrides, activations=self.needs_activations)
+        return MatchResult(self.name, zipped=found.matching, searches=(search_of(found, before, started, notes),))

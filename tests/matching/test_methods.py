@@ -36,22 +36,24 @@ def test_recovers_hidden_permutations(method: str, structure: str, noise: float)
     case = example(STRUCTURES[structure](), seed=3, noise=noise)
     name, _, inner = method.partition(" ")
     options = MatchOptions(objective="inner" if inner else "correlation")
-    match = MATCHERS[name](problem(case), options).matches[0]
-    assert_same(match.permutations, case.truth)
-    assert match.converged
-    assert not match.notes
-    assert match.similarity_after.keys() == match.similarity_before.keys()
-    assert min(match.similarity_after.values()) > 0.9
+    result = MATCHERS[name](problem(case), options)
+    assert_same(result.permutations[0], case.truth)
+    (search,) = result.searches
+    assert search.converged
+    assert not search.notes
+    assert search.similarity_after.keys() == search.similarity_before.keys()
+    assert min(search.similarity_after.values()) > 0.9
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_average_leaves_everything_alone(structure: str) -> None:
     case = example(STRUCTURES[structure]())
-    match = MATCHERS["average"](problem(case), MatchOptions()).matches[0]
-    for name, perm in match.permutations.items():
+    result = MATCHERS["average"](problem(case), MatchOptions())
+    for name, perm in result.permutations[0].items():
         np.testing.assert_array_equal(perm, identity(case.typing.spaces)[name])
-    assert match.sweeps == 0
-    assert match.similarity_before == match.similarity_after
+    (search,) = result.searches
+    assert search.sweeps == 0
+    assert search.similarity_before == search.similarity_after
 
 
 @pytest.mark.parametrize("method", LEARNING)
@@ -85,18 +87,18 @@ def test_every_other_model_is_brought_to_the_first(method: str) -> None:
 def test_weights_stand_in_for_activations_that_were_not_seen(method: str, unseen: str) -> None:
     case = example(attention(), seed=2)
     seen = {name: similarity for name, similarity in case.activations.items() if name != unseen}
-    match = MATCHERS[method](replace(problem(case), activations=[seen]), MatchOptions()).matches[0]
-    assert_same(match.permutations, case.truth)
-    assert match.notes == (f"no activations were seen of {unseen}: matched by weights instead",)
+    result = MATCHERS[method](replace(problem(case), activations=[seen]), MatchOptions())
+    assert_same(result.permutations[0], case.truth)
+    assert result.searches[0].notes == (f"no activations were seen of {unseen}: matched by weights instead",)
 
 
 def test_what_does_not_nest_is_left_alone_and_noted() -> None:
     spaces = [fixed("x", 9), Space("a", 3), Space("b", 3), Space("u", 4, ("a", "b"))]
     typed = typing(spaces, {"w": ["a", "b", "u", "x"]})
-    match = MATCHERS["rebasin"](MatchProblem(typed, [random_weights(typed, 0)] * 2), MatchOptions()).matches[0]
-    assert match.permutations.keys() == {"a", "b"}
-    assert len(match.notes) == 1
-    assert "space u was left alone" in match.notes[0]
+    result = MATCHERS["rebasin"](MatchProblem(typed, [random_weights(typed, 0)] * 2), MatchOptions())
+    assert result.permutations[0].keys() == {"a", "b"}
+    (note,) = result.searches[0].notes
+    assert "space u was left alone" in note
 
 
 def test_nothing_to_match() -> None:
