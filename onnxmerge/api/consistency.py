@@ -70,7 +70,7 @@ def _require_apart(options: MergeOptions, *, based: bool) -> None:
     if options.share == 1:
         return
     for flag, given in (
-        (f"--refine {options.refine} solves for merged ones", options.refines),
+        ("--refine regmean averages merged ones", options.refine == "regmean"),
         (f"method {options.method} zips", isinstance(METHODS.get(options.method), ZipMethod)),
         ("--method auto may choose a zip", options.method == AUTO),
     ):

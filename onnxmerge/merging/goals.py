@@ -25,13 +25,17 @@ PASSING = ("Identity", "Dropout")
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A BatchNormalization with initializers of its own: their names, and its epsilon."""
+    """A BatchNormalization with a scale and statistics of its own: its initializers' names, and its epsilon.
+
+    ``shared``: others read its bias too. Two whose outputs are added learn the same one, which exporters store once.
+    """
 
     scale: str
     bias: str
     mean: str
     variance: str
     epsilon: float
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,14 +143,18 @@ def _with_norm(goal: Goal, value: ir.Value, counts: Mapping[str, int]) -> Goal:
 
 
 def _norm(node: ir.Node, counts: Mapping[str, int]) -> Norm | None:
-    """The initializers of a BatchNormalization; None where it has not four of its own, or takes the batch's moments."""
+    """The initializers of a BatchNormalization; None where others read them too, or it takes the batch's moments."""
     training = node.attributes.get("training_mode")
     own = [initializer_of(value) for value in node.inputs[1:5]]
     names = [str(value.name) for value in own if value is not None]
-    if (training is not None and training.as_int()) or len(set(names)) < 4 or any(counts[name] > 1 for name in names):
+    if (training is not None and training.as_int()) or len(set(names)) < 4:
+        return None
+    scale, bias, mean, variance = names
+    if any(counts[name] > 1 for name in (scale, mean, variance)):
         return None
     epsilon = node.attributes.get("epsilon")
-    return Norm(names[0], names[1], names[2], names[3], 1e-5 if epsilon is None else epsilon.as_float())
+    shared = counts[bias] > 1
+    return Norm(scale, bias, mean, variance, 1e-5 if epsilon is None else epsilon.as_float(), shared)
 
 
 def _with_shortcut(goal: Goal, values: Mapping[str, ir.Value], typing: Typing) -> Goal:

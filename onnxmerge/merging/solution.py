@@ -103,7 +103,10 @@ def stored(goal: Goal, current: Arrays, evidence: Evidence, solution: Solution) 
 def _stored_with_norm(
     goal: Goal, norm: Norm, current: Arrays, evidence: Evidence, solution: Solution
 ) -> dict[str, NDArray[Any]]:
-    """Each unit's weight keeps its length; the statistics are those the layer has now, scale and shift do the rest."""
+    """Each unit's weight keeps its length; the statistics are those the layer has now, scale and shift do the rest.
+
+    Where the shift is shared the mean does its part instead.
+    """
     layer, old = goal.layer, current[goal.layer.weight]
     total = evidence.fit.joined(evidence.held)
     lengths, before = (np.linalg.norm(each, axis=-1) for each in (solution.weight, goal.form.matrix(old)))
@@ -115,10 +118,12 @@ def _stored_with_norm(
     variance = inputs.spread(weight)
     values = {
         norm.scale: np.sqrt(variance + norm.epsilon) / factor,
-        norm.bias: solution.bias + (mean - own) / factor,
-        norm.mean: mean,
         norm.variance: variance,
     }
+    if norm.shared:
+        values[norm.mean] = own + (_wide(current, norm.bias).reshape(factor.shape) - solution.bias) * factor
+    else:
+        values |= {norm.mean: mean, norm.bias: solution.bias + (mean - own) / factor}
     found = {layer.weight: goal.form.weight(weight, old)}
     for name, value in values.items():
         found[name] = value.reshape(current[name].shape).astype(current[name].dtype)

@@ -147,6 +147,27 @@ def test_of_two_layers_in_one_add_the_wider_comes_last() -> None:
     ]
 
 
+def test_two_batchnorms_may_share_a_bias() -> None:
+    """As where their outputs are added: a model stays itself, whatever length its units have in the prior."""
+    text = """(float[n,3,5,5] x) => (float[n,4] y) {
+        a = Conv(x, w1)  d = BatchNormalization(a, n_scale, n_bias, n_mean, n_var)
+        b = Conv(x, w2)  e = BatchNormalization(b, o_scale, n_bias, o_mean, o_var)
+        s = Add(d, e)  r = Relu(s)  g = GlobalAveragePool(r)  f = Flatten(g)  y = MatMul(f, h) }"""
+
+    norms = {**batchnorm("n", 6), **batchnorm("o", 6, seed=5)}
+    del norms["o_bias"]
+    net = network(text, {**normal(w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), h=(6, 4)), **norms})
+    typing, source = typed(net), images(200, 50)
+    steps, notes = plan_goals(net.graph, typing)
+    assert [goal.norm.shared for goal in steps if isinstance(goal, Goal) and goal.norm] == [True, True]
+    assert not notes
+    average = {name: 0.5 * array if name in ("w1", "w2") else array for name, array in net.weights.items()}
+    found = refine(models(net, net), typing, trace(net).dtypes, average, [{}], source, output_scale="keep").weights
+    feed = images(60, 60, seed=5).feeds[0]
+    assert error(net, {**average, **found}, [net.weights], feed) < 1e-6
+    assert not np.array_equal(found["n_mean"], net.weights["n_mean"])
+
+
 def test_a_batchnorm_of_its_own_is_settled() -> None:
     text = """(float[n,3,5,5] x) => (float[n,4] y) {
         a = Conv(x, w)  r = Relu(a)

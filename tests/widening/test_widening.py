@@ -178,6 +178,16 @@ def test_a_wider_network_costs_more_and_reconstructs_better() -> None:
     assert errors[-1] < 1e-5
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_least_squares_follows_what_is_shared(share: float, tmp_path: Path) -> None:
+    """Wider layers are solved like others, so what a model and its copy agree on stays."""
+    copy = permute(mlp(0), seed=1).save(tmp_path / "copy.onnx")
+    options: dict[str, Any] = {"method": "act-align", "calibration": data(mlp(), 256), "output_scale": "keep"}
+    found, wide = run([mlp(0), copy], tmp_path, share=share, refine="ls", **options)
+    np.testing.assert_allclose(found["y"], execute(mlp(0), {"x": data(mlp(0))})["y"], rtol=1e-3, atol=1e-3)
+    assert initializers(wide)["w1"].shape[0] > initializers(mlp(0))["w1"].shape[0]
+
+
 TOKENS = """(float[n,4,3] x) => (float[n,2] y) {
     e = MatMul(x, embed) shape = Shape<end=1>(x) rest = Constant<value=int64[2] {1, 6}>()
     to = Concat<axis=0>(shape, rest) cls = Expand(token, to) s = Concat<axis=1>(cls, e)
@@ -206,8 +216,8 @@ def test_contradictions_are_usage_errors() -> None:
     x = data(mlp(), 64)
     with pytest.raises(UsageError, match=r"--share 0\.5 .* zips"):
         merge([mlp(0), mlp(1)], method="zipit", calibration=x, share=0.5)
-    with pytest.raises(UsageError, match="--refine ls"):
-        merge([mlp(0), mlp(1)], method="act-align", calibration=x, share=0.5, refine="ls")
+    with pytest.raises(UsageError, match="--refine regmean"):
+        merge([mlp(0), mlp(1)], method="act-align", calibration=x, share=0.5, refine="regmean")
     with pytest.raises(UsageError, match="from 0 to 1"):
         merge([mlp(0), mlp(1)], method="average", share=-0.5)
 
