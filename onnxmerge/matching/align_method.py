@@ -21,7 +21,7 @@ from onnxmerge.matching.method import (
     search_of,
     share_of,
     shares_of,
-    with_ties_broken,
+    with_twins_told_apart,
     without_activations,
 )
 from onnxmerge.matching.objective import Likeness, measure
@@ -65,7 +65,7 @@ class Method:
         matches = []
         for index, (weights, seen) in enumerate(zip(cached[1:], activations, strict=True)):
             known = known_activations(plan, seen)
-            shares = with_ties_broken(shares_of(plan, alpha, known, options.overrides), known)
+            shares = with_twins_told_apart(shares_of(plan, alpha, known, options.overrides), known)
             pair = PairOfModels(plan, cached[0], weights, known, shares, options.objective)
             # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
             with np.errstate(invalid="ignore", over="ignore"):

@@ -20,7 +20,7 @@ from onnxmerge.matching.method import (
     restarts,
     search_of,
     shares_of,
-    with_ties_broken,
+    with_twins_told_apart,
     without_activations,
 )
 from onnxmerge.matching.plan import make_plan
@@ -49,7 +49,7 @@ class JointMethod:
         seen = (problem.together if compared else None) or {}
         known = known_activations(plan, seen, len(problem.weights))
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
-        shares = with_ties_broken(shares_of(plan, options.alpha, known, options.overrides), known, len(problem.weights))
+        shares = with_twins_told_apart(shares_of(plan, options.alpha, known, options.overrides), known)
         models = ModelsToJoin(plan, cached, known, shares, options.objective)
         with np.errstate(invalid="ignore", over="ignore"):
             before = likeness(models, tuple(identity(plan.spaces) for _ in cached))

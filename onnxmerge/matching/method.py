@@ -149,24 +149,25 @@ def shares_of(plan: Plan, alpha: float, known: ActivationSimilarity, overrides: 
     return {**shares, **excepted}
 
 
-def with_ties_broken(shares: Mapping[str, float], known: ActivationSimilarity, models: int = 1) -> dict[str, float]:
+def with_twins_told_apart(shares: Mapping[str, float], known: ActivationSimilarity) -> dict[str, float]:
     """The shares of an alignment, for which weights decide where activations alone leave a choice.
 
-    Of units that the data never wakes any two are alike. Each side of a matrix in ``known`` has the units of
-    ``models`` models.
+    Of units that the data never wakes, or wakes at one place only, any two are alike.
     """
-    tied = {name for name, similarity in known.items() if shares.get(name) == 0.0 and has_ties(similarity, models)}
-    return {name: TIE_BREAK if name in tied else share for name, share in shares.items()}
+    twins = {name for name, similarity in known.items() if shares.get(name) == 0.0 and has_twins(similarity)}
+    return {name: TIE_BREAK if name in twins else share for name, share in shares.items()}
 
 
-def has_ties(similarity: NDArray[np.float64], models: int = 1) -> bool:
-    """Whether some unit is equally like two others; of several models, other than itself."""
-    if models > 1:
-        similarity = similarity - np.diag(np.full(len(similarity), np.inf))
-    if len(similarity) < 2 + (models > 1):
-        return False
-    second, first = np.partition(similarity, -2, axis=1)[:, -2:].T
-    return bool(np.any(first - second <= 2 * 10.0**-DIGITS))
+def has_twins(similarity: NDArray[np.float64]) -> bool:
+    """Whether two rows, or two columns, are the same to the digits that they carry."""
+    tolerance = 2 * 10.0**-DIGITS
+    for rows in (similarity, similarity.T):
+        places = rows @ np.random.default_rng(0).standard_normal(rows.shape[1])
+        order = np.argsort(places)  # equal rows come to lie side by side
+        near = np.flatnonzero(np.diff(places[order]) <= tolerance * rows.shape[1])
+        if any(np.abs(rows[order[place]] - rows[order[place + 1]]).max() <= tolerance for place in near):
+            return True
+    return False
 
 
 def require_weights_only(method: str, overrides: Overrides) -> None:
@@ -211,7 +212,7 @@ def notes_on(plan: Plan, alphas: Mapping[str, float], overrides: Overrides, *, a
     unseen = [name for name, alpha in alphas.items() if alpha == 1.0 and name not in overrides.shares]
     if activations and unseen:
         notes.append(f"no activations were seen of {', '.join(unseen)}: matched by weights instead")
-    tied = [name for name, alpha in alphas.items() if alpha == TIE_BREAK and name not in overrides.shares]
-    if tied:
-        notes.append(f"activations do not tell all units of {', '.join(tied)} apart: weights decide among equals")
+    twins = [name for name, alpha in alphas.items() if alpha == TIE_BREAK and name not in overrides.shares]
+    if twins:
+        notes.append(f"activations do not tell all units of {', '.join(twins)} apart: weights decide among equals")
     return tuple(notes)

@@ -9,7 +9,7 @@ import pytest
 
 from onnxmerge.axes.layout import Space
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.matching.method import MatchOptions, MatchProblem
+from onnxmerge.matching.method import MatchOptions, MatchProblem, has_twins
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.transport import Permutations, identity, invert, random_permutations, transport
 from onnxmerge.merging.zip_transport import Zipped
@@ -116,6 +116,28 @@ def test_missing_activations_ask_for_calibration(method: str) -> None:
     case = example(mlp())
     with pytest.raises(UsageError, match=r"--calib"):
         MATCHERS[method](replace(problem(case), activations=[]), MatchOptions())
+
+
+def test_twins_are_units_that_resemble_all_others_alike() -> None:
+    similarity = np.asarray(np.corrcoef(np.random.default_rng(0).standard_normal((300, 40))))
+    assert not has_twins(similarity)
+    for row in (np.zeros(300), similarity[0]):
+        twins = similarity.copy()
+        twins[7] = twins[9] = row
+        assert has_twins(twins)
+        assert has_twins(twins.T)
+
+
+def test_weights_tell_apart_what_the_data_never_wakes() -> None:
+    case = example(mlp())
+    seen = {name: similarity.copy() for name, similarity in case.activations.items()}
+    dead = case.truth["a"][:3]
+    seen["a"][:3] = 0.0
+    seen["a"][:, dead] = 0.0
+    found = MATCHERS["act-align"](replace(problem(case), activations=[seen]), MatchOptions())
+    assert_same(found.permutations[0], case.truth)
+    (note,) = found.searches[0].notes
+    assert "all units of a apart: weights decide" in note
 
 
 @pytest.mark.parametrize("method", ["act-align", "mudsc-align", "zipit", "mudsc-zip"])
