@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job
@@ -13,12 +14,13 @@ from onnxmerge.api.methods import METHODS, compares_activations, compares_all_pa
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.resizing import kept_apart
 from onnxmerge.calibration.enough import enough
-from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
+from onnxmerge.calibration.statistics import Gram, GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.method import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
+from onnxmerge.merging.combine import LazyWeights
 from onnxmerge.merging.repair import plan_repair
 from onnxmerge.merging.repair_choice import repair_step, repair_steps
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
@@ -95,12 +97,11 @@ def match(job: Job, evidence: Evidence) -> MatchResult:
         weights, typing = comparable(models, typing, evidence.scales, evidence.statistics)
     grams = evidence.statistics.gram if evidence.statistics is not None and compares_activations(options) else {}
     if compares_all_pairs(method):
-        together = {space: gram.correlations(len(weights)) for space, gram in grams.items() if gram.cross}
+        seen = [space for space, gram in grams.items() if gram.cross]
+        together = LazyWeights(seen, lambda space: grams[space].correlations(len(weights)))
         problem = MatchProblem(typing, weights, together=together, shares=job.shares)
     else:
-        activations = [
-            {space: gram.correlation(0, other) for space, gram in grams.items()} for other in range(1, len(weights))
-        ]
+        activations = [LazyWeights(grams, _with_first(grams, other)) for other in range(1, len(weights))]
         problem = MatchProblem(typing, weights, activations)
     settings = MatchOptions(
         alpha=options.weight_share,
@@ -112,3 +113,8 @@ def match(job: Job, evidence: Evidence) -> MatchResult:
     )
     found = method(problem, settings)
     return found if options.share == 1 else kept_apart(job, found, evidence.statistics)
+
+
+def _with_first(grams: Mapping[str, Gram], other: int) -> Callable[[str], NDArray[np.float64]]:
+    """The correlations of the first model's units with another's, by space."""
+    return lambda space: grams[space].correlation(0, other)
