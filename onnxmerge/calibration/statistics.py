@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Space, Typing
 from onnxmerge.calibration.columns import unit_columns
-from onnxmerge.calibration.instrument import (
+from onnxmerge.calibration.instrument import instrument
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.views import (
     POSITION_BUDGET,
     Product,
     View,
-    instrument,
     mean_output,
     product_output,
     rows_output,
     variance_output,
 )
-from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run

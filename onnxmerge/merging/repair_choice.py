@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxmerge.axes.layout import Typing
 from onnxmerge.merging.batchnorm import batchnorms
-from onnxmerge.merging.repair import Which, applies
+from onnxmerge.merging.repair import Which, applies, plan_repair
 
 RepairChoice = Literal["auto", "none", "rescale", "repair", "bias"]
 RepairMode = Literal["rescale", "repair", "bias"]
@@ -45,8 +45,10 @@ def repair_step(graph: ir.Graph, typing: Typing, choice: RepairChoice) -> Repair
 
 def repair_steps(graph: ir.Graph, typing: Typing) -> tuple[RepairStep | None, ...]:
     """All that may be chosen from, the one of ``repair_step`` first, no repair (None) last."""
-    places: tuple[Which, ...] = ("fixed",) if batchnorms(graph) else ("fixed", "all")
-    every = [RepairStep(which, mode) for which in places for mode in _MODES]
+    every = [RepairStep("fixed", mode) for mode in _MODES]
+    if not batchnorms(graph):
+        shifts = any(layer.bias is not None for layer in plan_repair(graph, typing, "free").layers)
+        every += [RepairStep("all", mode) for mode in _MODES if shifts or mode != "bias"]
     return tuple(dict.fromkeys([repair_step(graph, typing, "auto"), *every, None]))
 
 
