@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.linear_layers import OPERATORS
-from onnxmerge.merging.segments import blocked, operands
+from onnxmerge.merging.segments import blocked
 from onnxmerge.model.quantised import reads_quantised
+from onnxmerge.model.signature import operands
 from onnxmerge.model.structure import Structure, compares_by_value, passes_on, source
 
 NEAR = 3

@@ -12,10 +12,9 @@ import onnx_ir as ir
 from onnxmerge.axes.layout import Positions
 from onnxmerge.errors import StructureError
 from onnxmerge.heads.cutting import Head
-from onnxmerge.merging.segments import operands
 from onnxmerge.model.network import Weights
 from onnxmerge.model.session import lazy
-from onnxmerge.model.signature import STANDARD, signature, subgraphs
+from onnxmerge.model.signature import STANDARD, operands, signature, subgraphs
 
 Reading: TypeAlias = Mapping[str, Mapping[int, Positions]]
 """Border tensor -> axis -> which merged position stands at each position that the parent's tail reads."""

@@ -26,10 +26,7 @@ from onnxmerge.matching.method import (
 )
 from onnxmerge.matching.objective import Likeness, measure
 from onnxmerge.matching.plan import make_plan
-from onnxmerge.matching.similarity import (
-    PairOfModels,
-    known_activations,
-)
+from onnxmerge.matching.similarity import PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, by_weights, sweep
 from onnxmerge.merging.transport import Permutations, identity
 

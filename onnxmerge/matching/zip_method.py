@@ -22,9 +22,7 @@ from onnxmerge.matching.method import (
     without_activations,
 )
 from onnxmerge.matching.plan import make_plan
-from onnxmerge.matching.similarity import (
-    known_activations,
-)
+from onnxmerge.matching.similarity import known_activations
 from onnxmerge.matching.zip_similarity import ModelsToZip, measure_zip
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
 

@@ -29,7 +29,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.alignment import meeting, reordered
 from onnxmerge.merging.batches import count, each
-from onnxmerge.merging.combine import LazyWeights, Matchings, shares_of
+from onnxmerge.merging.combine import Matchings, Overlay, shares_of
 from onnxmerge.merging.consensus import Consensus, consensus, is_direction
 from onnxmerge.merging.goals import Goal, Settling, Step, plan_goals
 from onnxmerge.merging.patches import pick, values_at
@@ -164,9 +164,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         model, purse = self.models.template.model, Purse(MEMORY)
-        self.current = LazyWeights(
-            self.weights, lambda name: self.changed[name] if name in self.changed else self.weights[name]
-        )
+        self.current = Overlay(self.weights, self.changed)
         self.merged = Relay(self.network.model, self.current, self.dtypes, purse, self.provider)
         self.parents = [Relay(model, own, self.dtypes, purse, self.provider) for own in self.models.weights]
         self.batches = count(self.source)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.merging.batches import each, grouped, takes_batches
-from onnxmerge.merging.combine import LazyWeights
+from onnxmerge.merging.combine import Overlay
 from onnxmerge.model.session import open_session, run
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -188,7 +188,7 @@ def settle(
         measured = measure(model, weights, probes, grouped(model, source), rewrite=rewrite, provider=provider)
         return fold(weights, measured)
     changed: dict[str, NDArray[Any]] = {}
-    current = LazyWeights(weights, lambda name: changed[name] if name in changed else weights[name])
+    current = Overlay(weights, changed)
     for level in levels(model.graph, probes):
         changed.update(fold(current, measure(model, current, level, each(source), provider=provider)))
     return changed

@@ -21,7 +21,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import LazyWeights
 from onnxmerge.model.session import open_session, run
-from onnxmerge.model.signature import subgraphs
+from onnxmerge.model.signature import operands
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -165,12 +165,3 @@ def frontier(graph: ir.Graph, behind: Collection[ir.Node]) -> list[str]:
             if value in inputs or (producer in nodes and producer not in behind):
                 found[str(value.name)] = None
     return list(found)
-
-
-def operands(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads, its subgraphs' nodes included."""
-    yield from (value for value in node.inputs if value is not None)
-    for _, graph in subgraphs(node):
-        for inner in graph:
-            yield from operands(inner)
-        yield from graph.outputs

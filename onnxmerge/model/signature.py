@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,15 @@ def subgraphs(node: ir.Node) -> list[tuple[str, ir.Graph]]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             found.extend((f"{name}[{index}]", graph) for index, graph in enumerate(attribute.as_graphs()))
     return found
+
+
+def operands(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, its subgraphs' nodes included."""
+    yield from (value for value in node.inputs if value is not None)
+    for _, graph in subgraphs(node):
+        for inner in graph:
+            yield from operands(inner)
+        yield from graph.outputs
 
 
 def _drop_window_defaults(op_type: str, attributes: dict[str, Value]) -> None:

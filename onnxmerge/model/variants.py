@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxmerge.model.network import Array
-from onnxmerge.model.signature import subgraphs
+from onnxmerge.model.signature import operands, subgraphs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,23 +40,14 @@ def variants(model: ir.Model, outputs: Sequence[str], changes: Sequence[Mapping[
             own[before] = value
             changed[str(value.name)] = array
         for node in nodes:
-            if any(_captures(inner, own) for _, inner in subgraphs(node)):
+            if not any(value in own for value in operands(node)):
+                continue
+            if subgraphs(node):
                 return None
-            if any(value in own for value in node.inputs):
-                if subgraphs(node):
-                    return None
-                own.update(zip(node.outputs, _again(copy.graph, node, own, index).outputs, strict=True))
+            own.update(zip(node.outputs, _again(copy.graph, node, own, index).outputs, strict=True))
         made = {str(old.name): str(new.name) for old, new in own.items()}
         names.append({name: made.get(name, name) for name in outputs})
     return Variants(copy, changed, tuple(names))
-
-
-def _captures(graph: ir.Graph, own: Mapping[ir.Value, ir.Value]) -> bool:
-    """Whether a subgraph reads a value that a variant has for itself."""
-    return any(value in own for value in graph.outputs) or any(
-        any(value in own for value in node.inputs) or any(_captures(inner, own) for _, inner in subgraphs(node))
-        for node in graph
-    )
 
 
 def _again(graph: ir.Graph, node: ir.Node, own: Mapping[ir.Value, ir.Value], index: int) -> ir.Node:

@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from onnxmerge.axes.layout import TensorLayout, Typing
 from onnxmerge.errors import StructureError
-from onnxmerge.merging.segments import operands
 from onnxmerge.merging.transport import bind
+from onnxmerge.model.signature import operands
 
 MOVING = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "Slice", "Gather", "Expand"}
 """Operators that move entries of their first operand and compute nothing."""
