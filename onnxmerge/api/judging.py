@@ -24,7 +24,7 @@ from onnxmerge.model.network import ModelSet
 REPAIR_SAMPLES = 256
 """Samples that a candidate's statistics are repaired on; the one that is chosen gets more."""
 
-EVALUATION_SAMPLES = 256
+EVALUATION_SAMPLES = 128
 """Held-out samples that candidates are judged on, at most; agreement pools all units of a feature."""
 
 PLENTY = 200

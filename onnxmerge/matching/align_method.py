@@ -24,7 +24,7 @@ from onnxmerge.matching.method import (
     with_twins_told_apart,
     without_activations,
 )
-from onnxmerge.matching.objective import Likeness, measure
+from onnxmerge.matching.objective import Likeness, Meter
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, by_weights, sweep
@@ -75,11 +75,12 @@ class Method:
     ) -> tuple[Permutations, Search]:
         started = time.perf_counter()
         unmoved = identity(pair.plan.spaces)
-        before = measure(pair, unmoved)
+        meter = Meter(pair)
+        before = meter(unmoved)
         if self.matched:
             starts = [by_activations(pair)] if self.needs_activations else [unmoved, by_weights(pair)]
             roots = depending(pair.plan, pair.alphas, alpha)
-            found = _best_sweeps(pair, starts, roots, options, rng)
+            found = _best_sweeps(meter, starts, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)
         notes = notes_on(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations)
@@ -87,7 +88,7 @@ class Method:
 
 
 def _best_sweeps(
-    pair: PairOfModels,
+    meter: Meter,
     starts: Sequence[Permutations],
     roots: Sequence[str],
     options: MatchOptions,
@@ -98,8 +99,8 @@ def _best_sweeps(
     Coordinate ascent ends where its order leads it, so where groups are small another order is cheap and worth it.
     """
     first, *others = starts
-    every = [first] * restarts(pair.plan, roots) + others
-    found = [sweep(pair, start, roots, rng=rng, max_sweeps=options.max_sweeps) for start in every]
+    every = [first] * restarts(meter.pair.plan, roots) + others
+    found = [sweep(meter, start, roots, rng=rng, max_sweeps=options.max_sweeps) for start in every]
     return max(found, key=lambda sweeps: sweeps.likeness.total)
 
 

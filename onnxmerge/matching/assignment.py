@@ -25,7 +25,13 @@ def assign(similarity: NDArray[np.float64], what: str) -> Positions:
             f"space {what}: similarities are not finite numbers; look for NaN or infinity in the models' weights "
             "and in the calibration data"
         )
-    preferred = similarity + np.eye(len(similarity)) * (PREFERENCE * largest)
+    if not len(similarity):
+        return np.zeros(0, np.int64)
+    preferred = similarity.copy()
+    np.einsum("ii->i", preferred)[...] += PREFERENCE * largest
+    best: Positions = preferred.argmax(axis=1)
+    if len(set(best.tolist())) == len(best):  # no two units want the same one: nothing to search for
+        return best
     # What is subtracted is the same for every permutation; the search is a third faster from here.
     preferred -= preferred.max(axis=1, keepdims=True, initial=-largest)
     preferred -= preferred.max(axis=0, keepdims=True, initial=-2.0 * largest)

@@ -23,6 +23,7 @@ from onnxmerge.matching.method import (
     with_twins_told_apart,
     without_activations,
 )
+from onnxmerge.matching.objective import Meter
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
@@ -78,7 +79,7 @@ def _best_universe(models: ModelsToJoin, options: MatchOptions) -> Sweeps[Univer
         start = by_activations(pair) if options.alpha < 1.0 else identity(plan.spaces)
         roots = depending(plan, pair.alphas, options.alpha)
         # Every pair takes groups in the same random order: whichever model comes first, the pair is matched alike.
-        return sweep(pair, start, roots, rng=np.random.default_rng(options.seed), max_sweeps=options.max_sweeps)
+        return sweep(Meter(pair), start, roots, rng=np.random.default_rng(options.seed), max_sweeps=options.max_sweeps)
 
     start, rng = first_universe(models, match), np.random.default_rng(options.seed)
     count = restarts(plan, tuple(plan.groups), len(models.weights))

@@ -1,10 +1,16 @@
-"""How alike two models are under a matching, space by space and in all, in one pass over the weights."""
+"""How alike two models are under a matching, space by space and in all, in one pass over the weights.
+
+A search measures one matching after another, and from one to the next most groups stay as they are; so what a block of
+weights gave is kept until its units move, and of whole matchings (which restarts meet again) what they came to.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -29,7 +35,61 @@ class Likeness:
 
 def measure(pair: PairOfModels, perms: Mapping[str, Positions]) -> Likeness:
     """Compare the first model with the other under ``perms``."""
-    sums, inner_product = _sums_of_matched_units(pair, perms)
+    return Meter(pair)(perms)
+
+
+Order: TypeAlias = Mapping[str, bytes]
+"""Digest of each space's permutation."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """What one block gave with its units in one order: sums by space, and its part of the models' inner product."""
+
+    order: tuple[bytes | None, ...]
+    sums: tuple[tuple[str, UnitSums], ...]
+    inner_product: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Meter:
+    """Compares the first model of ``pair`` with the other under one matching after another."""
+
+    pair: PairOfModels
+    _blocks: dict[int, _Found] = field(default_factory=dict)
+    _matchings: dict[tuple[tuple[str, bytes], ...], Likeness] = field(default_factory=dict)
+
+    def __call__(self, perms: Mapping[str, Positions]) -> Likeness:
+        """How alike the models are under ``perms``."""
+        order = {name: hashlib.blake2b(perm.tobytes(), digest_size=16).digest() for name, perm in perms.items()}
+        whole = tuple(sorted(order.items()))
+        if whole not in self._matchings:
+            self._matchings[whole] = _likeness(self.pair, perms, *self._sums(perms, order))
+        return self._matchings[whole]
+
+    def _sums(self, perms: Mapping[str, Positions], order: Order) -> tuple[dict[str, UnitSums], float]:
+        """Sums over the weight vectors of units and their partners, and the inner product of all matched weights."""
+        plan = self.pair.plan
+        sums = {
+            name: unit_sums(math.prod(composite_shape(name, plan.spaces)), paired=True)
+            for group in plan.groups.values()
+            for name in group.members
+        }
+        inner_product = 0.0
+        for key, occurrences in _by_block(self.pair).items():
+            own = tuple(order.get(name) for name in occurrences[0].block.spaces)
+            if key not in self._blocks or self._blocks[key].order != own:
+                self._blocks[key] = _Found(own, *_sums_of_matched_units(self.pair, occurrences, perms))
+            found = self._blocks[key]
+            inner_product += found.inner_product
+            for name, part in found.sums:
+                sums[name].add(part)
+        return sums, inner_product
+
+
+def _likeness(
+    pair: PairOfModels, perms: Mapping[str, Positions], sums: Mapping[str, UnitSums], inner_product: float
+) -> Likeness:
     correlations, means = 0.0, {}
     for name, into in sums.items():
         alpha, seen = pair.alphas[name], name in pair.activations
@@ -44,34 +104,29 @@ def measure(pair: PairOfModels, perms: Mapping[str, Positions]) -> Likeness:
     return Likeness(inner_product if pair.objective == "inner" else correlations, _with_outer(pair, means))
 
 
-def _sums_of_matched_units(pair: PairOfModels, perms: Mapping[str, Positions]) -> tuple[dict[str, UnitSums], float]:
-    """Sums over the weight vectors of units and their partners, and the inner product of all matched weights."""
-    plan = pair.plan
-    sums = {
-        name: unit_sums(math.prod(composite_shape(name, plan.spaces)), paired=True)
-        for group in plan.groups.values()
-        for name in group.members
-    }
+def _sums_of_matched_units(
+    pair: PairOfModels, occurrences: Sequence[Occurrence], perms: Mapping[str, Positions]
+) -> tuple[tuple[tuple[str, UnitSums], ...], float]:
+    """What a block adds to the sums over its units and their partners, by space, and its part of the inner product."""
+    plan, layout, block = pair.plan, occurrences[0].layout, occurrences[0].block
+    contents = (
+        gather(pair.first[layout.name], layout, block, plan.spaces, {}),
+        gather(pair.other[layout.name], layout, block, plan.spaces, perms),
+    )
+    found: list[tuple[str, UnitSums]] = []
     inner_product = 0.0
-    for occurrences in _by_block(pair).values():
-        layout, block = occurrences[0].layout, occurrences[0].block
-        contents = (
-            gather(pair.first[layout.name], layout, block, plan.spaces, {}),
-            gather(pair.other[layout.name], layout, block, plan.spaces, perms),
-        )
-        views = 0
-        for occurrence in occurrences:
-            x, y = (unit_view(content, occurrence, plan) for content in contents)
-            for leaf in occurrence.leaves:
-                into = sums[occurrence.labels[leaf]]
-                views += 1
-                for columns_x, columns_y in unit_columns(x, y, occurrence, leaf):
-                    products: Array = np.einsum("uf,uf->u", columns_x, columns_y)
-                    into.products += products
-                    into.add_units(columns_x, columns_y)
-                    # The units of every view add up to the same product of the whole block: count one.
-                    inner_product += float(products.sum()) if views == 1 else 0.0
-    return sums, inner_product
+    for occurrence in occurrences:
+        x, y = (unit_view(content, occurrence, plan) for content in contents)
+        for leaf in occurrence.leaves:
+            name = occurrence.labels[leaf]
+            into = unit_sums(math.prod(composite_shape(name, plan.spaces)), paired=True)
+            for columns_x, columns_y in unit_columns(x, y, occurrence, leaf):
+                into.products += np.einsum("uf,uf->u", columns_x, columns_y)
+                into.add_units(columns_x, columns_y)
+            if not found:  # the units of every view add up to the same product of the whole block: count one
+                inner_product = float(into.products.sum())
+            found.append((name, into))
+    return tuple(found), inner_product
 
 
 def _by_block(pair: PairOfModels) -> dict[int, list[Occurrence]]:

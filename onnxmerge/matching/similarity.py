@@ -100,6 +100,15 @@ class UnitSums:
         self.yy += np.einsum("uf,uf->u", y, y)
         self.features += x.shape[1]
 
+    def add(self, other: UnitSums) -> None:
+        """Add sums over other elements of the same vectors."""
+        self.products += other.products
+        self.x += other.x
+        self.xx += other.xx
+        self.y += other.y
+        self.yy += other.yy
+        self.features += other.features
+
     def scales(self) -> tuple[Array, Array]:
         """One over the norm of each centred vector, for both models; 0 for a constant one, which resembles nothing."""
         return inverse_norm(self.x, self.xx, self.features), inverse_norm(self.y, self.yy, self.features)

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from onnxmerge.axes.layout import Positions
-from onnxmerge.matching.objective import Likeness, measure
+from onnxmerge.matching.objective import Likeness, Meter
 from onnxmerge.matching.plan import Group, inward
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
@@ -66,9 +66,10 @@ def by_weights(pair: PairOfModels) -> Permutations:
 
 
 def sweep(
-    pair: PairOfModels, perms: Permutations, roots: Collection[str], *, rng: np.random.Generator, max_sweeps: int
+    meter: Meter, perms: Permutations, roots: Collection[str], *, rng: np.random.Generator, max_sweeps: int
 ) -> Sweeps[Permutations]:
-    """Improve ``perms`` by sweeps over the groups ``roots``."""
+    """Improve ``perms`` of the meter's pair by sweeps over the groups ``roots``."""
+    pair = meter.pair
 
     def improve(current: Permutations, root: str) -> tuple[Permutations, int]:
         found = _improve(pair, pair.plan.groups[root], current)
@@ -76,7 +77,7 @@ def sweep(
 
     return climb(
         perms,
-        lambda current: measure(pair, current),
+        meter,
         improve,
         {root: pair.plan.groups[root].neighbours for root in pair.plan.groups},
         roots,

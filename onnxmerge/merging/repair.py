@@ -24,7 +24,7 @@ from onnxmerge.axes.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.statistics import MomentRequest, Statistics
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.batches import each, grouped, takes_batches
+from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import Matchings, average
 from onnxmerge.merging.linear_layers import LinearLayer, linear_layers
 from onnxmerge.merging.moments import Moments, Probe, Surgeon, levels, measure, settle
@@ -206,8 +206,7 @@ def independent_moments(
     probes = [_probe(model.graph, layer, typing) for layer in plan.layers]
     if len(levels(model.graph, probes)) > 1:
         return None
-    batches = grouped(model, source) if takes_batches(model, source) else each(source)
-    return measure(model, weights, probes, batches, provider=provider) if probes else {}
+    return measure(model, weights, probes, each(source), provider=provider) if probes else {}
 
 
 def _use_target(

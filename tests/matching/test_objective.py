@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxmerge.matching.objective import measure
+from onnxmerge.matching.objective import Meter, measure
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import PairOfModels, group_problem, weight_shares
 from onnxmerge.matching.structured import score
@@ -52,3 +52,12 @@ def test_mean_of_the_right_matching_is_one() -> None:
         shares = weight_shares(plan, alpha, case.activations)
         found = measure(PairOfModels(plan, case.first, case.other, case.activations, shares), case.truth)
         assert found.mean == pytest.approx({"s": 1.0, "h": 1.0, "qk": 1.0, "v": 1.0})
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_what_was_measured_before_changes_nothing(structure: str) -> None:
+    pair = pair_of(structure, 0.3)
+    meter, first, second = Meter(pair), *(random_permutations(pair.plan.spaces, seed) for seed in (3, 4))
+    mixed = {name: (first, second)[place % 2][name] for place, name in enumerate(first)}
+    for perms in (first, second, mixed, first):
+        assert meter(perms) == measure(pair, perms)
