@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnxmerge.api.examining import Questions
 from onnxmerge.api.job import Job
-from onnxmerge.api.judging import Judge, Judges, judge_on
+from onnxmerge.api.judging import Judges
 from onnxmerge.api.matching import Evidence, match
 from onnxmerge.api.rotating import Turned, turn
 from onnxmerge.api.search import SearchReport, search
@@ -27,12 +27,7 @@ class Chosen:
 
 def chosen_by(split: Split | None, asked: Questions | None) -> Judges:
     """Judges by the data that was held out. Raises InputError where what is ``asked`` does not fit it."""
-    known = None if split is None or asked is None else asked.held_out(split)
-
-    def judges(job: Job) -> Judge | None:
-        return None if split is None else judge_on(job, split.held, known)
-
-    return judges
+    return Judges(split, None if split is None or asked is None else asked.held_out(split))
 
 
 def matched_by(job: Job, evidence: Evidence, judges: Judges) -> Chosen:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 
@@ -99,10 +98,6 @@ def in_brief(job: Job) -> Job:
     return job if job.source is None else replace(job, source=Spread(job.source, REPAIR_SAMPLES))
 
 
-Judges: TypeAlias = Callable[[Job], Judge | None]
-"""What judges candidates of a job; None where no data is held out."""
-
-
 def judge_on(job: Job, held: CalibrationSource, asked: Questions | None = None) -> Judge:
     """A judge by the data ``held``, which must not be in ``job.source``; ``asked`` is what labels say of its samples.
 
@@ -113,3 +108,32 @@ def judge_on(job: Job, held: CalibrationSource, asked: Questions | None = None) 
     feeds = list(each(Spread(held, EVALUATION_SAMPLES)))
     found = reference(job.prepared.models, job.prepared.typing, feeds, job.options.provider, job.network)
     return Judge(found, None if asked is None else examine(job, held, asked))
+
+
+@dataclass(slots=True, eq=False)
+class Judges:
+    """Judges by the data that was held out, and by what is ``asked`` of it; without such data there are none.
+
+    A judge runs the parents, so one serves all jobs that merge the same networks.
+    """
+
+    split: Split | None
+    asked: Questions | None = None
+    _last: tuple[Job, Judge] | None = None
+
+    def __call__(self, job: Job) -> Judge | None:
+        """The judge of a job's candidates. Raises what ``judge_on`` raises."""
+        if self.split is None:
+            return None
+        if self._last is None or _networks(self._last[0]) != _networks(job):
+            self._last = job, judge_on(job, self.split.held, self.asked)
+        return self._last[1]
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the parents of the last job answered on the data that was held out."""
+        return None if self._last is None else self._last[1].reference
+
+
+def _networks(job: Job) -> tuple[int, int]:
+    return id(job.prepared), id(job.network)

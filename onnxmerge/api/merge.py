@@ -96,7 +96,8 @@ def merge(
     with clock.stage("check"):
         _require_finite(parents, product, job.prepared.trace.sample, how.provider)
     with clock.stage("compare"):
-        found = errors(parents, product, begun.source if begun.split is None else begun.split.held, how.provider)
+        held = begun.source if begun.split is None else begun.split.held
+        found = errors(parents, product, held, how.provider, judges.reference)
         costs = footprints(parents, job.prepared, product)
     report = report_of(chosen, begun.certificates, result, repair, product, seconds=clock.seconds)
     report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None)

@@ -6,10 +6,11 @@ from onnxmerge.api.prepare import Prepared
 from onnxmerge.api.separation import Parents, Product, inputs_of
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import input_specs, is_batched
+from onnxmerge.merging.reconstruction import Reference
 from onnxmerge.model.footprint import Footprint, footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.trace import trace
-from onnxmerge.validation.reconstruction import reconstruct
+from onnxmerge.validation.reconstruction import reconstruct, reconstructed
 
 
 def footprints(parents: Parents, prepared: Prepared, product: Product) -> tuple[Footprint, ...]:
@@ -28,9 +29,18 @@ def footprints(parents: Parents, prepared: Prepared, product: Product) -> tuple[
 
 
 def errors(
-    parents: Parents, product: Product, held: CalibrationSource | None, provider: str
+    parents: Parents,
+    product: Product,
+    held: CalibrationSource | None,
+    provider: str,
+    known: Reference | None = None,
 ) -> tuple[float | None, ...] | None:
-    """The relative error of each parent's outputs in the merged model; None where there is no data to tell it."""
+    """The relative error of each parent's outputs in the merged model; None where there is no data to tell it.
+
+    ``known`` is what the parents answered on some of ``held``, where they were run on it before.
+    """
     if held is None:
         return None
+    if known is not None and parents.separation is None:
+        return reconstructed(product.network, product.weights, known)
     return reconstruct(product.model, product.weights, product.outputs, parents.networks, held, provider=provider)

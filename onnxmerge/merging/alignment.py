@@ -6,7 +6,7 @@ carry free spaces move, and these have one size always.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from onnxmerge.axes.layout import AxisBlock, Block, Positions, TensorLayout, Typing
-from onnxmerge.axes.resize import axes_of, resized_layout
+from onnxmerge.axes.resize import resized_axes, resized_layout, resized_orders
 from onnxmerge.errors import StructureError
 from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.transport import transport
@@ -24,8 +24,10 @@ from onnxmerge.merging.zip_transport import Zipped
 Float = TypeVar("Float", bound=np.floating[Any])
 
 
-def axis_orders(layout: TensorLayout, typing: Typing, perms: Mapping[str, Positions]) -> dict[int, Positions] | None:
-    """For each axis that moves, which source position comes to each target position.
+def axis_orders(
+    layout: TensorLayout, typing: Typing, perms: Mapping[str, Positions], *, skipped: Collection[int] = ()
+) -> dict[int, Positions] | None:
+    """For each axis that moves, but those ``skipped``, which source position comes to each target position.
 
     None where an axis does not move by itself: its order depends on the position along another axis.
     """
@@ -36,7 +38,7 @@ def axis_orders(layout: TensorLayout, typing: Typing, perms: Mapping[str, Positi
             if not any(_equal(block.axes[axis], part) for part in parts):
                 parts.append(block.axes[axis])
         names = {name for part in parts for name in part.spaces}
-        if not any(name in perms and typing.spaces[name].free for name in names):
+        if axis in skipped or not any(name in perms and typing.spaces[name].free for name in names):
             continue
         if sum(part.positions.size for part in parts) != size:
             return None
@@ -51,8 +53,9 @@ def axis_orders(layout: TensorLayout, typing: Typing, perms: Mapping[str, Positi
 def zip_orders(layout: TensorLayout, typing: Typing, zips: Zipped, model: int) -> dict[int, Positions] | None:
     """For each axis that moves, which merged position each of one model's positions becomes part of; None as above."""
     labels = zips.models[model]
-    found = axis_orders(layout, typing, {name: own for name, own in labels.items() if name not in zips.widths})
-    return None if found is None else {**found, **{axis: labels[s] for axis, s in axes_of(layout, zips.widths).items()}}
+    resized = resized_orders(layout, typing.spaces, zips.widths, labels)
+    rest = axis_orders(layout, typing, labels, skipped=resized_axes(layout, zips.widths))
+    return None if resized is None or rest is None else {**rest, **resized}
 
 
 def reordered(tensor: NDArray[Any], orders: Mapping[int, Positions]) -> NDArray[Any]:

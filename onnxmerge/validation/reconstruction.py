@@ -13,6 +13,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import is_floating
+from onnxmerge.merging.reconstruction import Reference, features_of
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
 
@@ -53,6 +54,21 @@ def reconstruct(
                     wrong[m][place] += np.square(found[name] - wide).sum()
                     whole[m][place] += np.square(wide).sum()
     return tuple(_mean(*pair) for pair in zip(wrong, whole, strict=True))
+
+
+def reconstructed(merged: Network, weights: Arrays, parents: Reference) -> tuple[float | None, ...]:
+    """The same of a network with its parents' outputs, where what they answered is known.
+
+    Of outputs with very many positions it is over those that ``parents`` has.
+    """
+    answers = [feature for feature in parents.features if feature.answer]
+    own = features_of(merged, weights, answers, parents.feeds, parents.provider)[0] if answers else {}
+    wrong = [
+        [np.square(own[each.tensor] - rows[each.tensor], dtype=np.float64).sum() for each in answers]
+        for rows in parents.rows
+    ]
+    whole = [[np.square(rows[each.tensor], dtype=np.float64).sum() for each in answers] for rows in parents.rows]
+    return tuple(_mean(np.array(some), np.array(every)) for some, every in zip(wrong, whole, strict=True))
 
 
 def _mean(wrong: NDArray[np.float64], whole: NDArray[np.float64]) -> float | None:

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.axes.layout import Block, Positions, TensorLayout, Typing
 from onnxmerge.merging.combine import is_floating, transported
+from onnxmerge.merging.transport import gather
 from onnxmerge.widening.layout import Budget
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -33,27 +34,32 @@ def weight_likeness(
 ) -> dict[str, Vector]:
     """Pearson correlation of the weight vectors of matched units, the mean over parents but the first, by space.
 
-    A unit's weight vector are its slices of all initializers but running statistics; 0 where it does not vary.
+    A unit's weight vector are its slices of all initializers but running statistics, with everything that is inside of
+    it (the units of a head); 0 where it does not vary.
     """
     aligned = [transported(own, typing, perms) for own, perms in zip(parents[1:], matchings, strict=True)]
     sums = {name: np.zeros((len(aligned), 5, typing.spaces[name].size)) for name in spaces}
     counts = dict.fromkeys(spaces, 0)
     for tensor, layout in typing.initializers.items():
-        found = {(axis, space) for space in spaces for _, axis in layout.occurrences(space)}
+        found = [(block, slot) for block in layout.blocks for slot, name in enumerate(block.spaces) if name in sums]
         if tensor in typing.statistics or not found or not is_floating(parents[0][tensor].dtype):
             continue
         first, others = parents[0][tensor], [own[tensor] for own in aligned]
-        for axis, space in sorted(found):
-            x = _rows(first, axis)
+        for block, slot in found:
+            space = block.spaces[slot]
+            x = _rows(first, layout, block, slot, typing)
             counts[space] += x.shape[1]
             for index, other in enumerate(others):
-                y = _rows(other, axis)
+                y = _rows(other, layout, block, slot, typing)
                 sums[space][index] += [x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)]
     return {space: _correlation(sums[space], counts[space]).mean(axis=0) for space in spaces}
 
 
-def _rows(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).astype(np.float64)
+def _rows(array: NDArray[Any], layout: TensorLayout, block: Block, slot: int, typing: Typing) -> NDArray[np.float64]:
+    """A block of a tensor with the units of one of its slots as rows."""
+    sizes = [typing.spaces[name].size for name in block.spaces]
+    content = gather(array, layout, block, typing.spaces, {}).reshape(sizes)
+    return np.moveaxis(content, slot, 0).reshape(sizes[slot], -1).astype(np.float64)
 
 
 def _correlation(sums: Vector, count: int) -> Vector:

@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import TensorLayout, Typing
-from onnxmerge.axes.resize import Widths, axes_of, resized_layout
-from onnxmerge.model.network import Network
+from onnxmerge.axes.resize import Widths, resized_axes, resized_layout
+from onnxmerge.axes.spaces import UNIFORM
+from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import lazy
 
+Sizes: TypeAlias = NDArray[np.int64]
 
-def resized_network(template: Network, typing: Typing, widths: Widths) -> Network:
+COUNTS = ("group", "groups", "num_groups", "num_heads", "q_num_heads", "kv_num_heads")
+"""Attributes that say how many units of an outer group (channel groups, heads) a node works on."""
+
+OPEN = -1
+KEPT = (0, OPEN)
+"""What a target of Reshape may say instead of a size: as it was, or whatever is left."""
+
+CHANNEL = 1
+"""The axis that a vector beside a tensor is for, where it is not the last (norms, convolutions)."""
+
+
+def resized_network(models: ModelSet, typing: Typing, widths: Widths) -> Network:
     """The template with the initializers of resized groups in their new shapes, for other weights to fill.
 
-    Targets of Reshape that name an old size name the new one, and a convolution of one filter for each channel has as
-    many groups as there are channels now. Nothing else in the graph is adapted: whether it holds for other sizes is
-    for ``proof`` to find out.
+    Targets of Reshape and parts of Split that name an old size name the new one, attributes that count heads or groups
+    of channels count them anew, and what is the same number for every unit (the scale of a norm without one) is so for
+    as many as there are now. Nothing else in the graph is adapted: whether it holds for other sizes is for ``proof`` to
+    find out.
     """
+    template = models.template
     model = template.model.clone()
     for name, value in model.graph.initializers.items():
         layout = typing.initializers.get(name)
-        if layout is not None and value.const_value is not None and axes_of(layout, widths):
+        if layout is not None and value.const_value is not None and resized_axes(layout, widths):
             _reshape(value, value.const_value, resized_layout(layout, widths).shape)
-    for node in model.graph:
+    changes = _Changes(model.graph, models, typing, widths)
+    for node in list(model.graph):
         for value in node.outputs:
-            layout = typing.activations.get(str(value.name))
-            if layout is None or not axes_of(layout, widths):
-                continue
-            value.shape = None
-            if node.op_type == "Reshape":
-                _retarget(model.graph, node, layout, widths)
-            elif node.op_type in ("Conv", "ConvTranspose"):
-                _regroup(node, layout, widths)
+            if changes.axes(value):
+                value.shape = None
+        changes.adapt(node)
     return Network(template.path, model, template.sha256)
 
 
@@ -49,27 +65,148 @@ def _reshape(value: ir.Value, tensor: ir.TensorProtocol, shape: tuple[int, ...])
     value.shape = ir.Shape(shape)
 
 
-def _retarget(graph: ir.Graph, node: ir.Node, layout: TensorLayout, widths: Widths) -> None:
-    """Write the new sizes into a constant target of the result's rank."""
-    target = node.inputs[1]
-    if target is None or not target.is_initializer() or target.const_value is None:
-        return
-    sizes = target.const_value.numpy().copy()
-    axes = axes_of(layout, widths)
-    if sizes.shape != (len(layout.shape),) or all(sizes[axis] in (0, -1) for axis in axes):
-        return
-    for axis, space in axes.items():
-        if sizes[axis] not in (0, -1):
-            sizes[axis] = widths[space]
-    name = f"{target.name}/{node.name}"
-    fresh = ir.val(name, const_value=ir.Tensor(sizes, name=name))
-    graph.register_initializer(fresh)
-    node.replace_input_with(1, fresh)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Changes:
+    """What a graph says of the sizes of groups, said of their new ones."""
+
+    graph: ir.Graph
+    models: ModelSet
+    typing: Typing
+    widths: Widths
+
+    def axes(self, value: ir.Value | None) -> Mapping[int, int]:
+        """The new sizes of the axes of an activation or an initializer that have one."""
+        layout = self._layout(value)
+        if layout is None:
+            return {}
+        shape = resized_layout(layout, self.widths).shape
+        return {axis: shape[axis] for axis in resized_axes(layout, self.widths)}
+
+    def adapt(self, node: ir.Node) -> None:
+        """Adapt one node."""
+        changed = self.axes(node.outputs[0]) if node.outputs else {}
+        if node.op_type == "Reshape" and changed:
+            self._retarget(node, changed)
+        elif node.op_type == "Split" and changed:
+            self._split(node)
+        elif changed:
+            self._repeat(node, changed)
+        self._count(node)
+
+    def _retarget(self, node: ir.Node, changed: Mapping[int, int]) -> None:
+        """Write new sizes into a target that is constant, or put together of sizes; one that is computed is left open.
+
+        It was computed of something that may not have changed with it (the width that a head's output goes back to).
+        """
+        target, layout = node.inputs[1], self._layout(node.outputs[0])
+        maker = None if target is None else target.producer()
+        if target is None or layout is None:
+            return
+        if maker is None:
+            sizes = _constant(target)
+            if sizes is not None and len(sizes) == len(layout.shape):
+                node.replace_input_with(1, self._renewed(node, target, _with(sizes, changed, 0)))
+        elif maker.op_type == "Concat":
+            parts = [_constant(part) for part in maker.inputs]
+            lengths = [1 if part is None else len(part) for part in parts]
+            if sum(lengths) != len(layout.shape):
+                return
+            inputs = list(maker.inputs)
+            open_ends = any(part is not None and OPEN in part for part in parts)
+            for place, (value, part) in enumerate(zip(maker.inputs, parts, strict=True)):
+                axis = sum(lengths[:place])
+                if value is not None and part is not None:
+                    inputs[place] = self._renewed(node, value, _with(part, changed, axis))
+                elif value is not None and axis in changed and not open_ends:
+                    inputs[place], open_ends = self._renewed(node, value, np.array([OPEN])), True
+            if inputs == list(maker.inputs):
+                return
+            joined = ir.node("Concat", inputs, {"axis": 0}, name=f"{maker.name}/{node.name}")
+            joined.outputs[0].name = f"{target.name}/{node.name}"
+            self.graph.insert_before(node, joined)
+            node.replace_input_with(1, joined.outputs[0])
+
+    def _repeat(self, node: ir.Node, changed: Mapping[int, int]) -> None:
+        """Give vectors that hold one number for all units, the same in all models, as many of it as there are units."""
+        before = self._layout(node.outputs[0])
+        for place, value in enumerate(node.inputs):
+            layout = None if value is None else self.typing.initializers.get(str(value.name))
+            if before is None or value is None or layout is None or value.const_value is None:
+                continue
+            shape = list(layout.shape)
+            for axis, size in enumerate(shape):
+                aligned = len(before.shape) - len(shape) + axis
+                fits = [each for each in (aligned, CHANNEL) if each in changed and before.shape[each] == size]
+                if fits and all(self.typing.spaces[name].fixed == UNIFORM for name in _on(layout, axis)):
+                    shape[axis] = changed[fits[0]]
+            arrays = [own[str(value.name)] for own in self.models.weights]
+            if shape != list(layout.shape) and all(np.array_equal(arrays[0], own) for own in arrays[1:]):
+                wide = arrays[0]
+                for axis, size in enumerate(shape):
+                    wide = wide if wide.shape[axis] == size else np.repeat(wide.take([0], axis), size, axis)
+                node.replace_input_with(place, self._constant(f"{value.name}/{node.name}", wide))
+
+    def _split(self, node: ir.Node) -> None:
+        """Give the parts of a Split their new sizes along its axis."""
+        layout, axis = self._layout(node.inputs[0]), node.attributes.get("axis")
+        if layout is None:
+            return
+        along = (0 if axis is None else axis.as_int()) % len(layout.shape)
+        shapes = [own.shape for value in node.outputs if (own := self._layout(value)) is not None]
+        sizes = [self.axes(value).get(along, shape[along]) for value, shape in zip(node.outputs, shapes, strict=False)]
+        if len(sizes) != len(node.outputs):
+            return
+        if "split" in node.attributes:
+            node.attributes["split"] = ir.AttrInt64s("split", sizes)
+        elif len(node.inputs) > 1 and node.inputs[1] is not None:
+            node.replace_input_with(1, self._renewed(node, node.inputs[1], np.array(sizes, np.int64)))
+
+    def _count(self, node: ir.Node) -> None:
+        """Count the units anew that stand on both sides of a node."""
+        if not node.inputs or not node.outputs:
+            return
+        sides = [self._layout(value) for value in (node.inputs[0], node.outputs[0])]
+        names = [set() if own is None else {name for block in own.blocks for name in block.spaces} for own in sides]
+        for name in sorted(names[0] & names[1] & self.widths.keys()):
+            size = self.typing.spaces[name].size
+            for attribute in COUNTS:
+                found = node.attributes.get(attribute)
+                if found is not None and found.as_int() % size == 0:
+                    count = found.as_int() // size * self.widths[name]
+                    node.attributes[attribute] = ir.AttrInt64(attribute, count)
+
+    def _layout(self, value: ir.Value | None) -> TensorLayout | None:
+        name = "" if value is None else str(value.name)
+        return self.typing.activations.get(name) or self.typing.initializers.get(name)
+
+    def _renewed(self, node: ir.Node, value: ir.Value, sizes: Sizes) -> ir.Value:
+        """A constant for one node in place of another that says other sizes."""
+        before = _constant(value)
+        if before is not None and np.array_equal(sizes, before):
+            return value
+        return self._constant(f"{value.name}/{node.name}", sizes)
+
+    def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        if name not in self.graph.initializers:
+            self.graph.register_initializer(ir.val(name, const_value=ir.Tensor(array, name=name)))
+        return self.graph.initializers[name]
 
 
-def _regroup(node: ir.Node, layout: TensorLayout, widths: Widths) -> None:
-    """Give a depthwise convolution as many groups as it has channels."""
-    space = axes_of(layout, widths).get(1)
-    groups = node.attributes.get("group")
-    if space is not None and groups is not None and groups.as_int() == layout.shape[1]:
-        node.attributes["group"] = ir.AttrInt64("group", widths[space])
+def _on(layout: TensorLayout, axis: int) -> set[str]:
+    return {name for block in layout.blocks for name in block.axes[axis].spaces}
+
+
+def _constant(value: ir.Value | None) -> Sizes | None:
+    """Sizes that are written down [axes]; None where they are computed."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    return value.const_value.numpy().reshape(-1)
+
+
+def _with(sizes: Sizes, changed: Mapping[int, int], first: int) -> Sizes:
+    """Sizes of the axes from ``first`` on, those that changed at their new values; but what is kept stays so."""
+    found = sizes.copy()
+    for place, size in enumerate(sizes):
+        if int(size) not in KEPT:
+            found[place] = changed.get(first + place, int(size))
+    return found

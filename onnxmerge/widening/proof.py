@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Typing
-from onnxmerge.axes.resize import axes_of
+from onnxmerge.axes.resize import resized_layout, resized_orders
 from onnxmerge.errors import InputError
+from onnxmerge.merging.alignment import reordered
 from onnxmerge.merging.combine import combine, is_floating
 from onnxmerge.merging.zip_transport import Zipped
 from onnxmerge.model.network import ModelSet
@@ -37,7 +38,12 @@ def provable(names: Sequence[str], models: ModelSet, typing: Typing, sample: Arr
         return _holds(_half_apart(spaces, typing), models, typing, sample, expected)
 
     proved = [name for name in names if holds([name])]
-    return proved if not proved or holds(proved) else []
+    if not proved or holds(proved):
+        return proved
+    together: list[str] = []
+    for name in proved:
+        together += [name] if holds([*together, name]) else []
+    return together
 
 
 def _half_apart(names: Sequence[str], typing: Typing) -> Zipped:
@@ -49,7 +55,7 @@ def _half_apart(names: Sequence[str], typing: Typing) -> Zipped:
 
 def _holds(zips: Zipped, models: ModelSet, typing: Typing, sample: Arrays, expected: Arrays) -> bool:
     """Whether the first parent, merged with itself, gives its own outputs, to each parent in its own places."""
-    network = resized_network(models.template, typing, zips.widths)
+    network = resized_network(models, typing, zips.widths)
     twice = replace(models, weights=(models.weights[0],) * 2, sources=(models.sources[0],) * 2)
     try:
         weights = combine(twice, typing, zips)
@@ -66,11 +72,13 @@ def _holds(zips: Zipped, models: ModelSet, typing: Typing, sample: Arrays, expec
 def _read(name: str, array: NDArray[Any], typing: Typing, zips: Zipped, parent: int) -> NDArray[Any]:
     """An output as one parent's tail reads it."""
     layout = typing.activations.get(name)
-    for axis, space in ({} if layout is None else axes_of(layout, zips.widths)).items():
-        if array.shape[axis] != zips.widths[space]:
-            return np.empty(0)
-        array = np.take(array, zips.models[parent][space], axis=axis)
-    return array
+    if layout is None:
+        return array
+    orders = resized_orders(layout, typing.spaces, zips.widths, zips.models[parent])
+    sizes = resized_layout(layout, zips.widths).shape
+    if orders is None or any(array.shape[axis] != sizes[axis] for axis in orders):
+        return np.empty(0)
+    return reordered(array, orders)
 
 
 def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:

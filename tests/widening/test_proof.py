@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxmerge.api.prepare import Prepared, load, type_models
-from onnxmerge.axes.resize import plain_spaces
+from onnxmerge.axes.resize import resizable_spaces
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.zip_transport import Zipped, identity_zip
 from onnxmerge.model.session import open_session, run
@@ -39,7 +39,7 @@ def prepared(model: onnx.ModelProto) -> Prepared:
 
 
 def outputs(found: Prepared, zips: Zipped) -> dict[str, Any]:
-    network = resized_network(found.models.template, found.typing, zips.widths)
+    network = resized_network(found.models, found.typing, zips.widths)
     weights = combine(found.models, found.typing, zips)
     return run(open_session(network.model, weights=weights), found.trace.sample)
 
@@ -49,7 +49,7 @@ def outputs(found: Prepared, zips: Zipped) -> dict[str, Any]:
 def test_a_network_of_any_other_width_runs(model: onnx.ModelProto, draw: st.DataObject) -> None:
     found = prepared(model)
     typing = found.typing
-    sizes = {name: typing.spaces[name].size for name in plain_spaces(typing)}
+    sizes = {name: typing.spaces[name].size for name in resizable_spaces(typing)}
     names = provable(list(sizes), found.models, typing, found.trace.sample)
     expected = run(open_session(found.models.template.model), found.trace.sample)
     budgets, widths, narrow = {}, dict[str, int](), dict[str, Any]()
@@ -70,7 +70,7 @@ def test_a_network_of_any_other_width_runs(model: onnx.ModelProto, draw: st.Data
 def proved(model: onnx.ModelProto) -> list[int]:
     """The sizes of the groups that can have another width."""
     found = prepared(model)
-    names = provable(plain_spaces(found.typing), found.models, found.typing, found.trace.sample)
+    names = provable(resizable_spaces(found.typing), found.models, found.typing, found.trace.sample)
     return sorted(found.typing.spaces[name].size for name in names)
 
 
@@ -82,7 +82,7 @@ def test_what_is_read_as_a_whole_is_not_proved() -> None:
 
 def test_a_reshape_that_names_the_old_size_names_the_new_one() -> None:
     found = prepared(residual())
-    network = resized_network(found.models.template, found.typing, dict.fromkeys(plain_spaces(found.typing), 3))
+    network = resized_network(found.models, found.typing, dict.fromkeys(resizable_spaces(found.typing), 3))
 
     def target(graph: ir.Graph) -> list[int]:
         (value,) = (node.inputs[1] for node in graph if node.op_type == "Reshape")
