@@ -89,6 +89,16 @@ def resized_typing(typing: Typing, widths: Widths) -> Typing:
     )
 
 
+def resized_bound(layout: TensorLayout, axis: int, widths: Widths, bound: int) -> int:
+    """Where a boundary between two positions of an axis (0: before the first) lies at the new widths."""
+    parts, found = _parts(layout, axis), np.array(bound)
+    for name in sorted({name for part in parts for name in part.spaces} & widths.keys()):
+        loops = _loops(parts, name) or []
+        parts = [_stretched(part, name, loops, widths[name]) for part in parts]
+        found = _moved(found, loops, widths[name])
+    return int(found)
+
+
 def resized_orders(
     layout: TensorLayout, spaces: Mapping[str, Space], widths: Widths, labels: Mapping[str, Positions]
 ) -> dict[int, Positions] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import TensorLayout, Typing
-from onnxmerge.axes.resize import Widths, resized_axes, resized_layout
+from onnxmerge.axes.resize import Widths, resized_axes, resized_bound, resized_layout
 from onnxmerge.axes.spaces import UNIFORM
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import lazy
@@ -21,9 +21,20 @@ Sizes: TypeAlias = NDArray[np.int64]
 COUNTS = ("group", "groups", "num_groups", "num_heads", "q_num_heads", "kv_num_heads")
 """Attributes that say how many units of an outer group (channel groups, heads) a node works on."""
 
-OPEN = -1
-KEPT = (0, OPEN)
-"""What a target of Reshape may say instead of a size: as it was, or whatever is left."""
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How an operator reads the sizes of its result: what else than a size may stand there, and leaves it ``free``.
+
+    ``once``: of one axis only.
+    """
+
+    kept: tuple[int, ...]
+    free: int
+    once: bool
+
+
+TARGETS = {"Reshape": Target(kept=(0, -1), free=-1, once=True), "Expand": Target(kept=(1,), free=1, once=False)}
 
 CHANNEL = 1
 """The axis that a vector beside a tensor is for, where it is not the last (norms, convolutions)."""
@@ -32,10 +43,10 @@ CHANNEL = 1
 def resized_network(models: ModelSet, typing: Typing, widths: Widths) -> Network:
     """The template with the initializers of resized groups in their new shapes, for other weights to fill.
 
-    Targets of Reshape and parts of Split that name an old size name the new one, attributes that count heads or groups
-    of channels count them anew, and what is the same number for every unit (the scale of a norm without one) is so for
-    as many as there are now. Nothing else in the graph is adapted: whether it holds for other sizes is for ``proof`` to
-    find out.
+    Targets of Reshape and Expand, parts of Split and bounds of Slice that name an old size name the new one, attributes
+    that count heads or groups of channels count them anew, and what is the same number for every unit (the scale of a
+    norm without one) is so for as many as there are now. Nothing else in the graph is adapted: whether it holds for
+    other sizes is for ``proof`` to find out.
     """
     template = models.template
     model = template.model.clone()
@@ -85,19 +96,22 @@ class _Changes:
     def adapt(self, node: ir.Node) -> None:
         """Adapt one node."""
         changed = self.axes(node.outputs[0]) if node.outputs else {}
-        if node.op_type == "Reshape" and changed:
-            self._retarget(node, changed)
-        elif node.op_type == "Split" and changed:
+        if node.op_type in TARGETS and changed:
+            self._retarget(node, changed, TARGETS[node.op_type])
+        elif node.op_type == "Split":
             self._split(node)
+        elif node.op_type == "Slice":
+            self._slice(node)
         elif changed:
             self._repeat(node, changed)
         self._count(node)
 
-    def _retarget(self, node: ir.Node, changed: Mapping[int, int]) -> None:
+    def _retarget(self, node: ir.Node, changed: Mapping[int, int], target_of: Target) -> None:
         """Write new sizes into a target that is constant, or put together of sizes; one that is computed is left open.
 
         It was computed of something that may not have changed with it (the width that a head's output goes back to).
         """
+        kept, free, once = target_of.kept, target_of.free, target_of.once
         target, layout = node.inputs[1], self._layout(node.outputs[0])
         maker = None if target is None else target.producer()
         if target is None or layout is None:
@@ -105,20 +119,20 @@ class _Changes:
         if maker is None:
             sizes = _constant(target)
             if sizes is not None and len(sizes) == len(layout.shape):
-                node.replace_input_with(1, self._renewed(node, target, _with(sizes, changed, 0)))
+                node.replace_input_with(1, self._renewed(node, target, _with(sizes, changed, 0, kept)))
         elif maker.op_type == "Concat":
             parts = [_constant(part) for part in maker.inputs]
             lengths = [1 if part is None else len(part) for part in parts]
             if sum(lengths) != len(layout.shape):
                 return
             inputs = list(maker.inputs)
-            open_ends = any(part is not None and OPEN in part for part in parts)
+            taken = once and any(part is not None and free in part for part in parts)
             for place, (value, part) in enumerate(zip(maker.inputs, parts, strict=True)):
                 axis = sum(lengths[:place])
                 if value is not None and part is not None:
-                    inputs[place] = self._renewed(node, value, _with(part, changed, axis))
-                elif value is not None and axis in changed and not open_ends:
-                    inputs[place], open_ends = self._renewed(node, value, np.array([OPEN])), True
+                    inputs[place] = self._renewed(node, value, _with(part, changed, axis, kept))
+                elif value is not None and axis in changed and not taken:
+                    inputs[place], taken = self._renewed(node, value, np.array([free])), once
             if inputs == list(maker.inputs):
                 return
             joined = ir.node("Concat", inputs, {"axis": 0}, name=f"{maker.name}/{node.name}")
@@ -149,7 +163,7 @@ class _Changes:
     def _split(self, node: ir.Node) -> None:
         """Give the parts of a Split their new sizes along its axis."""
         layout, axis = self._layout(node.inputs[0]), node.attributes.get("axis")
-        if layout is None:
+        if layout is None or not any(map(self.axes, node.outputs)):
             return
         along = (0 if axis is None else axis.as_int()) % len(layout.shape)
         shapes = [own.shape for value in node.outputs if (own := self._layout(value)) is not None]
@@ -160,6 +174,24 @@ class _Changes:
             node.attributes["split"] = ir.AttrInt64s("split", sizes)
         elif len(node.inputs) > 1 and node.inputs[1] is not None:
             node.replace_input_with(1, self._renewed(node, node.inputs[1], np.array(sizes, np.int64)))
+
+    def _slice(self, node: ir.Node) -> None:
+        """Move the bounds of a Slice with the positions between which they lie."""
+        layout, bounds = self._layout(node.inputs[0]), [_constant(value) for value in node.inputs[1:4]]
+        if layout is None or len(bounds) < 3 or not (moved := self.axes(node.inputs[0])):
+            return
+        axes = bounds[2]
+        for place, own in enumerate(bounds[:2], start=1):
+            value = node.inputs[place]
+            if own is None or axes is None or value is None:
+                continue
+            fresh = own.copy()
+            for index, axis in enumerate(axes % len(layout.shape)):
+                size, bound = layout.shape[axis], int(own[index])
+                if axis in moved and -size < bound < size:
+                    new = resized_bound(layout, int(axis), self.widths, bound % size)
+                    fresh[index] = new if bound >= 0 else new - moved[int(axis)]
+            node.replace_input_with(place, self._renewed(node, value, fresh))
 
     def _count(self, node: ir.Node) -> None:
         """Count the units anew that stand on both sides of a node."""
@@ -203,10 +235,10 @@ def _constant(value: ir.Value | None) -> Sizes | None:
     return value.const_value.numpy().reshape(-1)
 
 
-def _with(sizes: Sizes, changed: Mapping[int, int], first: int) -> Sizes:
+def _with(sizes: Sizes, changed: Mapping[int, int], first: int, kept: Sequence[int]) -> Sizes:
     """Sizes of the axes from ``first`` on, those that changed at their new values; but what is kept stays so."""
     found = sizes.copy()
     for place, size in enumerate(sizes):
-        if int(size) not in KEPT:
+        if int(size) not in kept:
             found[place] = changed.get(first + place, int(size))
     return found

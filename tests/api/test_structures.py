@@ -16,7 +16,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge import merge, permute
+from onnxmerge import MergeResult, merge, permute
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import synthesize
 from onnxmerge.model.session import open_session, run
@@ -94,10 +94,14 @@ def outputs(model: ir.Model, weights: Mapping[str, Any] | None, feeds: Sequence[
     return np.where(np.abs(flat) < 1e30, flat, 0.0)
 
 
-def difference(method: str, name: str) -> float:
+def merged(method: str, name: str, share: float = 1.0) -> MergeResult:
+    model, copy, calibration, _ = case(name)
+    return merge([model, copy], calibration=calibration, method=method, repair="none", provider="cpu", share=share)
+
+
+def difference(result: MergeResult, name: str) -> float:
     """How far the merged network's outputs are from the model's, relative to their spread."""
-    model, copy, calibration, test = case(name)
-    result = merge([model, copy], calibration=calibration, method=method, repair="none", refine="none", provider="cpu")
+    model, _, _, test = case(name)
     want = outputs(read_network(model).model, None, test)
     found = outputs(result.template.model, result.weights, test)
     return float(np.linalg.norm(found - want) / np.linalg.norm(want - want.mean()))
@@ -105,26 +109,48 @@ def difference(method: str, name: str) -> float:
 
 @pytest.mark.parametrize(("method", "name"), FAST)
 def test_a_network_merged_with_its_permuted_copy_computes_the_same(method: str, name: str) -> None:
-    assert difference(method, name) < 1e-5
+    assert difference(merged(method, name), name) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["transformers/llama.dynamo", "hand/conv_tasnet.torchscript"])
 def test_without_matching_it_does_not(name: str) -> None:
-    assert difference("average", name) > 0.3
+    assert difference(merged("average", name), name) > 0.3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_finds_its_way_through_every_structure(method: str, name: str) -> None:
-    assert difference(method, name) < 1e-5
+    assert difference(merged(method, name), name) < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECTIFIED)
 @pytest.mark.parametrize("method", [each for each in METHODS if each != "zipit"])
 def test_weights_tell_apart_what_activations_cannot(method: str, name: str) -> None:
-    assert difference(method, name) < 1e-5
+    assert difference(merged(method, name), name) < 1e-5
+
+
+def outer_widened(result: MergeResult) -> list[str]:
+    """The groups of heads or channels that have another width."""
+    holding = {outer for group in result.report.groups for outer in group.varies_with}
+    return [group.id for group in result.report.groups if group.id in holding and group.width > group.size]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("transformers/llama.dynamo", 3), ("transformers/gpt2.dynamo", 3), ("hand/denoiser.dynamo", 2)],
+)
+def test_half_of_the_heads_stay_apart(name: str, layers: int) -> None:
+    result = merged("mudsc-align", name, share=0.5)
+    assert len(outer_widened(result)) == layers
+    assert difference(result, name) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*STRUCTURES, *RECTIFIED])
+def test_half_of_what_can_be_widened_stays_apart(name: str) -> None:
+    assert difference(merged("mudsc-align", name, share=0.5), name) < 1e-5
 
 
 def test_the_structures_are_stored() -> None:

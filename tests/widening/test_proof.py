@@ -76,8 +76,11 @@ def proved(model: onnx.ModelProto) -> list[int]:
 
 def test_what_is_read_as_a_whole_is_not_proved() -> None:
     assert proved(residual()) == [6, 8]
-    assert proved(attention()) == []
-    assert proved(cnn()) == []
+    assert proved(attention()) == [2]
+
+
+def test_groups_of_channels_are_widened_as_a_whole() -> None:
+    assert proved(cnn()) == [4]
 
 
 def test_a_reshape_that_names_the_old_size_names_the_new_one() -> None:
