@@ -24,6 +24,15 @@ SCALING = {"Mul": (0, 1), "Div": (0,)}
 
 ADDING = {"Add", "Sub", "Concat"}
 
+ATTENTION = {
+    "Attention": (0, 1, 2),
+    "PackedAttention": (0, 1, 2),
+    "MultiHeadAttention": (0, 1, 2, 3),
+    "GroupQueryAttention": (0, 1, 2),
+}
+"""Fused attention, and the operands that carry queries, keys and values. It takes products of them; a norm of queries
+or keys is another operand, and where it turns them by position their space is no free one."""
+
 
 def rotatable(graph: ir.Graph, typing: Typing) -> tuple[str, ...]:
     """The free spaces that may be rotated as well, in the order of the typing."""
@@ -59,6 +68,8 @@ def _linear(graph: ir.Graph, typing: Typing, space: str) -> bool:
 
 
 def _linear_node(node: ir.Node, typing: Typing, space: str) -> bool:
+    if node.op_type in ATTENTION:
+        return _linear_attention(node, typing, space)
     if node.domain not in ("", "ai.onnx") or any(value is None for value in node.inputs):
         return False
     inputs = [_carries(value, typing, space) for value in node.inputs]
@@ -72,6 +83,13 @@ def _linear_node(node: ir.Node, typing: Typing, space: str) -> bool:
     if node.op_type in ("MatMul", "Gemm"):
         return _linear_product(node, typing, space) and (len(inputs) < 3 or inputs[2] == given)
     return False
+
+
+def _linear_attention(node: ir.Node, typing: Typing, space: str) -> bool:
+    """Whether the space is seen by products of queries, keys and values alone, and given on by nothing but these."""
+    read = {place for place, value in enumerate(node.inputs) if _carries(value, typing, space)}
+    given = [place for place, value in enumerate(node.outputs) if _carries(value, typing, space)]
+    return read <= {*ATTENTION[node.op_type]} and given in ([], [0])
 
 
 def _linear_product(node: ir.Node, typing: Typing, space: str) -> bool:

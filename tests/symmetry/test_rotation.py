@@ -57,7 +57,7 @@ def weights(seed: int = 0, more: Mapping[str, tuple[int, ...]] | None = None) ->
 
 
 def prepared(graph: str, own: Mapping[str, NDArray[Any]]) -> Prepared:
-    return type_models(load([build(graph, own)]), {"x": X}, None)
+    return type_models(load([build(graph, own, opset=23, domains={"com.microsoft": 1})]), {"x": X}, None)
 
 
 def found(graph: str, own: Mapping[str, NDArray[Any]]) -> list[int]:
@@ -125,6 +125,40 @@ def test_rotary_embedding_forbids_rotation_of_queries_and_keys() -> None:
     scores = turned("k", "k2") + SCORES.replace("(k2)", "(kz)")
     graph = f"(float[2,3,6] x) => (float[2,3,5] y) {{ {head} {scores} {TAIL} }}"
     assert found(graph, weights(more={"cos": (3, 1, 4), "sin": (3, 1, 4)})) == [4]
+
+
+PROJECTIONS = "q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)"
+FUSED: dict[str, tuple[str, dict[str, tuple[int, ...]], list[int]]] = {
+    "MultiHeadAttention": (
+        f"{PROJECTIONS} c = com.microsoft.MultiHeadAttention<num_heads=2>(q, k, v, b)",
+        {"wq": (6, 8), "wk": (6, 8), "wv": (6, 8), "b": (24,)},
+        [4, 4],
+    ),
+    "packed": ("c = com.microsoft.Attention<num_heads=2>(x, w, b)", {"w": (6, 24), "b": (24,)}, [4, 4]),
+    "Attention of ONNX": (
+        f"{PROJECTIONS} c = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)",
+        {"wq": (6, 8), "wk": (6, 8), "wv": (6, 8)},
+        [4, 4],
+    ),
+    "one space of queries, keys and values": (
+        f"{PROJECTIONS} c = com.microsoft.GroupQueryAttention<num_heads=1, kv_num_heads=1>(q, k, v, , , ends, total)",
+        {"wq": (6, 8), "wk": (6, 8), "wv": (6, 8)},
+        [8],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_attention_may_be_rotated_inside(name: str) -> None:
+    nodes, shapes, sizes = FUSED[name]
+    counts = {"ends": np.full(2, 2, np.int32), "total": np.array(3, np.int32)} if "total" in nodes else {}
+    rng = np.random.default_rng(0)
+    own = {key: rng.normal(size=shape).astype(np.float32) for key, shape in {**shapes, "wo": (8, 5)}.items()}
+    job = prepared(f"(float[2,3,6] x) => (float[2,3,5] y) {{ {nodes} y = MatMul(c, wo) }}", {**own, **counts})
+    names = rotatable(job.models.template.graph, job.typing)
+    assert [job.typing.spaces[each].size for each in names] == sizes
+    settings: dict[str, Any] = {"weights": {**own, **counts}, "seed": 0, "provider": "cpu"}
+    certify_rotations(job.models.template, job.typing, job.trace, names, **settings)
 
 
 def test_hidden_units_before_a_nonlinearity_are_only_permuted() -> None:
