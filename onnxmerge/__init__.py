@@ -1,21 +1,28 @@
 """Merge trained neural networks of one architecture, as ONNX files, without training."""
 
-from onnxmerge.api import (
-    EvaluationResult,
-    Inspection,
-    MergeOptions,
-    MergePlan,
-    MergeReport,
-    MergeResult,
-    PermutedModel,
-    evaluate,
-    inspect,
-    merge,
-    permute,
-    plan,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from onnxmerge.errors import InputError, OnnxmergeError, StructureError, UsageError, ValidationError
 from onnxmerge.version import __version__
+
+if TYPE_CHECKING:
+    from onnxmerge.api import (
+        EvaluationResult,
+        Inspection,
+        MergeOptions,
+        MergePlan,
+        MergeReport,
+        MergeResult,
+        PermutedModel,
+        evaluate,
+        inspect,
+        merge,
+        permute,
+        plan,
+    )
 
 __all__ = [
     "EvaluationResult",
@@ -37,3 +44,14 @@ __all__ = [
     "permute",
     "plan",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What ``onnxmerge.api`` offers, imported when it is first asked for: the command line's help needs none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("onnxmerge.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Merge the pairs of shared/ with each method and compare with the reference implementation's results.
 
-    python tools/compare_reference.py [--pair NAME ...] [--method NAME ...] [--alpha A ...] [--samples N]
-        [--first-export] [--markdown] [--append FILE]
+    python tools/compare_reference.py [--pair NAME ...] [--method NAME ...] [--alpha A ...] [--share S ...]
+        [--samples N] [--first-export] [--markdown] [--append FILE]
 
 Needs onnxmerge, Pillow and the folder of real material beside the checkout (or in ONNXMERGE_SHARED): its calib.py
 writes the calibration batch, its score.py scores the merged files, reference.json holds what the reference reached.
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--pair", nargs="*", default=list(EXPORTS), choices=list(EXPORTS))
     parser.add_argument("--method", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--alpha", nargs="*", type=float, default=[0.5], help="of mudsc-align and mudsc-zip")
+    parser.add_argument("--share", nargs="*", type=float, default=[1.0], help="fractions of the units to merge")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--first-export", action="store_true", help="one export of each pair only")
     parser.add_argument("--markdown", action="store_true")
@@ -82,7 +84,8 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
     reference = json.loads((SHARED / "pairs" / pair / "reference.json").read_text())
     for files in EXPORTS[pair][: 1 if arguments.first_export else None]:
         for method in arguments.method:
-            for alpha in arguments.alpha if method.startswith("mudsc") else [None]:
+            alphas = arguments.alpha if method.startswith("mudsc") else [None]
+            for alpha, share in product(alphas, arguments.share):
                 merged = folder / "merged.onnx"
                 started = time.perf_counter()
                 name, _, refinement = method.partition(" +")
@@ -90,13 +93,15 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
                 settings |= {"refine": refinement} if refinement else {}
                 settings |= {"alpha": "auto"} if name == "auto" else {}
                 models = [SHARED / "pairs" / pair / file for file in files]
-                merge(models, calibration=calibration, method=name, **settings).save(merged)
+                result = merge(models, calibration=calibration, method=name, share=share, **settings)
+                result.save(merged)
                 seconds = time.perf_counter() - started
+                size = result.report.footprints[-1].parameters / result.report.footprints[0].parameters
                 scores = json.loads(_tool("score.py", str(SHARED / "pairs" / pair), str(merged), "--json"))
-                found, known = scores[str(merged)], reference.get(METHODS[method])
+                found, known = scores[str(merged)], reference.get(METHODS[method]) if share == 1 else None
                 yield (
                     f"{pair}/{files[0]}",
-                    method,
+                    method if share == 1 else f"{method} --share {share:g} ({size:.2f}x)",
                     "" if alpha is None else f"{alpha:g}",
                     *_percent(found),
                     *(("", "") if known is None else _percent(known)),

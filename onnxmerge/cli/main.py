@@ -7,11 +7,7 @@ import sys
 
 import click
 
-from onnxmerge.cli.demo import demo
-from onnxmerge.cli.evaluate import evaluate
-from onnxmerge.cli.inspect import inspect
-from onnxmerge.cli.permute import permute
-from onnxmerge.cli.run import run
+from onnxmerge.cli.commands import Commands
 from onnxmerge.errors import OnnxmergeError
 from onnxmerge.version import __version__
 
@@ -25,17 +21,12 @@ ONNXMERGE_TRACEBACK=1 shows where an error came from.
 """
 
 
-@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="onnxmerge")
 def commands() -> None:
     """Hold the commands."""
-
-
-commands.add_command(run)
-commands.add_command(inspect)
-commands.add_command(permute)
-commands.add_command(evaluate)
-commands.add_command(demo)
 
 
 def main() -> None:

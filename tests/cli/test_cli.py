@@ -9,11 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
 
+import onnxmerge
 from onnxmerge.api.methods import METHODS, needs
+from onnxmerge.cli.commands import COMMANDS
+from onnxmerge.cli.main import commands
 from tests.command_line import Cli
 from tests.graphs import build, normal
 
@@ -35,6 +39,28 @@ def process(*arguments: object, folder: Path, checkout: Path) -> subprocess.Comp
 
 def one_line(text: str) -> bool:
     return text.count("\n") == 1
+
+
+def test_help_lists_every_command_and_loads_none(checkout: Path, tmp_path: Path) -> None:
+    told = "import sys, atexit; atexit.register(lambda: print(sorted({*sys.modules} & {'numpy', 'onnx', 'scipy'})));"
+    command = [sys.executable, "-c", f"{told} {MAIN}", "--help"]
+    env = {**os.environ, "PYTHONPATH": str(checkout)}
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=True, timeout=60)
+    assert found.stdout.splitlines()[-1] == "[]"
+    context = click.Context(commands)
+    for name, entry in COMMANDS.items():
+        assert f"  {name:9}{entry.help}\n" in found.stdout
+        command_itself = commands.get_command(context, name)
+        assert command_itself is not None
+        assert command_itself.name == name
+    assert commands.get_command(context, "absent") is None
+
+
+def test_the_package_offers_what_it_lists() -> None:
+    assert dir(onnxmerge) == sorted(onnxmerge.__all__)
+    assert all(getattr(onnxmerge, name) is not None for name in onnxmerge.__all__)
+    with pytest.raises(AttributeError, match="absent"):
+        _ = onnxmerge.absent
 
 
 @pytest.mark.smoke

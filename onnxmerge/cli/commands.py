@@ -1,0 +1,49 @@
+"""Which commands there are, and where; each is imported when it is called, so that help and version come at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command by the module and the name it is defined under, and what the list of commands says of it."""
+
+    module: str
+    name: str
+    help: str
+
+
+COMMANDS = {
+    "run": Entry("onnxmerge.cli.run", "run", "Merge models of one structure into one."),
+    "eval": Entry("onnxmerge.cli.evaluate", "evaluate", "Score models on labelled data, side by side."),
+    "inspect": Entry(
+        "onnxmerge.cli.inspect", "inspect", "Show which units are interchangeable, and which not and why."
+    ),
+    "permute": Entry("onnxmerge.cli.permute", "permute", "Permute every group of a model: the function is the same."),
+    "demo": Entry("onnxmerge.cli.demo", "demo", "Merge two small networks that ship with the package."),
+}
+
+
+class Commands(click.Group):
+    """The commands of ``COMMANDS``, in that order."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own signature
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """One of them, imported now; None for a name that is none of them."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(import_module(entry.module), entry.name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List them without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
