@@ -7,7 +7,7 @@ its width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -30,20 +30,30 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def provable(names: Sequence[str], models: ModelSet, typing: Typing, sample: Arrays) -> list[str]:
-    """Those of the spaces that can have another width, each by itself and all of these together."""
+    """Those of the spaces that can have another width, all of them together."""
     outputs = [str(value.name) for value in models.template.graph.outputs]
     expected = run(open_session(models.template.model, outputs=outputs), sample)
 
     def holds(spaces: Sequence[str]) -> bool:
         return _holds(_half_apart(spaces, typing), models, typing, sample, expected)
 
-    proved = [name for name in names if holds([name])]
-    if not proved or holds(proved):
-        return proved
-    together: list[str] = []
-    for name in proved:
-        together += [name] if holds([*together, name]) else []
-    return together
+    return _largest(list(names), holds)
+
+
+def _largest(names: list[str], holds: Callable[[Sequence[str]], bool]) -> list[str]:
+    """As many of the names as hold together: most do, so halves are tried before single ones."""
+    if not names or holds(names):
+        return names
+    if len(names) == 1:
+        return []
+    middle = len(names) // 2
+    found = _largest(names[:middle], holds)
+    others = _largest(names[middle:], holds)
+    if not found or not others or holds([*found, *others]):
+        return [*found, *others]
+    for name in others:
+        found += [name] if holds([*found, name]) else []
+    return found
 
 
 def _half_apart(names: Sequence[str], typing: Typing) -> Zipped:
