@@ -54,7 +54,8 @@ def resized_network(models: ModelSet, typing: Typing, widths: Widths) -> Network
         layout = typing.initializers.get(name)
         if layout is not None and value.const_value is not None and resized_axes(layout, widths):
             _reshape(value, value.const_value, resized_layout(layout, widths).shape)
-    changes = _Changes(model.graph, models, typing, widths)
+    weighted = {name for layout in typing.initializers.values() for block in layout.blocks for name in block.spaces}
+    changes = _Changes(model.graph, models, typing, widths, frozenset(weighted))
     for node in list(model.graph):
         for value in node.outputs:
             if changes.axes(value):
@@ -78,12 +79,13 @@ def _reshape(value: ir.Value, tensor: ir.TensorProtocol, shape: tuple[int, ...])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Changes:
-    """What a graph says of the sizes of groups, said of their new ones."""
+    """What a graph says of the sizes of groups, said of their new ones; ``weighted`` spaces are as large as weights."""
 
     graph: ir.Graph
     models: ModelSet
     typing: Typing
     widths: Widths
+    weighted: frozenset[str]
 
     def axes(self, value: ir.Value | None) -> Mapping[int, int]:
         """The new sizes of the axes of an activation or an initializer that have one."""
@@ -107,38 +109,30 @@ class _Changes:
         self._count(node)
 
     def _retarget(self, node: ir.Node, changed: Mapping[int, int], target_of: Target) -> None:
-        """Write new sizes into a target that is constant, or put together of sizes; one that is computed is left open.
+        """Write new sizes into a target, or over those of one that is computed.
 
-        It was computed of something that may not have changed with it (the width that a head's output goes back to).
+        Where a size depends on the data too (heads in one axis with the batch) it is left open: only one can be.
         """
-        kept, free, once = target_of.kept, target_of.free, target_of.once
         target, layout = node.inputs[1], self._layout(node.outputs[0])
-        maker = None if target is None else target.producer()
         if target is None or layout is None:
             return
-        if maker is None:
-            sizes = _constant(target)
-            if sizes is not None and len(sizes) == len(layout.shape):
-                node.replace_input_with(1, self._renewed(node, target, _with(sizes, changed, 0, kept)))
-        elif maker.op_type == "Concat":
-            parts = [_constant(part) for part in maker.inputs]
-            lengths = [1 if part is None else len(part) for part in parts]
-            if sum(lengths) != len(layout.shape):
-                return
-            inputs = list(maker.inputs)
-            taken = once and any(part is not None and free in part for part in parts)
-            for place, (value, part) in enumerate(zip(maker.inputs, parts, strict=True)):
-                axis = sum(lengths[:place])
-                if value is not None and part is not None:
-                    inputs[place] = self._renewed(node, value, _with(part, changed, axis, kept))
-                elif value is not None and axis in changed and not taken:
-                    inputs[place], taken = self._renewed(node, value, np.array([free])), once
-            if inputs == list(maker.inputs):
-                return
-            joined = ir.node("Concat", inputs, {"axis": 0}, name=f"{maker.name}/{node.name}")
-            joined.outputs[0].name = f"{target.name}/{node.name}"
-            self.graph.insert_before(node, joined)
-            node.replace_input_with(1, joined.outputs[0])
+        sizes = _constant(target)
+        if sizes is not None:
+            if len(sizes) == len(layout.shape):
+                node.replace_input_with(1, self._renewed(node, target, _with(sizes, changed, target_of.kept)))
+            return
+        known = {axis: size for axis, size in changed.items() if _on(layout, axis) <= self.weighted}
+        if target_of.once and len(changed) - len(known) > 1:
+            return
+        mask, wanted = np.zeros(len(layout.shape), bool), np.zeros(len(layout.shape), np.int64)
+        for axis in changed:
+            mask[axis], wanted[axis] = True, known.get(axis, target_of.free)
+        name = f"{target.name}/{node.name}"
+        parts = [self._constant(f"{name}/resized", mask), self._constant(f"{name}/sizes", wanted), target]
+        renewed = ir.node("Where", parts, name=name)
+        renewed.outputs[0].name = name
+        self.graph.insert_before(node, renewed)
+        node.replace_input_with(1, renewed.outputs[0])
 
     def _repeat(self, node: ir.Node, changed: Mapping[int, int]) -> None:
         """Give vectors that hold one number for all units, the same in all models, as many of it as there are units."""
@@ -235,10 +229,9 @@ def _constant(value: ir.Value | None) -> Sizes | None:
     return value.const_value.numpy().reshape(-1)
 
 
-def _with(sizes: Sizes, changed: Mapping[int, int], first: int, kept: Sequence[int]) -> Sizes:
-    """Sizes of the axes from ``first`` on, those that changed at their new values; but what is kept stays so."""
+def _with(sizes: Sizes, changed: Mapping[int, int], kept: Sequence[int]) -> Sizes:
+    """Sizes with those that changed at their new values; but what is kept stays so."""
     found = sizes.copy()
-    for place, size in enumerate(sizes):
-        if int(size) not in kept:
-            found[place] = changed.get(first + place, int(size))
+    for axis, size in changed.items():
+        found[axis] = sizes[axis] if int(sizes[axis]) in kept else size
     return found
