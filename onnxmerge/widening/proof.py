@@ -7,6 +7,7 @@ its width.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -30,14 +31,21 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def provable(names: Sequence[str], models: ModelSet, typing: Typing, sample: Arrays) -> list[str]:
-    """Those of the spaces that can have another width, all of them together."""
+    """Those of the spaces that can have another width, all of them together.
+
+    What is read as a whole stands in many tensors, as a residual stream does, so the search has these side by side.
+    """
     outputs = [str(value.name) for value in models.template.graph.outputs]
     expected = run(open_session(models.template.model, outputs=outputs), sample)
 
     def holds(spaces: Sequence[str]) -> bool:
         return _holds(_half_apart(spaces, typing), models, typing, sample, expected)
 
-    return _largest(list(names), holds)
+    spread = Counter(
+        name for layout in typing.initializers.values() for block in layout.blocks for name in block.spaces
+    )
+    found = _largest(sorted(names, key=lambda name: -spread[name]), holds)
+    return [name for name in names if name in found]
 
 
 def _largest(names: list[str], holds: Callable[[Sequence[str]], bool]) -> list[str]:
