@@ -19,21 +19,23 @@ def assign(similarity: NDArray[np.float64], what: str) -> Positions:
 
     Raises InputError where a similarity is not a finite number; ``what`` names the space in the message.
     """
-    largest = float(np.abs(similarity).max(initial=0.0))
-    if not np.isfinite(largest):
+    return assign_each(similarity, what)
+
+
+def assign_each(similarity: NDArray[np.float64], what: str) -> Positions:
+    """The same for each of many similarities [..., n, n] by itself: permutations [..., n]."""
+    largest = np.abs(similarity).max(axis=(-2, -1), keepdims=True, initial=0.0)
+    if not np.isfinite(largest).all():
         raise InputError(
             f"space {what}: similarities are not finite numbers; look for NaN or infinity in the models' weights "
             "and in the calibration data"
         )
-    if not len(similarity):
-        return np.zeros(0, np.int64)
     preferred = similarity.copy()
-    np.einsum("ii->i", preferred)[...] += PREFERENCE * largest
-    best: Positions = preferred.argmax(axis=1)
-    if len(set(best.tolist())) == len(best):  # no two units want the same one: nothing to search for
-        return best
+    np.einsum("...ii->...i", preferred)[...] += PREFERENCE * largest[..., 0]
     # What is subtracted is the same for every permutation; the search is a third faster from here.
-    preferred -= preferred.max(axis=1, keepdims=True, initial=-largest)
-    preferred -= preferred.max(axis=0, keepdims=True, initial=-2.0 * largest)
-    _, columns = linear_sum_assignment(preferred, maximize=True)
-    return np.asarray(columns, dtype=np.int64)
+    preferred -= preferred.max(axis=-1, keepdims=True, initial=-np.inf)
+    preferred -= preferred.max(axis=-2, keepdims=True, initial=-np.inf)
+    found = np.empty(similarity.shape[:-1], np.int64)
+    for place in np.ndindex(similarity.shape[:-2]):
+        found[place] = linear_sum_assignment(preferred[place], maximize=True)[1]
+    return found

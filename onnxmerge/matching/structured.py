@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxmerge.axes.layout import Positions
-from onnxmerge.matching.assignment import assign
+from onnxmerge.matching.assignment import assign, assign_each
 from onnxmerge.matching.problem import Array, GroupProblem, one_of
 from onnxmerge.merging.transport import Permutations
 
@@ -38,6 +38,8 @@ def solve(space: str, problem: GroupProblem, tree: Tree, start: Mapping[str, Pos
     if not tree[space]:
         found = assign(own, space)
         return float(own[np.arange(len(own)), found].sum()), {space: found}
+    if not problem.terms and all(problem.outers[child] == (space,) and not tree[child] for child in tree[space]):
+        return _solve_two_levels(space, problem, tree[space])
     scores = own.copy()
     candidates: dict[tuple[int, int], Permutations] = {}
     for pair in np.ndindex(*own.shape):
@@ -49,6 +51,19 @@ def solve(space: str, problem: GroupProblem, tree: Tree, start: Mapping[str, Pos
     chosen = [candidates[unit, int(other)] for unit, other in enumerate(found)]
     value = float(scores[np.arange(len(found)), found].sum())
     return value, {space: found, **_stack(chosen, problem, space)}
+
+
+def _solve_two_levels(space: str, problem: GroupProblem, children: Sequence[str]) -> tuple[float, Permutations]:
+    """Solve a space and those directly inside it, which depend on nothing else: the inner ones of all pairs at once."""
+    scores = problem.similarity[space].copy()
+    inner: Permutations = {}
+    for child in children:
+        similarity = problem.similarity[child].transpose(0, 2, 1, 3)
+        inner[child] = assign_each(similarity, child)
+        scores += np.take_along_axis(similarity, inner[child][..., None], axis=-1).sum(axis=(-2, -1))
+    found = assign(scores, space)
+    units = np.arange(len(found))
+    return float(scores[units, found].sum()), {space: found, **{name: own[units, found] for name, own in inner.items()}}
 
 
 def score(problem: GroupProblem, perms: Mapping[str, Positions]) -> float:
