@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ class Builder:
     graph: Any
     budget: Any = field(init=False)
     _count: int = 0
+    _shared: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.budget = gs.Variable(POSITION_BUDGET, np.int64, [1])
@@ -40,6 +41,12 @@ class Builder:
         out = gs.Variable(name)
         self.graph.nodes.append(gs.Node(op, name, attributes, tensors, [out]))
         return out
+
+    def shared(self, view: int, make: Callable[[], Any]) -> Any:
+        """What is the same for a view in every model, made once."""
+        if view not in self._shared:
+            self._shared[view] = make()
+        return self._shared[view]
 
     def output(self, tensor: Any, name: str, dtype: Any) -> None:
         tensor.name, tensor.dtype = name, dtype

@@ -42,7 +42,7 @@ class _Run:
 def centred(builder: Builder, index: int, view: View, model: int, tensors: Mapping[str, Any]) -> Matrix:
     """The view's matrix in one model, centred, with its mean and variance as outputs."""
     units = view.columns.units
-    grid, sample_axes = _grid(builder, tensors[view.tensor], view.columns)
+    grid, sample_axes = _grid(builder, index, tensors[view.tensor], view.columns)
     units_first = 0 not in sample_axes
     if model == 0:
         rows = builder.node("Div", builder.node("Size", grid), np.array(units, np.int64))
@@ -76,7 +76,7 @@ def _mean_of_groups(builder: Builder, tensor: Any, units: int) -> Any:
     return builder.node("Reshape", builder.node("Mul", mean, builder.node("Div", *share)), ints(1, units))
 
 
-def _grid(builder: Builder, tensor: Any, columns: UnitColumns) -> tuple[Any, range]:
+def _grid(builder: Builder, index: int, tensor: Any, columns: UnitColumns) -> tuple[Any, range]:
     """Take the view's positions, thin out the rows, bring the units together; which axes are samples then.
 
     Whichever of samples and units stands last stays last, so that the transpose copies whole runs.
@@ -88,8 +88,9 @@ def _grid(builder: Builder, tensor: Any, columns: UnitColumns) -> tuple[Any, ran
     if not len(runs) == len(columns.axes) == sum(len(part.factors) for part in columns.axes):
         tensor = builder.node("Reshape", tensor, _shape(builder, tensor, runs))
     samples = [place for place, run in enumerate(runs) if run.unit is None]
-    if samples:
-        tensor = _thin_out(builder, tensor, samples[-1], columns.units)
+    if samples and builder.opset >= 10:  # before, Slice had no steps
+        step = builder.shared(index, lambda: _step(builder, tensor, columns.units))
+        tensor = builder.node("Slice", tensor, ints(0), ints(_END), ints(samples[-1]), step)
     units = sorted((place for place, run in enumerate(runs) if run.unit is not None), key=lambda p: runs[p].unit or 0)
     units_first = runs[-1].unit is None
     order = [*units, *samples] if units_first else [*samples, *units]
@@ -133,15 +134,12 @@ def _shape(builder: Builder, tensor: Any, runs: Sequence[_Run]) -> Any:
     return builder.node("Concat", *lengths, axis=0)
 
 
-def _thin_out(builder: Builder, tensor: Any, last: int, units: int) -> Any:
-    """Keep every k-th position of the last sample axis, k the least odd number that brings the rows within the budget.
+def _step(builder: Builder, tensor: Any, units: int) -> Any:
+    """Of so many positions one is kept: the least odd number that brings the rows within the budget.
 
     Odd, because positions come in powers of two (strides, patches, windows): an even step would see one phase only.
     """
-    if builder.opset < 10:  # Slice had no steps
-        return tensor
     one, two, budget = ints(1), ints(2), builder.budget
     rows = builder.node("Div", builder.node("Size", tensor), np.array(units, np.int64))
     step = builder.node("Div", builder.node("Sub", builder.node("Add", rows, budget), one), budget)
-    odd = builder.node("Add", builder.node("Mul", builder.node("Div", step, two), two), one)
-    return builder.node("Slice", tensor, ints(0), ints(_END), ints(last), odd)
+    return builder.node("Add", builder.node("Mul", builder.node("Div", step, two), two), one)
