@@ -77,6 +77,8 @@ def _prepared(
     for name, value in initializers.items():
         if value.const_value is not None:
             value.const_value = lazy(value.const_value, name, weights if name in weights else None, label(model))
+    for name in [name for name, value in initializers.items() if not value.uses() and not value.is_graph_output()]:
+        initializers.pop(name)  # another took its place: ONNX Runtime would warn of it
     copy.metadata_props.update({key: metadata[key] for key in sorted(metadata)})
     if copy.ir_version < 4:  # up to version 3 initializers had to be inputs too
         passes.AddInitializersToInputsPass()(copy)

@@ -188,6 +188,7 @@ def test_groups_of_channels_stay_apart(norm: str, tmp_path: Path) -> None:
         models.append(build(GROUPS.format(norm=NORMS[norm]), {**weights, **used}))
     found, model = run(models, tmp_path, share=0.0, method="rebasin")
     assert initializers(model)["w1"].shape == (16, 3, 3, 3)
+    assert {*initializers(model)} <= {name for node in model.graph.node for name in node.input}
     want = np.mean([execute(each, {"x": data(each)})["y"] for each in models], axis=0)
     np.testing.assert_allclose(found["y"], want, rtol=1e-4, atol=1e-5)
 
