@@ -119,21 +119,20 @@ class Judges:
 
     split: Split | None
     asked: Questions | None = None
-    _last: tuple[Job, Judge] | None = None
+    _job: Job | None = None
+    _judge: Judge | None = None
 
     def __call__(self, job: Job) -> Judge | None:
         """The judge of a job's candidates. Raises what ``judge_on`` raises."""
         if self.split is None:
             return None
-        if self._last is None or _networks(self._last[0]) != _networks(job):
-            self._last = job, judge_on(job, self.split.held, self.asked)
-        return self._last[1]
+        last = self._job
+        if last is None or last.prepared is not job.prepared or last.network is not job.network:
+            self._judge = judge_on(job, self.split.held, self.asked)
+            self._job = job
+        return self._judge
 
     @property
     def reference(self) -> Reference | None:
         """What the parents of the last job answered on the data that was held out."""
-        return None if self._last is None else self._last[1].reference
-
-
-def _networks(job: Job) -> tuple[int, int]:
-    return id(job.prepared), id(job.network)
+        return None if self._judge is None else self._judge.reference

@@ -17,13 +17,9 @@ The total can fall short of the best by at most this share for each unit."""
 def assign(similarity: NDArray[np.float64], what: str) -> Positions:
     """The permutation p that maximises the sum of ``similarity[u, p[u]]`` [n, n], exactly, up to ``PREFERENCE``.
 
-    Raises InputError where a similarity is not a finite number; ``what`` names the space in the message.
+    Of many similarities [..., n, n] each gets its own: permutations [..., n]. Raises InputError where a similarity is
+    not a finite number; ``what`` names the space in the message.
     """
-    return assign_each(similarity, what)
-
-
-def assign_each(similarity: NDArray[np.float64], what: str) -> Positions:
-    """The same for each of many similarities [..., n, n] by itself: permutations [..., n]."""
     largest = np.abs(similarity).max(axis=(-2, -1), keepdims=True, initial=0.0)
     if not np.isfinite(largest).all():
         raise InputError(

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxmerge.axes.layout import Positions
-from onnxmerge.matching.assignment import assign, assign_each
+from onnxmerge.matching.assignment import assign
 from onnxmerge.matching.problem import Array, GroupProblem, one_of
 from onnxmerge.merging.transport import Permutations
 
@@ -59,7 +59,7 @@ def _solve_two_levels(space: str, problem: GroupProblem, children: Sequence[str]
     inner: Permutations = {}
     for child in children:
         similarity = problem.similarity[child].transpose(0, 2, 1, 3)
-        inner[child] = assign_each(similarity, child)
+        inner[child] = assign(similarity, child)
         scores += np.take_along_axis(similarity, inner[child][..., None], axis=-1).sum(axis=(-2, -1))
     found = assign(scores, space)
     units = np.arange(len(found))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmerge.errors import InputError
-from onnxmerge.matching.assignment import assign, assign_each
+from onnxmerge.matching.assignment import assign
 
 
 def test_finds_the_best_of_all_permutations() -> None:
@@ -36,7 +36,7 @@ def test_preference_for_staying_does_not_outweigh_a_real_gain() -> None:
 
 def test_each_of_many_by_itself() -> None:
     similarity = np.random.default_rng(0).standard_normal((2, 3, 6, 6))
-    found = assign_each(similarity, "s")
+    found = assign(similarity, "s")
     for place in np.ndindex(2, 3):
         np.testing.assert_array_equal(found[place], assign(similarity[place], "s"))
 
