@@ -53,6 +53,27 @@ def test_the_readme_s_test_command_is_what_ci_runs(checkout: Path) -> None:
     assert re.search(r'^check "tests" "\$venv/bin/pytest"$', ci, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        "matching/joint.py",
+        "merging/closed_form/least_squares.py",
+        "merging/closed_form/regmean.py",
+        "merging/closed_form/consensus.py",
+        "merging/repair/batchnorm.py",
+        "merging/repair/repair.py",
+        "merging/task_vectors/dare.py",
+        "merging/task_vectors/task_arithmetic.py",
+        "merging/task_vectors/ties.py",
+        "symmetry/procrustes.py",
+    ],
+)
+def test_a_closed_form_fits_beside_its_source(checkout: Path, module: str) -> None:
+    text = (checkout / "onnxmerge" / module).read_text()
+    assert len(text.splitlines()) < 100
+    assert re.search(r"arXiv \d{4}\.\d{5}|[A-Z]\w+ \d+, \d{4}", text.split('"""', 2)[1].replace("\n", " "))
+
+
 def test_the_changelog_knows_the_version(checkout: Path) -> None:
     assert f"\n## [{onnxmerge.__version__}]" in (checkout / "CHANGELOG.md").read_text()
 

@@ -21,8 +21,8 @@ from onnxmerge.matching.method import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.combine import LazyWeights
-from onnxmerge.merging.repair import plan_repair
-from onnxmerge.merging.repair_choice import repair_step, repair_steps
+from onnxmerge.merging.repair.choice import repair_step, repair_steps
+from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
 from onnxmerge.merging.task_vectors import TaskVectorMethod
 

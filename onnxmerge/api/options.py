@@ -10,8 +10,8 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.matching.similarity import Objective
-from onnxmerge.merging.least_squares import OutputScale
-from onnxmerge.merging.repair_choice import RepairChoice
+from onnxmerge.merging.closed_form.least_squares import OutputScale
+from onnxmerge.merging.repair.choice import RepairChoice
 
 Refinement = Literal["auto", "none", "ls", "regmean"]
 OutputType = Literal["keep", "float16"]

@@ -2,7 +2,7 @@
 
 Repair can hurt as well as help (Jordan et al., ICLR 2023, arXiv 2211.08403, and those who used it after), so all are
 tried on the models at hand, and judged on data that none was measured on. Without such data a rule decides
-(``repair_choice.repair_step``), which is also what is kept among equals.
+(``merging.repair.choice.repair_step``), which is also what is kept among equals.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnxmerge.api.restoring import Merged, Repairs, averaged, basis
 from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.reconstruction import NothingToCompareError
-from onnxmerge.merging.repair_choice import RepairStep, label, repair_step, repair_steps
+from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repair_steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,16 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.method import MatchResult
-from onnxmerge.merging.batchnorm import batchnorms, reestimate
+from onnxmerge.merging.closed_form.draft import Draft, Refined
+from onnxmerge.merging.closed_form.least_squares import OutputScale, refine
+from onnxmerge.merging.closed_form.regmean import regmean
 from onnxmerge.merging.combine import Overlay, combine
-from onnxmerge.merging.least_squares import OutputScale, Refined, refine
-from onnxmerge.merging.moments import Moments
-from onnxmerge.merging.regmean import regmean
-from onnxmerge.merging.repair import independent_moments, plan_repair, repair, targets
-from onnxmerge.merging.repair_choice import RepairStep
+from onnxmerge.merging.repair.batchnorm import batchnorms, reestimate
+from onnxmerge.merging.repair.choice import RepairStep
+from onnxmerge.merging.repair.in_graph import independent_moments
+from onnxmerge.merging.repair.moments import Moments
+from onnxmerge.merging.repair.plan import plan_repair, targets
+from onnxmerge.merging.repair.repair import repair
 from onnxmerge.merging.scales import balanced
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
 from onnxmerge.model.network import ModelSet
@@ -146,36 +149,27 @@ def _reestimates(job: Job, step: RepairStep | None) -> bool:
 def _refined(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Refined:
     """The linear layers solved anew, by least squares or RegMean."""
     prepared, options = job.prepared, job.options
-    models, typing, dtypes = prepared.models, prepared.typing, prepared.trace.dtypes
+    draft = Draft(
+        prepared.models,
+        prepared.typing,
+        prepared.trace.dtypes,
+        weights,
+        source,
+        shares=tuple(job.shares),
+        provider=options.provider,
+        seed=options.seed,
+        network=job.network,
+    )
     if options.refine == "regmean":
         with job.progress("RegMean") as report:
-            return regmean(
-                models,
-                typing,
-                dtypes,
-                weights,
-                matched.permutations,
-                source,
-                shares=job.shares,
-                provider=options.provider,
-                seed=options.seed,
-                progress=report,
-            )
+            return regmean(draft, matched.permutations, progress=report)
     with job.progress("least squares") as report:
         return refine(
-            models,
-            typing,
-            dtypes,
-            weights,
+            draft,
             matched.matchings,
-            source,
-            shares=job.shares,
             output_scale=_output_scale(job),
             traced=rows(prepared.trace.sample) if options.samples is None else None,
-            provider=options.provider,
-            seed=options.seed,
             progress=report,
-            network=job.network,
         )
 
 

@@ -17,14 +17,8 @@ from onnxmerge.calibration.statistics import Statistics, gather
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.combine import transported
 from onnxmerge.symmetry.linear_spaces import rotatable
-from onnxmerge.symmetry.rotation import (
-    Array,
-    covariances,
-    in_own_units,
-    procrustes,
-    products,
-    rotated,
-)
+from onnxmerge.symmetry.procrustes import covariances, procrustes, products
+from onnxmerge.symmetry.rotation import Array, in_own_units, rotated
 from onnxmerge.validation.rotation import certify_rotations
 
 

@@ -19,7 +19,7 @@ from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.methods import MATCHERS
-from onnxmerge.merging.repair_choice import repair_step
+from onnxmerge.merging.repair.choice import repair_step
 
 GRID = tuple(step / 10 for step in range(1, 10))
 """Shares of weight space between the ends."""

@@ -14,8 +14,8 @@ from itertools import repeat
 import onnx_ir as ir
 
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.linear_layers import OPERATORS
-from onnxmerge.merging.segments import blocked
+from onnxmerge.merging.closed_form.segments import blocked
+from onnxmerge.merging.layers.linear_layers import OPERATORS
 from onnxmerge.model.quantised import reads_quantised
 from onnxmerge.model.signature import operands
 from onnxmerge.model.structure import Structure, compares_by_value, passes_on, source

@@ -17,81 +17,20 @@ universe. From there groups are taken in random order, and in each the model tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxmerge.matching.objective import Likeness, measure
-from onnxmerge.matching.plan import Group, Occurrence, Plan
+from onnxmerge.matching.plan import Group
 from onnxmerge.matching.problem import GroupProblem, together
-from onnxmerge.matching.similarity import ActivationSimilarity, Objective, PairOfModels, problem_of
 from onnxmerge.matching.structured import score, solve
 from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
-from onnxmerge.merging.transport import Permutations, compose, gather, identity, invert
-
-Universe: TypeAlias = tuple[Permutations, ...]
-"""For each model the permutations that bring it to the universe."""
+from onnxmerge.matching.universe import ModelsToJoin, Universe, likeness, problem_of_pair
+from onnxmerge.merging.transport import Permutations
 
 TURNS = 8
 """A group's visit ends after so many moves a model: it has converged long before, or it stands on two axes."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ModelsToJoin:
-    """What there is to compare: weights of all models, and how their activations correlate.
-
-    ``activations`` has the units of all models on both sides, model after model; ``alphas`` as in PairOfModels.
-    """
-
-    plan: Plan
-    weights: Sequence[Mapping[str, NDArray[Any]]]
-    activations: ActivationSimilarity
-    alphas: Mapping[str, float]
-    objective: Objective = "correlation"
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        return list(combinations(range(len(self.weights)), 2))
-
-    def pair(self, one: int, other: int) -> PairOfModels:
-        """Two of the models."""
-        seen = {}
-        for name, similarity in self.activations.items():
-            units = len(similarity) // len(self.weights)
-            seen[name] = similarity[one * units : (one + 1) * units, other * units : (other + 1) * units]
-        return PairOfModels(self.plan, self.weights[one], self.weights[other], seen, self.alphas, self.objective)
-
-
-def relative(universe: Universe, one: int, other: int, plan: Plan) -> Permutations:
-    """The permutations that bring model ``other`` to model ``one``."""
-    return compose(universe[other], invert(universe[one], plan.spaces), plan.spaces)
-
-
-def likeness(models: ModelsToJoin, universe: Universe) -> Likeness:
-    """All pairs of models compared: their objectives added up, and the mean of their mean similarities."""
-    found = [measure(models.pair(*pair), relative(universe, *pair, models.plan)) for pair in models.pairs]
-    means = {name: float(np.mean([each.mean[name] for each in found])) for name in found[0].mean}
-    return Likeness(sum(each.total for each in found), means)
-
-
-def first_universe(models: ModelsToJoin, match: Callable[[PairOfModels], Sweeps[Permutations]]) -> Universe:
-    """The units of the model that is most similar to all others when each pair is matched by itself."""
-    found = {pair: match(models.pair(*pair)) for pair in models.pairs}
-    totals = [sum(each.likeness.total for pair, each in found.items() if model in pair) for model in _all(models)]
-    centre = int(np.argmax(totals))
-    spaces = models.plan.spaces
-    return tuple(
-        identity(spaces)
-        if model == centre
-        else found[centre, model].matching
-        if centre < model
-        else invert(found[model, centre].matching, spaces)
-        for model in _all(models)
-    )
 
 
 def joint_sweep(
@@ -116,8 +55,8 @@ def improve(models: ModelsToJoin, group: Group, universe: Universe) -> tuple[Uni
     moved, last = 0, -1
     for _ in range(TURNS * len(universe)):
         if not problems or group.root in group.neighbours:  # what it is compared by has moved with it
-            problems = {pair: _pair_problem(models, group, universe, *pair) for pair in models.pairs}
-        steps = [_step(problems, group, universe, model) for model in _all(models) if model != last]
+            problems = {pair: problem_of_pair(models, group, universe, *pair) for pair in models.pairs}
+        steps = [_step(problems, group, universe, model) for model in models.all if model != last]
         best = max(steps, key=lambda step: step.gain)
         if best.gain <= 0.0:
             break
@@ -151,19 +90,3 @@ def _step(problems: Mapping[tuple[int, int], GroupProblem], group: Group, univer
     before, after = score(problem, current), score(problem, found)
     gain = after - before
     return _Step(model, found, gain if gain > TOLERANCE * max(abs(before), abs(after)) else 0.0)
-
-
-def _pair_problem(models: ModelsToJoin, group: Group, universe: Universe, one: int, other: int) -> GroupProblem:
-    """Two models' units of a group, each in its own order, compared with all other groups in the universe."""
-    spaces = models.plan.spaces
-
-    def content(model: int, occurrence: Occurrence) -> NDArray[Any]:
-        layout = occurrence.layout
-        array = models.weights[model][layout.name]
-        return gather(array, layout, occurrence.block, spaces, universe[model], occurrence.moved)
-
-    return problem_of(models.pair(one, other), group, lambda each: (content(one, each), content(other, each)))
-
-
-def _all(models: ModelsToJoin) -> range:
-    return range(len(models.weights))

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.cache import CachedWeights
-from onnxmerge.matching.joint import ModelsToJoin, Universe, first_universe, joint_sweep, likeness, relative
+from onnxmerge.matching.joint import joint_sweep
 from onnxmerge.matching.method import (
     MatchOptions,
     MatchProblem,
@@ -27,6 +27,7 @@ from onnxmerge.matching.objective import Meter
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
+from onnxmerge.matching.universe import ModelsToJoin, Universe, first_universe, likeness, relative
 from onnxmerge.merging.transport import Permutations, identity
 
 

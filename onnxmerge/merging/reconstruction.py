@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.alignment import axis_orders, zip_orders
+from onnxmerge.merging.closed_form.consensus import is_direction, lengths
 from onnxmerge.merging.combine import Matchings, Overlay
-from onnxmerge.merging.consensus import is_direction, lengths
-from onnxmerge.merging.linear_layers import LinearLayer, linear_layers
+from onnxmerge.merging.layers.linear_layers import LinearLayer, linear_layers
 from onnxmerge.merging.zip_transport import Zipped
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run

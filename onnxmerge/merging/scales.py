@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.statistics import MomentRequest, Statistics
 from onnxmerge.merging.combine import LazyWeights
-from onnxmerge.merging.linear_layers import LinearLayer, initializer_of, linear_layers
-from onnxmerge.merging.repair import channel_layout, channel_moments, measurable
+from onnxmerge.merging.layers.linear_layers import LinearLayer, initializer_of, linear_layers
+from onnxmerge.merging.repair.channels import channel_layout, channel_moments, measurable
 from onnxmerge.model.network import ModelSet
 
 Array = NDArray[Any]

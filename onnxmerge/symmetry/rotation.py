@@ -1,4 +1,4 @@
-"""Rotate the units of spaces that allow it, and find the rotation that brings one model to another.
+"""Rotate the units of spaces that allow it, in every weight that carries them.
 
 The rotations of a space are float64 [*sizes of ``varies_with``, size, size], ``R[o1, ..., u', u]``: unit u' becomes the
 sum over u of R[..., u', u] times unit u, in every weight that carries the space, on the giving and on the reading side
@@ -41,7 +41,7 @@ def rotate(
     """One tensor with its units rotated. Raises StructureError where the outer unit of one cannot be told."""
     out = array.astype(np.float64)
     for space, rotation in rotations.items():
-        for block, slot in _places(layout, space):
+        for block, slot in places(layout, space):
             region, chain, sizes = _region(block), _chain(layout, block, slot, spaces), slot_sizes(block, spaces)
             content = out[region].reshape(sizes)
             front = np.moveaxis(content, chain, range(len(chain)))
@@ -58,50 +58,6 @@ def random_rotations(spaces: Mapping[str, Space], names: Sequence[str], seed: in
     return {name: np.linalg.qr(rng.standard_normal((*shape, shape[-1])))[0] for name, shape in shapes.items()}
 
 
-def products(first: Arrays, other: Arrays, typing: Typing, space: str) -> Array:
-    """How the units of a space go together in the weights of two models [*outer, size, size].
-
-    The sum, over all that is computed with the space's units, of the first model's unit u times the other's unit v,
-    as a share of the lengths of both (Frobenius); 0 where either is 0.
-    """
-    total, sizes = np.zeros(()), [np.zeros(()), np.zeros(())]
-    for name, layout in typing.initializers.items():
-        for block, slot in _places(layout, space):
-            one, two = (_units(each[name], layout, block, slot, typing.spaces) for each in (first, other))
-            total = total + one @ np.swapaxes(two, -1, -2)
-            sizes = [size + np.square(each).sum(axis=(-1, -2)) for size, each in zip(sizes, (one, two), strict=True)]
-    return share(total, np.sqrt(sizes[0] * sizes[1]))
-
-
-def covariances(
-    covariance: Array, variances: tuple[Array, Array], typing: Typing, space: str, perms: Mapping[str, Positions]
-) -> Array:
-    """The same for activations, from the covariance [n, n] of all composite units (see ``Gram``) and ``perms``."""
-    shape = composite_shape(space, typing.spaces)
-    units = np.arange(covariance.shape[0]).reshape(shape)
-    partners = units[composite_sources(space, typing.spaces, perms)]
-    partners = np.broadcast_to(partners, shape)
-    total = covariance[units[..., :, None], partners[..., None, :]]
-    lengths = np.sqrt(variances[0][units].sum(axis=-1) * variances[1][partners].sum(axis=-1))
-    return share(total, lengths)
-
-
-def share(total: Array, lengths: Array) -> Array:
-    """Products as a share of ``lengths``; 0 where these are."""
-    alive = (lengths > 0)[..., None, None]
-    return np.where(alive, total / np.where(alive, lengths[..., None, None], 1.0), 0.0)
-
-
-def procrustes(total: Array) -> Array:
-    """The rotations R that bring the other model's units closest to the first's: maximise tr(R^T C).
-
-    ``total`` [*outer, size, size] are the products C, first model's units by other's. Schoenemann (Psychometrika 31,
-    1966): R = U V^T with C = U S V^T.
-    """
-    left, _, right = np.linalg.svd(total)
-    return np.asarray(left @ right)
-
-
 def in_own_units(rotations: Rotations, spaces: Mapping[str, Space], perms: Mapping[str, Positions]) -> dict[str, Array]:
     """Rotations of a model that ``perms`` have brought to another, as rotations of the model before that."""
     found = {}
@@ -116,11 +72,20 @@ def in_own_units(rotations: Rotations, spaces: Mapping[str, Space], perms: Mappi
     return found
 
 
-def _places(layout: TensorLayout, space: str) -> Iterator[tuple[Block, Slot]]:
+def places(layout: TensorLayout, space: str) -> Iterator[tuple[Block, Slot]]:
+    """Where a tensor carries the space."""
     for block in layout.blocks:
         for axis, place in slots_of(block):
             if block.axes[axis].spaces[place] == space:
                 yield block, (axis, place)
+
+
+def units_of(array: NDArray[Any], layout: TensorLayout, block: Block, slot: Slot, spaces: Mapping[str, Space]) -> Array:
+    """The weights of each unit [*outer, size, features]."""
+    content = array[_region(block)].astype(np.float64).reshape(slot_sizes(block, spaces))
+    chain = _chain(layout, block, slot, spaces)
+    front = np.moveaxis(content, chain, range(len(chain)))
+    return front.reshape(*front.shape[: len(chain)], -1)
 
 
 def _spaces(layout: TensorLayout) -> set[str]:
@@ -135,11 +100,3 @@ def _chain(layout: TensorLayout, block: Block, slot: Slot, spaces: Mapping[str, 
     """The dimensions of the outer units and of the units themselves, in a block with one for each slot."""
     every = slots_of(block)
     return [every.index(each) for each in (*bind(layout.name, block, slot, spaces), slot)]
-
-
-def _units(array: NDArray[Any], layout: TensorLayout, block: Block, slot: Slot, spaces: Mapping[str, Space]) -> Array:
-    """The weights of each unit [*outer, size, features]."""
-    content = array[_region(block)].astype(np.float64).reshape(slot_sizes(block, spaces))
-    chain = _chain(layout, block, slot, spaces)
-    front = np.moveaxis(content, chain, range(len(chain)))
-    return front.reshape(*front.shape[: len(chain)], -1)

@@ -10,7 +10,7 @@ import pytest
 
 from onnxmerge.api import merge
 from onnxmerge.api.prepare import load, type_models
-from onnxmerge.merging.repair_choice import repair_steps
+from onnxmerge.merging.repair.choice import repair_steps
 from tests.graphs import build, execute, normal
 
 GRAPH = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxmerge import MergeOptions, MergeResult, UsageError, merge
 from onnxmerge.api.options import Refinement
-from onnxmerge.merging.repair_choice import RepairChoice
+from onnxmerge.merging.repair.choice import RepairChoice
 from tests.graphs import build, execute, initializers, normal
 
 MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"

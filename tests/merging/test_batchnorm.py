@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.merging.batchnorm import batchnorms, reestimate
 from onnxmerge.merging.combine import LazyWeights
+from onnxmerge.merging.repair.batchnorm import batchnorms, reestimate
 from tests.graphs import batchnorm, normal
 from tests.layouts import typed
 from tests.merging.networks import KEPT, Source, images, network, residual, residual_typing, values

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.errors import InputError
-from onnxmerge.merging import least_squares
+from onnxmerge.merging.closed_form.consensus import is_direction
+from onnxmerge.merging.closed_form.draft import Draft
+from onnxmerge.merging.closed_form.goals import Goal, Settling, plan_goals
+from onnxmerge.merging.closed_form.least_squares import OutputScale, refine
 from onnxmerge.merging.combine import combine, transported
-from onnxmerge.merging.consensus import is_direction
-from onnxmerge.merging.goals import Goal, Settling, plan_goals
-from onnxmerge.merging.least_squares import OutputScale, refine
 from onnxmerge.merging.transport import invert, random_permutations
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace
@@ -63,10 +63,12 @@ def refined(
     perms: Sequence[Mapping[str, Positions]],
     source: Source,
     scale: OutputScale = "keep",
+    memory: int = 1 << 30,
 ) -> tuple[Weights, Weights]:
     """The matched average, and that average refined."""
     average = dict(combine(sets, typing, [dict(each) for each in perms]))
-    found = refine(sets, typing, trace(sets.template).dtypes, average, perms, source, output_scale=scale)
+    draft = Draft(sets, typing, trace(sets.template).dtypes, average, source, memory=memory)
+    found = refine(draft, perms, output_scale=scale)
     assert not found.notes
     return average, ChainMap(found.weights, average)
 
@@ -124,7 +126,7 @@ def test_a_layer_on_a_stream_makes_up_for_the_merged_shortcut() -> None:
     x = np.random.default_rng(0).normal(1, 2, (200, 6)).astype(np.float32)
     wrong = {"v": np.zeros((6, 6), np.float32), "vb": np.zeros(6, np.float32)}
     typing = typed(nets[0])
-    found = refine(models(*nets), typing, trace(nets[0]).dtypes, wrong, [{}], Source([{"x": x}]))
+    found = refine(Draft(models(*nets), typing, trace(nets[0]).dtypes, wrong, Source([{"x": x}])), [{}])
     y = x @ found.weights["v"] + found.weights["vb"] + x
     parents = [values(net.model, {}, ["y"], {"x": x})["y"] for net in nets]
     aim = np.mean(parents, axis=0)
@@ -162,7 +164,8 @@ def test_two_batchnorms_may_share_a_bias() -> None:
     assert [goal.norm.shared for goal in steps if isinstance(goal, Goal) and goal.norm] == [True, True]
     assert not notes
     average = {name: 0.5 * array if name in ("w1", "w2") else array for name, array in net.weights.items()}
-    found = refine(models(net, net), typing, trace(net).dtypes, average, [{}], source, output_scale="keep").weights
+    draft = Draft(models(net, net), typing, trace(net).dtypes, average, source)
+    found = refine(draft, [{}], output_scale="keep").weights
     feed = images(60, 60, seed=5).feeds[0]
     assert error(net, {**average, **found}, [net.weights], feed) < 1e-6
     assert not np.array_equal(found["n_mean"], net.weights["n_mean"])
@@ -187,12 +190,11 @@ def test_a_batchnorm_of_its_own_is_settled() -> None:
     np.testing.assert_allclose(weights["n_var"], r.var(axis=(0, 2, 3)), rtol=1e-3)
 
 
-def test_the_result_does_not_depend_on_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_does_not_depend_on_what_is_kept() -> None:
     sets, source = models(residual(), residual(seed=9)), images(120, 40)
     typing = typed(sets.template)
     _, kept = refined(sets, typing, [{}], source)
-    monkeypatch.setattr(least_squares, "MEMORY", 0)
-    _, rerun = refined(sets, typing, [{}], source)
+    _, rerun = refined(sets, typing, [{}], source, memory=0)
     for name, value in kept.items():
         np.testing.assert_allclose(rerun[name], value, rtol=1e-3, atol=1e-4)
 

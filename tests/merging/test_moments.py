@@ -8,7 +8,7 @@ import pytest
 
 from onnxmerge.errors import InputError
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.moments import Moments, Probe, levels, measure
+from onnxmerge.merging.repair.moments import Moments, Probe, levels, measure
 from tests.graphs import normal
 from tests.merging.networks import FOLDED, images, network, residual, values
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
-from onnxmerge.merging import regmean as module
+from onnxmerge.merging.closed_form import regmean as module
+from onnxmerge.merging.closed_form.draft import Draft
+from onnxmerge.merging.closed_form.regmean import OFF_DIAGONAL, regmean
 from onnxmerge.merging.combine import combine, transported
-from onnxmerge.merging.regmean import OFF_DIAGONAL, regmean
 from onnxmerge.merging.transport import Permutations, invert, random_permutations
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace
@@ -37,7 +38,7 @@ def found(sets: ModelSet, source: Source, perms: Sequence[Permutations], **more:
     """The matched average, and the layers that RegMean changes."""
     typing = typed(sets.template)
     average = dict(combine(sets, typing, perms, weights=more.get("shares")))
-    result = regmean(sets, typing, trace(sets.template).dtypes, average, perms, source, **more)
+    result = regmean(Draft(sets, typing, trace(sets.template).dtypes, average, source, **more), perms)
     assert not result.notes
     return average, result.weights
 
@@ -110,7 +111,7 @@ def test_a_layer_that_is_too_wide_stays_the_average_and_is_noted(monkeypatch: py
     sets, typing = models(*nets), typed(nets[0])
     x = np.zeros((8, 4), np.float32)
     average = dict(combine(sets, typing, [{}]))
-    result = regmean(sets, typing, trace(nets[0]).dtypes, average, [{}], Source([{"x": x}]))
+    result = regmean(Draft(sets, typing, trace(nets[0]).dtypes, average, Source([{"x": x}])), [{}])
     assert result.weights.keys() == {"w"}
     assert len(result.notes) == 1
 

@@ -14,7 +14,9 @@ from onnxmerge.axes.layout import Positions, Space, Typing
 from onnxmerge.calibration.statistics import gather
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.combine import combine, transported
-from onnxmerge.merging.repair import Mode, Target, Which, applies, plan_repair, repair, targets
+from onnxmerge.merging.repair.in_graph import Mode
+from onnxmerge.merging.repair.plan import Target, Which, applies, plan_repair, targets
+from onnxmerge.merging.repair.repair import repair
 from onnxmerge.merging.transport import invert, random_permutations
 from onnxmerge.model.network import Network
 from tests.graphs import normal

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.merging.ridge import LAMBDAS, Array, Sums, choose, problem, ridge
+from onnxmerge.merging.closed_form.ridge import LAMBDAS, Array, Sums, choose, problem, ridge
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(3, 1, (2, 200, 5)).astype(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.merging.segments import Purse, Relay, blocked, frontier
+from onnxmerge.merging.closed_form.segments import Purse, Relay, blocked, frontier
 from onnxmerge.model.trace import trace
 from tests.merging.networks import KEPT, images, residual, values
 

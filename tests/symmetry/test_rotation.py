@@ -17,7 +17,8 @@ from onnxmerge.api.prepare import Prepared, load, type_models
 from onnxmerge.errors import UsageError, ValidationError
 from onnxmerge.merging.transport import identity, random_permutations, transport
 from onnxmerge.symmetry.linear_spaces import rotatable
-from onnxmerge.symmetry.rotation import in_own_units, procrustes, products, random_rotations, rotate, rotated
+from onnxmerge.symmetry.procrustes import procrustes, products
+from onnxmerge.symmetry.rotation import in_own_units, random_rotations, rotate, rotated
 from onnxmerge.validation.rotation import certify_rotations
 from tests.graphs import build, execute, normal
 

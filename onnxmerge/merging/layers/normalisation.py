@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxmerge.merging.linear_layers import OPERATORS
+from onnxmerge.merging.layers.linear_layers import OPERATORS
 
 NORMALISATIONS = frozenset(
     {

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.merging.linear_layers import initializer_of
-from onnxmerge.merging.moments import Moments, Probe, Surgeon, settle
+from onnxmerge.merging.layers.linear_layers import initializer_of
+from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, settle
 
 Arrays = Mapping[str, NDArray[Any]]
 

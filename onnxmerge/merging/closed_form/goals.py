@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import StructureError
-from onnxmerge.merging.linear_layers import OPERATORS, LinearLayer, initializer_of, linear_layers, readers
-from onnxmerge.merging.patches import Form, form_of
-from onnxmerge.merging.segments import blocked
+from onnxmerge.merging.closed_form.segments import blocked
+from onnxmerge.merging.layers.linear_layers import OPERATORS, LinearLayer, initializer_of, linear_layers, readers
+from onnxmerge.merging.layers.patches import Form, form_of
 
 PASSING = ("Identity", "Dropout")
 
@@ -55,6 +55,11 @@ class Goal:
     norm: Norm | None = None
     shortcut: str | None = None
     last: bool = False
+
+    @property
+    def axis(self) -> int:
+        """The axis of the layer's units in its output and in its target."""
+        return self.layer.channel_axis
 
     @property
     def biased(self) -> bool:

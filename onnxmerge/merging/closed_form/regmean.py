@@ -12,24 +12,20 @@ stay the average. The paper takes each model's training data; here all parents s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.axes.layout import Positions
 from onnxmerge.calibration.progress import Report
-from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.alignment import axis_orders, reordered
 from onnxmerge.merging.batches import count
-from onnxmerge.merging.combine import shares_of, transported
-from onnxmerge.merging.goals import Goal, plan_layers
-from onnxmerge.merging.least_squares import FEATURES, MEMORY, ROWS, Arrays, Refined
-from onnxmerge.merging.patches import pick
-from onnxmerge.merging.ridge import Array, Problem, ridge
-from onnxmerge.merging.segments import Purse, Relay, blocked, feeds, frontier
-from onnxmerge.merging.tally import no_data, not_finite
-from onnxmerge.model.network import ModelSet
+from onnxmerge.merging.closed_form.draft import FEATURES, ROWS, Arrays, Draft, Refined
+from onnxmerge.merging.closed_form.goals import Goal, plan_layers
+from onnxmerge.merging.closed_form.ridge import Array, Problem, ridge
+from onnxmerge.merging.closed_form.segments import Purse, Relay, blocked, feeds, frontier
+from onnxmerge.merging.closed_form.tally import no_data, not_finite
+from onnxmerge.merging.combine import transported
+from onnxmerge.merging.layers.patches import pick
 
 OFF_DIAGONAL = 0.95
 """Just below 1, as in the paper: correlations seen by chance count less, and the sum can be inverted."""
@@ -38,28 +34,17 @@ RIDGE = 1e-6
 """The pull to the average, relative to the mean diagonal: it decides for inputs that are never active."""
 
 
-def regmean(
-    models: ModelSet,
-    typing: Typing,
-    dtypes: Mapping[str, np.dtype[Any]],
-    weights: Arrays,
-    matchings: Sequence[Mapping[str, Positions]],
-    source: CalibrationSource,
-    *,
-    shares: Sequence[float] | None = None,
-    provider: str = "cpu",
-    seed: int = 0,
-    progress: Report | None = None,
-) -> Refined:
-    """Average the linear layers of ``models`` by their Gram matrices; for the arguments see ``least_squares.refine``.
+def regmean(draft: Draft, matchings: Sequence[Mapping[str, Positions]], *, progress: Report | None = None) -> Refined:
+    """Average the linear layers of the parents by their Gram matrices; ``matchings`` bring them to the first.
 
     Raises InputError where the data is empty or activations are not finite.
     """
-    graph, purse, perms = models.template.graph, Purse(MEMORY), [{}, *matchings]
+    models, typing, perms = draft.models, draft.typing, [{}, *matchings]
+    graph, purse = models.template.graph, Purse(draft.memory)
     goals, notes = plan_layers(graph, typing)
-    relays = [Relay(models.template.model, own, dtypes, purse, provider) for own in models.weights]
+    relays = [Relay(models.template.model, own, draft.dtypes, purse, draft.provider) for own in models.weights]
     aligned = [transported(own, typing, order) for own, order in zip(models.weights, perms, strict=True)]
-    batches, changed = count(source), dict[str, NDArray[Any]]()
+    batches, found = count(draft.source), Refined(notes=notes)
     if not batches:
         raise no_data()
     for index, goal in enumerate(goals):
@@ -70,20 +55,19 @@ def regmean(
             notes.append(f"{goal.layer.node}: inputs too many or not to be aligned by axes, so it stays the average")
             continue
         edge = frontier(graph, blocked(graph, {later.node for later in goals[index:]}))
-        prior = form.matrix(weights[name])
+        prior = form.matrix(draft.weights[name])
         xy, xx = np.zeros(prior.transpose(0, 2, 1).shape), np.zeros((*prior.shape[::2], prior.shape[2]))
-        each = zip(shares_of(shares, len(relays)), relays, known, aligned, strict=True)
-        for share, relay, order, own in each:
+        for share, relay, order, own in zip(draft.parts, relays, known, aligned, strict=True):
             segment = relay.segment([goal.source, goal.layer.output], edge)
-            found = (segment.run(number, feed) for number, feed in enumerate(feeds(source, [relay], batches)))
-            gram = share * _gram(goal, found, order, -(-ROWS // batches), [seed, index])
+            rows = (segment.run(number, feed) for number, feed in enumerate(feeds(draft.source, [relay], batches)))
+            gram = share * _gram(goal, rows, order, -(-ROWS // batches), [draft.seed, index])
             xx += gram
             xy += gram @ form.matrix(own[name]).transpose(0, 2, 1)
         solved = ridge(Problem(np.zeros(0), np.zeros(0), xx, xy, np.zeros(0)), prior, RIDGE)
-        changed[name] = form.weight(solved, weights[name])
+        found.weights[name] = form.weight(solved, draft.weights[name])
         if progress is not None:
             progress(index + 1, len(goals))
-    return Refined(changed, notes)
+    return found
 
 
 def _gram(goal: Goal, batches: Iterable[Arrays], order: Mapping[int, Positions], rows: int, seed: list[int]) -> Array:
@@ -91,7 +75,7 @@ def _gram(goal: Goal, batches: Iterable[Arrays], order: Mapping[int, Positions],
     d, rng = goal.features, np.random.default_rng(seed)
     total = np.zeros((goal.form.groups, d, d))
     for found in batches:
-        picks = pick(found[goal.layer.output].shape, goal.layer.channel_axis, rows, rng)
+        picks = pick(found[goal.layer.output].shape, goal.axis, rows, rng)
         x = goal.form.rows(reordered(found[goal.source], order), picks)
         total += x.transpose(0, 2, 1) @ x
     if not np.isfinite(total).all():

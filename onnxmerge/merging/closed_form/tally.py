@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,16 +11,29 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
 from onnxmerge.merging.alignment import Meeting
-from onnxmerge.merging.consensus import Consensus
-from onnxmerge.merging.goals import Goal
-from onnxmerge.merging.patches import pick, values_at
-from onnxmerge.merging.ridge import Sums
-from onnxmerge.merging.solution import Evidence
+from onnxmerge.merging.closed_form.consensus import Consensus
+from onnxmerge.merging.closed_form.goals import Goal
+from onnxmerge.merging.closed_form.ridge import Array, Sums
+from onnxmerge.merging.layers.patches import pick, values_at
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 HELD_OUT = 5
 """One row in so many is held out: the last of each batch, or every so many batches where batches are tiny."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What was measured for a layer: sums over rows to fit and held out, and the parents' moments.
+
+    The sums' targets are the parents' mean and, where there is one, the merged shortcut. ``deviation`` [groups, u] is
+    the mean over parents of each unit's standard deviation, ``size`` that of the root mean square about zero.
+    """
+
+    fit: Sums
+    held: Sums
+    deviation: Array
+    size: Array
 
 
 class Tally:
@@ -41,7 +55,7 @@ class Tally:
     ) -> None:
         """Add a batch: the merged network's tensors, and each parent's target."""
         goal = self.goal
-        channel, groups = goal.layer.channel_axis, goal.form.groups
+        channel, groups = goal.axis, goal.form.groups
         picks = pick(targets[0].shape, channel, count, rng)
         if not picks[0].size:
             return

@@ -1,0 +1,71 @@
+"""What closed forms start from: the parents, their matched average, and data to solve its layers with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.combine import shares_of
+from onnxmerge.model.network import ModelSet, Network
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+ROWS = 65_536
+"""Positions that a layer is solved from at most, evenly over all batches; fewer where the data has fewer."""
+
+FEATURES = 8192
+"""A layer that reads more numbers for each unit stays the average: its Gram matrix alone would take half a gigabyte."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """A merged network whose linear layers are to be solved anew.
+
+    Args:
+        models: The parents.
+        typing: Of their common graph.
+        dtypes: Of its tensors, as the trace found them.
+        weights: The matched average of ``models``, which is also what solutions are pulled to.
+        source: Calibration data; read once, and again for each layer as long as activations exceed ``memory``.
+        shares: Of the parents in the result; equal by default.
+        provider: Where the networks run.
+        seed: Of the sampled positions.
+        network: The graph that ``weights`` belong to, where groups of it are not as wide as the parents'.
+        memory: Bytes of activations that may be kept between layers, of all networks together.
+
+    """
+
+    models: ModelSet
+    typing: Typing
+    dtypes: Mapping[str, np.dtype[Any]]
+    weights: Arrays
+    source: CalibrationSource
+    shares: tuple[float, ...] | None = None
+    provider: str = "cpu"
+    seed: int = 0
+    network: Network | None = None
+    memory: int = 1 << 30
+
+    @property
+    def merged(self) -> Network:
+        """The graph of the merged network."""
+        return self.network or self.models.template
+
+    @property
+    def parts(self) -> list[float]:
+        """The parents' shares; they add up to 1."""
+        return shares_of(self.shares, len(self.models.weights))
+
+
+@dataclass(slots=True, eq=False)
+class Refined:
+    """The initializers that changed, by name, and what to tell the user."""
+
+    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,96 @@
+"""+ls: solve a merged network's linear layers, one after another, for the parents' matched activations.
+
+In topological order, for each Conv, Gemm or MatMul: X are the rows that the layer reads in the merged network, whose
+layers so far are solved; Y is the mean over parents of their matched values of the tensor that the layer aims at
+(``goals``), each parent on its own prefix. The layer becomes
+
+    W = (Y X^T + lambda W0)(X X^T + lambda I)^-1
+
+with W0 the matched average, a bias where it has one, and lambda chosen by reconstruction of held-out rows; then each
+unit gets its parents' deviation back (``solution``). Closed form, no labels, no training.
+
+Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean (Jin et al., ICLR 2023, arXiv
+2212.09849) for the closed form; REPAIR (Jordan et al., ICLR 2023, arXiv 2211.08403) for the scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+from onnxmerge.calibration.enough import LEAST
+from onnxmerge.calibration.progress import Report
+from onnxmerge.calibration.subset import Spread
+from onnxmerge.merging.alignment import meeting
+from onnxmerge.merging.closed_form.consensus import Consensus, consensus, is_direction
+from onnxmerge.merging.closed_form.draft import FEATURES, Draft, Refined
+from onnxmerge.merging.closed_form.goals import Goal, plan_goals
+from onnxmerge.merging.closed_form.prefixes import Prefixes, answers, samples
+from onnxmerge.merging.closed_form.segments import blocked, frontier
+from onnxmerge.merging.closed_form.solution import solve
+from onnxmerge.merging.closed_form.storing import matrix, settled, stored
+from onnxmerge.merging.combine import Matchings
+
+OutputScale: TypeAlias = Literal["auto", "keep", "unit"]
+
+
+def refine(
+    draft: Draft,
+    matchings: Matchings,
+    *,
+    output_scale: OutputScale = "auto",
+    traced: int | None = None,
+    progress: Report | None = None,
+) -> Refined:
+    """Solve every layer of the merged network.
+
+    Args:
+        draft: The matched average of the parents.
+        matchings: By which they were averaged.
+        output_scale: ``unit`` gives every sample of every parent's output the same length before they are averaged,
+            right where only the direction counts (an embedding that is compared by cosine), and lets each parent
+            count where its answers vary (``consensus``); ``keep`` leaves them as they are, right for logits and
+            regression. The file does not say which it is: ``auto`` looks at the outputs (``is_direction``).
+        traced: The samples that the typing's shapes are of. With it, of much data as much is taken, from all over it,
+            as solving the layers needs (None: all).
+        progress: Told how many layers are done, and of how many.
+
+    Raises InputError where the data is empty or activations are not finite.
+
+    """
+    graph, typing = draft.merged.graph, draft.typing
+    steps, notes = plan_goals(graph, typing)
+    if traced is not None:
+        most = max([LEAST, *(samples(step, typing, traced) for step in steps if isinstance(step, Goal))])
+        draft = replace(draft, source=Spread(draft.source, most))
+    found = Refined(notes=notes)
+    prefixes = Prefixes(draft, found.weights)
+    for index, step in enumerate(steps):
+        edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
+        if not isinstance(step, Goal):
+            found.weights.update(settled(step, prefixes.current, *prefixes.moments(step, edge)))
+        elif step.features > FEATURES:
+            notes.append(_left(step, "reads too many features"))
+        elif (units := meeting(typing.activations[step.target], step.axis, typing, matchings, draft.parts)) is None:
+            notes.append(_left(step, f"{step.target} cannot be aligned by axes"))
+        else:
+            evidence = prefixes.evidence(step, units, _agreed(draft, step, output_scale), edge)
+            solution = solve(evidence, matrix(step, prefixes.current), biased=step.biased)
+            found.weights.update(stored(step, prefixes.current, evidence, solution))
+        if progress is not None:
+            progress(index + 1, len(steps))
+    return found
+
+
+def _left(goal: Goal, why: str) -> str:
+    return f"{goal.layer.node}: {why}, so it is not solved by least squares; it stays the average"
+
+
+def _agreed(draft: Draft, goal: Goal, output_scale: OutputScale) -> Consensus | None:
+    """How the parents' outputs are to be agreed on where they are directions; None where they are numbers."""
+    if not goal.last or output_scale == "keep":
+        return None
+    given = answers(draft, goal)
+    if output_scale == "auto" and not all(map(is_direction, given)):
+        return None
+    return consensus(given, draft.parts)

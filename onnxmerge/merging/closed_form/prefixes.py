@@ -1,0 +1,104 @@
+"""The merged network, as far as it is solved, and its parents: run from layer to layer, and measured at each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.calibration.enough import LEAST
+from onnxmerge.calibration.subset import Spread
+from onnxmerge.merging.alignment import Meeting, reordered
+from onnxmerge.merging.batches import count, each
+from onnxmerge.merging.closed_form.consensus import Consensus
+from onnxmerge.merging.closed_form.draft import FEATURES, ROWS, Draft
+from onnxmerge.merging.closed_form.goals import Goal, Settling
+from onnxmerge.merging.closed_form.segments import Purse, Relay, feeds
+from onnxmerge.merging.closed_form.tally import Evidence, Tally, no_data
+from onnxmerge.merging.combine import Overlay
+from onnxmerge.merging.layers.patches import pick, values_at
+from onnxmerge.model.session import open_session, run
+
+ROWS_PER_FEATURE = 32
+"""As many positions for each number that a unit is computed from are plenty."""
+
+SAMPLES_PER_FEATURE = 8
+"""Where a sample is one position (behind pooling), this many samples for each such number are taken."""
+
+AGREEING = 2048
+"""Samples from which is learnt where each parent's answers vary."""
+
+
+class Prefixes:
+    """All networks on their way through the layers; ``changed`` are the merged network's weights that are solved."""
+
+    def __init__(self, draft: Draft, changed: dict[str, NDArray[Any]]) -> None:
+        model, purse = draft.models.template.model, Purse(draft.memory)
+        self.source = draft.source
+        self.current = Overlay(draft.weights, changed)
+        self.merged = Relay(draft.merged.model, self.current, draft.dtypes, purse, draft.provider)
+        self.parents = [Relay(model, own, draft.dtypes, purse, draft.provider) for own in draft.models.weights]
+        self.batches = count(draft.source)
+        self.rng = np.random.default_rng(draft.seed)
+
+    def evidence(self, goal: Goal, units: Meeting, agreed: Consensus | None, edge: Sequence[str]) -> Evidence:
+        """What one layer is solved from; ``edge`` is what the network behind it reads of the network before.
+
+        Raises InputError where there is no data, or activations are not finite.
+        """
+        wanted = [goal.source] if goal.shortcut is None else [goal.source, goal.shortcut]
+        merged = self.merged.segment(wanted, edge)
+        parents = [parent.segment([goal.target], edge) for parent in self.parents]
+        rows = min(ROWS, ROWS_PER_FEATURE * max(goal.features, LEAST))
+        tally = Tally(goal, units, agreed)
+        for index, feed in enumerate(feeds(self.source, [self.merged, *self.parents], self.batches)):
+            given = merged.run(index, feed)
+            targets = [
+                reordered(parent.run(index, feed)[goal.target], order)
+                for parent, order in zip(parents, units.before, strict=True)
+            ]
+            tally.add(index, given, targets, -(-rows // self.batches), self.rng)
+        return tally.evidence()
+
+    def moments(self, step: Settling, edge: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and variance of each channel of what reaches a BatchNormalization now; InputError without data."""
+        segment = self.merged.segment([step.source], edge)
+        seen, total, squares = 0, np.zeros(()), np.zeros(())
+        for index, feed in enumerate(feeds(self.source, [self.merged], self.batches)):
+            value = np.moveaxis(segment.run(index, feed)[step.source], 1, -1).astype(np.float64)
+            value = value.reshape(-1, value.shape[-1])
+            seen += len(value)
+            total, squares = total + value.sum(axis=0), squares + np.square(value).sum(axis=0)
+        if not seen:
+            raise no_data()
+        mean = total / seen
+        return mean, np.maximum(squares / seen - mean**2, 0.0)
+
+
+def answers(draft: Draft, goal: Goal) -> list[NDArray[np.float32]]:
+    """What each parent gives at the goal's target, for some samples from all over the data [positions, units]."""
+    found = []
+    batches = count(draft.source)
+    for weights in draft.models.weights:
+        session = open_session(
+            draft.models.template.model, weights=weights, outputs=[goal.target], provider=draft.provider
+        )
+        rng = np.random.default_rng(draft.seed)
+        parts = []
+        for feed in each(Spread(draft.source, AGREEING)):
+            value = run(session, dict(feed))[goal.target]
+            parts.append(values_at(value, goal.axis, pick(value.shape, goal.axis, -(-ROWS // batches), rng)))
+        found.append(np.concatenate(parts))
+    return found
+
+
+def samples(goal: Goal, typing: Typing, traced: int) -> int:
+    """How many samples a layer needs to be solved from; the typing's shapes are those of ``traced`` samples."""
+    if goal.features > FEATURES:
+        return 0
+    shape = typing.activations[goal.target].shape
+    positions = max(np.prod(shape) / shape[goal.axis] / traced, 1)
+    return int(np.ceil(SAMPLES_PER_FEATURE * goal.features / positions))

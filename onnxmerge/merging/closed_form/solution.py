@@ -1,0 +1,90 @@
+"""From what was measured for one layer to its new weights: aim, solve, restore the deviation.
+
+Averaging parents that disagree shrinks the variance of a target, and least squares shrinks what it cannot explain. So
+the parents' mean is first spread, unit by unit, to the parents' own deviation s* (the mean of theirs),
+
+    target = m + (T - m) s*/std(T)    less the merged shortcut, where the layer writes onto a stream,
+
+and the solution is scaled once more so that the target tensor has the deviation s* in the merged network. What has no
+bias is measured about zero, since its mean cannot be set apart: a unit that hardly varies about a large mean, such as
+a coordinate that all classes share, must not be scaled by how little it varies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxmerge.merging.closed_form.ridge import Array, Problem, choose, problem, ridge
+from onnxmerge.merging.closed_form.tally import Evidence
+
+DEAD = 1e-4
+"""A target that varies less than this share of its parents is not spread, a unit that does is not scaled."""
+
+FACTORS = (0.5, 2.0)
+"""What a branch on a stream may be scaled by: the stream's deviation depends on its shortcut too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """A layer y = W x + b: ``weight`` [groups, u, d] and ``bias`` [groups, u], with how well it does.
+
+    ``ridge`` is the one chosen, relative to the mean diagonal; ``error`` the mean squared error on held-out rows as
+    a share of the target's variance.
+    """
+
+    weight: Array
+    bias: Array
+    ridge: float
+    error: float
+
+
+def solve(evidence: Evidence, prior: Array, *, biased: bool) -> Solution:
+    """The layer that meets its goal best; ``prior`` [groups, u, d] is its weight now, ``biased`` if it can shift."""
+    total = evidence.fit.joined(evidence.held)
+    shape = total.y.shape
+    centre = None if biased else (np.zeros_like(total.x), np.zeros(shape[1:]))
+    wanted = evidence.deviation if biased else evidence.size
+    mean = problem(total, _weights(shape, first=1.0), centre)
+    spread = _ratio(wanted, np.sqrt(mean.yy))
+    aim = _weights(shape, first=spread, rest=-1.0)
+    whole = problem(total, aim, centre)
+    best, error = _chosen(problem(evidence.fit, aim, centre), aim, evidence, prior, biased=biased)
+    weight = ridge(whole, prior, best)
+    shortcut = problem(total, _weights(shape, rest=1.0), centre) if len(total.y) > 1 else None
+    weight = weight * _factors(weight, whole, shortcut, wanted)[:, :, None]
+    offset = (1 - spread) * mean.y if biased else 0.0
+    bias = whole.y + offset - np.einsum("gud,gd->gu", weight, whole.x)
+    return Solution(weight, bias, best, error)
+
+
+def _chosen(fit: Problem, aim: Array, evidence: Evidence, prior: Array, *, biased: bool) -> tuple[float, float]:
+    if not evidence.held.count:
+        return choose(fit, fit, prior)
+    about = (fit.x, fit.y) if biased else (np.zeros_like(fit.x), np.zeros_like(fit.y))
+    return choose(fit, problem(evidence.held, aim, about), prior)
+
+
+def _factors(weight: Array, whole: Problem, shortcut: Problem | None, wanted: Array) -> Array:
+    """What each unit is multiplied by so that the target tensor, shortcut included, has the deviation ``wanted``."""
+    own = whole.spread(weight)
+    if shortcut is None:
+        return _ratio(wanted, np.sqrt(np.maximum(own, 0.0)))
+    both = np.einsum("gud,gdu->gu", weight, shortcut.xy)
+    root = both**2 - own * (shortcut.yy - wanted**2)  # of own f^2 + 2 both f + shortcut = wanted^2
+    solvable = (root > 0) & (own > (DEAD * wanted) ** 2)
+    factors = (np.sqrt(np.maximum(root, 0.0)) - both) / np.where(solvable, own, 1.0)
+    return np.where(solvable, np.clip(factors, *FACTORS), 1.0)
+
+
+def _ratio(wanted: Array, found: Array) -> Array:
+    alive = found > DEAD * wanted
+    return np.where(alive, wanted / np.where(alive, found, 1.0), 1.0)
+
+
+def _weights(shape: tuple[int, ...], *, first: Array | float = 0.0, rest: float = 0.0) -> Array:
+    """Coefficients [k, groups, u] of the targets: the parents' mean, then the shortcut."""
+    found = np.full(shape, rest)
+    found[0] = first
+    return found

@@ -1,0 +1,80 @@
+"""A layer as least squares sees it, with its BatchNormalization, and what was solved as initializers of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.merging.closed_form.goals import Goal, Norm, Settling
+from onnxmerge.merging.closed_form.ridge import Array, problem
+from onnxmerge.merging.closed_form.solution import Solution
+from onnxmerge.merging.closed_form.tally import Evidence
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+def matrix(goal: Goal, current: Arrays) -> Array:
+    """The layer's weight as it is [groups, u, d], with the scale of its BatchNormalization."""
+    weight = goal.form.matrix(current[goal.layer.weight])
+    norm = goal.norm
+    if norm is None:
+        return weight
+    gain = _wide(current, norm.scale) / np.sqrt(_wide(current, norm.variance) + norm.epsilon)
+    return weight * gain.reshape(weight.shape[:2])[:, :, None]
+
+
+def stored(goal: Goal, current: Arrays, evidence: Evidence, solution: Solution) -> dict[str, NDArray[Any]]:
+    """The initializers that make the layer (with its BatchNormalization) compute the solution, in their own types."""
+    layer, old = goal.layer, current[goal.layer.weight]
+    if goal.norm is not None:
+        return _stored_with_norm(goal, goal.norm, current, evidence, solution)
+    found = {layer.weight: goal.form.weight(solution.weight, old)}
+    if layer.bias is not None:
+        like = current[layer.bias]
+        found[layer.bias] = (solution.bias / layer.bias_scale).reshape(like.shape).astype(like.dtype)
+    return found
+
+
+def _stored_with_norm(
+    goal: Goal, norm: Norm, current: Arrays, evidence: Evidence, solution: Solution
+) -> dict[str, NDArray[Any]]:
+    """Each unit's weight keeps its length; the statistics are those the layer has now, scale and shift do the rest.
+
+    Where the shift is shared the mean does its part instead.
+    """
+    layer, old = goal.layer, current[goal.layer.weight]
+    lengths, before = (np.linalg.norm(each, axis=-1) for each in (solution.weight, goal.form.matrix(old)))
+    factor = np.where((lengths > 0) & (before > 0), before / np.where(lengths > 0, lengths, 1.0), 1.0)
+    weight = solution.weight * factor[:, :, None]
+    total = evidence.fit.joined(evidence.held)
+    inputs = problem(total, np.zeros_like(total.y), None)
+    own = 0.0 if layer.bias is None else _wide(current, layer.bias).reshape(factor.shape) * layer.bias_scale
+    mean = np.einsum("gud,gd->gu", weight, inputs.x) + own
+    variance = inputs.spread(weight)
+    values = {
+        norm.scale: np.sqrt(variance + norm.epsilon) / factor,
+        norm.variance: variance,
+    }
+    if norm.shared:
+        values[norm.mean] = own + (_wide(current, norm.bias).reshape(factor.shape) - solution.bias) * factor
+    else:
+        values |= {norm.mean: mean, norm.bias: solution.bias + (mean - own) / factor}
+    found = {layer.weight: goal.form.weight(weight, old)}
+    for name, value in values.items():
+        found[name] = value.reshape(current[name].shape).astype(current[name].dtype)
+    return found
+
+
+def settled(step: Settling, current: Arrays, mean: Array, variance: Array) -> dict[str, NDArray[Any]]:
+    """The statistics of a BatchNormalization that stands by itself, in their own types."""
+    return {
+        name: array.astype(current[name].dtype)
+        for name, array in ((step.norm.mean, mean), (step.norm.variance, variance))
+    }
+
+
+def _wide(current: Arrays, name: str) -> Array:
+    return np.asarray(current[name], np.float64)

@@ -1,0 +1,74 @@
+"""REPAIR in a running network: what a layer's units have there, and what they should have, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.batches import each
+from onnxmerge.merging.layers.linear_layers import LinearLayer
+from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, levels, measure
+from onnxmerge.merging.repair.plan import RepairPlan, Target
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Mode: TypeAlias = Literal["none", "rescale", "repair", "bias"]
+DEAD = 1e-4
+"""A unit that varies less than this share of its target is constant up to rounding; it is shifted, not blown up.
+So is one that is constant in all parents, not shrunk to nothing: on other data it may not be."""
+
+
+def probe_of(graph: ir.Graph, layer: LinearLayer, typing: Typing) -> Probe:
+    """What to measure of a layer: its output, along its channels."""
+    dtype = graph.initializers[layer.weight].dtype or ir.DataType.FLOAT
+    return Probe(layer.output, layer.channel_axis, len(typing.activations[layer.output].shape), dtype)
+
+
+def independent_moments(
+    model: ir.Model, typing: Typing, weights: Arrays, plan: RepairPlan, source: CalibrationSource, provider: str
+) -> dict[str, Moments] | None:
+    """The moments of all layers of a plan, which serve every mode; None where repairing one layer changes another."""
+    probes = [probe_of(model.graph, layer, typing) for layer in plan.layers]
+    if len(levels(model.graph, probes)) > 1:
+        return None
+    return measure(model, weights, probes, each(source), provider=provider) if probes else {}
+
+
+def use_target(
+    surgeon: Surgeon,
+    probe: Probe,
+    layer: LinearLayer,
+    aim: Target,
+    mode: Mode,
+    measured: tuple[ir.Value, ir.Value, ir.Value],
+) -> None:
+    """Let all that reads the layer's output see (y - m)/s s* + m* (as ``mode`` says), with m and s the batch's own."""
+    centred, mean, variance = measured
+    wide = np.dtype(np.float64 if probe.wide == ir.DataType.DOUBLE else np.float32)
+    value = surgeon.values[probe.tensor]
+    inserted = {centred.producer()} | {user for user, _ in value.uses() if (user.name or "").startswith("onnxmerge::")}
+    readers = [(user, index) for user, index in value.uses() if user not in inserted]
+    shape = [1] * probe.rank
+    shape[probe.channel] = -1
+    aimed = surgeon.constant(aim.mean.reshape(shape).astype(wide))
+    if mode == "bias":
+        result = surgeon.apply("Add", centred, aimed)
+    else:
+        floor = np.maximum(DEAD * aim.std, np.finfo(np.float32).tiny)
+        std = surgeon.apply("Sqrt", variance)
+        std = surgeon.apply("Max", std, surgeon.constant(floor.reshape(shape).astype(wide)))
+        factors = surgeon.apply("Div", surgeon.constant(aim.std.reshape(shape).astype(wide)), std)
+        constant = surgeon.constant((aim.std == 0).reshape(shape))
+        factors = surgeon.apply("Where", constant, surgeon.constant(np.ones([1] * probe.rank, wide)), factors)
+        kept = mean if layer.bias is not None else surgeon.apply("Mul", mean, factors)
+        shifted = mode == "repair" and layer.bias is not None
+        result = surgeon.apply("Add", surgeon.apply("Mul", centred, factors), aimed if shifted else kept)
+    if probe.dtype != probe.wide:
+        result = surgeon.cast(result, probe.dtype)
+    for user, index in readers:
+        user.replace_input_with(index, result)

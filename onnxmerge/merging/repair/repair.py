@@ -1,0 +1,84 @@
+"""Give every merged unit the mean and standard deviation that its parents have, where no BatchNorm can do it.
+
+Averaging units that are not perfectly correlated shrinks their variance, layer after layer (variance collapse). REPAIR
+(Jordan et al., ICLR 2023, arXiv 2211.08403) rescales and shifts each merged unit, before its nonlinearity and before a
+residual Add, to
+
+    mean m* = the mean over aligned parents of their means,     s* = the mean of their standard deviations,
+
+by its own weights: w *= s*/s, b = (b - m) s*/s + m*, with m and s the merged network's on a prefix already repaired.
+RESCALE changes the standard deviation alone: b = (b - m) s*/s + m. Bias-only changes the mean alone: b = b - m + m*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.errors import UsageError
+from onnxmerge.merging.layers.linear_layers import LinearLayer
+from onnxmerge.merging.repair.in_graph import DEAD, Arrays, Mode, probe_of, use_target
+from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, settle
+from onnxmerge.merging.repair.plan import RepairPlan, Target
+
+MODES = ("none", "rescale", "repair", "bias")
+
+
+def repair(
+    model: ir.Model,
+    typing: Typing,
+    weights: Arrays,
+    plan: RepairPlan,
+    aims: Mapping[str, Target],
+    source: CalibrationSource,
+    *,
+    mode: Mode = "repair",
+    provider: str = "cpu",
+    known: Mapping[str, Moments] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """The weights and biases that give the merged network's units their targets, by name, in their stored types.
+
+    ``known`` are moments that were already taken (``independent_moments``); then nothing is run.
+
+    ``mode`` "rescale" sets standard deviations alone, and so does "repair" in a layer without a bias; "bias" sets
+    means alone, and leaves such a layer as it is. Raises InputError where the source is empty or activations are not
+    finite, UsageError for another mode.
+    """
+    if mode == "none":
+        return {}
+    if mode not in MODES:
+        raise UsageError(f"unknown repair mode {mode!r}; expected {', '.join(MODES)}")
+    movable = [layer for layer in plan.layers if mode != "bias" or layer.bias is not None]
+    layers = {layer.output: layer for layer in movable if layer.output in aims}
+
+    def rewrite(surgeon: Surgeon, probe: Probe, centred: ir.Value, mean: ir.Value, variance: ir.Value) -> None:
+        use_target(surgeon, probe, layers[probe.tensor], aims[probe.tensor], mode, (centred, mean, variance))
+
+    def fold(current: Arrays, moments: Mapping[str, Moments]) -> dict[str, NDArray[Any]]:
+        changed = {}
+        for tensor, own in moments.items():
+            changed.update(corrected(layers[tensor], current, own, aims[tensor], mode))
+        return changed
+
+    if known is not None:
+        return fold(weights, {tensor: known[tensor] for tensor in layers})
+    probes = [probe_of(model.graph, layer, typing) for layer in layers.values()]
+    return settle(model, weights, probes, source, rewrite=rewrite, fold=fold, provider=provider) if probes else {}
+
+
+def corrected(layer: LinearLayer, current: Arrays, own: Moments, aim: Target, mode: Mode) -> dict[str, NDArray[Any]]:
+    """One layer's weight and bias for which its output, which now has the moments ``own``, has those of ``aim``."""
+    dead = (own.std <= DEAD * aim.std) | (aim.std == 0)
+    scaled = np.where(dead, 1.0, aim.std / np.where(dead, 1.0, own.std))
+    factors = np.ones_like(scaled) if mode == "bias" else scaled
+    found = {layer.weight: layer.scale_weight(current[layer.weight], factors)}
+    if layer.bias is not None:
+        aimed = own.mean if mode == "rescale" else aim.mean
+        found[layer.bias] = layer.move_bias(current[layer.bias], factors, own.mean, aimed)
+    return found
