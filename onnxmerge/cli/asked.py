@@ -13,8 +13,7 @@ from click.core import ParameterSource
 from onnxmerge.api import MergeOptions
 from onnxmerge.cli.tasks import take_tasks
 from onnxmerge.errors import UsageError
-from onnxmerge.recipes.file import is_recipe, read_recipe
-from onnxmerge.recipes.recipe import Calibration, Recipe
+from onnxmerge.recipes.recipe import Calibration, Recipe, is_recipe
 
 _IMAGE = ("image_size", "mean", "std", "layout")
 
@@ -52,6 +51,8 @@ def _start(models: tuple[str, ...]) -> Recipe:
         return Recipe(models)
     if len(models) > 1:
         raise UsageError(f"{next(filter(is_recipe, models))}: a recipe names its models itself; leave the others out")
+    from onnxmerge.recipes.file import read_recipe  # pydantic takes a tenth of a second to import
+
     return read_recipe(models[0])
 
 

@@ -17,7 +17,6 @@ from onnxmerge.cli.asked import asked_for, require_other_output
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import model_options, write_text
 from onnxmerge.cli.tasks import read_tasks, task_options
-from onnxmerge.recipes.file import write_recipe
 from onnxmerge.report.console import print_merge, print_plan
 
 
@@ -225,6 +224,8 @@ def run(
         if not quiet:
             print_merge(result.report, written)
     if save_recipe is not None:
+        from onnxmerge.recipes.file import write_recipe
+
         write_recipe(recipe, save_recipe)
 
 

@@ -28,16 +28,10 @@ from onnxmerge.errors import InputError
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.recipes.recipe import Calibration, Recipe, differing
 
-SUFFIXES = (".yaml", ".yml")
 _FILES = ("base", "labels", "vectors", "output")
 """Files beside the models and the calibration data."""
 _PATHS = ("operators",)
 """Options that are paths."""
-
-
-def is_recipe(argument: str) -> bool:
-    """Whether an argument of the command line names a recipe."""
-    return Path(argument).suffix.lower() in SUFFIXES
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from onnxmerge.api.options import MergeOptions
+
+SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,11 @@ class Recipe:
     vectors: str | None = None
     output: str | None = None
     options: MergeOptions = field(default_factory=MergeOptions)
+
+
+def is_recipe(argument: str) -> bool:
+    """Whether an argument of the command line names a recipe."""
+    return Path(argument).suffix.lower() in SUFFIXES
 
 
 def differing(options: MergeOptions) -> Mapping[str, Any]:
