@@ -106,7 +106,7 @@ def test_inputs_that_are_never_active_keep_the_average() -> None:
 
 
 def test_a_layer_that_is_too_wide_stays_the_average_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FEATURES", 4)
+    monkeypatch.setattr(module, "too_wide", lambda goal: goal.features > 4)
     nets = [network(MLP, normal(w=(5, 4), b=(5,), v=(5, 3), seed=seed)) for seed in (0, 1)]
     sets, typing = models(*nets), typed(nets[0])
     x = np.zeros((8, 4), np.float32)

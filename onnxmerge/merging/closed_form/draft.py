@@ -16,12 +16,6 @@ from onnxmerge.model.network import ModelSet, Network
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
-ROWS = 65_536
-"""Positions that a layer is solved from at most, evenly over all batches; fewer where the data has fewer."""
-
-FEATURES = 8192
-"""A layer that reads more numbers for each unit stays the average: its Gram matrix alone would take half a gigabyte."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:

@@ -15,17 +15,15 @@ Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal, TypeAlias
 
-from onnxmerge.calibration.enough import LEAST
 from onnxmerge.calibration.progress import Report
-from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.alignment import meeting
+from onnxmerge.merging.closed_form.amounts import sampled, too_wide
 from onnxmerge.merging.closed_form.consensus import Consensus, consensus, is_direction
-from onnxmerge.merging.closed_form.draft import FEATURES, Draft, Refined
+from onnxmerge.merging.closed_form.draft import Draft, Refined
 from onnxmerge.merging.closed_form.goals import Goal, plan_goals
-from onnxmerge.merging.closed_form.prefixes import Prefixes, answers, samples
+from onnxmerge.merging.closed_form.prefixes import Prefixes, answers
 from onnxmerge.merging.closed_form.segments import blocked, frontier
 from onnxmerge.merging.closed_form.solution import solve
 from onnxmerge.merging.closed_form.storing import matrix, settled, stored
@@ -60,16 +58,14 @@ def refine(
     """
     graph, typing = draft.merged.graph, draft.typing
     steps, notes = plan_goals(graph, typing)
-    if traced is not None:
-        most = max([LEAST, *(samples(step, typing, traced) for step in steps if isinstance(step, Goal))])
-        draft = replace(draft, source=Spread(draft.source, most))
+    draft = sampled(draft, [step for step in steps if isinstance(step, Goal)], traced)
     found = Refined(notes=notes)
     prefixes = Prefixes(draft, found.weights)
     for index, step in enumerate(steps):
         edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
         if not isinstance(step, Goal):
             found.weights.update(settled(step, prefixes.current, *prefixes.moments(step, edge)))
-        elif step.features > FEATURES:
+        elif too_wide(step):
             notes.append(_left(step, "reads too many features"))
         elif (units := meeting(typing.activations[step.target], step.axis, typing, matchings, draft.parts)) is None:
             notes.append(_left(step, f"{step.target} cannot be aligned by axes"))

@@ -8,25 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
-from onnxmerge.calibration.enough import LEAST
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.alignment import Meeting, reordered
 from onnxmerge.merging.batches import count, each
+from onnxmerge.merging.closed_form.amounts import ROWS, rows
 from onnxmerge.merging.closed_form.consensus import Consensus
-from onnxmerge.merging.closed_form.draft import FEATURES, ROWS, Draft
+from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.goals import Goal, Settling
 from onnxmerge.merging.closed_form.segments import Purse, Relay, feeds
 from onnxmerge.merging.closed_form.tally import Evidence, Tally, no_data
 from onnxmerge.merging.combine import Overlay
 from onnxmerge.merging.layers.patches import pick, values_at
 from onnxmerge.model.session import open_session, run
-
-ROWS_PER_FEATURE = 32
-"""As many positions for each number that a unit is computed from are plenty."""
-
-SAMPLES_PER_FEATURE = 8
-"""Where a sample is one position (behind pooling), this many samples for each such number are taken."""
 
 AGREEING = 2048
 """Samples from which is learnt where each parent's answers vary."""
@@ -52,15 +45,14 @@ class Prefixes:
         wanted = [goal.source] if goal.shortcut is None else [goal.source, goal.shortcut]
         merged = self.merged.segment(wanted, edge)
         parents = [parent.segment([goal.target], edge) for parent in self.parents]
-        rows = min(ROWS, ROWS_PER_FEATURE * max(goal.features, LEAST))
-        tally = Tally(goal, units, agreed)
+        tally, share = Tally(goal, units, agreed), rows(goal, self.batches)
         for index, feed in enumerate(feeds(self.source, [self.merged, *self.parents], self.batches)):
             given = merged.run(index, feed)
             targets = [
                 reordered(parent.run(index, feed)[goal.target], order)
                 for parent, order in zip(parents, units.before, strict=True)
             ]
-            tally.add(index, given, targets, -(-rows // self.batches), self.rng)
+            tally.add(index, given, targets, share, self.rng)
         return tally.evidence()
 
     def moments(self, step: Settling, edge: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -93,12 +85,3 @@ def answers(draft: Draft, goal: Goal) -> list[NDArray[np.float32]]:
             parts.append(values_at(value, goal.axis, pick(value.shape, goal.axis, -(-ROWS // batches), rng)))
         found.append(np.concatenate(parts))
     return found
-
-
-def samples(goal: Goal, typing: Typing, traced: int) -> int:
-    """How many samples a layer needs to be solved from; the typing's shapes are those of ``traced`` samples."""
-    if goal.features > FEATURES:
-        return 0
-    shape = typing.activations[goal.target].shape
-    positions = max(np.prod(shape) / shape[goal.axis] / traced, 1)
-    return int(np.ceil(SAMPLES_PER_FEATURE * goal.features / positions))

@@ -19,7 +19,8 @@ from onnxmerge.axes.layout import Positions
 from onnxmerge.calibration.progress import Report
 from onnxmerge.merging.alignment import axis_orders, reordered
 from onnxmerge.merging.batches import count
-from onnxmerge.merging.closed_form.draft import FEATURES, ROWS, Arrays, Draft, Refined
+from onnxmerge.merging.closed_form.amounts import rows, sampled, too_wide
+from onnxmerge.merging.closed_form.draft import Arrays, Draft, Refined
 from onnxmerge.merging.closed_form.goals import Goal, plan_layers
 from onnxmerge.merging.closed_form.ridge import Array, Problem, ridge
 from onnxmerge.merging.closed_form.segments import Purse, Relay, blocked, feeds, frontier
@@ -34,14 +35,21 @@ RIDGE = 1e-6
 """The pull to the average, relative to the mean diagonal: it decides for inputs that are never active."""
 
 
-def regmean(draft: Draft, matchings: Sequence[Mapping[str, Positions]], *, progress: Report | None = None) -> Refined:
-    """Average the linear layers of the parents by their Gram matrices; ``matchings`` bring them to the first.
+def regmean(
+    draft: Draft,
+    matchings: Sequence[Mapping[str, Positions]],
+    *,
+    traced: int | None = None,
+    progress: Report | None = None,
+) -> Refined:
+    """Average the linear layers of the parents by their Gram matrices; for the arguments see ``refine``.
 
     Raises InputError where the data is empty or activations are not finite.
     """
     models, typing, perms = draft.models, draft.typing, [{}, *matchings]
     graph, purse = models.template.graph, Purse(draft.memory)
     goals, notes = plan_layers(graph, typing)
+    draft = sampled(draft, goals, traced)
     relays = [Relay(models.template.model, own, draft.dtypes, purse, draft.provider) for own in models.weights]
     aligned = [transported(own, typing, order) for own, order in zip(models.weights, perms, strict=True)]
     batches, found = count(draft.source), Refined(notes=notes)
@@ -51,7 +59,7 @@ def regmean(draft: Draft, matchings: Sequence[Mapping[str, Positions]], *, progr
         layout, form, name = typing.activations.get(goal.source), goal.form, goal.layer.weight
         orders = [{} if layout is None else axis_orders(layout, typing, order) for order in perms]
         known = [order for order in orders if order is not None]
-        if len(known) < len(orders) or goal.features > FEATURES:
+        if len(known) < len(orders) or too_wide(goal):
             notes.append(f"{goal.layer.node}: inputs too many or not to be aligned by axes, so it stays the average")
             continue
         edge = frontier(graph, blocked(graph, {later.node for later in goals[index:]}))
@@ -59,8 +67,8 @@ def regmean(draft: Draft, matchings: Sequence[Mapping[str, Positions]], *, progr
         xy, xx = np.zeros(prior.transpose(0, 2, 1).shape), np.zeros((*prior.shape[::2], prior.shape[2]))
         for share, relay, order, own in zip(draft.parts, relays, known, aligned, strict=True):
             segment = relay.segment([goal.source, goal.layer.output], edge)
-            rows = (segment.run(number, feed) for number, feed in enumerate(feeds(draft.source, [relay], batches)))
-            gram = share * _gram(goal, rows, order, -(-ROWS // batches), [draft.seed, index])
+            given = (segment.run(number, feed) for number, feed in enumerate(feeds(draft.source, [relay], batches)))
+            gram = share * _gram(goal, given, order, rows(goal, batches), [draft.seed, index])
             xx += gram
             xy += gram @ form.matrix(own[name]).transpose(0, 2, 1)
         solved = ridge(Problem(np.zeros(0), np.zeros(0), xx, xy, np.zeros(0)), prior, RIDGE)
@@ -70,12 +78,12 @@ def regmean(draft: Draft, matchings: Sequence[Mapping[str, Positions]], *, progr
     return found
 
 
-def _gram(goal: Goal, batches: Iterable[Arrays], order: Mapping[int, Positions], rows: int, seed: list[int]) -> Array:
+def _gram(goal: Goal, batches: Iterable[Arrays], order: Mapping[int, Positions], count: int, seed: list[int]) -> Array:
     """The Gram matrices [groups, d, d] of what one parent's layer reads, damped off the diagonal."""
     d, rng = goal.features, np.random.default_rng(seed)
     total = np.zeros((goal.form.groups, d, d))
     for found in batches:
-        picks = pick(found[goal.layer.output].shape, goal.axis, rows, rng)
+        picks = pick(found[goal.layer.output].shape, goal.axis, count, rng)
         x = goal.form.rows(reordered(found[goal.source], order), picks)
         total += x.transpose(0, 2, 1) @ x
     if not np.isfinite(total).all():
