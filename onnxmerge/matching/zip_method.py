@@ -23,7 +23,8 @@ from onnxmerge.matching.method import (
 )
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import known_activations
-from onnxmerge.matching.zip_similarity import ModelsToZip, measure_zip
+from onnxmerge.matching.zip_objective import ZipMeter
+from onnxmerge.matching.zip_similarity import ModelsToZip
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
 
 
@@ -66,7 +67,8 @@ class ZipMethod:
             unmoved = unmoved_zip(models)
             start = (zip_by_activations if self.needs_activations else zip_by_weights)(models, options.zip)
             roots = depending(plan, shares, alpha)
-            found = zip_sweep(models, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
-            before = measure_zip(models, unmoved)
+            meter = ZipMeter(models)
+            found = zip_sweep(meter, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
+            before = meter(unmoved)
         notes = notes_on(plan, shares, options.overrides, activations=self.needs_activations)
         return MatchResult(self.name, zipped=found.matching, searches=(search_of(found, before, started, notes),))

@@ -14,11 +14,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.axes.resize import Widths, resized_spaces
-from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.plan import Group, Occurrence, Plan
 from onnxmerge.matching.problem import GroupProblem
 from onnxmerge.matching.similarity import CHUNK_BYTES, PairOfModels, inverse_norm, problem_of
@@ -65,13 +63,13 @@ def similarities(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> 
     One matrix [models * size, models * size] for each combination of outer units, in the first model's order.
     """
     alpha = models.alphas[name]
-    sums = _Sums(*_shape(models, name))
+    sums = Sums(*shape_of(models, name))
     products = np.zeros((sums.outer, sums.units, sums.units))
-    for vectors in _unit_vectors(models, group, name, zips) if alpha else ():
+    for vectors in unit_vectors(models, group, name, zips) if alpha else ():
         sums.add(vectors)
         for outer, units in enumerate(vectors):
             products[outer] += units @ units.T
-    order = _in_order(models, name, zips) if name in models.activations else None
+    order = in_order(models, name, zips) if name in models.activations else None
     scales = sums.scales()
     for outer in range(sums.outer):
         similarity = products[outer]
@@ -79,7 +77,7 @@ def similarities(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> 
         similarity *= alpha * scales[outer, :, None]
         similarity *= scales[outer]
         if order is not None:
-            similarity += (1 - alpha) * _taken(models.activations[name], order[outer])
+            similarity += (1 - alpha) * taken(models.activations[name], order[outer])
         yield similarity
 
 
@@ -105,76 +103,6 @@ def outer_problem(models: ModelsToZip, group: Group, other: int, zips: Zipped) -
     return problem_of(pair, group, contents)
 
 
-def measure_zip(models: ModelsToZip, zips: Zipped) -> Likeness:
-    """How alike the units are that were merged.
-
-    ``total`` adds up, over all merged units, the squared length of the sum of their members (normalised weight
-    vectors or activations) over their number: the variance that is left when every member is replaced by the mean.
-    ``mean`` is the mean similarity of what each merge brought together.
-    """
-    kept, means = 0.0, {}
-    for group in models.plan.groups.values():
-        for name in zipped_spaces(group):
-            found = retained(models, group, name, zips)
-            outer, units = _shape(models, name)
-            kept += found.total
-            merges = outer * (units - merged_size(models, name, zips))
-            if found.share and merges:
-                means[name] = (found.total - found.alone) / found.share / merges
-        for name in reversed(group.members):
-            inside = [means[child] for child in group.children[name] if child in means]
-            if inside:
-                means[name] = sum(inside) / len(inside)
-    return Likeness(kept, {name: means[name] for name in models.plan.spaces if name in means})
-
-
-def retained_in(similarity: Array, targets: Positions) -> float:
-    """As ``retained``, of units whose similarity is known: the merged unit of each, [models * size]."""
-    width = int(targets.max(initial=0)) + 1
-    together = np.asarray(_membership(targets, width) @ similarity)
-    return float((together[targets, np.arange(len(targets))] / np.bincount(targets, minlength=width)[targets]).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Retained:
-    """The variance that units keep when they are replaced by the means of those they were merged with.
-
-    ``alone`` is what they would keep if none resembled any other, ``share`` the largest variance of a single unit.
-    """
-
-    total: float
-    alone: float
-    share: float
-
-
-def retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Retained:
-    """What a space's units keep, in one pass over the weights for their norms and one for the means."""
-    alpha = models.alphas[name]
-    sums = _Sums(*_shape(models, name))
-    for vectors in _unit_vectors(models, group, name, zips) if alpha else ():
-        sums.add(vectors)
-    targets = targets_of(models, name, zips)
-    width = merged_size(models, name, zips)
-    members = _membership(targets + width * np.arange(sums.outer)[:, None], sums.outer * width)
-    sizes = np.maximum(members.sum(axis=1), 1)
-    scales = sums.scales().reshape(-1, 1)
-    kept = np.zeros(len(sizes))
-    for vectors in _unit_vectors(models, group, name, zips) if alpha else ():
-        together = np.asarray(members @ (scales * vectors.reshape(len(scales), -1)))
-        kept += np.einsum("uf,uf->u", together, together)
-    if sums.features:
-        kept -= np.asarray(members @ (scales[:, 0] * sums.total.reshape(-1))) ** 2 / sums.features
-    total = alpha * float((kept / sizes).sum())
-    alone = alpha * float(((scales[:, 0] > 0) @ members.T / sizes).sum())
-    if name in models.activations:
-        for target, rows in zip(targets, _in_order(models, name, zips), strict=True):
-            seen = _taken(models.activations[name], rows)
-            total += (1 - alpha) * retained_in(seen, target)
-            alone += (1 - alpha) * float((seen.diagonal() / np.bincount(target, minlength=width)[target]).sum())
-    share = (alpha if sums.features else 0.0) + (1 - alpha if name in models.activations else 0.0)
-    return Retained(total, alone, share)
-
-
 def placed(models: ModelsToZip, name: str, zips: Zipped, labels: Positions) -> list[Positions]:
     """Labels [models, outer units in the first model's order, size] as each model's own (see ``Projections``)."""
     shape = composite_shape(name, models.plan.spaces)
@@ -186,7 +114,7 @@ def placed(models: ModelsToZip, name: str, zips: Zipped, labels: Positions) -> l
     return own
 
 
-class _Sums:
+class Sums:
     """Sums over weight vectors, one for each unit [outer, units]."""
 
     def __init__(self, outer: int, units: int) -> None:
@@ -204,7 +132,7 @@ class _Sums:
         return inverse_norm(self.total, self.squares, self.features)
 
 
-def _shape(models: ModelsToZip, name: str) -> tuple[int, int]:
+def shape_of(models: ModelsToZip, name: str) -> tuple[int, int]:
     """The number of combinations of outer units, and of units inside one in all models together."""
     *outers, size = composite_shape(name, models.plan.spaces)
     return math.prod(outers), models.models * size
@@ -215,10 +143,10 @@ def merged_size(models: ModelsToZip, name: str, zips: Zipped) -> int:
     return zips.widths.get(name, models.plan.spaces[name].size)
 
 
-def _unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Iterator[Array]:
+def unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Iterator[Array]:
     """Parts of the units' weight vectors [outer, models * size, features], a bounded number of columns at a time."""
     spaces = models.plan.spaces
-    outer, units = _shape(models, name)
+    outer, units = shape_of(models, name)
     step = max(1, CHUNK_BYTES // (8 * outer * units))
     for occurrence in group.occurrences:
         layout, block = occurrence.layout, occurrence.block
@@ -248,9 +176,9 @@ def _per_member(content: Array, counts: Array) -> Array:
     return content if np.all(counts == 1) else content / np.where(counts > 0, counts, 1)
 
 
-def _in_order(models: ModelsToZip, name: str, zips: Zipped) -> Positions:
+def in_order(models: ModelsToZip, name: str, zips: Zipped) -> Positions:
     """Where each unit [outer, models * size] stands on a side of the activations' similarity."""
-    outer, units = _shape(models, name)
+    outer, units = shape_of(models, name)
     size = units // models.models
     rows = [
         (model * outer + _outer_order(models, name, labels))[:, None] * size + np.arange(size)
@@ -277,7 +205,7 @@ def _outer_order(models: ModelsToZip, name: str, labels: Projections) -> Positio
 
 def targets_of(models: ModelsToZip, name: str, zips: Zipped) -> Positions:
     """The merged unit that each unit becomes part of, [outer, models * size] in the first model's outer order."""
-    outer, units = _shape(models, name)
+    outer, units = shape_of(models, name)
     found = [
         labels[name].reshape(outer, units // models.models)[_outer_order(models, name, labels)]
         for labels in zips.models
@@ -285,13 +213,8 @@ def targets_of(models: ModelsToZip, name: str, zips: Zipped) -> Positions:
     return np.concatenate(found, axis=1)
 
 
-def _membership(targets: Positions, width: int) -> csr_array:
-    """Which merged unit has which members: sparse [width, units]."""
-    units = targets.size
-    return csr_array((np.ones(units), (targets.reshape(-1), np.arange(units))), shape=(width, units))
-
-
-def _taken(similarity: Array, order: Positions) -> Array:
+def taken(similarity: Array, order: Positions) -> Array:
+    """Rows and columns in an order; itself where they are in it."""
     if np.array_equal(order, np.arange(len(similarity))):
         return similarity
     return similarity[np.ix_(order, order)]

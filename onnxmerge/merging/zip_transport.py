@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array
 
 from onnxmerge.axes.layout import Block, Positions, Space, TensorLayout, Typing
 from onnxmerge.axes.resize import Widths, resized_layout, resized_spaces
@@ -170,10 +170,15 @@ def _add_up_slot(content: Array, chain: Sequence[int], labels: Positions, width:
         added = np.empty_like(flat)
         added[target] = flat
     else:
-        members = csr_array((np.ones(units), (target, np.arange(units))), shape=(outer * width, units))
-        added = np.asarray(members @ flat)
+        added = np.asarray(membership(target, outer * width) @ flat)
     shape = [*(content.shape[axis] for axis in chain[:-1]), width, *(content.shape[axis] for axis in rest)]
     return added.reshape(shape).transpose(np.argsort([*chain, *rest]))
+
+
+def membership(targets: Positions, width: int) -> csc_array:
+    """Which merged unit has which members: sparse [width, units], one entry a column."""
+    units = targets.size
+    return csc_array((np.ones(units), targets.reshape(-1), np.arange(units + 1)), shape=(width, units))
 
 
 def _space(block: Block, slot: Slot) -> str:

@@ -12,7 +12,8 @@ from onnxmerge.axes.layout import Space
 from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import known_activations, weight_shares
-from onnxmerge.matching.zip_similarity import ModelsToZip, measure_zip, retained, retained_in, similarities
+from onnxmerge.matching.zip_objective import ZipMeter, retained_in
+from onnxmerge.matching.zip_similarity import ModelsToZip, similarities
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_group, zip_sweep
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.transport import composite_sources, identity
@@ -40,10 +41,10 @@ def unrelated(structure: str, alpha: float = 1.0) -> ModelsToZip:
 def test_keeps_the_best_sweep(structure: str, alpha: float) -> None:
     models = unrelated(structure, alpha)
     start = unmoved_zip(models)
-    found = zip_sweep(models, start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9)
+    found = zip_sweep(ZipMeter(models), start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9)
     assert found.likeness.total == max(found.objective)
-    assert measure_zip(models, found.matching).total == pytest.approx(max(found.objective))
-    assert found.objective[0] == pytest.approx(measure_zip(models, start).total)
+    assert ZipMeter(models)(found.matching).total == pytest.approx(max(found.objective))
+    assert found.objective[0] == pytest.approx(ZipMeter(models)(start).total)
     assert found.objective[-1] > found.objective[0]
 
 
@@ -53,7 +54,7 @@ def swept(structure: str, alpha: float, factor: float) -> tuple[Zipped, Likeness
     widths = {name: round(factor * models.plan.spaces[name].size) for name in models.plan.groups}
     models = replace(models, widths=widths)
     start = (zip_by_weights if alpha == 1.0 else zip_by_activations)(models, RULE)
-    found = zip_sweep(models, start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9)
+    found = zip_sweep(ZipMeter(models), start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9)
     assert found.matching.widths == widths
     for name, width in widths.items():
         labels = np.concatenate([own[name] for own in found.matching.models])
@@ -86,7 +87,9 @@ def test_a_head_reads_a_neighbour_of_another_width() -> None:
 def test_is_deterministic_under_the_seed() -> None:
     models = unrelated("three_levels")
     one, two = (
-        zip_sweep(models, unmoved_zip(models), models.plan.groups, RULE, rng=np.random.default_rng(7), max_sweeps=5)
+        zip_sweep(
+            ZipMeter(models), unmoved_zip(models), models.plan.groups, RULE, rng=np.random.default_rng(7), max_sweeps=5
+        )
         for _ in range(2)
     )
     assert one.objective == two.objective
@@ -109,7 +112,7 @@ def test_what_is_retained_agrees_with_the_similarities(structure: str) -> None:
                     for labels in zips.models
                 ]
                 total += retained_in(similarity, np.concatenate(targets))
-            assert retained(models, group, name, zips).total == pytest.approx(total)
+            assert ZipMeter(models).retained(group, name, zips).total == pytest.approx(total)
 
 
 def order_of(models: ModelsToZip, name: str, labels: Any) -> NDArray[np.int64]:
@@ -140,7 +143,7 @@ def test_the_first_pass_by_weights_works_its_way_in() -> None:
     case = chain()
     models = models_of(case, [case.first, case.other])
     found = zip_by_weights(models, RULE)
-    assert measure_zip(models, found).total == pytest.approx(48)
+    assert ZipMeter(models)(found).total == pytest.approx(48)
     # Where a group comes before its neighbours, the order in which they happen to stand hides the truth.
     hasty = zip_group(models, models.plan.groups["b"], unmoved_zip(models), RULE)
     assert not np.array_equal(hasty.models[1]["b"], found.models[1]["b"])
