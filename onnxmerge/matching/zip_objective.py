@@ -84,21 +84,22 @@ class ZipMeter:
 
 
 def _retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Retained:
-    """What a space's units keep. Their vectors are gone through twice, for norms and for means."""
+    """What a space's units keep. Their vectors are gone through twice, for norms and for means; few are kept."""
     alpha = models.alphas[name]
     sums = Sums(*shape_of(models, name))
     held: list[Array] = []
+    room = CHUNK_BYTES
     for vectors in unit_vectors(models, group, name, zips) if alpha else ():
         sums.add(vectors)
-        held = [*held, vectors] if sum(part.nbytes for part in held) < CHUNK_BYTES else held
+        room -= vectors.nbytes if vectors.base is None else vectors.base.nbytes  # a part keeps its whole alive
+        held = [*held, vectors] if room >= 0 else []
     targets = targets_of(models, name, zips)
     width = merged_size(models, name, zips)
     members = membership(targets + width * np.arange(sums.outer)[:, None], sums.outer * width)
     sizes = np.maximum(members.sum(axis=1), 1)
     scales = sums.scales().reshape(-1, 1)
     kept = np.zeros(len(sizes))
-    whole = sum(part.shape[2] for part in held) == sums.features
-    for vectors in held if whole else unit_vectors(models, group, name, zips):
+    for vectors in held or (unit_vectors(models, group, name, zips) if alpha else ()):
         together = np.asarray(members @ (scales * vectors.reshape(len(scales), -1)))
         kept += np.einsum("uf,uf->u", together, together)
     if sums.features:

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Space
+from onnxmerge.matching import zip_objective
 from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import known_activations, weight_shares
@@ -96,6 +97,18 @@ def test_is_deterministic_under_the_seed() -> None:
     for left, right in zip(one.matching.models, two.matching.models, strict=True):
         for name, labels in left.items():
             np.testing.assert_array_equal(labels, right[name])
+
+
+@pytest.mark.parametrize("structure", ["mlp", "attention"])
+def test_a_meter_says_the_same_without_room_to_keep_anything(structure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = unrelated(structure, 0.4)
+    zips = zip_by_activations(models, RULE)
+    meter = ZipMeter(models)
+    kept = meter(zips)
+    meter(unmoved_zip(models))
+    assert meter(zips) == kept
+    monkeypatch.setattr(zip_objective, "CHUNK_BYTES", 0)
+    assert ZipMeter(models)(zips) == kept
 
 
 @pytest.mark.parametrize("structure", ["mlp", "batch_norm", "recurrent", "attention", "grouped_convolution"])

@@ -41,7 +41,8 @@ def plan_repair(graph: ir.Graph, typing: Typing, which: Which = "free") -> Repai
 
     "free" is what BatchNorm does: with it, a network with BatchNorm folded ends up as the one with BatchNorm kept.
     "fixed" are the embedding or the logits at the end before all: their units are aligned by definition, their
-    variance collapses like any other's while their bias keeps its size. What helps is for ``selection`` to find out.
+    variance collapses like any other's while their bias keeps its size. What helps is found out on the models at hand
+    (``api.repairing``).
     """
     layers, notes = linear_layers(graph)
     chosen = [
