@@ -76,7 +76,11 @@ def answers(draft: Draft, goal: Goal) -> list[NDArray[np.float32]]:
     batches = count(draft.source)
     for weights in draft.models.weights:
         session = open_session(
-            draft.models.template.model, weights=weights, outputs=[goal.target], provider=draft.provider
+            draft.models.template.model,
+            weights=weights,
+            outputs=[goal.target],
+            provider=draft.provider,
+            optimise=True,
         )
         rng = np.random.default_rng(draft.seed)
         parts = []
