@@ -16,26 +16,12 @@ import onnx_ir as ir
 
 from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import StructureError
+from onnxmerge.merging.closed_form.norms import Norm, norm_of
 from onnxmerge.merging.closed_form.segments import blocked
-from onnxmerge.merging.layers.linear_layers import OPERATORS, LinearLayer, initializer_of, linear_layers, readers
+from onnxmerge.merging.layers.linear_layers import OPERATORS, LinearLayer, linear_layers, readers
 from onnxmerge.merging.layers.patches import Form, form_of
 
 PASSING = ("Identity", "Dropout")
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """A BatchNormalization with a scale and statistics of its own: its initializers' names, and its epsilon.
-
-    ``shared``: others read its bias too. Two whose outputs are added learn the same one, which exporters store once.
-    """
-
-    scale: str
-    bias: str
-    mean: str
-    variance: str
-    epsilon: float
-    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +93,7 @@ def plan_layers(graph: ir.Graph, typing: Typing) -> tuple[list[Goal], list[str]]
         form = form_of(node, layer)
         source = node.inputs[0]
         if form is None or source is None or layer.output not in typing.activations:
-            notes.append(f"{layer.node}: {node.op_type} is not solved by least squares; it stays the average")
+            notes.append(f"{layer.node}: {node.op_type} is not solved anew; it stays the average")
             continue
         found.append(Goal(layer, form, node, str(source.name), layer.output, layer.output))
     return found, notes
@@ -119,7 +105,7 @@ def _settlings(
     for node in graph:
         if node.op_type != "BatchNormalization" or node.inputs[0] is None:
             continue
-        norm = _norm(node, counts)
+        norm = norm_of(node, counts)
         if norm is None:
             notes.append(f"{node.name}: has not statistics of its own, so they stay the average")
         elif norm not in taken:
@@ -142,24 +128,9 @@ def _with_norm(goal: Goal, value: ir.Value, counts: Mapping[str, int]) -> Goal:
     reader = _only_reader(value)
     if reader is None or reader.op_type != "BatchNormalization" or reader.inputs[0] is not value:
         return goal
-    norm = _norm(reader, counts)
+    norm = norm_of(reader, counts)
     output = str(reader.outputs[0].name)
     return goal if norm is None else replace(goal, norm=norm, output=output, target=output)
-
-
-def _norm(node: ir.Node, counts: Mapping[str, int]) -> Norm | None:
-    """The initializers of a BatchNormalization; None where others read them too, or it takes the batch's moments."""
-    training = node.attributes.get("training_mode")
-    own = [initializer_of(value) for value in node.inputs[1:5]]
-    names = [str(value.name) for value in own if value is not None]
-    if (training is not None and training.as_int()) or len(set(names)) < 4:
-        return None
-    scale, bias, mean, variance = names
-    if any(counts[name] > 1 for name in (scale, mean, variance)):
-        return None
-    epsilon = node.attributes.get("epsilon")
-    shared = counts[bias] > 1
-    return Norm(scale, bias, mean, variance, 1e-5 if epsilon is None else epsilon.as_float(), shared)
 
 
 def _with_shortcut(goal: Goal, values: Mapping[str, ir.Value], typing: Typing) -> Goal:

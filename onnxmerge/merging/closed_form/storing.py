@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.merging.closed_form.goals import Goal, Norm, Settling
+from onnxmerge.merging.closed_form.goals import Goal, Settling
+from onnxmerge.merging.closed_form.norms import Norm
 from onnxmerge.merging.closed_form.ridge import Array, problem
 from onnxmerge.merging.closed_form.solution import Solution
 from onnxmerge.merging.closed_form.tally import Evidence
