@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +25,25 @@ SAMPLES = 128
 """So many samples are compared at most."""
 
 
+@dataclass(slots=True)
+class _Deviation:
+    """How far a network's outputs are from a parent's, by output, in sums of squares."""
+
+    wrong: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    whole: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, output: str, found: NDArray[Any], wanted: NDArray[Any]) -> None:
+        wide = wanted.astype(np.float64)
+        self.wrong[output] += float(np.square(found - wide).sum())
+        self.whole[output] += float(np.square(wide).sum())
+
+    @property
+    def relative(self) -> float | None:
+        """The mean over outputs of |found - wanted| / |wanted|; None where all are zero, or there is none."""
+        found = [np.sqrt(self.wrong[output] / size) for output, size in self.whole.items() if size > 0]
+        return float(np.mean(found)) if found else None
+
+
 def reconstruct(
     model: ir.Model,
     weights: Arrays,
@@ -40,20 +61,17 @@ def reconstruct(
     """
     merged = open_session(model, weights=weights, provider=provider, optimise=True, alternating=True)
     sessions = [open_session(parent.model, provider=provider, optimise=True, alternating=True) for parent in parents]
-    wrong = [np.zeros(len(names)) for names in outputs]
-    whole = [np.zeros(len(names)) for names in outputs]
+    deviations = [_Deviation() for _ in parents]
     inputs = [str(value.name) for value in model.graph.inputs]
     for feed in each(Spread(source, SAMPLES)):
         found = run(merged, feed)
-        for m, (parent, session) in enumerate(zip(parents, sessions, strict=True)):
+        for parent, session, names, deviation in zip(parents, sessions, outputs, deviations, strict=True):
             own = {str(value.name): feed[name] for name, value in zip(inputs, parent.graph.inputs, strict=True)}
             given: Mapping[str, Any] = run(session, own)
-            for place, (name, wanted) in enumerate(zip(outputs[m], given.values(), strict=True)):
+            for name, wanted in zip(names, given.values(), strict=True):
                 if isinstance(wanted, np.ndarray) and is_floating(wanted.dtype) and wanted.shape == found[name].shape:
-                    wide = wanted.astype(np.float64)
-                    wrong[m][place] += np.square(found[name] - wide).sum()
-                    whole[m][place] += np.square(wide).sum()
-    return tuple(_mean(*pair) for pair in zip(wrong, whole, strict=True))
+                    deviation.add(name, found[name], wanted)
+    return tuple(deviation.relative for deviation in deviations)
 
 
 def reconstructed(merged: Network, weights: Arrays, parents: Reference) -> tuple[float | None, ...]:
@@ -63,14 +81,8 @@ def reconstructed(merged: Network, weights: Arrays, parents: Reference) -> tuple
     """
     answers = [feature for feature in parents.features if feature.answer]
     own = features_of(merged, weights, answers, parents.feeds, parents.provider)[0] if answers else {}
-    wrong = [
-        [np.square(own[each.tensor] - rows[each.tensor], dtype=np.float64).sum() for each in answers]
-        for rows in parents.rows
-    ]
-    whole = [[np.square(rows[each.tensor], dtype=np.float64).sum() for each in answers] for rows in parents.rows]
-    return tuple(_mean(np.array(some), np.array(every)) for some, every in zip(wrong, whole, strict=True))
-
-
-def _mean(wrong: NDArray[np.float64], whole: NDArray[np.float64]) -> float | None:
-    seen = whole > 0
-    return float(np.sqrt(wrong[seen] / whole[seen]).mean()) if seen.any() else None
+    deviations = [_Deviation() for _ in parents.rows]
+    for deviation, rows in zip(deviations, parents.rows, strict=True):
+        for answer in answers:
+            deviation.add(answer.tensor, own[answer.tensor], rows[answer.tensor])
+    return tuple(deviation.relative for deviation in deviations)
