@@ -158,14 +158,14 @@ def _refined(job: Job, matched: MatchResult, weights: Weights, source: Calibrati
         shares=tuple(job.shares),
         provider=options.provider,
         seed=options.seed,
+        traced=rows(prepared.trace.sample) if options.samples is None else None,
         network=job.network,
     )
-    traced = rows(prepared.trace.sample) if options.samples is None else None
     if options.refine == "regmean":
         with job.progress("RegMean") as report:
-            return regmean(draft, matched.permutations, traced=traced, progress=report)
+            return regmean(draft, matched.permutations, progress=report)
     with job.progress("least squares") as report:
-        return refine(draft, matched.matchings, output_scale=_output_scale(job), traced=traced, progress=report)
+        return refine(draft, matched.matchings, output_scale=_output_scale(job), progress=report)
 
 
 def _output_scale(job: Job) -> OutputScale:

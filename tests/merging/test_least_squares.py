@@ -239,3 +239,9 @@ def test_activations_that_are_not_finite_are_refused() -> None:
     bad = Source([{"x": np.full((4, 3, 5, 5), np.inf, np.float32)}])
     with pytest.raises(InputError, match="not finite"), np.errstate(all="ignore"):
         refined(models(net, net), typed(net), [{}], bad)
+
+
+def test_it_needs_data() -> None:
+    sets = models(residual(), residual(seed=9))
+    with pytest.raises(InputError, match="no calibration data"):
+        refined(sets, typed(sets.template), [{}], Source([]))

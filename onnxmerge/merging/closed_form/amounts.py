@@ -36,11 +36,9 @@ def rows(goal: Goal, batches: int) -> int:
     return -(-min(ROWS, ROWS_PER_FEATURE * max(goal.features, LEAST)) // batches)
 
 
-def sampled(draft: Draft, goals: Sequence[Goal], traced: int | None) -> Draft:
-    """The draft with as much of its data, from all over it, as solving the layers needs.
-
-    The typing's shapes are those of ``traced`` samples; None takes all data.
-    """
+def sampled(draft: Draft, goals: Sequence[Goal]) -> Draft:
+    """The draft with as much of its data, from all over it, as solving the layers needs (see ``Draft.traced``)."""
+    traced = draft.traced
     if traced is None:
         return draft
     most = max([LEAST, *(_samples(goal, draft.typing, traced) for goal in goals if not too_wide(goal))])

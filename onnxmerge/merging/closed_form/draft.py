@@ -30,6 +30,8 @@ class Draft:
         shares: Of the parents in the result; equal by default.
         provider: Where the networks run.
         seed: Of the sampled positions.
+        traced: The samples that the typing's shapes are of. With it, of much data as much is taken, from all over it,
+            as solving the layers needs (None: all).
         network: The graph that ``weights`` belong to, where groups of it are not as wide as the parents'.
         memory: Bytes of activations that may be kept between layers, of all networks together.
 
@@ -43,6 +45,7 @@ class Draft:
     shares: tuple[float, ...] | None = None
     provider: str = "cpu"
     seed: int = 0
+    traced: int | None = None
     network: Network | None = None
     memory: int = 1 << 30
 

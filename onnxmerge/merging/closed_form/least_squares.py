@@ -23,7 +23,7 @@ from onnxmerge.merging.closed_form.amounts import sampled, too_wide
 from onnxmerge.merging.closed_form.consensus import Consensus, consensus, is_direction
 from onnxmerge.merging.closed_form.draft import Draft, Refined
 from onnxmerge.merging.closed_form.goals import Goal, plan_goals
-from onnxmerge.merging.closed_form.prefixes import Prefixes, answers
+from onnxmerge.merging.closed_form.prefixes import Prefixes
 from onnxmerge.merging.closed_form.segments import blocked, frontier
 from onnxmerge.merging.closed_form.solution import solve
 from onnxmerge.merging.closed_form.storing import matrix, settled, stored
@@ -37,7 +37,6 @@ def refine(
     matchings: Matchings,
     *,
     output_scale: OutputScale = "auto",
-    traced: int | None = None,
     progress: Report | None = None,
 ) -> Refined:
     """Solve every layer of the merged network.
@@ -49,8 +48,6 @@ def refine(
             right where only the direction counts (an embedding that is compared by cosine), and lets each parent
             count where its answers vary (``consensus``); ``keep`` leaves them as they are, right for logits and
             regression. The file does not say which it is: ``auto`` looks at the outputs (``is_direction``).
-        traced: The samples that the typing's shapes are of. With it, of much data as much is taken, from all over it,
-            as solving the layers needs (None: all).
         progress: Told how many layers are done, and of how many.
 
     Raises InputError where the data is empty or activations are not finite.
@@ -58,7 +55,7 @@ def refine(
     """
     graph, typing = draft.merged.graph, draft.typing
     steps, notes = plan_goals(graph, typing)
-    draft = sampled(draft, [step for step in steps if isinstance(step, Goal)], traced)
+    draft = sampled(draft, [step for step in steps if isinstance(step, Goal)])
     found = Refined(notes=notes)
     prefixes = Prefixes(draft, found.weights)
     for index, step in enumerate(steps):
@@ -70,7 +67,7 @@ def refine(
         elif (units := meeting(typing.activations[step.target], step.axis, typing, matchings, draft.parts)) is None:
             notes.append(_left(step, f"{step.target} cannot be aligned by axes"))
         else:
-            evidence = prefixes.evidence(step, units, _agreed(draft, step, output_scale), edge)
+            evidence = prefixes.evidence(step, units, _agreed(prefixes, step, output_scale), edge)
             solution = solve(evidence, matrix(step, prefixes.current), biased=step.biased)
             found.weights.update(stored(step, prefixes.current, evidence, solution))
         if progress is not None:
@@ -82,11 +79,11 @@ def _left(goal: Goal, why: str) -> str:
     return f"{goal.layer.node}: {why}, so it is not solved by least squares; it stays the average"
 
 
-def _agreed(draft: Draft, goal: Goal, output_scale: OutputScale) -> Consensus | None:
+def _agreed(prefixes: Prefixes, goal: Goal, output_scale: OutputScale) -> Consensus | None:
     """How the parents' outputs are to be agreed on where they are directions; None where they are numbers."""
     if not goal.last or output_scale == "keep":
         return None
-    given = answers(draft, goal)
+    given = prefixes.answers(goal)
     if output_scale == "auto" and not all(map(is_direction, given)):
         return None
-    return consensus(given, draft.parts)
+    return consensus(given, prefixes.draft.parts)

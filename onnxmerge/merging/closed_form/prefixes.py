@@ -26,15 +26,20 @@ AGREEING = 2048
 
 
 class Prefixes:
-    """All networks on their way through the layers; ``changed`` are the merged network's weights that are solved."""
+    """All networks on their way through the layers; ``changed`` are the merged network's weights that are solved.
+
+    Raises InputError where there is no data.
+    """
 
     def __init__(self, draft: Draft, changed: dict[str, NDArray[Any]]) -> None:
         model, purse = draft.models.template.model, Purse(draft.memory)
-        self.source = draft.source
+        self.draft = draft
         self.current = Overlay(draft.weights, changed)
         self.merged = Relay(draft.merged.model, self.current, draft.dtypes, purse, draft.provider)
         self.parents = [Relay(model, own, draft.dtypes, purse, draft.provider) for own in draft.models.weights]
         self.batches = count(draft.source)
+        if not self.batches:
+            raise no_data()
         self.rng = np.random.default_rng(draft.seed)
 
     def evidence(self, goal: Goal, units: Meeting, agreed: Consensus | None, edge: Sequence[str]) -> Evidence:
@@ -46,7 +51,7 @@ class Prefixes:
         merged = self.merged.segment(wanted, edge)
         parents = [parent.segment([goal.target], edge) for parent in self.parents]
         tally, share = Tally(goal, units, agreed), rows(goal, self.batches)
-        for index, feed in enumerate(feeds(self.source, [self.merged, *self.parents], self.batches)):
+        for index, feed in enumerate(feeds(self.draft.source, [self.merged, *self.parents], self.batches)):
             given = merged.run(index, feed)
             targets = [
                 reordered(parent.run(index, feed)[goal.target], order)
@@ -59,7 +64,7 @@ class Prefixes:
         """Mean and variance of each channel of what reaches a BatchNormalization now; InputError without data."""
         segment = self.merged.segment([step.source], edge)
         seen, total, squares = 0, np.zeros(()), np.zeros(())
-        for index, feed in enumerate(feeds(self.source, [self.merged], self.batches)):
+        for index, feed in enumerate(feeds(self.draft.source, [self.merged], self.batches)):
             value = np.moveaxis(segment.run(index, feed)[step.source], 1, -1).astype(np.float64)
             value = value.reshape(-1, value.shape[-1])
             seen += len(value)
@@ -69,23 +74,17 @@ class Prefixes:
         mean = total / seen
         return mean, np.maximum(squares / seen - mean**2, 0.0)
 
-
-def answers(draft: Draft, goal: Goal) -> list[NDArray[np.float32]]:
-    """What each parent gives at the goal's target, for some samples from all over the data [positions, units]."""
-    found = []
-    batches = count(draft.source)
-    for weights in draft.models.weights:
-        session = open_session(
-            draft.models.template.model,
-            weights=weights,
-            outputs=[goal.target],
-            provider=draft.provider,
-            optimise=True,
-        )
-        rng = np.random.default_rng(draft.seed)
-        parts = []
-        for feed in each(Spread(draft.source, AGREEING)):
-            value = run(session, dict(feed))[goal.target]
-            parts.append(values_at(value, goal.axis, pick(value.shape, goal.axis, -(-ROWS // batches), rng)))
-        found.append(np.concatenate(parts))
-    return found
+    def answers(self, goal: Goal) -> list[NDArray[np.float32]]:
+        """What each parent gives at the goal's target, for some samples from all over the data [positions, units]."""
+        found, model, share = [], self.draft.models.template.model, -(-ROWS // self.batches)
+        for own in self.draft.models.weights:
+            session = open_session(
+                model, weights=own, outputs=[goal.target], provider=self.draft.provider, optimise=True
+            )
+            rng = np.random.default_rng(self.draft.seed)
+            parts = []
+            for feed in each(Spread(self.draft.source, AGREEING)):
+                value = run(session, dict(feed))[goal.target]
+                parts.append(values_at(value, goal.axis, pick(value.shape, goal.axis, share, rng)))
+            found.append(np.concatenate(parts))
+        return found

@@ -35,13 +35,7 @@ RIDGE = 1e-6
 """The pull to the average, relative to the mean diagonal: it decides for inputs that are never active."""
 
 
-def regmean(
-    draft: Draft,
-    matchings: Sequence[Mapping[str, Positions]],
-    *,
-    traced: int | None = None,
-    progress: Report | None = None,
-) -> Refined:
+def regmean(draft: Draft, matchings: Sequence[Mapping[str, Positions]], *, progress: Report | None = None) -> Refined:
     """Average the linear layers of the parents by their Gram matrices; for the arguments see ``refine``.
 
     Raises InputError where the data is empty or activations are not finite.
@@ -49,7 +43,7 @@ def regmean(
     models, typing, perms = draft.models, draft.typing, [{}, *matchings]
     graph, purse = models.template.graph, Purse(draft.memory)
     goals, notes = plan_layers(graph, typing)
-    draft = sampled(draft, goals, traced)
+    draft = sampled(draft, goals)
     relays = [Relay(models.template.model, own, draft.dtypes, purse, draft.provider) for own in models.weights]
     aligned = [transported(own, typing, order) for own, order in zip(models.weights, perms, strict=True)]
     batches, found = count(draft.source), Refined(notes=notes)
