@@ -51,7 +51,7 @@ def _start(models: tuple[str, ...]) -> Recipe:
         return Recipe(models)
     if len(models) > 1:
         raise UsageError(f"{next(filter(is_recipe, models))}: a recipe names its models itself; leave the others out")
-    from onnxmerge.recipes.file import read_recipe  # pydantic takes a tenth of a second to import
+    from onnxmerge.recipes.file import read_recipe  # pydantic is slow to import, and needed for recipes alone
 
     return read_recipe(models[0])
 

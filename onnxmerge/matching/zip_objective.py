@@ -33,7 +33,9 @@ from onnxmerge.merging.zip_transport import Zipped, membership
 class Retained:
     """The variance that units keep when they are replaced by the means of those they were merged with.
 
-    ``alone`` is what they would keep if none resembled any other, ``share`` the largest variance of a single unit.
+    ``total`` adds up, over all merged units, the squared length of the sum of their members (normalised weight vectors
+    or activations) over their number; ``alone`` is what it would be if none resembled any other, ``share`` the largest
+    variance of a single unit.
     """
 
     total: float
@@ -84,7 +86,7 @@ class ZipMeter:
 
 
 def _retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Retained:
-    """What a space's units keep. Their vectors are gone through twice, for norms and for means; few are kept."""
+    """What a space's units keep. Their vectors are gone through twice, for norms and for means."""
     alpha = models.alphas[name]
     sums = Sums(*shape_of(models, name))
     held: list[Array] = []
