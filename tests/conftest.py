@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import Cli, command_line
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -31,3 +33,9 @@ def digits() -> Path:
     from onnxmerge import examples
 
     return examples.path("digits")
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run ``onnxmerge`` in the test's folder: exit code, and what went to either stream, by native code too."""
+    return command_line(tmp_path, monkeypatch, capfd)
