@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from onnxmerge.errors import InputError, OnnxmergeError, StructureError, UsageError, ValidationError
 from onnxmerge.version import __version__
+
+# From 1.29 on ONNX Runtime reports to its makers, and keeps what it has to say, names of the user's nodes included, in
+# files under the home folder until it can. Only this variable stops that, and only before the first import, which no
+# module of this package can come before. Whoever set it to something else, or imported ONNX Runtime first, has decided.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxmerge.api import (

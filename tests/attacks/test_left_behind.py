@@ -1,0 +1,68 @@
+"""Nothing appears on the user's disk that no option asked for: no caches, no telemetry, no temporary files.
+
+ONNX Runtime's reports to its makers must be off before it is imported; it also keeps quiet where CI is set, which would
+hide that they are on. All commands run in one process, as that is where the time goes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from onnxmerge.cli.commands import COMMANDS
+from tests.attacks.attack import CHECKOUT, contents
+
+_RUN = """
+import sys
+from onnxmerge.cli import main
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["onnxmerge", *line.split()]
+    try:
+        main()
+    except SystemExit as left:
+        assert not left.code, line
+"""
+_HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR")
+
+
+def _python(code: str, folder: Path, *, lines: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where every folder that programs like to write to is an empty one."""
+    (folder / "homes").mkdir()
+    empty = {name: str(folder / "homes" / name) for name in _HOMES}
+    for path in empty.values():
+        Path(path).mkdir()
+    own = {name: value for name, value in os.environ.items() if name not in {"CI", "ORT_DISABLE_TELEMETRY"}}
+    environment = {**own, **empty, "PYTHONPATH": str(CHECKOUT), **more}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env=environment, input=lines, capture_output=True, text=True, check=False
+    )
+
+
+def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> None:
+    a, b, calib = (digits / name for name in ("a.onnx", "b.onnx", "calib.npz"))
+    np.save(tmp_path / "y.npy", np.zeros(len(np.load(calib)["images"]), np.int64))
+    lines = (
+        f"inspect {a} --certify --json\n"
+        f"permute {a} -o permuted.onnx\n"
+        f"run {a} {b} --calib {calib} --method rebasin -o merged.onnx -q\n"
+        f"eval merged.onnx --data {calib} --labels y.npy --parents {a},{b}\n"
+        "demo"
+    )
+    assert {line.split()[0] for line in lines.splitlines()} == set(COMMANDS)
+    ended = _python(_RUN, tmp_path, lines=lines)
+    assert ended.returncode == 0, ended.stderr
+    assert set(contents(tmp_path)) == {"y.npy", "permuted.onnx", "merged.onnx"}
+
+
+def test_telemetry_is_off_for_who_imports_the_package_and_decided_by_who_said_otherwise(tmp_path: Path) -> None:
+    code = "import onnxmerge, os, onnxruntime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    assert _python(code, tmp_path).stdout == "1\n"
+    assert contents(tmp_path) == {}
+    other = tmp_path / "other"
+    other.mkdir()
+    assert _python(code.replace(", onnxruntime", ""), other, ORT_DISABLE_TELEMETRY="0").stdout == "0\n"
