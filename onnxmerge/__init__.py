@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from onnxmerge.errors import InputError, OnnxmergeError, StructureError, UsageError, ValidationError
+from onnxmerge.memory import memory_limit
 from onnxmerge.version import __version__
 
 # From 1.29 on ONNX Runtime reports to its makers, and keeps what it has to say, names of the user's nodes included, in
@@ -46,6 +47,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "inspect",
+    "memory_limit",
     "merge",
     "permute",
     "plan",

@@ -19,6 +19,10 @@ class StructureError(InputError):
     """Two models do not have the same structure; the message names the first difference (exit code 1)."""
 
 
+class ResourceError(InputError):
+    """What was asked for takes more memory or time than it may (exit code 1)."""
+
+
 class UsageError(OnnxmergeError):
     """The options contradict each other or name something that does not exist (exit code 2)."""
 

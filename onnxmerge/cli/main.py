@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except MemoryError:
         _traceback()
-        _say("error: out of memory; use a smaller --batch-size")
+        _say("error: out of memory; use a smaller --batch-size, or allow more with --max-memory")
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug must not end in a page of traceback
         _traceback()

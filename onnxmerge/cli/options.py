@@ -11,7 +11,8 @@ import click
 import numpy as np
 
 from onnxmerge.api.prepare import SampleInput
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.memory import memory_budget, memory_limit, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,7 +20,7 @@ _SHAPE = re.compile(r"\d+(,\d+)*|scalar")
 
 
 def model_options(command: F) -> F:
-    """``--operators``, ``--provider``: what helps a model to run and to be typed."""
+    """``--operators``, ``--provider``, ``--max-memory``: what helps a model to run and to be typed."""
     operators = click.option(
         "--operators",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -29,14 +30,34 @@ def model_options(command: F) -> F:
 
 
 def provider_option(command: F) -> F:
-    """``--provider``: where models run."""
-    return click.option(
+    """``--provider``, ``--max-memory``: where models run, and what they may take there."""
+    provider = click.option(
         "--provider",
         type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
         default="auto",
         show_default=True,
         help="Where models run; auto takes a GPU where one works.",
+    )
+    return provider(memory_option(command))
+
+
+def memory_option(command: F) -> F:
+    """``--max-memory``, in force as long as the command runs."""
+    return click.option(
+        "--max-memory",
+        metavar="SIZE",
+        callback=_limit_memory,
+        expose_value=False,
+        help="Memory that models and data may take (4GB); by default 90% of what is free.",
     )(command)
+
+
+def _limit_memory(context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    try:
+        size = memory_budget() if value is None else parse_size(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from error
+    context.with_resource(memory_limit(size))
 
 
 def sample_options(command: F) -> F:
