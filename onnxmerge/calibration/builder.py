@@ -11,6 +11,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.views import POSITION_BUDGET
+from onnxmerge.model.opset import MICROSOFT
+
+_END = np.iinfo(np.int64).max
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +33,7 @@ class Builder:
     def opset(self) -> int:
         return int(self.graph.opset)
 
-    def node(self, op: str, *inputs: Any, **attributes: Any) -> Any:
+    def node(self, op: str, *inputs: Any, domain: str | None = None, **attributes: Any) -> Any:
         """Append a node with one output; arrays among the inputs become constants."""
         self._count += 1
         name = f"onnxmerge.{op}.{self._count}"
@@ -39,7 +42,7 @@ class Builder:
             for index, value in enumerate(inputs)
         ]
         out = gs.Variable(name)
-        self.graph.nodes.append(gs.Node(op, name, attributes, tensors, [out]))
+        self.graph.nodes.append(gs.Node(op, name, attributes, tensors, [out], domain=domain))
         return out
 
     def shared(self, view: int, make: Callable[[], Any]) -> Any:
@@ -70,9 +73,16 @@ class Builder:
             return self.node("Slice", tensor, ints(first), ints(first + size), ints(axis))
         return self.node("Slice", tensor, starts=[first], ends=[first + size], axes=[axis])
 
+    def every(self, tensor: Any, step: Any, axis: int) -> Any:
+        """Positions 0, step, 2 step, ... of an axis; ``step`` is a tensor [1]."""
+        if self.opset >= 10:  # the opset in which Slice got steps
+            return self.node("Slice", tensor, ints(0), ints(_END), ints(axis), step)
+        size = self.node("Gather", self.node("Shape", tensor), ints(axis), axis=0)
+        return self.node("Gather", tensor, self.node("Range", ints(0), size, step, domain=MICROSOFT), axis=axis)
+
     def product(self, left: Any, right: Any, *, units_first: bool) -> Any:
         """The [units, units] product over rows of [units, rows] if ``units_first``, else of [rows, units]."""
-        form = {"transB": 1} if units_first else {"transA": 1}
+        form: dict[str, Any] = {"transB": 1} if units_first else {"transA": 1}
         if self.opset >= 11:  # the opset in which C became optional
             return self.node("Gemm", left, right, **form)
         return self.node("Gemm", left, right, np.zeros(1, np.float32), beta=0.0, **form)

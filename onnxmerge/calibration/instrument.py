@@ -23,6 +23,7 @@ from onnxmerge.calibration.builder import Builder
 from onnxmerge.calibration.matrix import Matrix, centred
 from onnxmerge.calibration.views import Product, View, product_output
 from onnxmerge.model.network import SOURCE, label
+from onnxmerge.model.opset import make_measurable
 
 
 def instrument(
@@ -69,6 +70,7 @@ def _product(builder: Builder, left: Matrix, right: Matrix) -> Any:
 def _skeleton(template: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
     """The template as a proto without its main graph's initializers, and those initializers."""
     model = template.clone()
+    make_measurable(model)
     initializers: dict[str, ir.TensorProtocol] = {}
     for name, value in list(model.graph.initializers.items()):
         if value.const_value is not None:

@@ -14,7 +14,6 @@ from onnxmerge.calibration.builder import Builder, ints
 from onnxmerge.calibration.columns import UnitColumns
 from onnxmerge.calibration.views import View, mean_output, rows_output, variance_output
 
-_END = np.iinfo(np.int64).max
 _GROUP = 64  # rows added up one by one
 
 
@@ -47,7 +46,7 @@ def centred(builder: Builder, index: int, view: View, model: int, tensors: Mappi
     if model == 0:
         rows = builder.node("Div", builder.node("Size", grid), np.array(units, np.int64))
         builder.output(rows, rows_output(index), np.int64)
-    grouped = sample_axes == range(1) and builder.opset >= 9  # ConstantOfShape
+    grouped = sample_axes == range(1)
     if grouped:
         grid = builder.node("Reshape", grid, ints(-1, units))
     mean = _mean_of_groups(builder, grid, units) if grouped else builder.mean(grid, sample_axes)
@@ -69,8 +68,9 @@ def _mean_of_groups(builder: Builder, tensor: Any, units: int) -> Any:
     rows = builder.node("Gather", builder.node("Shape", tensor), ints(0), axis=0)
     groups = builder.node("Div", builder.node("Sub", builder.node("Add", rows, group), one), group)
     filled = builder.node("Mul", groups, group)
-    shape = builder.node("Concat", builder.node("Sub", filled, rows), ints(units), axis=0)
-    whole = builder.node("Concat", tensor, builder.node("ConstantOfShape", shape), axis=0)
+    times = builder.node("Concat", builder.node("Sub", filled, rows), one, axis=0)
+    zeros = builder.node("Tile", np.zeros((1, units), np.float32), times)
+    whole = builder.node("Concat", tensor, zeros, axis=0)
     mean = builder.mean(builder.node("Reshape", whole, ints(-1, _GROUP, units)), range(2))
     share = (builder.node("Cast", count, to=int(onnx.TensorProto.FLOAT)) for count in (filled, rows))
     return builder.node("Reshape", builder.node("Mul", mean, builder.node("Div", *share)), ints(1, units))
@@ -88,9 +88,9 @@ def _grid(builder: Builder, index: int, tensor: Any, columns: UnitColumns) -> tu
     if not len(runs) == len(columns.axes) == sum(len(part.factors) for part in columns.axes):
         tensor = builder.node("Reshape", tensor, _shape(builder, tensor, runs))
     samples = [place for place, run in enumerate(runs) if run.unit is None]
-    if samples and builder.opset >= 10:  # before, Slice had no steps
+    if samples:
         step = builder.shared(index, lambda: _step(builder, tensor, columns.units))
-        tensor = builder.node("Slice", tensor, ints(0), ints(_END), ints(samples[-1]), step)
+        tensor = builder.every(tensor, step, samples[-1])
     units = sorted((place for place, run in enumerate(runs) if run.unit is not None), key=lambda p: runs[p].unit or 0)
     units_first = runs[-1].unit is None
     order = [*units, *samples] if units_first else [*samples, *units]

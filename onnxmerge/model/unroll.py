@@ -123,6 +123,7 @@ class _Unrolling:
 
     def __init__(self, graph: ir.Graph, node: ir.Node, plan: _Plan) -> None:
         self.graph, self.node, self.plan = graph, node, plan
+        self.opset = graph.opset_imports.get("", 1)
 
     def run(self) -> None:
         plan = self.plan
@@ -186,11 +187,14 @@ class _Unrolling:
 
     def _together(self, index: int, values: Sequence[ir.Value], axis: int) -> ir.Value:
         name = f"{self.node.name}/gathered/{index}"
-        at = self._number([axis], f"{name}/axis")
-        parts = [self._add("Unsqueeze", [value, at], f"{name}/{step}") for step, value in enumerate(values)]
+        if self.opset >= 13:  # the opset in which axes became an input
+            at, given = [self._number([axis], f"{name}/axis")], {}
+        else:
+            at, given = [], {"axes": [axis]}
+        parts = [self._add("Unsqueeze", [value, *at], f"{name}/{step}", **given) for step, value in enumerate(values)]
         return self._add("Concat", parts, name, axis=axis)
 
-    def _add(self, operator: str, inputs: Sequence[ir.Value], name: str, **attributes: int) -> ir.Value:
+    def _add(self, operator: str, inputs: Sequence[ir.Value], name: str, **attributes: int | list[int]) -> ir.Value:
         node = ir.node(operator, inputs, attributes=attributes, name=name)
         node.outputs[0].name = f"{name}/output"
         self.graph.insert_before(self.node, node)

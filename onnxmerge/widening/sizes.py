@@ -86,15 +86,20 @@ class SizesInGraph:
         known = {axis: size for axis, size in changed.items() if _on(layout, axis) <= self.weighted}
         if target_of.once and len(changed) - len(known) > 1:
             return
-        mask, wanted = np.zeros(len(layout.shape), bool), np.zeros(len(layout.shape), np.int64)
+        kept, wanted = np.ones(len(layout.shape), np.int64), np.zeros(len(layout.shape), np.int64)
         for axis in changed:
-            mask[axis], wanted[axis] = True, known.get(axis, target_of.free)
+            kept[axis], wanted[axis] = 0, known.get(axis, target_of.free)
+        # Arithmetic, since it is published: Where came with opset 9.
         name = f"{target.name}/{node.name}"
-        parts = [self._constant(f"{name}/resized", mask), self._constant(f"{name}/sizes", wanted), target]
-        renewed = ir.node("Where", parts, name=name)
-        renewed.outputs[0].name = name
-        self.graph.insert_before(node, renewed)
-        node.replace_input_with(1, renewed.outputs[0])
+        rest = self._insert(node, "Mul", target, self._constant(f"{name}/kept", kept), f"{name}/rest")
+        node.replace_input_with(1, self._insert(node, "Add", rest, self._constant(f"{name}/sizes", wanted), name))
+
+    def _insert(self, before: ir.Node, operator: str, left: ir.Value, right: ir.Value, name: str) -> ir.Value:
+        """The result of an operator that is put into the graph before a node."""
+        made = ir.node(operator, [left, right], name=name)
+        made.outputs[0].name = name
+        self.graph.insert_before(before, made)
+        return made.outputs[0]
 
     def _repeat(self, node: ir.Node, changed: Mapping[int, int]) -> None:
         """Give vectors that hold one number for all units, the same in all models, as many of it as there are units."""

@@ -63,8 +63,8 @@ def use_target(
         std = surgeon.apply("Sqrt", variance)
         std = surgeon.apply("Max", std, surgeon.constant(floor.reshape(shape).astype(wide)))
         factors = surgeon.apply("Div", surgeon.constant(aim.std.reshape(shape).astype(wide)), std)
-        constant = surgeon.constant((aim.std == 0).reshape(shape))
-        factors = surgeon.apply("Where", constant, surgeon.constant(np.ones([1] * probe.rank, wide)), factors)
+        # A target of 0 gave the factor 0, for which it is to be 1.
+        factors = surgeon.apply("Add", factors, surgeon.constant((aim.std == 0).reshape(shape).astype(wide)))
         kept = mean if layer.bias is not None else surgeon.apply("Mul", mean, factors)
         shifted = mode == "repair" and layer.bias is not None
         result = surgeon.apply("Add", surgeon.apply("Mul", centred, factors), aimed if shifted else kept)

@@ -18,6 +18,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.merging.batches import each, grouped, takes_batches
 from onnxmerge.merging.combine import Overlay
+from onnxmerge.model.opset import make_measurable
 from onnxmerge.model.session import open_session, run
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -71,7 +72,7 @@ class Surgeon:
         self.graph = self.model.graph
         self.values = {str(value.name): value for value in (*self.graph.inputs, *self.graph.initializers.values())}
         self.values.update((str(value.name), value) for node in self.graph for value in node.outputs)
-        self._opset = self.graph.opset_imports.get("", self.graph.opset_imports.get("ai.onnx", 1))
+        self._opset = make_measurable(self.model)
         self._cursor: ir.Node | None = None
         self._count = 0
 

@@ -21,10 +21,14 @@ ELMAN = """(float[7,n,4] x) => (float[n,2] y, float[7,n,2] z) {
 }"""
 
 
-@pytest.mark.parametrize("directions", ["", "scan_input_directions=[1],", "scan_output_directions=[1],"])
-def test_recurrent_layer_written_as_a_scan(directions: str) -> None:
+@pytest.mark.parametrize(
+    ("directions", "opset"),
+    [("", 21), ("scan_input_directions=[1],", 21), ("scan_output_directions=[1],", 21), ("", 9)],
+)
+def test_recurrent_layer_written_as_a_scan(directions: str, opset: int) -> None:
     weights = {**normal(u=(4, 5), v=(5, 5), w=(5, 2)), "zero": np.array(0, np.float32), "width": np.array([3, 5])}
-    model = build(ELMAN.replace("DIRECTIONS", directions).replace("[7,n", "[7,3").replace("[n", "[3"), weights)
+    graph = ELMAN.replace("DIRECTIONS", directions).replace("[7,n", "[7,3").replace("[n", "[3")
+    model = build(graph, weights, opset=opset)
     assert certified_groups(model) == {group(5, ("u", 1), ("v", 0), ("v", 1), ("w", 0))}
     network = read_network(model)
     unrolled, found = trace_inside(network)
