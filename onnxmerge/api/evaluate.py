@@ -133,9 +133,12 @@ def _stream(
     scorers = [Scorer(tasks, right, top_k) for _ in entrants]
     elders = [index for index, one in enumerate(entrants) if one.role == "parent"]
     together = Scorer(tasks, right, top_k) if elders else None
+    candidates = [one.candidate for one in entrants]
     done = 0
     while (feed := source.get_next()) is not None:
-        answers = [one.candidate.answers(feed, tasks) for one in entrants]
+        if not done:
+            candidates = [one.fitted(feed) for one in candidates]
+        answers = [one.answers(feed, tasks) for one in candidates]
         for one, scorer, given in zip(entrants, scorers, answers, strict=True):
             scorer.update(on_one_scale(tasks, given, one.candidate.outputs))
         if together is not None:

@@ -20,7 +20,7 @@ from onnxmerge.api.judging import divide
 from onnxmerge.api.matching import evidence_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
-from onnxmerge.api.prepare import ModelSource, read_models, require, type_models
+from onnxmerge.api.prepare import Base, ModelSource, read_models, require, type_models
 from onnxmerge.api.repairing import ChosenRepair, choose_repair
 from onnxmerge.api.reporting import report_of
 from onnxmerge.api.resizing import resize
@@ -29,14 +29,16 @@ from onnxmerge.api.search import choices
 from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, part_with_base, sample_for
 from onnxmerge.api.summary import errors, footprints
 from onnxmerge.api.tasks import TaskSpec
+from onnxmerge.calibration.recut import Recut
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split
-from onnxmerge.errors import ValidationError
+from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
-from onnxmerge.model.network import ModelSet
+from onnxmerge.model.interface import batch_inside, declare_ranks, with_batch
+from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.precision import halved
 from onnxmerge.model.session import open_session, run
 from onnxmerge.validation.certificate import Certificate
@@ -101,6 +103,7 @@ def merge(
         costs = footprints(parents, job.prepared, product)
     report = report_of(chosen, begun.certificates, result, repair, product, seconds=clock.seconds)
     report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None)
+    report = replace(report, notes=(*begun.notes, *report.notes))
     return MergeResult(product.network, product.weights, report)
 
 
@@ -131,6 +134,7 @@ def plan(
         coverage=coverage(prepared.models.weights[0], prepared.typing),
         certificates=begun.certificates,
         calibrated=job.source is not None,
+        notes=begun.notes,
     )
 
 
@@ -157,6 +161,7 @@ class _Begun:
     split: Split | None
     certificates: tuple[Certificate, ...]
     clock: _Clock
+    notes: tuple[str, ...]
 
 
 def _begin(
@@ -174,8 +179,12 @@ def _begin(
     clock = _Clock()
     with clock.stage("read"):
         networks = read_models([*models, *([] if base is None else [base])])
-        parents, start = (part(networks, how), None) if base is None else part_with_base(networks)
+        parents, start = _parted(networks, base, how)
         source = _open(parents.models, calibration, how, image_options)
+        size = None if source is None else _only_batch(parents, source, how.provider)
+        if source is not None and size is not None:
+            parents, start = _parted([with_batch(network, size) for network in networks], base, how)
+            source = Recut(source, size)
     with clock.stage("type"):
         sample = _first_rows(parents.models, source) if source is not None else sample_for(parents)
         prepared = type_models(parents.models, sample, how.operators)
@@ -184,7 +193,41 @@ def _begin(
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
         job = replace(job, resized=resize(prepared, how))
-    return _Begun(job, parents, source, split, certificates, clock)
+    notes = () if size is None else (_fixed_inside(parents, size),)
+    return _Begun(job, parents, source, split, certificates, clock, notes)
+
+
+def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:
+    """The models paired up, and the base, which is the last of the networks where there is one."""
+    return (part(networks, how), None) if base is None else part_with_base(networks)
+
+
+def _only_batch(parents: Parents, source: CalibrationSource, provider: str) -> int | None:
+    """The batch that the models are fixed to inside while they declare a free one; None where it is free.
+
+    Raises InputError where heads are fixed to different ones.
+    """
+    specs = input_specs(parents.models.template.model)
+    source.rewind()
+    feed = source.get_next()
+    source.rewind()
+    if feed is None or not is_batched(specs) or fixed_batch(specs) is not None:
+        return None
+    asked = (parents.models.template,) if parents.separation is None else parents.networks
+    found = {network.label: batch_inside(network, inputs_of(network, feed), provider) for network in asked}
+    sizes = {label: size for label, size in found.items() if size is not None}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{label} on {size}" for label, size in sizes.items())
+        raise InputError(f"the models run on batches of different sizes only: {told}; export them with a free batch")
+    return next(iter(sizes.values()), None)
+
+
+def _fixed_inside(parents: Parents, size: int) -> str:
+    samples = "sample" if size == 1 else "samples"
+    return (
+        f"{parents.networks[0].label}: declares a free batch, but runs on {size} {samples} at a time only: the data is "
+        "fed so, and the merged model declares it"
+    )
 
 
 def _open(
@@ -225,9 +268,10 @@ def _produced(parents: Parents, chosen: Chosen, repair: ChosenRepair) -> tuple[M
 def _require_finite(parents: Parents, product: Product, sample: Mapping[str, NDArray[Any]], provider: str) -> None:
     """The merged model must run on the traced sample, and give finite values wherever the first parent does.
 
-    Where heads are apart, wherever each head's own parent does.
+    Where heads are apart, wherever each head's own parent does. Ranks that no model declares are noted on the way.
     """
     after = run(open_session(product.model, weights=product.weights, provider=provider), sample)
+    declare_ranks(product.model.graph, {**sample, **after})
     apart = parents.separation is not None
     for network, names in zip(parents.networks if apart else parents.networks[:1], product.outputs, strict=False):
         before = run(open_session(network.model, provider=provider), inputs_of(network, sample))

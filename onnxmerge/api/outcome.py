@@ -110,7 +110,8 @@ class MergeReport:
 class MergePlan:
     """What a merge would do: the models, paired up and certified, and how many ways to match them would be tried.
 
-    ``border`` are the tensors that heads read where they stay apart (None: everything would be merged).
+    ``border`` are the tensors that heads read where they stay apart (None: everything would be merged). ``notes`` are
+    what is odd about the models.
     """
 
     models: tuple[str, ...]
@@ -121,6 +122,7 @@ class MergePlan:
     coverage: Coverage
     certificates: tuple[Certificate, ...]
     calibrated: bool
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""

@@ -11,7 +11,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxmerge.api.prepare import ModelSource, SampleInput, load, require, sample_from, type_models
+from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.network import Network
+from onnxmerge.model.session import open_session, run
 from onnxmerge.model.write import save_network
 from onnxmerge.validation.certificate import Certificate, permute_network
 from onnxmerge.validation.coverage import Coverage, coverage
@@ -60,4 +62,6 @@ def permute(
     certificate = prepared.certify(0, seed=seed, provider=provider)
     require(certificate, models.template.label)
     weights = permute_network(models.template, prepared.typing, seed)
+    sample = prepared.trace.sample
+    declare_ranks(models.template.graph, {**sample, **run(open_session(models.template.model), sample)})
     return PermutedModel(models.template, weights, seed, certificate, coverage(models.weights[0], prepared.typing))

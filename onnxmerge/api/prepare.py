@@ -20,6 +20,7 @@ from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.heads.assembly import inseparable
 from onnxmerge.merging.combine import is_floating
 from onnxmerge.model.hoist import trace_inside
+from onnxmerge.model.interface import agreed
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.read import read_network
@@ -67,8 +68,11 @@ def load(models: Sequence[ModelSource]) -> ModelSet:
     return pair(read_models(models))
 
 
-def read_models(models: Sequence[ModelSource]) -> list[Network]:
-    """Read the models. Raises InputError for one that cannot be read or holds nan."""
+def read_models(models: Sequence[ModelSource], inputs: Mapping[str, SampleInput] | None = None) -> tuple[Network, ...]:
+    """Read the models, and let them declare their inputs alike (see ``model.interface``).
+
+    ``inputs`` are what is known of those of the first. Raises InputError for a model that cannot be read or holds nan.
+    """
     networks = [read_network(model) for model in models]
     for network in networks:
         weights = network.weights
@@ -78,7 +82,14 @@ def read_models(models: Sequence[ModelSource]) -> list[Network]:
                 raise InputError(
                     f"{network.label}: initializer {name!r} holds nan; the model was not trained to its end"
                 )
-    return networks
+    places = [str(value.name) for value in networks[0].graph.inputs] if networks else []
+
+    def sample(network: Network) -> Mapping[str, NDArray[Any]]:
+        names = [str(value.name) for value in network.graph.inputs]
+        own = {names[places.index(name)]: given for name, given in (inputs or {}).items() if name in places}
+        return sample_from(network, own) or synthesize(network)
+
+    return agreed(networks, sample)
 
 
 def apart(models: ModelSet) -> tuple[ModelSet, Base]:

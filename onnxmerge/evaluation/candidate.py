@@ -15,6 +15,7 @@ from onnxmerge.calibration.specs import InputSpec, conform_all, fixed_batch, inp
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.heads import Scores, answer
 from onnxmerge.evaluation.task import Task
+from onnxmerge.model.interface import only_batch, resized_batch
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
 
@@ -23,7 +24,12 @@ def free_batch(specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     """The inputs with a batch of any size, where axis 0 is the batch: a `Candidate` cuts and fills up by itself."""
     if not is_batched(specs):
         return tuple(specs)
-    return tuple(replace(spec, shape=(None, *spec.shape[1:])) for spec in specs if spec.shape is not None)
+    return with_size(specs, None)
+
+
+def with_size(specs: Sequence[InputSpec], size: int | None) -> tuple[InputSpec, ...]:
+    """The inputs of a model whose axis 0 is the batch, with a batch of this size (None: any)."""
+    return tuple(replace(spec, shape=(size, *spec.shape[1:])) for spec in specs if spec.shape is not None)
 
 
 def outputs_of(tasks: Sequence[Task], network: Network, learned: Sequence[int] = ()) -> tuple[str | None, ...]:
@@ -70,6 +76,25 @@ class Candidate:
     session: ort.InferenceSession
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str | None, ...]
+
+    def fitted(self, feed: Feed) -> Candidate:
+        """The same, for batches of the size that the model takes where it declares a free one but has it fixed inside.
+
+        ``feed`` are the first rows of the data.
+        """
+        if not is_batched(self.inputs) or fixed_batch(self.inputs) is not None:
+            return self
+        own = self._fitting(feed)
+
+        def runs(size: int) -> bool:
+            try:
+                self._batch(resized_batch(own, size), size)
+            except InputError:
+                return False
+            return True
+
+        size = only_batch(self.network.graph, runs)
+        return self if size is None else replace(self, inputs=with_size(self.inputs, size))
 
     def answers(self, feed: Feed, tasks: Sequence[Task]) -> list[Scores | None]:
         """Scores or predictions for each task on one feed; InputError where the model does not fit feed or tasks."""

@@ -52,6 +52,8 @@ def print_plan(plan: MergePlan) -> None:
     for certificate, model in zip(plan.certificates, plan.models, strict=True):
         console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
     console.print(f"free             {_coverage(plan.coverage)}")
+    for note in plan.notes:
+        console.print(f"note             {escape(note)}")
     console.print("nothing was merged or written (--dry-run)")
 
 

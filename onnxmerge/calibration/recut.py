@@ -1,0 +1,58 @@
+"""The feeds of a source in batches of another size, for a model that turns out to take only that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxmerge.calibration.chunks import Feed
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.errors import InputError
+
+
+@dataclass(slots=True, eq=False)
+class Recut:
+    """A source whose feeds hold ``size`` samples each; what is left of samples of one shape is left out."""
+
+    source: CalibrationSource
+    size: int
+    _pass: Iterator[Feed] | None = field(default=None, init=False)
+    _batches: int | None = field(default=None, init=False)
+
+    @property
+    def batches(self) -> int | None:
+        """How many feeds a pass gives: not known before one was made."""
+        return self._batches
+
+    def get_next(self) -> Feed | None:
+        """The next feed, or None at the end of the pass."""
+        if self._pass is None:
+            self._pass = self._cut()
+        return next(self._pass, None)
+
+    def rewind(self) -> None:
+        """Start another pass."""
+        self.source.rewind()
+        self._pass = None
+
+    def digest(self) -> str:
+        """SHA-256 of the whole source, what is left out included."""
+        return self.source.digest()
+
+    def _cut(self) -> Iterator[Feed]:
+        held: Feed = {}
+        count = 0
+        while (feed := self.source.get_next()) is not None:
+            if held and all(held[name].shape[1:] == array.shape[1:] for name, array in feed.items()):
+                feed = {name: np.concatenate([held[name], array]) for name, array in feed.items()}
+            rows = min(map(len, feed.values()))
+            whole = rows - rows % self.size
+            for first in range(0, whole, self.size):
+                count += 1
+                yield {name: array[first : first + self.size] for name, array in feed.items()}
+            held = {name: array[whole:] for name, array in feed.items()} if whole < rows else {}
+        if not count:
+            raise InputError(f"the calibration data holds fewer than the {self.size} samples that the model takes")
+        self._batches = count
