@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnxmerge.api.choosing import Chosen, chosen_by, matched_by
 from onnxmerge.api.consistency import require_consistent
 from onnxmerge.api.examining import questions
+from onnxmerge.api.files import sources
 from onnxmerge.api.job import Job, Progress, silent
 from onnxmerge.api.judging import divide
 from onnxmerge.api.matching import evidence_of
@@ -104,7 +105,9 @@ def merge(
     report = report_of(chosen, begun.certificates, result, repair, product, seconds=clock.seconds)
     report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None)
     report = replace(report, notes=(*begun.notes, *report.notes))
-    return MergeResult(product.network, product.weights, report)
+    read = sources("one of the models", *models, base, model=True)
+    read += sources("the data", calibration, labels, tasks, vectors, how.operators)
+    return MergeResult(product.network, product.weights, report, read)
 
 
 def plan(

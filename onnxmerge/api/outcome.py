@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.files import Output, Source, require_apart
 from onnxmerge.api.job import Job
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.repairing import RepairCandidate
@@ -20,6 +21,7 @@ from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
+from onnxmerge.model.publication import Publication
 from onnxmerge.model.write import save_network
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
@@ -136,11 +138,17 @@ class MergeResult:
     template: Network
     weights: Mapping[str, NDArray[Any]]
     report: MergeReport
+    read: tuple[Source, ...] = ()
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the merged model, whole or not at all; the first model's names, opset and metadata are kept."""
+    def save(self, path: str | os.PathLike[str], *, together: Publication | None = None) -> Path:
+        """Write the merged model, whole or not at all; the first model's names, opset and metadata are kept.
+
+        With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError
+        where ``path`` is one of the files that were merged or measured on (``read``).
+        """
         target = Path(path).absolute()
-        save_network(self.template.model, self.weights, target, provenance(self.report))
+        require_apart([Output(str(path), target, model=True)], self.read)
+        save_network(self.template.model, self.weights, target, provenance(self.report), together)
         return target
 
 

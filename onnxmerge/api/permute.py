@@ -10,9 +10,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxmerge.api.files import Output, Source, require_apart, sources
 from onnxmerge.api.prepare import ModelSource, SampleInput, load, require, sample_from, type_models
 from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.network import Network
+from onnxmerge.model.publication import Publication
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.write import save_network
 from onnxmerge.validation.certificate import Certificate, permute_network
@@ -29,16 +31,22 @@ class PermutedModel:
     seed: int
     certificate: Certificate
     coverage: Coverage
+    read: tuple[Source, ...] = ()
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the permuted model, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], *, together: Publication | None = None) -> Path:
+        """Write the permuted model, whole or not at all.
+
+        With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError
+        where ``path`` is the model that was permuted.
+        """
         metadata = {
             "onnxmerge.version": __version__,
             "onnxmerge.permuted_from": self.network.sha256,
             "onnxmerge.seed": str(self.seed),
         }
         target = Path(path).absolute()
-        save_network(self.network.model, self.weights, target, metadata)
+        require_apart([Output(str(path), target, model=True)], self.read)
+        save_network(self.network.model, self.weights, target, metadata, together)
         return target
 
 
@@ -64,4 +72,6 @@ def permute(
     weights = permute_network(models.template, prepared.typing, seed)
     sample = prepared.trace.sample
     declare_ranks(models.template.graph, {**sample, **run(open_session(models.template.model), sample)})
-    return PermutedModel(models.template, weights, seed, certificate, coverage(models.weights[0], prepared.typing))
+    read = sources("the model itself", model, model=True)
+    share = coverage(models.weights[0], prepared.typing)
+    return PermutedModel(models.template, weights, seed, certificate, share, read)

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from onnxmerge.api import MergeOptions
+from onnxmerge.cli.files import files_of
 from onnxmerge.cli.tasks import take_tasks
 from onnxmerge.errors import UsageError
 from onnxmerge.recipes.recipe import Calibration, Recipe, is_recipe
@@ -67,11 +68,37 @@ def _calibration(recipe: Recipe, given: Mapping[str, Any]) -> Calibration | None
     return Calibration(**{**asdict(recipe.calibration), **images})
 
 
-def require_other_output(recipe: Recipe) -> Path:
-    """Where to write. Raises UsageError where that is not said, or is one of the models."""
+def output_of(recipe: Recipe) -> Path:
+    """Where to write. Raises UsageError where that is not said."""
     if recipe.output is None:
         raise UsageError("where is the merged model to go? give -o OUTPUT, or `output:` in the recipe")
-    read = {Path(model).absolute() for model in (*recipe.models, *([] if recipe.base is None else [recipe.base]))}
-    if Path(recipe.output).absolute() in read:
-        raise UsageError(f"-o {recipe.output} is one of the models to merge; choose another name")
     return Path(recipe.output)
+
+
+def note_files(context: click.Context, recipe: Recipe) -> None:
+    """Note the files that a recipe names, as the options of the command line do for theirs."""
+    files = files_of(context)
+    for model in recipe.models:
+        files.reads("one of the models", model, model=True)
+    data = None if recipe.calibration is None else recipe.calibration.data
+    tasks = recipe.tasks if isinstance(recipe.tasks, str) else None
+    operators = None if recipe.options.operators is None else str(recipe.options.operators)
+    for what, path in (
+        ("the calibration data", data),
+        ("the labels", recipe.labels),
+        ("the task file", tasks),
+        ("the class vectors", recipe.vectors),
+        ("the operators file", operators),
+    ):
+        if path is not None:
+            files.reads(what, path)
+    if recipe.base is not None:
+        files.reads("the base", recipe.base, model=True)
+    if recipe.output is not None and context.get_parameter_source("output") != ParameterSource.COMMANDLINE:
+        files.writes("output:", recipe.output, model=True)
+
+
+def size_factor(options: MergeOptions) -> float:
+    """How large the merged model is at least, in sizes of a parent."""
+    narrower = 1.0 if options.width is None else min(1.0, options.width) ** 2
+    return narrower * (0.5 if options.output_type == "float16" else 1.0)

@@ -9,10 +9,12 @@ import click
 from onnxmerge import examples
 from onnxmerge.api import MergeOptions
 from onnxmerge.api.methods import METHODS
+from onnxmerge.cli.files import OutputFile, files_of, publishing
 from onnxmerge.cli.options import memory_option
 from onnxmerge.evaluation.comparison import compare
 from onnxmerge.merging.task_vectors import TaskVectorMethod
 from onnxmerge.report.evaluation import print_evaluation
+from onnxmerge.report.terminal import terminal
 
 _METHODS = [name for name, method in METHODS.items() if not isinstance(method, TaskVectorMethod)]  # there is no base
 
@@ -20,15 +22,21 @@ _METHODS = [name for name, method in METHODS.items() if not isinstance(method, T
 @click.command()
 @click.option("--method", type=click.Choice(_METHODS), default="mudsc-align", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Keep the merged model.")
+@click.option("-o", "--output", type=OutputFile(model=True), help="Keep the merged model.")
 @memory_option
-def demo(method: str, seed: int, output: Path | None) -> None:
+@click.pass_context
+def demo(context: click.Context, /, method: str, seed: int, output: Path | None) -> None:
     """Merge a network that knows the digits 0-4 with one that knows 5-9, and score the result.
 
     Both were trained from different initialisations (tools/train_digits.py). Accuracies are on test images that nothing
     else has seen; no labels are used for merging.
     """
-    tasks, result, scores = compare(examples.path("digits"), MergeOptions(method=method, seed=seed))
+    folder = examples.path("digits")
+    for file in folder.iterdir():
+        files_of(context).reads("one of the demo's own files", str(file))
+    with publishing(context, like=str(folder / "a.onnx")) as publication:
+        tasks, result, scores = compare(folder, MergeOptions(method=method, seed=seed))
+        written = None if output is None else result.save(output, together=publication)
     print_evaluation(scores, tasks.name)
-    if output is not None:
-        click.echo(f"wrote {result.save(output)}")
+    if written is not None:
+        terminal().say(f"wrote {written}")

@@ -10,18 +10,19 @@ import click
 
 from onnxmerge import api
 from onnxmerge.api.evaluation_result import Baseline
-from onnxmerge.calibration.progress import progress_bar
 from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
-from onnxmerge.cli.options import provider_option, write_text
+from onnxmerge.cli.options import provider_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.report.evaluation import print_evaluation
+from onnxmerge.report.progress import progress_bar
+from onnxmerge.report.terminal import emit
 
-STANDARD_OUTPUT = Path("-")
 
-
-def _parents(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    return [path for value in values for path in value.split(",") if path]
+def _parents(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    parent = InputFile("one of the parents", model=True)
+    return [parent.convert(path, option, context) for value in values for path in value.split(",") if path]
 
 
 def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
@@ -32,12 +33,17 @@ def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tup
 
 
 @click.command("eval")
-@click.argument("models", nargs=-1, metavar="[MODEL.onnx]...")
+@click.argument("models", nargs=-1, type=InputFile("one of the models", model=True), metavar="[MODEL.onnx]...")
 @click.option(
-    "--data", required=True, metavar="DATA", help="A .npy, .npz, a folder of these or of images, script.py:function."
+    "--data",
+    type=InputFile("the data"),
+    required=True,
+    metavar="DATA",
+    help="A .npy, .npz, a folder of these or of images, script.py:function.",
 )
 @click.option(
     "--labels",
+    type=InputFile("the labels"),
     metavar="FILE",
     help="A label for each sample, in order: .npy, .npz, .csv, .txt. Not needed if DATA is a folder of class folders.",
 )
@@ -59,11 +65,14 @@ def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tup
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    type=OutputFile(dash=True),
     metavar="FILE",
     help="Write the scores as one JSON object; - prints it instead of the tables.",
 )
+@click.pass_context
 def evaluate(
+    context: click.Context,
+    /,
     models: tuple[str, ...],
     *,
     data: str,
@@ -76,19 +85,20 @@ def evaluate(
     With --parents these, and their ensemble, stand beside the models.
     """
     images = take_image_options(settings)
-    result = api.evaluate(
-        models,
-        data,
-        tasks=read_tasks(take_tasks(settings)),
-        baseline=baseline,
-        image_options=images,
-        progress=progress_bar,
-        **settings,
-    )
-    text = json.dumps(result.to_dict(), indent=1)
+    with publishing(context) as publication:
+        result = api.evaluate(
+            models,
+            data,
+            tasks=read_tasks(take_tasks(settings)),
+            baseline=baseline,
+            image_options=images,
+            progress=progress_bar,
+            **settings,
+        )
+        text = json.dumps(result.to_dict(), indent=1)
+        if json_file not in (None, STANDARD_OUTPUT):
+            publication.write_text(json_file, text + "\n")
     if json_file == STANDARD_OUTPUT:
-        click.echo(text)
-        return
-    if json_file is not None:
-        write_text(json_file, text + "\n")
-    print_evaluation(result)
+        emit(text)
+    else:
+        print_evaluation(result)

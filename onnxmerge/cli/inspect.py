@@ -10,18 +10,20 @@ import click
 
 from onnxmerge import api
 from onnxmerge.api.prepare import require
+from onnxmerge.cli.files import InputFile, OutputFile, publishing
 from onnxmerge.cli.options import model_options, sample_options
 from onnxmerge.report.console import print_explanation, print_inspection
-from onnxmerge.units.graph import write_graph
+from onnxmerge.report.terminal import emit
+from onnxmerge.units.graph import SUFFIXES, graph_text
 
 
 @click.command()
-@click.argument("model", metavar="MODEL.onnx")
+@click.argument("model", type=InputFile("the model itself", model=True), metavar="MODEL.onnx")
 @click.option("--certify", is_flag=True, help="Permute every group at random and compare in ONNX Runtime.")
 @click.option("--explain", metavar="TENSOR", help="Say why each axis of a tensor is what it is.")
 @click.option(
     "--graph",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(suffixes=SUFFIXES),
     metavar="FILE",
     help="Write the unit graph (.graphml or .dot).",
 )
@@ -30,21 +32,33 @@ from onnxmerge.units.graph import write_graph
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @sample_options
 @model_options
+@click.pass_context
 def inspect(
-    model: str, certify: bool, explain: str | None, graph: Path | None, as_json: bool, every: bool, **settings: Any
+    context: click.Context,
+    /,
+    model: str,
+    *,
+    certify: bool,
+    explain: str | None,
+    graph: Path | None,
+    as_json: bool,
+    every: bool,
+    **settings: Any,
 ) -> None:
     """Show which units of MODEL are interchangeable, and what is fixed and why.
 
     With --certify the exit code is 3 if permuting the groups changes what the model computes.
     """
-    found = api.inspect(model, certify=certify, **settings)
-    if graph is not None:
-        write_graph(found.unit_graph(), graph)
+    with publishing(context) as publication:
+        found = api.inspect(model, certify=certify, **settings)
+        explained = None if explain is None else found.explain(explain)
+        if graph is not None and (found.certificate is None or found.certificate.passed):
+            publication.write_text(graph, graph_text(found.unit_graph(), graph.suffix))
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=1))
-    elif explain is None:
+        emit(json.dumps(found.to_dict(), indent=1))
+    elif explained is None:
         print_inspection(found, every=every)
-    if explain is not None:
-        print_explanation(explain, found.explain(explain))
+    if explain is not None and explained is not None:
+        print_explanation(explain, explained)
     if found.certificate is not None:
         require(found.certificate, found.model)

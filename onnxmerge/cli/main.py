@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import signal
 import sys
+import warnings
+from collections.abc import Iterator
 
 import click
 
 from onnxmerge.cli.commands import Commands
+from onnxmerge.cli.files import Files
+from onnxmerge.cli.interruption import Interruption, interruptible
 from onnxmerge.errors import OnnxmergeError
+from onnxmerge.report.terminal import Streams, complain, guarded_streams
 from onnxmerge.version import __version__
-
-INTERRUPTED = 130
 
 HELP = """Merge trained neural networks, as ONNX files, without training.
 
 \b
-Exit codes: 0 done; 1 bad input or model; 2 usage; 3 validation failed and nothing was published; 130 interrupted.
+Exit codes: 0 done; 1 bad input or model; 2 usage; 3 validation failed and nothing was published;
+130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.
 ONNXMERGE_TRACEBACK=1 shows where an error came from.
 """
 
@@ -31,33 +38,77 @@ def commands() -> None:
 
 def main() -> None:
     """Run the command line. Every error that is the user's to act on ends as one line on standard error."""
+    files = Files()
+    with guarded_streams() as streams, _silent_libraries():
+        code = _code(files) or _code_of_output(streams, files)
+    if code:
+        sys.exit(code)
+
+
+def _code(files: Files) -> int:
+    """Run the command and say what went wrong; the exit code."""
     try:
-        commands.main(standalone_mode=False)
+        with interruptible():
+            return int(commands.main(prog_name="onnxmerge", obj=files, standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted; nothing was written")
-        sys.exit(INTERRUPTED)
+        _complain_of_usage(error)
+        return error.exit_code
+    except Interruption as error:
+        complain(f"{error}; {files.outcome}")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):  # where signals are somebody else's: a thread of another program
+        complain(f"interrupted; {files.outcome}")
+        return Interruption(signal.SIGINT).exit_code
     except OnnxmergeError as error:
         _traceback()
-        _say(f"error: {error}")
-        sys.exit(error.exit_code)
+        complain(f"error: {error}")
+        return error.exit_code
     except MemoryError:
         _traceback()
-        _say("error: out of memory; use a smaller --batch-size, or allow more with --max-memory")
-        sys.exit(1)
+        complain("error: out of memory; use a smaller --batch-size, or allow more with --max-memory")
+    except OSError as error:
+        _traceback()
+        where = "" if error.filename is None else f"{error.filename}: "
+        complain(f"error: {where}{error.strerror or error}")
     except Exception as error:  # noqa: BLE001 - the last resort: a bug must not end in a page of traceback
         _traceback()
-        first = str(error).strip().splitlines()
-        _say(f"internal error: {type(error).__name__}: {first[0] if first else ''} (a bug: please report it)")
-        sys.exit(1)
+        complain(f"internal error: {type(error).__name__}: {error} (a bug: please report it)")
+    return 1
+
+
+def _code_of_output(streams: Streams, files: Files) -> int:
+    """Whether all was said: what was written stays in any case."""
+    failure = streams.failure
+    if failure is None:
+        return 0
+    complain(f"error: standard output cannot be written ({failure.strerror or failure}); {files.outcome}")
+    return 1
+
+
+def _complain_of_usage(error: click.ClickException) -> None:
+    message = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        usage = error.ctx.get_usage()
+        if message.startswith(usage):  # no command was given: all of the help
+            click.echo(message, err=True)
+            return
+        click.echo(f"{usage}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)
+    complain(f"Error: {message}")
+
+
+@contextlib.contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Leave out what libraries warn of: the user can act on none of it, and what matters is checked here."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *_args, **_kwargs: None
+        unheard, root = logging.NullHandler(), logging.getLogger()
+        root.addHandler(unheard)  # without any, Python prints warnings to standard error
+        try:
+            yield
+        finally:
+            root.removeHandler(unheard)
 
 
 def _traceback() -> None:
     if os.environ.get("ONNXMERGE_TRACEBACK"):
         sys.excepthook(*sys.exc_info())
-
-
-def _say(line: str) -> None:
-    click.echo(" ".join(line.split()), err=True)

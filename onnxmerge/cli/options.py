@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from onnxmerge.api.prepare import SampleInput
+from onnxmerge.cli.files import InputFile
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.memory import memory_budget, memory_limit, parse_size
 
@@ -23,10 +24,15 @@ def model_options(command: F) -> F:
     """``--operators``, ``--provider``, ``--max-memory``: what helps a model to run and to be typed."""
     operators = click.option(
         "--operators",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=InputFile("the operators file"),
+        callback=_as_path,
         help="Signatures of operators of your own (YAML, see docs/operators.md).",
     )
     return operators(provider_option(command))
+
+
+def _as_path(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 def provider_option(command: F) -> F:
@@ -72,14 +78,14 @@ def sample_options(command: F) -> F:
     )(command)
 
 
-def _parse_inputs(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, SampleInput]:
+def _parse_inputs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, SampleInput]:
     found: dict[str, SampleInput] = {}
     for value in values:
         name, colon, given = value.rpartition(":")
         if not colon or not name:
             raise click.BadParameter(f"{value!r}: expected NAME:SHAPE or NAME:FILE.npy")
         if given.endswith(".npy"):
-            found[name] = _read_array(Path(given))
+            found[name] = _read_array(Path(InputFile("the value of an input").convert(given, option, context)))
         elif _SHAPE.fullmatch(given):
             found[name] = () if given == "scalar" else tuple(int(size) for size in given.split(","))
         else:
@@ -92,11 +98,3 @@ def _read_array(path: Path) -> Any:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a .npy array ({error})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small report; InputError where that fails."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -8,24 +8,23 @@ from typing import Any
 import click
 
 from onnxmerge import api
+from onnxmerge.cli.files import InputFile, OutputFile, publishing
 from onnxmerge.cli.options import model_options, sample_options
-from onnxmerge.errors import UsageError
 from onnxmerge.report.console import print_certificate
+from onnxmerge.report.terminal import terminal
 
 
 @click.command()
-@click.argument("model", metavar="MODEL.onnx")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The permuted model."
-)
+@click.argument("model", type=InputFile("the model itself", model=True), metavar="MODEL.onnx")
+@click.option("-o", "--output", type=OutputFile(model=True), required=True, help="The permuted model.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @sample_options
 @model_options
-def permute(model: str, output: Path, **settings: Any) -> None:
+@click.pass_context
+def permute(context: click.Context, /, model: str, output: Path, **settings: Any) -> None:
     """Permute every group of MODEL at random: the weights differ, the function is the same."""
-    if Path(output).absolute() == Path(model).absolute():
-        raise UsageError(f"-o {output} is the model itself; choose another name")
-    result = api.permute(model, **settings)
-    written = result.save(output)
+    with publishing(context, like=model) as publication:
+        result = api.permute(model, **settings)
+        written = result.save(output, together=publication)
     print_certificate(result.certificate, result.coverage)
-    click.echo(f"wrote {written}")
+    terminal().say(f"wrote {written}")

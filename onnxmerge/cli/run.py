@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import click
 from onnxmerge.api import merge, plan
 from onnxmerge.api.methods import METHODS, needs
 from onnxmerge.api.options import AUTO
-from onnxmerge.calibration.progress import progress_bar
 from onnxmerge.calibration.sources import BATCH_SIZE
-from onnxmerge.cli.asked import asked_for, require_other_output
+from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
+from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, numbers
-from onnxmerge.cli.options import model_options, write_text
+from onnxmerge.cli.options import model_options
 from onnxmerge.cli.tasks import read_tasks, task_options
+from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
+from onnxmerge.report.progress import progress_bar
+from onnxmerge.report.terminal import emit
 
 
 def _listed() -> str:
@@ -41,10 +45,19 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
 
 
 @click.command(epilog=_listed())
-@click.argument("models", nargs=-1, required=True, metavar="A.onnx B.onnx... | RECIPE.yaml")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="The merged model.")
+@click.argument(
+    "models",
+    nargs=-1,
+    type=InputFile("one of the models", model=True),
+    required=True,
+    metavar="A.onnx B.onnx... | RECIPE.yaml",
+)
+@click.option("-o", "--output", type=OutputFile(model=True), help="The merged model.")
 @click.option(
-    "--calib", metavar="DATA", help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function."
+    "--calib",
+    type=InputFile("the calibration data"),
+    metavar="DATA",
+    help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function.",
 )
 @click.option(
     "--method",
@@ -63,6 +76,7 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
 )
 @click.option(
     "--labels",
+    type=InputFile("the labels"),
     metavar="FILE",
     help="A label for each calibration sample (see docs/choosing.md): auto decides by accuracy.",
 )
@@ -85,7 +99,10 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     help="Share of its merges that a model may use up inside itself (zip methods).",
 )
 @click.option(
-    "--base", metavar="PRETRAINED.onnx", help="What all models were fine-tuned from (task-arithmetic, ties, dare)."
+    "--base",
+    type=InputFile("the base", model=True),
+    metavar="PRETRAINED.onnx",
+    help="What all models were fine-tuned from (task-arithmetic, ties, dare).",
 )
 @click.option("--scale", type=float, help="Multiplies what is added to the base; by default the method's own.")
 @click.option(
@@ -169,15 +186,15 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(dash=True),
     metavar="FILE",
-    help="Write the summary as JSON.",
+    help="Write the summary as JSON; - prints it instead of the tables.",
 )
 @click.option(
     "--save-recipe",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(dash=True),
     metavar="FILE.yaml",
-    help="Write down this run, so that `onnxmerge run FILE.yaml` repeats it.",
+    help="Write down this run, so that `onnxmerge run FILE.yaml` repeats it; - prints it instead of the tables.",
 )
 @click.option("--dry-run", is_flag=True, help="Pair up, type and certify the models, say what would be done, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -203,6 +220,7 @@ def run(
     on the command line go before it.
     """
     recipe = asked_for(context, models)
+    note_files(context, recipe)
     data = recipe.calibration
     inputs: dict[str, Any] = {
         "calibration": None if data is None else data.data,
@@ -210,25 +228,36 @@ def run(
         "options": recipe.options,
         "image_options": {} if data is None else data.image_options,
     }
-    if dry_run:
-        planned = plan(recipe.models, **inputs)
-        _report(planned.to_dict(), json_file)
-        if not quiet:
-            print_plan(planned)
-    else:
-        output = require_other_output(recipe)
-        asked: dict[str, Any] = {"labels": recipe.labels, "tasks": read_tasks(recipe.tasks), "vectors": recipe.vectors}
-        result = merge(recipe.models, **asked, progress=progress_bar, **inputs)
-        written = result.save(output)
-        _report({**result.report.to_dict(), "output": str(written)}, json_file)
-        if not quiet:
-            print_merge(result.report, written)
-    if save_recipe is not None:
-        from onnxmerge.recipes.file import write_recipe
+    output = None if dry_run else output_of(recipe)
+    texts: dict[Path, str] = {}
+    with publishing(context, like=recipe.models[0], factor=size_factor(recipe.options)) as publication:
+        if output is None:
+            planned = plan(recipe.models, **inputs)
+            told, show = planned.to_dict(), partial(print_plan, planned)
+        else:
+            asked: dict[str, Any] = {
+                "labels": recipe.labels,
+                "tasks": read_tasks(recipe.tasks),
+                "vectors": recipe.vectors,
+            }
+            result = merge(recipe.models, **asked, progress=progress_bar, **inputs)
+            written = result.save(output, together=publication)
+            told = {**result.report.to_dict(), "output": str(written)}
+            show = partial(print_merge, result.report, written)
+        if json_file is not None:
+            texts[json_file] = json.dumps(told, indent=1, default=str) + "\n"
+        if save_recipe is not None:
+            texts[save_recipe] = _recipe_text(recipe, save_recipe)
+        for path, text in texts.items():
+            if path != STANDARD_OUTPUT:
+                publication.write_text(path, text)
+    if STANDARD_OUTPUT in texts:
+        emit(texts[STANDARD_OUTPUT])
+    elif not quiet:
+        show()
 
-        write_recipe(recipe, save_recipe)
 
+def _recipe_text(recipe: Recipe, file: Path) -> str:
+    from onnxmerge.recipes.file import recipe_text  # pydantic is slow to import, and needed for recipes alone
 
-def _report(found: dict[str, Any], file: Path | None) -> None:
-    if file is not None:
-        write_text(file, json.dumps(found, indent=1, default=str) + "\n")
+    return recipe_text(recipe, Path.cwd() if file == STANDARD_OUTPUT else file.parent)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxmerge.cli.files import InputFile
 from onnxmerge.errors import UsageError
 from onnxmerge.evaluation.notation import REGRESSION, parse_task
 from onnxmerge.evaluation.task import Task
@@ -23,10 +24,19 @@ def task_options(command: F) -> F:
     """Add the options; `take_tasks` takes the values of all but ``--vectors`` out of the settings again."""
     for option in (
         click.option(
-            "--vectors", metavar="FILE", help="Class vectors (.npy, .npz) that outputs are compared with by cosine."
+            "--vectors",
+            type=InputFile("the class vectors"),
+            metavar="FILE",
+            help="Class vectors (.npy, .npz) that outputs are compared with by cosine.",
         ),
         click.option("--regression", is_flag=True, help="One task: the output predicts the numbers in the label file."),
-        click.option("--tasks", "file", metavar="FILE", help="Tasks from a JSON or YAML file (docs/evaluating.md)."),
+        click.option(
+            "--tasks",
+            "file",
+            type=InputFile("the task file"),
+            metavar="FILE",
+            help="Tasks from a JSON or YAML file (docs/evaluating.md).",
+        ),
         click.option(
             "--task",
             "flags",

@@ -18,6 +18,7 @@ from onnxmerge.model.check import check_proto, one_line
 from onnxmerge.model.lift import detach_subgraph_outputs, lift_scalers
 from onnxmerge.model.names import name_uniquely
 from onnxmerge.model.network import SOURCE, Network
+from onnxmerge.model.paths import absolute
 
 CHUNK = 1 << 24
 
@@ -44,7 +45,7 @@ def read_network(source: str | os.PathLike[str] | ir.Model | onnx.ModelProto) ->
         check_proto(copy, f"model {copy.graph.name!r}", None)
         return _normalised(_deserialize(copy, f"model {copy.graph.name!r}"), None, _digest_model(copy))
     # onnx-ir checks that external data stays in the model's folder only where that folder is known.
-    path = Path(os.path.abspath(os.fspath(source)))  # noqa: PTH100  (resolve() would follow a link to other data)
+    path = absolute(source)
     proto, sha256 = _parse(path)
     external = check_proto(proto, str(path), path.parent)
     model = _deserialize(proto, str(path))
@@ -54,6 +55,12 @@ def read_network(source: str | os.PathLike[str] | ir.Model | onnx.ModelProto) ->
             while chunk := stream.read(CHUNK):
                 sha256.update(chunk)
     return _normalised(model, path, sha256.hexdigest())
+
+
+def data_files(path: Path) -> set[Path]:
+    """The files that a model keeps tensors in, beside its own. Raises InputError where it cannot be read."""
+    proto, _ = _parse(path)
+    return check_proto(proto, str(path), absolute(path).parent)
 
 
 def _parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:

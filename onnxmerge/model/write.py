@@ -1,13 +1,9 @@
-"""Write a model whole or not at all: into a hidden folder beside the target, checked there, then renamed."""
+"""Write a model whole or not at all: staged beside the target, checked there, then published (`publication`)."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
@@ -17,6 +13,8 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import SOURCE, Array, label
+from onnxmerge.model.paths import absolute
+from onnxmerge.model.publication import Publication, naming
 from onnxmerge.model.session import lazy, message, open_session, own_cause
 from onnxmerge.model.widen import has_bfloat16
 
@@ -31,6 +29,7 @@ def save_network(
     weights: Mapping[str, Array | Callable[[], Array]],
     path: str | os.PathLike[str],
     metadata: Mapping[str, str],
+    together: Publication | None = None,
 ) -> None:
     """Write a model with other weights. The given model is not changed.
 
@@ -44,26 +43,25 @@ def save_network(
         weights: Arrays, or functions that give them, for initializers by name; the others stay as they are.
         path: Where to.
         metadata: Entries to add to ``metadata_props``, in place of those of the same name.
+        together: Where the file waits for others, to be published with them; by default it is published at once.
 
     Raises:
         InputError: the folder does not exist or cannot be written, the disk is full, an array has another shape or
             dtype than the initializer it is for, or the result is not a valid model.
 
     """
-    target = Path(os.path.abspath(os.fspath(path)))  # noqa: PTH100  (resolve() would write through a link)
-    if target.is_dir():
-        raise InputError(f"{target}: is a directory; give the name of a file")
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: its folder does not exist; create {target.parent} first")
-    prepared = _prepared(model, weights, metadata)
-    try:
-        # A folder, so that the files have their final names in it: the model names its data file.
-        with _scratch(target) as folder:
-            _write(prepared, folder / target.name)
-            _check(folder / target.name, label(model))
-            _publish(folder, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {_reason(error, target)}") from error
+    target = absolute(path)
+    ready = _prepared(model, weights, metadata)
+    with Publication() as own:
+        files = own if together is None else together
+        with naming(target):
+            _check(_write(ready, target, files), label(model))
+        own.publish()
+
+
+def data_file(path: Path) -> Path:
+    """Where the weights of a model at ``path`` are, if they are too many for one file."""
+    return path.with_name(f"{path.name}.data")
 
 
 def _prepared(
@@ -85,21 +83,16 @@ def _prepared(
     return copy
 
 
-@contextlib.contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A hidden folder beside the target, on the same file system, that is gone afterwards whatever happens."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write(model: ir.Model, path: Path) -> None:
+def _write(model: ir.Model, target: Path, files: Publication) -> Path:
+    """Stage the model, and its data file where it needs one; the path of the staged model."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    apart = data_file(target)
+    if size > EMBEDDED:
+        files.stage(apart)  # in front of the model: whoever sees the model sees its data too
+    path = files.stage(target)
     try:
         if size > EMBEDDED:
-            ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=INLINE)
+            ir.save(model, path, external_data=apart.name, size_threshold_bytes=INLINE)
         else:
             path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     except Exception as error:
@@ -107,6 +100,7 @@ def _write(model: ir.Model, path: Path) -> None:
         if cause is None or cause is error:
             raise
         raise cause from None
+    return path
 
 
 def _check(path: Path, where: str) -> None:
@@ -129,31 +123,3 @@ def _check(path: Path, where: str) -> None:
         raise InputError(
             f"{where}: ONNX Runtime does not open the result: {message(error)}; nothing was written"
         ) from error
-
-
-def _publish(folder: Path, target: Path) -> None:
-    """Move the files to where they belong. If the second move fails, the first is undone."""
-    names = [name for name in (f"{target.name}.data", target.name) if (folder / name).exists()]
-    for name in names:
-        with (folder / name).open("rb+") as stream:
-            os.fsync(stream.fileno())
-    data = target.with_name(f"{target.name}.data")
-    old = folder / "old.data"
-    if len(names) > 1 and data.exists():
-        data.replace(old)
-    try:
-        for name in names:
-            (folder / name).replace(target.with_name(name))
-    except BaseException:
-        if len(names) > 1:
-            data.unlink(missing_ok=True)
-            if old.exists():
-                old.replace(data)
-        raise
-
-
-def _reason(error: OSError, target: Path) -> str:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        free = shutil.disk_usage(target.parent).free
-        return f"no space left in {target.parent} ({free} bytes free); free some or choose another place"
-    return f"{error.strerror or error}; choose another place or change its permissions"

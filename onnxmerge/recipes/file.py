@@ -52,10 +52,9 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     return _recipe(found, source.parent)
 
 
-def write_recipe(recipe: Recipe, path: str | os.PathLike[str]) -> None:
-    """Write a recipe that `read_recipe` reads as the same; only what differs from the defaults is written."""
-    target = Path(path)
-    folder = target.absolute().parent
+def recipe_text(recipe: Recipe, folder: Path) -> str:
+    """A recipe as `read_recipe` reads it from a file in ``folder``; only what differs from the defaults is written."""
+    folder = folder.absolute()
     content: dict[str, Any] = {"models": [_relative(model, folder) for model in recipe.models]}
     if recipe.calibration is not None:
         given = {"data": _relative(recipe.calibration.data, folder), **recipe.calibration.image_options}
@@ -65,10 +64,7 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike[str]) -> None:
     if recipe.tasks is not None:
         content["tasks"] = _relative(recipe.tasks, folder) if isinstance(recipe.tasks, str) else list(recipe.tasks)
     content |= {name: _relative(path, folder) for name in _FILES if (path := getattr(recipe, name)) is not None}
-    try:
-        target.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 def json_schema() -> dict[str, Any]:

@@ -6,15 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
 from onnxmerge.api.search import SearchReport
 from onnxmerge.axes.explain import AxisReason
-from onnxmerge.report.terminal import terminal
+from onnxmerge.report.terminal import Terminal, terminal
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
 
@@ -29,15 +27,15 @@ def print_merge(report: MergeReport, written: Path) -> None:
     if report.search is not None:
         _print_search(console, report.search)
     for title, told in _facts(report):
-        console.print(f"{title:16} {escape(told)}")
+        console.say(f"{title:16} {told}")
     _print_costs(console, report)
     stages = "  ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
-    console.print(f"seconds          {sum(report.seconds.values()):.1f}  ({stages})")
+    console.say(f"seconds          {sum(report.seconds.values()):.1f}  ({stages})")
     if report.peak_memory is not None:
-        console.print(f"peak memory      {report.peak_memory / 2**20:.0f} MiB")
+        console.say(f"peak memory      {report.peak_memory / 2**20:.0f} MiB")
     for note in report.notes:
-        console.print(f"note             {escape(note)}")
-    console.print(f"wrote            {escape(str(written))}")
+        console.say(f"note             {note}")
+    console.say(f"wrote            {written}")
 
 
 def print_plan(plan: MergePlan) -> None:
@@ -46,18 +44,18 @@ def print_plan(plan: MergePlan) -> None:
     how = plan.options
     _print_groups(console, plan.groups, f"{len(plan.models)} models, {how.method}, alpha {how.alpha}")
     if plan.candidates > 1:
-        console.print(f"to be tried      {plan.candidates} ways to match, on held-out calibration data")
+        console.say(f"to be tried      {plan.candidates} ways to match, on held-out calibration data")
     if plan.border is not None:
-        console.print(f"merged up to     {escape(', '.join(plan.border))}")
+        console.say(f"merged up to     {', '.join(plan.border)}")
     for certificate, model in zip(plan.certificates, plan.models, strict=True):
-        console.print(f"certificate      {_certificate(certificate)}  {escape(model)}")
-    console.print(f"free             {_coverage(plan.coverage)}")
+        console.say(f"certificate      {_certificate(certificate)}  {model}")
+    console.say(f"free             {_coverage(plan.coverage)}")
     for note in plan.notes:
-        console.print(f"note             {escape(note)}")
-    console.print("nothing was merged or written (--dry-run)")
+        console.say(f"note             {note}")
+    console.say("nothing was merged or written (--dry-run)")
 
 
-def _print_groups(console: Console, groups: Sequence[GroupReport], heading: str) -> None:
+def _print_groups(console: Terminal, groups: Sequence[GroupReport], heading: str) -> None:
     table = Table(title=heading, title_justify="left", box=None)
     for title in ("group", "size", "varies with", "similarity before", "after"):
         table.add_column(title, justify="right" if title in ("size", "similarity before", "after") else "left")
@@ -98,7 +96,7 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     yield "free", _coverage(report.coverage)
 
 
-def _print_search(console: Console, search: SearchReport) -> None:
+def _print_search(console: Terminal, search: SearchReport) -> None:
     """What was tried, the chosen one marked."""
     table = Table(
         title=f"chosen by {search.criterion} on {search.samples} held-out samples", title_justify="left", box=None
@@ -117,7 +115,7 @@ def _print_search(console: Console, search: SearchReport) -> None:
     console.print(table)
 
 
-def _print_costs(console: Console, report: MergeReport) -> None:
+def _print_costs(console: Terminal, report: MergeReport) -> None:
     """Parameters and arithmetic of parents and merged model, and how well it gives their outputs."""
     data = "held-out" if report.held_out else "calibration"
     table = Table(box=None)
@@ -126,7 +124,7 @@ def _print_costs(console: Console, report: MergeReport) -> None:
     found = report.reconstruction or (None,) * len(report.models)
     for model, cost, error in zip((*report.models, "merged"), report.footprints, (*found, None), strict=True):
         told = "" if error is None else f"{error:.3g}"
-        table.add_row(escape(model), f"{cost.parameters:,}", f"{cost.flops:,}", told)
+        table.add_row(model, f"{cost.parameters:,}", f"{cost.flops:,}", told)
     console.print(table)
 
 
@@ -134,22 +132,22 @@ def print_inspection(found: Inspection, *, every: bool = False) -> None:
     """Groups (repeated blocks folded unless ``every``), fixed axes by reason, coverage and certificate."""
     console = terminal()
     table = Table(
-        title=f"{escape(found.model)}: {found.nodes} nodes, {len(found.groups)} groups", title_justify="left", box=None
+        title=f"{found.model}: {found.nodes} nodes, {len(found.groups)} groups", title_justify="left", box=None
     )
     for title in ("groups", "count", "size", "varies with", "initializers (axis)"):
         table.add_column(title, justify="right" if title in ("count", "size") else "left", overflow="fold")
     for folded in _fold(found.groups, every=every):
         first = folded[0]
         names = first.id if len(folded) == 1 else f"{first.id} ... {folded[-1].id}"
-        table.add_row(names, str(len(folded)), str(first.size), ", ".join(first.varies_with), escape(_places(first)))
+        table.add_row(names, str(len(folded)), str(first.size), ", ".join(first.varies_with), _places(first))
     console.print(table)
     _print_fixed(console, found.fixed)
-    console.print(f"free         {_coverage(found.coverage)}")
+    console.say(f"free         {_coverage(found.coverage)}")
     if found.certificate is not None:
-        console.print(f"certificate  {_certificate(found.certificate)}")
+        console.say(f"certificate  {_certificate(found.certificate)}")
 
 
-def _print_fixed(console: Console, fixed: Sequence[FixedAxis]) -> None:
+def _print_fixed(console: Terminal, fixed: Sequence[FixedAxis]) -> None:
     reasons: dict[str, list[FixedAxis]] = {}
     for axis in fixed:
         reasons.setdefault(_general(axis.reason), []).append(axis)
@@ -159,16 +157,16 @@ def _print_fixed(console: Console, fixed: Sequence[FixedAxis]) -> None:
     for title in ("axes", "because", "such as"):
         table.add_column(title, justify="right" if title == "axes" else "left", overflow="fold")
     for reason, axes in sorted(reasons.items(), key=lambda item: -len(item[1])):
-        table.add_row(str(len(axes)), escape(reason), escape(f"{axes[0].initializer} ({axes[0].axis})"))
+        table.add_row(str(len(axes)), reason, f"{axes[0].initializer} ({axes[0].axis})")
     console.print(table)
 
 
 def print_explanation(tensor: str, axes: Sequence[AxisReason]) -> None:
     """Each axis of a tensor: its layout, and the chain that joined or fixed each space."""
     console = terminal()
-    console.print(escape(tensor))
+    console.say(tensor)
     for axis in axes:
-        console.print(f"  axis {axis.axis} of {axis.size}: {escape(axis.layout)}")
+        console.say(f"  axis {axis.axis} of {axis.size}: {axis.layout}")
         for reason in axis.spaces:
             space = reason.space
             shown = [
@@ -177,17 +175,17 @@ def print_explanation(tensor: str, axes: Sequence[AxisReason]) -> None:
             ]
             if space.free:
                 varies = f", varies with {', '.join(space.varies_with)}" if space.varies_with else ""
-                console.print(f"    {space.id}: {space.size} free units{varies}; joined by {escape(' - '.join(shown))}")
+                console.say(f"    {space.id}: {space.size} free units{varies}; joined by {' - '.join(shown)}")
             else:
                 chain = " <- ".join(shown) if reason.chain else space.fixed
-                console.print(f"    {space.id}: {space.size} fixed; {escape(str(chain))}")
+                console.say(f"    {space.id}: {space.size} fixed; {chain}")
 
 
 def print_certificate(certificate: Certificate, coverage: Coverage) -> None:
     """One line each for the certificate and the share of weights that moved."""
     console = terminal()
-    console.print(f"certificate  {_certificate(certificate)}")
-    console.print(f"free         {_coverage(coverage)}")
+    console.say(f"certificate  {_certificate(certificate)}")
+    console.say(f"free         {_coverage(coverage)}")
 
 
 def _certificate(certificate: Certificate) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from rich.markup import escape
 from rich.table import Table
 
 from onnxmerge.api.evaluation_result import EvaluationResult, ModelScores
@@ -21,24 +20,24 @@ def print_evaluation(result: EvaluationResult, title: str = "evaluation") -> Non
     if "regression" in kinds:
         console.print(_regressions(result, title))
     for note in result.notes:
-        console.print(f"note  {escape(note)}")
+        console.say(f"note  {note}")
 
 
 def _accuracies(result: EvaluationResult, title: str) -> Table:
-    table = Table(title=f"{escape(title)}: accuracy on {result.samples} samples, %", title_justify="left", box=None)
+    table = Table(title=f"{title}: accuracy on {result.samples} samples, %", title_justify="left", box=None)
     table.add_column("model")
     tasks = [index for index, task in enumerate(result.tasks) if task.kind == "classification"]
     several = len(tasks) > 1
     for heading in (*(result.tasks[index].name for index in tasks), *(["average", "joint"] if several else [])):
         for k in result.top_k:
-            table.add_column(escape(heading if k == 1 else f"{heading} top-{k}"), justify="right")
+            table.add_column(heading if k == 1 else f"{heading} top-{k}", justify="right")
     for model in result.models:
         scores = model.scores
         given = [score.top if isinstance(score := scores.tasks[index], Accuracy) else None for index in tasks]
         if several:
             given += [scores.average, None if scores.joint is None else scores.joint.top]
         cells = [cell for values in given for cell in _percent(values, len(result.top_k))]
-        table.add_row(escape(_name(model, result)), *cells)
+        table.add_row(_name(model, result), *cells)
     return table
 
 
@@ -47,13 +46,13 @@ def _percent(values: tuple[float, ...] | None, count: int) -> list[str]:
 
 
 def _regressions(result: EvaluationResult, title: str) -> Table:
-    table = Table(title=f"{escape(title)}: errors on {result.samples} samples", title_justify="left", box=None)
+    table = Table(title=f"{title}: errors on {result.samples} samples", title_justify="left", box=None)
     table.add_column("model")
     table.add_column("task, column")
     for heading in ("mean absolute", "mean squared", "scaled score"):
         table.add_column(heading, justify="right")
     for model in result.models:
-        name = escape(_name(model, result))
+        name = _name(model, result)
         for row in _errors(model, result):
             table.add_row(name, *row)
             name = ""
@@ -63,12 +62,12 @@ def _regressions(result: EvaluationResult, title: str) -> Table:
 def _errors(model: ModelScores, result: EvaluationResult) -> Iterator[tuple[str, str, str, str]]:
     for task, score, scaled in zip(result.tasks, model.scores.tasks, model.scaled, strict=True):
         if task.kind == "regression" and score is None:
-            yield escape(task.name), "-", "-", "-"
+            yield task.name, "-", "-", "-"
         if isinstance(score, Regression):
             pairs = list(zip(score.absolute, score.squared, strict=True))
             for column, (absolute, squared) in enumerate(pairs):
                 where = task.name if len(pairs) == 1 else f"{task.name}, {column}"
-                yield escape(where), f"{absolute:.4g}", f"{squared:.4g}", _scaled(scaled) if column == 0 else ""
+                yield where, f"{absolute:.4g}", f"{squared:.4g}", _scaled(scaled) if column == 0 else ""
     if sum(task.kind == "regression" for task in result.tasks) > 1:
         yield "average", "", "", _scaled(result.scaled_average(model))
 

@@ -7,16 +7,20 @@ other's matching; spaces without a common neighbour can be solved at the same ti
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import networkx as nx
 
 from onnxmerge.axes.layout import Typing
-from onnxmerge.errors import InputError, UsageError
+from onnxmerge.errors import UsageError
+from onnxmerge.text import printable
+
+SUFFIXES = (".graphml", ".dot")
 
 
 def unit_graph(typing: Typing) -> nx.MultiGraph:
-    """Build the graph of the free spaces of a typing. Node ids are ``space:ID`` and ``initializer:NAME``."""
+    """Build the graph of the free spaces of a typing. Node ids are ``space:ID`` and ``initializer:NAME``.
+
+    Names are escaped where they are not printable: neither XML nor Graphviz can hold every character.
+    """
     graph = nx.MultiGraph()
     free = {name: space for name, space in typing.spaces.items() if space.free}
     for name, space in free.items():
@@ -25,7 +29,8 @@ def unit_graph(typing: Typing) -> nx.MultiGraph:
         for outer in space.varies_with:
             if outer in free:
                 graph.add_edge(f"space:{name}", f"space:{outer}", kind="varies_with")
-    for name, layout in typing.initializers.items():
+    for raw, layout in typing.initializers.items():
+        name = printable(raw)
         node = f"initializer:{name}"
         graph.add_node(node, kind="initializer", label=name, shape="x".join(map(str, layout.shape)))
         places = {
@@ -40,17 +45,13 @@ def unit_graph(typing: Typing) -> nx.MultiGraph:
     return graph
 
 
-def write_graph(graph: nx.MultiGraph, path: Path) -> None:
-    """Write ``.graphml`` or ``.dot`` by the file's ending. Raises UsageError for another, InputError if unwritable."""
-    if path.suffix not in (".graphml", ".dot"):
-        raise UsageError(f"{path}: the unit graph is written as .graphml or .dot")
-    try:
-        if path.suffix == ".graphml":
-            nx.write_graphml(graph, path)
-        else:
-            path.write_text(to_dot(graph), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+def graph_text(graph: nx.MultiGraph, suffix: str) -> str:
+    """The graph as what files of this ending hold, one of ``SUFFIXES``; UsageError for another."""
+    if suffix == ".dot":
+        return to_dot(graph)
+    if suffix == ".graphml":
+        return "\n".join([*nx.generate_graphml(graph), ""])
+    raise UsageError(f"the unit graph is written as {' or '.join(SUFFIXES)}, not as {suffix!r}")
 
 
 def to_dot(graph: nx.MultiGraph) -> str:

@@ -11,7 +11,7 @@ import pytest
 from onnxmerge import InputError
 from onnxmerge.api import MergeOptions
 from onnxmerge.matching.overrides import GroupRule
-from onnxmerge.recipes.file import json_schema, read_recipe, write_recipe
+from onnxmerge.recipes.file import json_schema, read_recipe, recipe_text
 from onnxmerge.recipes.recipe import Calibration, Recipe
 from onnxmerge.resources import specs
 
@@ -48,18 +48,18 @@ def test_what_is_written_reads_as_the_same(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(TEXT)
     recipe = read_recipe(tmp_path / "r.yaml")
     (tmp_path / "other").mkdir()
-    write_recipe(recipe, tmp_path / "other" / "copy.yaml")
+    (tmp_path / "other" / "copy.yaml").write_text(recipe_text(recipe, tmp_path / "other"))
     assert read_recipe(tmp_path / "other" / "copy.yaml") == recipe
     assert "../a.onnx" in (tmp_path / "other" / "copy.yaml").read_text()
     asked = replace(recipe, tasks=str(tmp_path / "tasks.yaml"))
-    write_recipe(asked, tmp_path / "other" / "copy.yaml")
+    (tmp_path / "other" / "copy.yaml").write_text(recipe_text(asked, tmp_path / "other"))
     assert read_recipe(tmp_path / "other" / "copy.yaml") == asked
     assert "tasks: ../tasks.yaml" in (tmp_path / "other" / "copy.yaml").read_text()
 
 
 def test_only_what_differs_is_written(tmp_path: Path) -> None:
-    write_recipe(Recipe((str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"))), tmp_path / "r.yaml")
-    assert (tmp_path / "r.yaml").read_text() == "models:\n- a.onnx\n- b.onnx\n"
+    recipe = Recipe((str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")))
+    assert recipe_text(recipe, tmp_path) == "models:\n- a.onnx\n- b.onnx\n"
 
 
 @pytest.mark.parametrize(

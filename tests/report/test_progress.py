@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from onnxmerge.calibration.progress import progress_bar
+from onnxmerge.report.progress import progress_bar
 
 
 def test_silent_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
