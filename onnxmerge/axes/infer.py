@@ -200,7 +200,8 @@ class _Walk:
                 self.cells.where = f"constant {value.name!r}"
                 self.axes[value.name] = self._constant_axes(self.constants[value.name])
         origins = (self.from_weights, self.from_lengths)
-        site = Site(node, self.cells, self.axes, self.trace.shapes, self.constants, opset, self.findings, *origins)
+        known = (self.constants, self.trace.partly)
+        site = Site(node, self.cells, self.axes, self.trace.shapes, *known, opset, self.findings, *origins)
         self.cells.where = site.label
         outputs = self._outputs(site) if offered is None else self._checked(site, choose(site, offered))
         for axes, value in zip(outputs, node.outputs, strict=False):

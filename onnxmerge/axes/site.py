@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Findings:
 
 @dataclass(slots=True)
 class Site:
-    """A node with the cells of its operands, their traced shapes and the values that are known.
+    """A node with the cells of its operands, their traced shapes and the values that are known, some only in part.
 
     ``from_weights`` are the tensors computed from weights and constants alone, ``from_lengths`` the constants computed
     from the shape of any other tensor: with an input of another length they are others.
@@ -42,6 +43,7 @@ class Site:
     axes: Mapping[str, Axes]
     shapes: Mapping[str, tuple[int, ...]]
     values: Mapping[str, NDArray[Any]]
+    partly: Mapping[str, tuple[int | None, ...]]
     opset: int
     findings: Findings
     from_weights: Collection[str] = ()
@@ -134,6 +136,22 @@ class Site:
             return [int(v) for v in (found if isinstance(found, (list, tuple)) else [found])]
         value = self.value(index)
         return None if value is None else [int(v) for v in np.ravel(value)]
+
+    def known_ints(self, attribute: str, index: int) -> list[int | None] | None:
+        """As ``ints``, with None for each element that depends on what the model is fed; None where its length does."""
+        found, name = self.ints(attribute, index), self.input_name(index)
+        if found is not None:
+            return [*found]
+        partly = self.partly.get(name) if name is not None else None
+        if partly is not None:
+            return [*partly]
+        shape = self.shape(index)
+        return None if shape is None else [None] * prod(shape)
+
+    def optional_ints(self, attribute: str, index: int, default: Sequence[int]) -> list[int] | None:
+        """As ``ints``, with a default for what is not given; None where it is given and not known."""
+        given = self.input_name(index) is not None or attribute in self.node.attributes
+        return self.ints(attribute, index) if given else [*default]
 
     def axis(self, rank: int, default: int = 0, name: str = "axis") -> int:
         """The attribute ``axis`` as an index from 0."""

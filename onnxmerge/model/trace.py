@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
+from onnxmerge.model.elements import partly_constant
 from onnxmerge.model.network import Array, Network
 from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.sample import find_sample
@@ -50,8 +51,9 @@ class Trace:
     ``values`` holds integer and boolean tensors of up to 2**20 elements, and every tensor in ``constants``, whatever
     its type. ``constants`` are the values that follow from integer and boolean initializers and from shapes alone,
     so that they are the same for every input of these shapes and in every network that pairs up with this one; what
-    is computed from a float initializer or a quantised weight is not among them. Sequences, optionals and strings
-    are left out.
+    is computed from a float initializer or a quantised weight is not among them. ``partly`` has the elements of small
+    integer tensors of which only some are constants in this sense (see ``model.elements``). Sequences, optionals and
+    strings are left out.
     """
 
     sample: dict[str, Array]
@@ -59,6 +61,7 @@ class Trace:
     dtypes: dict[str, np.dtype[Any]]
     values: dict[str, Array]
     constants: frozenset[str]
+    partly: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
 
 
 def trace(network: Network, sample: Mapping[str, Array] | None = None, *, seed: int = 0) -> Trace:
@@ -128,7 +131,8 @@ def _collect(network: Network, sample: dict[str, Array], results: dict[str, ort.
         stored = np.dtype(ml_dtypes.bfloat16) if name in narrow and dtype == np.float32 else dtype
         if note(name, tuple(result.shape()), stored):
             values[name] = result.numpy().astype(stored, copy=False)
-    return Trace(sample, shapes, dtypes, values, frozenset(constants & shapes.keys()))
+    known = frozenset(constants & shapes.keys())
+    return Trace(sample, shapes, dtypes, values, known, partly_constant(network.model, known, shapes, values))
 
 
 def _constants(graph: ir.Graph) -> set[str]:

@@ -56,6 +56,23 @@ PASSES: dict[str, tuple[str, Weights]] = {
         "z = Mul(a, two) u = Gather<axis=1>(z, first) b = ScatterND(a, index, u)",
         {**integers(index=[[[0, 2]]], first=[1]), "two": np.float32(2)},
     ),
+    "Gather of rows in the flat tensor": (
+        "f = Reshape(a, long) r = Gather(f, rows) b = Unsqueeze(r, first)",
+        integers(long=[-1], rows=np.add.outer([12, 0], np.arange(6)), first=[0]),
+    ),
+    "GatherND of elements of whole rows": (
+        "r = GatherND(a, index) b = Unsqueeze(r, first)",
+        integers(index=np.stack(np.broadcast_arrays(0, [[2], [0]], np.arange(6)), axis=-1), first=[0]),
+    ),
+    "ScatterND of elements of whole rows": (
+        "z = Mul(a, two) u = Slice(z, s0, s2, s1) b = ScatterND(a, index, u)",
+        {
+            **integers(
+                index=np.stack(np.broadcast_arrays(0, [[[2], [0]]], np.arange(6)), axis=-1), s0=[0], s2=[2], s1=[1]
+            ),
+            "two": np.float32(2),
+        },
+    ),
     "Compress of rows": ("b = Compress<axis=1>(a, keep)", {"keep": np.array([True, False, True])}),
     "TopK of rows": ("b, i = TopK<axis=1>(a, k)", integers(k=[2])),
     "DFT over another axis": (
@@ -114,6 +131,20 @@ FIXES: dict[str, tuple[str, Weights, int]] = {
         """t = Transpose<perm=[0, 2, 1]>(a) u = Unsqueeze(t, last) l = LRN<size=3>(u) v = Squeeze(l, last)
         b = Transpose<perm=[0, 2, 1]>(v)""",
         integers(last=[-1]),
+        6,
+    ),
+    "Gather of windows that begin inside a row": (
+        "f = Reshape(a, long) r = Gather(f, rows) b = Unsqueeze(r, first)",
+        integers(long=[-1], rows=np.add.outer([0, 3], np.arange(6)), first=[0]),
+        6,
+    ),
+    "ScatterND of elements in another order": (
+        "u = Slice(a, s0, s1, s1) b = ScatterND(a, index, u)",
+        integers(
+            index=np.stack(np.broadcast_arrays(0, 1, [[[3, 1, 0, 5, 4, 2]]]), axis=-1),
+            s0=[0],
+            s1=[1],
+        ),
         6,
     ),
     "Shuffled Gather": ("b = Gather<axis=2>(a, order)", integers(order=[3, 1, 0, 5, 4, 2]), 6),

@@ -62,6 +62,17 @@ def test_what_depends_on_inputs_or_weights_is_not_constant() -> None:
     assert {"i", "a", "f", "b"} <= set(found.values)
 
 
+def test_elements_that_are_constant_beside_others_that_are_not() -> None:
+    graph = """(float[n,3] x) => (a, b, c, d) {
+        m = ReduceMax<keepdims=0>(x)  i = Cast<to=7>(m)  one = Unsqueeze(i, zero)
+        a = Concat<axis=0>(one, five, zero)  b = Slice(a, last, least, zero, last)  c = Add(a, b)
+        d = Gather(a, i)
+    }"""
+    weights: Weights = {"five": [5], "zero": [0], "last": [-1], "least": [-(2**63)]}
+    found = trace(read_network(build(graph, weights)), {"x": np.ones((2, 3), np.float32)})
+    assert found.partly == {"a": (None, 5, 0), "b": (0, 5, None), "c": (None, 10, None)}
+
+
 def test_quantised_weights_are_weights() -> None:
     graph = "(float[n,4] x) => (y) { w = DequantizeLinear(q, scale, zero)  y = MatMul(x, w) }"
     weights: Weights = {"q": np.ones((4, 3), np.int8), "scale": np.float32(0.5), "zero": np.int8(0)}

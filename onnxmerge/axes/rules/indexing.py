@@ -28,11 +28,54 @@ def gather(site: Site) -> tuple[Axes | None, ...]:
         copies = site.cells.new(index_shape[0] // shape[axis])
         factors = [axes[axis], copies] if repeated else [copies, axes[axis]]
         return ((*axes[:axis], site.cells.product(factors), *axes[axis + 1 :]),)
+    if indices is not None and not site.takes_a_length(1):
+        stepped = _stepped(site, axes[axis], np.asarray(indices), shape[axis])
+        if stepped is not None:
+            return ((*axes[:axis], *stepped, *axes[axis + 1 :]),)
     site.fix(axes[axis : axis + 1], "looked up by index")
     looked_up = site.operand(1)
     if looked_up is None or indices is not None:
         looked_up = tuple(site.cells.new_fixed(size, "positions of an index") for size in index_shape)
     return ((*axes[:axis], *looked_up, *axes[axis + 1 :]),)
+
+
+def _stepped(site: Site, cell: int, indices: np.ndarray, size: int) -> Axes | None:
+    """The axes of ``tensor[indices]`` where some go through whole factors of the axis in order: windows by index.
+
+    An axis seen as (position, unit) may be looked up with indices [window, tap, unit]: the position is looked up, but
+    all units are taken each time, in order, so that they pass. None where no axis of the indices does so.
+    """
+    if cell == NEUTRAL or indices.size == 0 or indices.ndim < 2:
+        return None
+    flat = np.where(indices < 0, indices + size, indices)
+    steps = sorted(((step, axis) for axis in range(flat.ndim) if (step := _step(flat, axis, size))), reverse=True)
+    made = [site.cells.new_fixed(each, "positions of an index") for each in flat.shape]
+    sizes, taken, left = [], [], size
+    for step, axis in steps:
+        if left % (step * flat.shape[axis]) == 0:
+            sizes += [left // (step * flat.shape[axis]), flat.shape[axis]]
+            taken.append(axis)
+            left = step
+    if not taken:
+        return None
+    factors = site.cells.split(cell, [*sizes, left])
+    site.fix(factors[::2], "looked up by index")
+    for axis, factor in zip(taken, factors[1::2], strict=True):
+        made[axis] = factor
+    return tuple(made)
+
+
+def _step(flat: np.ndarray, axis: int, size: int) -> int | None:
+    """By how much the indices grow along an axis, if it goes through a factor of what is looked up from end to end.
+
+    All other axes together must add nothing to that factor: no units of it, and no carry.
+    """
+    count = flat.shape[axis]
+    runs = np.moveaxis(flat, axis, -1).reshape(-1, count)
+    step = int(runs[0, 1] - runs[0, 0]) if count > 1 else 0
+    if step < 1 or size % (step * count) or np.any(runs[:, 0] // step % count):
+        return None
+    return step if np.array_equal(runs, runs[:, :1] + step * np.arange(count)) else None
 
 
 def _repeats(indices: np.ndarray, size: int) -> bool | None:

@@ -104,6 +104,13 @@ def tile(site: Site) -> tuple[Axes | None, ...]:
     return (tuple(made),)
 
 
+@rule("uniform")
+def uniform(site: Site) -> tuple[Axes | None, ...]:
+    """ConstantOfShape: one value everywhere, however many there are of it."""
+    after = site.output_shape()
+    return (None,) if after is None else (tuple(NEUTRAL if size > 1 else site.cells.new(size) for size in after),)
+
+
 @rule("depth_to_space")
 def depth_to_space(site: Site) -> tuple[Axes | None, ...]:
     """DepthToSpace: the channel axis is (b b c) or, in CRD mode, (c b b); only c is free."""

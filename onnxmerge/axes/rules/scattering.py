@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxmerge.axes.rules.registry import rule
 from onnxmerge.axes.signature import NEUTRAL, Axes
@@ -59,13 +63,18 @@ def scatter_elements(site: Site) -> tuple[Axes | None, ...]:
 @rule("gather_nd", typed=2)
 def gather_nd(site: Site) -> tuple[Axes | None, ...]:
     """GatherND: the first axes behind the batch are looked up, the rest passes."""
-    data, indices, index_shape = site.operand(0), site.operand(1), site.shape(1)
-    if data is None or indices is None or index_shape is None:
+    data, indices, shape, index_shape = site.operand(0), site.operand(1), site.shape(0), site.shape(1)
+    if data is None or indices is None or shape is None or index_shape is None:
         return site.freeze("a gather of unknown shape")
     batch, depth = int(site.attribute("batch_dims", 0)), index_shape[-1]
-    site.fix([*data[batch : batch + depth], indices[-1]], _INDEXED)
+    whole = {} if batch else _taken_in_order(site.value(1), shape)
+    looked_up = range(batch, batch + depth)
+    site.fix([*(data[axis] for axis in looked_up if axis not in whole), indices[-1]], _INDEXED)
     shared = [_join(site, pair) for pair in zip(data[:batch], indices[:batch], strict=True)]
-    return ((*shared, *indices[batch:-1], *data[batch + depth :]),)
+    made = list(indices[batch:-1])
+    for axis, place in whole.items():
+        made[place] = data[axis]
+    return ((*shared, *made, *data[batch + depth :]),)
 
 
 @rule("scatter_nd", typed=3)
@@ -76,13 +85,46 @@ def scatter_nd(site: Site) -> tuple[Axes | None, ...]:
     if data is None or indices is None or updates is None or shape is None or index_shape is None:
         return site.freeze("a scatter of unknown shape")
     depth, leading = index_shape[-1], len(index_shape) - 1
-    site.fix([*data[:depth], *indices, *updates[:leading]], _INDEXED)
-    made = [
-        site.cells.new_fixed(size, _INDEXED) if cell == NEUTRAL else cell
-        for cell, size in zip(data[:depth], shape[:depth], strict=True)
-    ]
+    whole = _taken_in_order(site.value(1), shape)
+    site.fix(indices, _INDEXED)
+    site.fix([cell for axis, cell in enumerate(data[:depth]) if axis not in whole], _INDEXED)
+    site.fix([cell for axis, cell in enumerate(updates[:leading]) if axis not in whole.values()], _INDEXED)
+    made = []
+    for axis, cell in enumerate(data[:depth]):
+        if axis in whole:
+            made.append(_join(site, [cell, updates[whole[axis]]]))
+        else:
+            made.append(site.cells.new_fixed(shape[axis], _INDEXED) if cell == NEUTRAL else cell)
     passed = [_join(site, pair) for pair in zip(data[depth:], updates[leading:], strict=True)]
     return ((*made, *passed),)
+
+
+def _taken_in_order(indices: NDArray[Any] | None, shape: Sequence[int]) -> dict[int, int]:
+    """Axes of the data that one axis of constant indices [..., depth] goes through from end to end, and which.
+
+    Nothing else may depend on that axis of the indices: then whatever is written to or read from elsewhere is so alike
+    at each of its positions (an assignment to a slice of the other axes).
+    """
+    found: dict[int, int] = {}
+    if indices is None or indices.size == 0:
+        return found
+    for axis in range(indices.shape[-1]):
+        for place, length in enumerate(indices.shape[:-1]):
+            if place in found.values() or length != shape[axis]:
+                continue
+            along = np.moveaxis(indices, place, 0)
+            others = np.delete(along, axis, axis=-1)
+            if np.array_equal(others, np.broadcast_to(others[:1], others.shape)) and np.array_equal(
+                along[..., axis], np.broadcast_to(_column(length, along.ndim - 1), along.shape[:-1])
+            ):
+                found[axis] = place
+                break
+    return found
+
+
+def _column(length: int, rank: int) -> NDArray[np.int64]:
+    """0, 1, 2, ... along the first of ``rank`` axes."""
+    return np.arange(length).reshape(length, *[1] * (rank - 1))
 
 
 @rule("one_hot")

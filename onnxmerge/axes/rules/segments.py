@@ -87,6 +87,9 @@ def split(site: Site) -> tuple[Axes | None, ...]:
         return site.freeze("a split of unknown shape")
     axis = site.axis(len(shape))
     sizes = [output[axis] for output in outputs if output is not None]
+    if site.optional_ints("split", 1, ()) is None:
+        reason = "split at positions that depend on the input"
+        return tuple(_lose_positions(site, axes, axis, size, reason) for size in sizes)
     starts = [0, *accumulate(sizes)]
     return tuple(
         take_segment(site, axes, axis, start, start + size, shape[axis])
@@ -96,18 +99,35 @@ def split(site: Site) -> tuple[Axes | None, ...]:
 
 @rule("slice")
 def slice_(site: Site) -> tuple[Axes | None, ...]:
-    """Consecutive slices are segments; a step of k over a free axis takes one residue of (n k)."""
+    """Consecutive slices are segments; a step of k over a free axis takes one residue of (n k).
+
+    Along an axis whose bounds depend on the input, positions are fixed; the others pass.
+    """
     axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
-    starts, ends = site.ints("starts", 1), site.ints("ends", 2)
+    starts, ends = site.known_ints("starts", 1), site.known_ints("ends", 2)
     if axes is None or shape is None or after is None or starts is None or ends is None:
-        return site.freeze("a slice with bounds that depend on the input")
-    which = site.ints("axes", 3) or list(range(len(starts)))
-    steps = site.ints("steps", 4) or [1] * len(starts)
+        return site.freeze("a slice of unknown bounds")
+    which = site.optional_ints("axes", 3, range(len(starts)))
+    steps = site.optional_ints("steps", 4, [1] * len(starts))
+    if which is None or steps is None:
+        return site.freeze("a slice along axes that depend on the input")
     if site.takes_a_length(1, 2):
         return (take_a_length(site, axes, [axis % len(shape) for axis in which]),)
-    for start, end, axis, step in zip(starts, ends, which, steps, strict=True):
-        axes = _slice_axis(site, axes, axis % len(shape), slice(start, end, step), shape[axis % len(shape)])
+    for start, end, number, step in zip(starts, ends, which, steps, strict=True):
+        axis = number % len(shape)
+        if start is None or end is None:
+            axes = _lose_positions(site, axes, axis, after[axis], "bounds that depend on the input")
+        else:
+            axes = _slice_axis(site, axes, axis, slice(start, end, step), shape[axis])
     return (axes,)
+
+
+def _lose_positions(site: Site, axes: Axes, axis: int, length: int, reason: str) -> Axes:
+    """The axes of what is left when an axis is read by position: fixed, and fixed ones of its own in the result."""
+    if axes[axis] == NEUTRAL:
+        return axes
+    site.cells.fix(axes[axis], reason)
+    return replace_axis(site, axes, axis, site.cells.new_fixed(length, reason), ())
 
 
 def _slice_axis(site: Site, axes: Axes, axis: int, bounds: slice, size: int) -> Axes:
@@ -122,31 +142,43 @@ def _slice_axis(site: Site, axes: Axes, axis: int, bounds: slice, size: int) -> 
         _, restrictions = site.cells.cut(inner, start, start + 1)
         kept = site.cells.restrict_all(outer, restrictions)
         return replace_axis(site, axes, axis, kept, restrictions)
-    reason = f"positions are taken with step {step}"
-    site.cells.fix(axes[axis], reason)
-    return replace_axis(site, axes, axis, site.cells.new_fixed(length, reason), ())
+    return _lose_positions(site, axes, axis, length, f"positions are taken with step {step}")
 
 
 @rule("pad")
 def pad(site: Site) -> tuple[Axes | None, ...]:
-    """Constant padding is a segment of equal values beside the units; other modes read positions."""
+    """Constant padding is a segment of equal values beside the units; other modes read positions.
+
+    Widths are looked at axis by axis: one that is always zero leaves its axis alone, whatever the others depend on.
+    """
     axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
-    pads = site.ints("pads", 1)
-    if axes is None or shape is None or after is None or pads is None:
-        return site.freeze("a padding of unknown width")
-    which = site.ints("axes", 3) or list(range(len(shape)))
-    mode = site.attribute("mode", "constant")
-    constant = (mode.decode() if isinstance(mode, bytes) else mode) == "constant"
+    if axes is None or shape is None or after is None:
+        return site.freeze("a padding of unknown shape")
+    which, pads = site.optional_ints("axes", 3, range(len(shape))), site.known_ints(_pads_attribute(site), 1)
+    if which is None or pads is None or len(pads) != 2 * len(which):
+        return site.freeze("a padding along axes that depend on the input")
+    constant = site.text("mode", "constant") == "constant"
     made = list(axes)
-    for axis, low, high in zip(which, pads[: len(which)], pads[len(which) :], strict=True):
-        index = axis % len(shape)
+    for number, low, high in zip(which, pads[: len(which)], pads[len(which) :], strict=True):
+        axis = number % len(shape)
         if low == high == 0:
             continue
-        cell = site.real(axes[index], shape[index])
-        if constant and min(low, high) >= 0 and not site.cells.fixed(cell):
+        cell = site.real(axes[axis], shape[axis])
+        reason = "padded positions"
+        if low is None or high is None:
+            reason = "padded by a width that depends on the input"
+        elif constant and min(low, high) >= 0 and not site.cells.fixed(cell):
             parts = [site.cells.new(low), cell, site.cells.new(high)]
-            made[index] = site.cells.concat([part for part in parts if site.cells.size(part)])
-        else:
-            site.cells.fix(cell, "padded positions")
-            made[index] = site.cells.new_fixed(after[index], "padded positions")
+            made[axis] = site.cells.concat([part for part in parts if site.cells.size(part)])
+            continue
+        site.cells.fix(cell, reason)
+        made[axis] = site.cells.new_fixed(after[axis], reason)
     return (tuple(made),)
+
+
+def _pads_attribute(site: Site) -> str:
+    return "paddings" if site.opset < _PADS_OPSET else "pads"
+
+
+_PADS_OPSET = 2
+"""Before that the attribute had another name."""
