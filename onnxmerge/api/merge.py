@@ -196,7 +196,10 @@ def _begin(
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
         job = replace(job, resized=resize(prepared, how))
-    notes = () if size is None else (_fixed_inside(parents, size),)
+    notes = (
+        *(note for network in networks for note in network.notes),
+        *(() if size is None else (_fixed_inside(parents, size),)),
+    )
     return _Begun(job, parents, source, split, certificates, clock, notes)
 
 

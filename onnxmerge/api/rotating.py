@@ -6,19 +6,21 @@ it is, so the best one brings two models at least as close (orthogonal Procruste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from onnxmerge.api.job import Job
 from onnxmerge.api.matching import Evidence
 from onnxmerge.api.methods import alpha_of
-from onnxmerge.axes.layout import Positions
+from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.calibration.statistics import Statistics, gather
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.combine import transported
 from onnxmerge.symmetry.linear_spaces import rotatable
 from onnxmerge.symmetry.procrustes import covariances, procrustes, products
-from onnxmerge.symmetry.rotation import Array, in_own_units, rotated
+from onnxmerge.symmetry.rotation import Array, in_own_units, places, rotated
 from onnxmerge.validation.rotation import certify_rotations
 
 
@@ -40,7 +42,9 @@ def turn(job: Job, matched: MatchResult, evidence: Evidence) -> Turned:
     """
     prepared, options = job.prepared, job.options
     models, typing = prepared.models, prepared.typing
-    spaces = rotatable(models.template.graph, typing)
+    spaces = tuple(
+        space for space in rotatable(models.template.graph, typing) if _all_finite(models.weights, typing, space)
+    )
     if not spaces:
         return Turned(job, evidence, ())
     for weights in models.weights:
@@ -60,6 +64,12 @@ def turn(job: Job, matched: MatchResult, evidence: Evidence) -> Turned:
     turned = replace(models, weights=(models.weights[0], *others))
     job = replace(job, prepared=replace(prepared, models=turned))
     return Turned(job, replace(evidence, statistics=_measured_anew(job, evidence)), spaces)
+
+
+def _all_finite(models: Sequence[Mapping[str, Array]], typing: Typing, space: str) -> bool:
+    """Whether no weight that carries the space holds an infinity, which a rotation would mix with everything."""
+    carriers = [name for name, layout in typing.initializers.items() if any(places(layout, space))]
+    return all(np.isfinite(weights[name]).all() for weights in models for name in carriers)
 
 
 def _turned(

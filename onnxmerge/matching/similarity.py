@@ -174,7 +174,8 @@ def problem_of(
                 if not occurrence.linked:
                     into.products += columns_x @ columns_y.T
         if occurrence.linked:
-            terms.append(Term(x.astype(np.float64), y.astype(np.float64), occurrence.labels, occurrence.outer))
+            own, others = (np.nan_to_num(side.astype(np.float64), posinf=0.0, neginf=0.0) for side in (x, y))
+            terms.append(Term(own, others, occurrence.labels, occurrence.outer))
     similarity, scales = {}, {}
     for name, shape in shapes.items():
         alpha = pair.alphas[name]
@@ -190,7 +191,10 @@ def problem_of(
 
 
 def unit_columns(x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf: int) -> Iterator[tuple[Array, Array]]:
-    """Both sides as [units, features] for the units at one place, in float64, a bounded number of columns at a time."""
+    """Both sides as [units, features] for the units at one place, in float64, a bounded number of columns at a time.
+
+    Features in which some unit of either side is not finite (the row of a table that a mask reads) are left out.
+    """
     chain = (*occurrence.outer[leaf], leaf)
     order = (*chain, *(axis for axis in range(x.ndim) if axis not in chain))
     units = math.prod(x.shape[axis] for axis in chain)
@@ -198,7 +202,17 @@ def unit_columns(x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf:
     step = max(1, CHUNK_BYTES // (8 * max(units, 1)))
     for begin in range(0, x.shape[1], step):
         chunk = slice(begin, begin + step)
-        yield x[:, chunk].astype(np.float64), y[:, chunk].astype(np.float64)
+        own, others = finite_features(x[:, chunk].astype(np.float64), y[:, chunk].astype(np.float64))
+        yield own, others
+
+
+def finite_features(*sides: Array) -> tuple[Array, ...]:
+    """The sides [..., features] without the features in which any of them is not finite anywhere."""
+    with np.errstate(invalid="ignore"):
+        if all(np.isfinite(side.sum()) for side in sides):
+            return sides
+    kept = np.logical_and.reduce([np.isfinite(side).all(axis=tuple(range(side.ndim - 1))) for side in sides])
+    return tuple(side[..., kept] for side in sides)
 
 
 def weight_similarity(sums: UnitSums, objective: Objective) -> tuple[Array, Array, Array]:

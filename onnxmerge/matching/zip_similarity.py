@@ -19,7 +19,7 @@ from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.axes.resize import Widths, resized_spaces
 from onnxmerge.matching.plan import Group, Occurrence, Plan
 from onnxmerge.matching.problem import GroupProblem
-from onnxmerge.matching.similarity import CHUNK_BYTES, PairOfModels, inverse_norm, problem_of
+from onnxmerge.matching.similarity import CHUNK_BYTES, PairOfModels, finite_features, inverse_norm, problem_of
 from onnxmerge.merging.transport import composite, composite_shape
 from onnxmerge.merging.zip_transport import Projections, Zipped, member_counts, project, slots_of
 
@@ -144,7 +144,10 @@ def merged_size(models: ModelsToZip, name: str, zips: Zipped) -> int:
 
 
 def unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Iterator[Array]:
-    """Parts of the units' weight vectors [outer, models * size, features], a bounded number of columns at a time."""
+    """Parts of the units' weight vectors [outer, models * size, features], a bounded number of columns at a time.
+
+    Features in which some unit is not finite are left out.
+    """
     spaces = models.plan.spaces
     outer, units = shape_of(models, name)
     step = max(1, CHUNK_BYTES // (8 * outer * units))
@@ -161,7 +164,7 @@ def unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> 
                 views.append(view.reshape(outer, units // models.models, -1))
             stacked = np.concatenate(views, axis=1)
             for begin in range(0, stacked.shape[2], step):
-                yield stacked[:, :, begin : begin + step]
+                yield finite_features(stacked[:, :, begin : begin + step])[0]
 
 
 def _chain_first(content: Array, occurrence: Occurrence, leaf: int) -> Array:

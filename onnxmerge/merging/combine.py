@@ -133,8 +133,9 @@ def _zipped(name: str, models: ModelSet, typing: Typing, matchings: Zipped, shar
             f"initializer {name} ({first.dtype}): its values cannot be averaged, and a zip merges units of one model; "
             "use a method that aligns, such as mudsc-align"
         )
-    mean = zipped((weights[name] for weights in models.weights), layout, typing, matchings, shares)
-    return mean.astype(first.dtype)
+    with np.errstate(invalid="ignore"):
+        mean = zipped((weights[name] for weights in models.weights), layout, typing, matchings, shares)
+    return _known(name, mean).astype(first.dtype)
 
 
 def _permutations(layout: TensorLayout, typing: Typing, zips: Zipped) -> list[dict[str, Positions]] | None:
@@ -179,8 +180,19 @@ def mean_of(name: str, arrays: Iterable[NDArray[Any]], shares: Sequence[float]) 
             wide = np.complex128 if first.dtype.kind == "c" else np.float64
             total = first.astype(wide) * sum(shares[:index])
         if shares[index] != 0:  # a mask's -inf must not turn into nan
-            total += array.astype(total.dtype) * shares[index]
-    return first if total is None else total.astype(first.dtype)
+            with np.errstate(invalid="ignore"):
+                total += array.astype(total.dtype) * shares[index]
+    return first if total is None else _known(name, total).astype(first.dtype)
+
+
+def _known(name: str, mean: NDArray[Any]) -> NDArray[Any]:
+    """The mean, which is not a number where infinities of both signs meet. Raises InputError there."""
+    if np.isnan(mean).any():
+        raise InputError(
+            f"initializer {name}: infinite with one sign in one model and with the other in another, which has no "
+            "mean; merge models that mask alike"
+        )
+    return mean
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:

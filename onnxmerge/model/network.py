@@ -17,6 +17,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SOURCE = "onnxmerge.source"
 """Key in the graph's ``meta`` (in memory only): the path or name to put into messages. It survives cloning."""
 
+UNREAD_NAN = "onnxmerge.unread_nan"
+"""Key in the graph's ``meta``: names of initializers that hold nan and were left out, because nothing reads them."""
+
 
 class Weights(Mapping[str, Array]):
     """The initializers of one graph by name, read on each access and kept nowhere.
@@ -102,6 +105,14 @@ class Network:
                 for name, value in self.graph.initializers.items()
                 if value.const_value is not None
             }
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about the network, though it does no harm."""
+        return tuple(
+            f"{self.label}: initializer {name!r} holds nan; nothing reads it, so it is left out"
+            for name in self.model.graph.meta.get(UNREAD_NAN, ())
         )
 
     @property

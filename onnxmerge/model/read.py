@@ -8,6 +8,7 @@ import mmap
 import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -17,7 +18,7 @@ from onnxmerge.errors import InputError
 from onnxmerge.model.check import check_proto, one_line
 from onnxmerge.model.lift import detach_subgraph_outputs, lift_scalers
 from onnxmerge.model.names import name_uniquely
-from onnxmerge.model.network import SOURCE, Network
+from onnxmerge.model.network import SOURCE, UNREAD_NAN, Network, Weights
 from onnxmerge.model.paths import absolute
 
 CHUNK = 1 << 24
@@ -117,13 +118,23 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str) -> Network:
         name_uniquely(model)
         passes.LiftSubgraphInitializersToMainGraphPass()(model)
         _check_defined(model, label)
+        held = dict(model.graph.initializers)
         passes.RemoveUnusedNodesPass()(model)
+        unread = [value for name, value in held.items() if name not in model.graph.initializers]
+        model.graph.meta[UNREAD_NAN] = tuple(str(value.name) for value in unread if _holds_nan(value))
         model.graph.sort()
     except InputError:
         raise
     except Exception as error:  # a pass that fails says so with whatever its checks raise
         raise InputError(f"{label}: the graph is not valid ({one_line(_root(error))})") from error
     return Network(path=path, model=model, sha256=sha256)
+
+
+def _holds_nan(value: ir.Value) -> bool:
+    tensor = value.const_value
+    if tensor is None or not tensor.dtype.is_floating_point():
+        return False
+    return bool(np.isnan(Weights({"value": tensor})["value"]).any())
 
 
 def _check_defined(model: ir.Model, label: str) -> None:

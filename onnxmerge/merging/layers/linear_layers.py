@@ -2,7 +2,8 @@
 
 A layer is a Conv, ConvTranspose, Gemm or MatMul that reads its weight from an initializer, perhaps through Identity
 and Transpose, with its bias: the operator's own, or the Add of a vector that follows. Its *output* is the tensor
-after the bias, so before the nonlinearity and before a residual Add.
+after the bias, so before the nonlinearity and before a residual Add. A vector with infinities masks units and is no
+bias: what is added it to has no statistics.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from onnxmerge.model.network import Weights
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -124,6 +127,8 @@ def _layer(node: ir.Node) -> LinearLayer | None:
         return None  # one matrix for each batch index: its units are not those of the last axis alone
     if groups > 1 and axes != tuple(range(rank)):
         return None
+    if node.op_type != "MatMul" and len(node.inputs) > 2 and not _is_finite(initializer_of(node.inputs[2])):
+        return None
     units = weight.shape.numpy()[axes[unit]] * groups if weight.shape is not None else 0
     output, bias, scale = _bias(node, units)
     return LinearLayer(
@@ -180,7 +185,7 @@ def _added_vector(output: ir.Value, units: int, trailing: int) -> tuple[ir.Value
         return None
     add, index = uses[0]
     vector = initializer_of(add.inputs[1 - index])
-    if vector is None or not _is_vector(vector, units, trailing):
+    if vector is None or not _is_vector(vector, units, trailing) or not _is_finite(vector):
         return None
     return add.outputs[0], str(vector.name)
 
@@ -190,6 +195,14 @@ def _is_vector(value: ir.Value, units: int, trailing: int) -> bool:
     shape = list(value.shape) if value.shape is not None else []
     sizes = shape[: len(shape) - trailing]
     return sizes[-1:] == [units] and all(size == 1 for size in [*sizes[:-1], *shape[len(sizes) :]])
+
+
+def _is_finite(value: ir.Value | None) -> bool:
+    """Whether an initializer, if it is one, holds finite numbers alone."""
+    if value is None or value.const_value is None:
+        return True
+    array = Weights({"bias": value.const_value})["bias"]
+    return bool(np.isfinite(array).all())
 
 
 def _trailing(node: ir.Node) -> int:

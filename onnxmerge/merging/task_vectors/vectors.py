@@ -51,10 +51,11 @@ class TaskVectors:
     def __iter__(self) -> Iterator[tuple[float, Array]]:
         """(weight, task vector) of each model."""
         base = self.base.astype(np.float64)
+        known = np.isfinite(base)
         for weight, model in zip(self.weights, self.models, strict=True):
             tuned = model[self.name].astype(np.float64)
-            # Where nothing changed nothing is subtracted: a mask's -inf must not turn into nan.
-            yield weight, np.subtract(tuned, base, out=np.zeros(base.shape), where=tuned != base)
+            # Nothing is learnt where a mask's -inf stands: there is nothing to add to it or to take from it.
+            yield weight, np.subtract(tuned, base, out=np.zeros(base.shape), where=known & np.isfinite(tuned))
 
 
 Rule: TypeAlias = Callable[[TaskVectors], Array]
@@ -89,6 +90,10 @@ def add_task_vectors(
                 "added up; expected equal ones"
             )
         found = rule(TaskVectors(name, own, models.weights, weights, settings))
-        return np.asarray(own.astype(np.float64) + settings.scale * found).astype(own.dtype)
+        total = np.asarray(own.astype(np.float64) + settings.scale * found)
+        for model in models.weights:  # an infinity that a model learnt to mask with is kept
+            tuned = model[name].astype(np.float64)
+            total = np.where(np.isfinite(total) & np.isinf(tuned), tuned, total)
+        return total.astype(own.dtype)
 
     return LazyWeights(models.weights[0], merged)
