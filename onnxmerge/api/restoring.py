@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from onnxmerge.api.job import Job
@@ -12,11 +13,13 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.method import MatchResult
+from onnxmerge.merging.agreement import agreed
 from onnxmerge.merging.closed_form.draft import Draft, Refined
 from onnxmerge.merging.closed_form.least_squares import OutputScale, refine
 from onnxmerge.merging.closed_form.regmean import regmean
 from onnxmerge.merging.combine import Overlay, combine
-from onnxmerge.merging.repair.batchnorm import batchnorms, reestimate
+from onnxmerge.merging.layers.normalisation import batchnorms
+from onnxmerge.merging.repair.batchnorm import reestimate
 from onnxmerge.merging.repair.choice import RepairStep
 from onnxmerge.merging.repair.in_graph import independent_moments
 from onnxmerge.merging.repair.moments import Moments
@@ -54,18 +57,26 @@ def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairSte
     typing, method = job.prepared.typing, METHODS[job.options.method]
     if isinstance(method, TaskVectorMethod):
         return _task_vectors(job, method, step)
-    models = in_one_scale(job, evidence, step)
+    alike = agreement(job, matched)
+    models = in_one_scale(job, evidence, step, alike)
     weights: Weights = combine(models, typing, matched.matchings, weights=job.shares)
     if job.source is None:
         told = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, notes=told if step is not None else ())
     if not job.options.refines:
-        return _reestimated(job, Merged(weights), step)
-    refined = _refined(job, matched, weights, job.source)
+        return _reestimated(job, Merged(weights), step, alike)
+    refined = _refined(job, matched, weights, job.source, alike)
     weights, notes = Overlay(weights, refined.weights), tuple(refined.notes)
     if job.options.refine == "ls":
         return Merged(weights, (f"least squares ({_output_scale(job)})",), notes)
-    return _reestimated(job, Merged(weights, ("RegMean",), notes), step)
+    return _reestimated(job, Merged(weights, ("RegMean",), notes), step, alike)
+
+
+def agreement(job: Job, matched: MatchResult) -> frozenset[str]:
+    """The tensors that all parents compute alike, which are left as they are (see ``merging.agreement``)."""
+    models = job.prepared.models
+    average = combine(models, job.prepared.typing, matched.matchings, weights=job.shares)
+    return agreed(job.network.model.graph, average, models.weights[0])
 
 
 def basis(job: Job, step: RepairStep | None) -> tuple[bool, bool]:
@@ -80,6 +91,7 @@ class Repairs:
     job: Job
     matched: MatchResult
     evidence: Evidence
+    _alike: list[frozenset[str]] = field(default_factory=list)
     _known: dict[tuple[tuple[bool, bool], str], dict[str, Moments] | None] = field(default_factory=dict)
 
     def __call__(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Merged:
@@ -98,7 +110,9 @@ class Repairs:
         model, typing, provider = job.network.model, job.prepared.typing, job.options.provider
         if job.apart:  # the parents stand side by side, so hidden statistics are right as they are
             step = replace(step, which="fixed")
-        plan = plan_repair(model.graph, typing, step.which)
+        if not self._alike:
+            self._alike.append(agreement(job, self.matched))
+        plan = plan_repair(model.graph, typing, step.which).without(self._alike[0])
         if not plan.layers:
             return None
         key = basis(job, step), step.which
@@ -126,18 +140,20 @@ def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -
         raise UsageError(f"method {method.name} adds to a base: give it (--base)")
     notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from the base"]
     added = add_task_vectors(prepared.models, job.base.weights, prepared.typing, method.rule, settings, job.shares)
-    found = _reestimated(job, Merged(added), step)
+    alike = agreed(job.network.model.graph, added, prepared.models.weights[0])
+    found = _reestimated(job, Merged(added), step, alike)
     if prepared.typing.statistics and not found.done:
         notes.append("running statistics were averaged, not re-estimated")
     return replace(found, notes=tuple(notes))
 
 
-def _reestimated(job: Job, before: Merged, step: RepairStep | None) -> Merged:
-    """The same with the statistics of kept BatchNorm measured anew, where there is data."""
+def _reestimated(job: Job, before: Merged, step: RepairStep | None, alike: Collection[str]) -> Merged:
+    """The same with the statistics of kept BatchNorm measured anew, where there is data; but for what is ``alike``."""
     if job.source is None or not _reestimates(job, step):
         return before
     data, provider = Spread(job.source, LEAST), job.options.provider
-    found = reestimate(job.network.model, job.prepared.typing, before.weights, data, provider=provider)
+    model, typing = job.network.model, job.prepared.typing
+    found = reestimate(model, typing, before.weights, data, alike, provider=provider)
     return replace(before, weights=Overlay(before.weights, found), done=(*before.done, "BatchNorm re-estimated"))
 
 
@@ -146,7 +162,9 @@ def _reestimates(job: Job, step: RepairStep | None) -> bool:
     return job.source is not None and step is not None and not job.apart and bool(batchnorms(job.network.model.graph))
 
 
-def _refined(job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource) -> Refined:
+def _refined(
+    job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource, alike: Collection[str]
+) -> Refined:
     """The linear layers solved anew, by least squares or RegMean."""
     prepared, options = job.prepared, job.options
     draft = Draft(
@@ -160,6 +178,7 @@ def _refined(job: Job, matched: MatchResult, weights: Weights, source: Calibrati
         seed=options.seed,
         traced=rows(prepared.trace.sample) if options.samples is None else None,
         network=job.network,
+        agreed=alike,
     )
     if options.refine == "regmean":
         with job.progress("RegMean") as report:
@@ -173,12 +192,15 @@ def _output_scale(job: Job) -> OutputScale:
     return "keep" if job.prepared.models.border else job.options.output_scale
 
 
-def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None) -> ModelSet:
-    """The models as they are averaged: where ``step`` sets the scale of hidden units anew, by what these compute."""
+def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None, alike: Collection[str]) -> ModelSet:
+    """The models as they are averaged: where ``step`` sets the scale of hidden units anew, by what these compute.
+
+    Layers keep theirs whose outputs are ``alike`` in all parents.
+    """
     models, typing = job.prepared.models, job.prepared.typing
     if evidence.scales is None or evidence.statistics is None or not _sets_scales(job, step):
         return models
-    return balanced(models, typing, evidence.scales, evidence.statistics)
+    return balanced(models, typing, evidence.scales.without(alike), evidence.statistics)
 
 
 def _sets_scales(job: Job, step: RepairStep | None) -> bool:

@@ -71,7 +71,16 @@ def infer(
     border: Collection[str] = (),
 ) -> Inference:
     """Unify along every node. See ``type_graph``."""
-    return _Walk(network, trace, weights, {**builtin_operators(), **(operators or {})}, border).run()
+    return _Walk(network, trace, _distinct(weights), {**builtin_operators(), **(operators or {})}, border).run()
+
+
+def _distinct(weights: Sequence[Weights]) -> list[Weights]:
+    """The first model's weights and those that differ from them: a copy is no evidence of what all models share.
+
+    What is equal in all models is taken for a table; of a model and its copy that would be every weight.
+    """
+    first, *others = weights
+    return [first, *(own for own in others if not all(np.array_equal(own[name], first[name]) for name in own))]
 
 
 class _Walk:

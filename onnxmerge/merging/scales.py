@@ -12,7 +12,7 @@ the statistics are set anew afterwards, by re-estimating BatchNorm or by REPAIR.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,11 @@ class ScalePlan:
     requests: tuple[MomentRequest, ...]
     norms: Mapping[str, tuple[str, str]]
     spent: frozenset[str]
+
+    def without(self, tensors: Collection[str]) -> ScalePlan:
+        """The plan that leaves the layers alone whose outputs are among ``tensors``."""
+        left = [pair for pair in zip(self.layers, self.requests, strict=True) if pair[0].output not in tensors]
+        return replace(self, layers=tuple(layer for layer, _ in left), requests=tuple(request for _, request in left))
 
 
 def plan_scales(graph: ir.Graph, typing: Typing, repaired: Sequence[LinearLayer]) -> ScalePlan:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import pytest
 
 from onnxmerge.api import merge
@@ -51,15 +52,21 @@ def test_with_little_data_the_rule_decides() -> None:
 
 
 def test_a_repair_that_hurts_is_not_done(tmp_path: Path) -> None:
-    """The data that repair measures has nothing to do with the data kept to judge by: equal models are left alone."""
+    """The data that repair measures has nothing to do with the data kept to judge by: like models are left alone."""
     strange = X.copy()
     strange[:300] = 50.0 * np.abs(strange[:300])
-    result = merge([network(1), network(1)], calibration={"x": strange}, method="average", batch_size=50)
+    models = [network(1), network(1)]
+    rng = np.random.default_rng(0)
+    for tensor in models[1].graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        near = (array + 1e-3 * rng.standard_normal(array.shape)).astype(np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(near, tensor.name))
+    result = merge(models, calibration={"x": strange}, method="average", batch_size=50)
     tried = {candidate.repair: candidate.reconstruction for candidate in result.report.repairs}
-    assert tried["none"] == pytest.approx(1.0)
+    assert tried["none"] == pytest.approx(1.0, abs=1e-4)
     assert tried["repair (all layers)"] < 0.999
     merged = onnx.load(result.save(tmp_path / "m.onnx"))
-    np.testing.assert_allclose(execute(merged, {"x": X})["y"], execute(network(1), {"x": X})["y"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(execute(merged, {"x": X})["y"], execute(network(1), {"x": X})["y"], atol=0.1)
 
 
 def test_bias_alone_can_be_asked_for(tmp_path: Path) -> None:

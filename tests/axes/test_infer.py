@@ -71,6 +71,14 @@ def test_a_table_that_all_models_share_fixes_the_axis_it_multiplies() -> None:
     assert any("same in all models" in (space.fixed or "") for space in spaces)
 
 
+def test_a_copy_of_a_model_says_nothing_of_what_all_models_share() -> None:
+    graph = "(float[n,4] x) => (int64[n,1] y) { a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) y = ArgMax<axis=1>(c) }"
+    model = build(graph, normal(w1=(4, 6), w2=(6, 2)))
+    alone, twice = (type_models(load(models), None, None) for models in ([model], [model, model]))
+    assert twice.typing.spaces == alone.typing.spaces
+    assert twice.certify(1, seed=0, provider="cpu").passed  # by the tensor in front of ArgMax
+
+
 def test_an_operator_that_nobody_described_is_frozen_and_named() -> None:
     graph = "(float[n,4] x) => (float[n,2] y) { a = MatMul(x, w1) b = Det(cube) c = Add(a, b) y = MatMul(c, w2) }"
     weights = normal(w1=(4, 6), w2=(6, 2), cube=(3, 3))

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.merging.combine import LazyWeights
-from onnxmerge.merging.repair.batchnorm import batchnorms, reestimate
+from onnxmerge.merging.layers.normalisation import batchnorms
+from onnxmerge.merging.repair.batchnorm import reestimate
 from tests.graphs import batchnorm, normal
 from tests.layouts import typed
 from tests.merging.networks import KEPT, Source, images, network, residual, residual_typing, values

@@ -68,6 +68,11 @@ class Settling:
     source: str
     norm: Norm
 
+    @property
+    def target(self) -> str:
+        """What the BatchNormalization gives."""
+        return str(self.node.outputs[0].name)
+
 
 Step: TypeAlias = Goal | Settling
 

@@ -1,10 +1,13 @@
-"""Whether a network normalises its activations as it runs, by one operator or spelled out in primitive ones."""
+"""What normalises activations as a network runs, by one operator or spelled out; its BatchNormalizations."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
-from onnxmerge.merging.layers.linear_layers import OPERATORS
+from onnxmerge.merging.layers.linear_layers import OPERATORS, initializer_of
 
 NORMALISATIONS = frozenset(
     {
@@ -95,3 +98,34 @@ def _behind(value: ir.Value | None) -> ir.Value | None:
             return value
         value = producer.inputs[0]
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """A BatchNormalization with fixed statistics: its input tensor and the initializers of its mean and variance."""
+
+    tensor: str
+    mean: str
+    variance: str
+    dtype: ir.DataType
+
+
+def batchnorms(graph: ir.Graph, agreed: Collection[str] = ()) -> list[BatchNorm]:
+    """All that normalise with initializers (not with the batch's own statistics), in topological order.
+
+    Those are left out whose outputs are ``agreed``.
+    """
+    found = []
+    for node in graph:
+        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or node.outputs[0].name in agreed:
+            continue
+        training = node.attributes.get("training_mode")
+        mean, variance = (initializer_of(node.inputs[index]) for index in (3, 4))
+        if (training is not None and training.as_int()) or mean is None or variance is None:
+            continue
+        tensor = node.inputs[0]
+        dtype = (tensor.dtype if tensor is not None else None) or mean.dtype or ir.DataType.FLOAT
+        found.append(
+            BatchNorm(str(tensor.name if tensor is not None else ""), str(mean.name), str(variance.name), dtype)
+        )
+    return found

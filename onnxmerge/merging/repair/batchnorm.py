@@ -7,8 +7,7 @@ statistics: Jordan et al., REPAIR (ICLR 2023, arXiv 2211.08403), section 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,49 +17,28 @@ from numpy.typing import NDArray
 from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.layers.linear_layers import initializer_of
+from onnxmerge.merging.layers.normalisation import batchnorms
 from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, settle
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchNorm:
-    """A BatchNormalization with fixed statistics: its input tensor and the initializers of its mean and variance."""
-
-    tensor: str
-    mean: str
-    variance: str
-    dtype: ir.DataType
-
-
-def batchnorms(graph: ir.Graph) -> list[BatchNorm]:
-    """All that normalise with initializers (not with the batch's own statistics), in topological order."""
-    found = []
-    for node in graph:
-        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
-            continue
-        training = node.attributes.get("training_mode")
-        mean, variance = (initializer_of(node.inputs[index]) for index in (3, 4))
-        if (training is not None and training.as_int()) or mean is None or variance is None:
-            continue
-        tensor = node.inputs[0]
-        dtype = (tensor.dtype if tensor is not None else None) or mean.dtype or ir.DataType.FLOAT
-        found.append(
-            BatchNorm(str(tensor.name if tensor is not None else ""), str(mean.name), str(variance.name), dtype)
-        )
-    return found
-
-
 def reestimate(
-    model: ir.Model, typing: Typing, weights: Arrays, source: CalibrationSource, *, provider: str = "cpu"
+    model: ir.Model,
+    typing: Typing,
+    weights: Arrays,
+    source: CalibrationSource,
+    agreed: Collection[str] = (),
+    *,
+    provider: str = "cpu",
 ) -> dict[str, NDArray[Any]]:
     """The running means and (population) variances that the network with ``weights`` has on the calibration data.
 
-    Returns the initializers that change, by name, in their stored type; nothing where there is no BatchNormalization.
+    Returns the initializers that change, by name, in their stored type; nothing where all outputs are ``agreed``.
     Statistics shared by several nodes become those of all their inputs together. Raises InputError where the source
     is empty or activations are not finite.
     """
-    norms = batchnorms(model.graph)
+    norms = batchnorms(model.graph, agreed)
     probes = {
         norm.tensor: Probe(norm.tensor, 1, len(typing.activations[norm.tensor].shape), norm.dtype) for norm in norms
     }

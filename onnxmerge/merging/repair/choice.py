@@ -8,7 +8,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxmerge.axes.layout import Typing
-from onnxmerge.merging.repair.batchnorm import batchnorms
+from onnxmerge.merging.layers.normalisation import batchnorms
 from onnxmerge.merging.repair.plan import Which, applies, plan_repair
 
 RepairChoice = Literal["auto", "none", "rescale", "repair", "bias"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import onnx_ir as ir
@@ -26,6 +26,11 @@ class RepairPlan:
     layers: tuple[LinearLayer, ...]
     requests: tuple[MomentRequest, ...]
     notes: tuple[str, ...]
+
+    def without(self, tensors: Collection[str]) -> RepairPlan:
+        """The plan that leaves the layers alone whose outputs are among ``tensors``."""
+        left = [pair for pair in zip(self.layers, self.requests, strict=True) if pair[0].output not in tensors]
+        return replace(self, layers=tuple(layer for layer, _ in left), requests=tuple(request for _, request in left))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

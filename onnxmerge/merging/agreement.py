@@ -1,0 +1,54 @@
+"""What all parents agree on: the part of a network that the average of the matched parents computes as they do.
+
+Where matched parents have equal weights, averaging takes nothing, and there is nothing to give back. So what restores
+statistics or solves layers anew leaves alone every tensor that is computed of such weights and of the inputs alone:
+what is measured comes from finitely many samples in float32, and "the same" would come out as "nearly the same". A
+model merged with itself, its units in whatever order, is itself again by construction, and so is a trunk that was
+frozen while the models were fine-tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.merging.combine import identical
+from onnxmerge.model.signature import operands, subgraphs
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def agreed(graph: ir.Graph, average: Arrays, first: Arrays) -> frozenset[str]:
+    """The tensors of ``graph`` that the first parent computes too: of its inputs and of weights equal bit by bit.
+
+    ``average`` has the units of the first parent in its order. Weights are read only as far as their readers' other
+    operands agree, so parents that differ cost little.
+    """
+    weights: dict[str, bool] = {}
+    found = {str(value.name) for value in graph.inputs if value.name not in graph.initializers}
+
+    def same(value: ir.Value) -> bool:
+        name = str(value.name)
+        if not value.is_initializer() or name not in average:
+            return value.is_initializer() or value.const_value is not None or name in found
+        if name not in weights:
+            weights[name] = name in first and identical(average[name], first[name])
+        return weights[name]
+
+    for node in graph:
+        read = set(operands(node)).difference(_made_inside(node))
+        if all(map(same, sorted(read, key=ir.Value.is_initializer))):  # what was computed first: it costs nothing
+            found.update(str(value.name) for value in node.outputs)
+    return frozenset(found)
+
+
+def _made_inside(node: ir.Node) -> Iterator[ir.Value]:
+    """The values that a node's subgraphs, at any depth, make for themselves."""
+    for _, graph in subgraphs(node):
+        yield from (*graph.inputs, *graph.initializers.values())
+        for inner in graph:
+            yield from inner.outputs
+            yield from _made_inside(inner)

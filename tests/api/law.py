@@ -1,0 +1,126 @@
+"""The law that a model merged with itself is itself, as a measurement: how far the outputs move, setting by setting.
+
+The stages of ``merge`` run one by one here, so that a model is read, typed and measured once for all settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.api.job import Job, silent
+from onnxmerge.api.matching import evidence_of, match
+from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.prepare import Prepared, type_models
+from onnxmerge.api.restoring import merged
+from onnxmerge.calibration.sources import open_source
+from onnxmerge.calibration.specs import input_specs
+from onnxmerge.errors import OnnxmergeError
+from onnxmerge.merging.repair.choice import repair_step
+from onnxmerge.model.network import Array, ModelSet, Network
+from onnxmerge.model.read import read_network
+from onnxmerge.model.sample import plausible_samples
+from onnxmerge.model.session import open_session, run
+from onnxmerge.validation.certificate import permute_network
+from onnxmerge.validation.comparison import Limits, compare
+
+Feed = Mapping[str, Array]
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mudsc-align": {},
+    "act-align": {"method": "act-align"},
+    "rebasin": {"method": "rebasin"},
+    "zipit": {"method": "zipit"},
+    "none": {"repair": "none"},
+    "repair": {"repair": "repair"},
+    "rescale": {"repair": "rescale"},
+    "bias": {"repair": "bias"},
+    "regmean": {"refine": "regmean"},
+    "ls": {"refine": "ls"},
+    "zipit ls": {"method": "zipit", "refine": "ls"},
+}
+"""What is held to the law: matched by both, activations, weights or a zip; each repair and each refinement."""
+
+LIMITS = Limits(tolerance=1e-5, rounding=2.0**-21)
+"""How far outputs may move, relative to their largest, and what is rounding of an output that is close to zero."""
+
+MOST_VALUES = 2_000_000
+"""Numbers in all inputs of the calibration data, at most: large images come in fewer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A model with data: ``feeds`` to calibrate on, ``tests`` to compare outputs on."""
+
+    network: Network
+    prepared: Prepared
+    feeds: Sequence[Feed]
+    tests: Sequence[Feed]
+
+
+def model_of(source: Any, feeds: Sequence[Feed] = (), samples: int = 96) -> Model:
+    """A model, typed, with random data where none is given."""
+    network = read_network(source)
+    alone = ModelSet(network, (network.weights,), (network,))
+    prepared = type_models(alone, dict(feeds[0]) if feeds else None, None)
+    if not feeds:
+        feeds = list(_random(network, prepared, samples))
+    return Model(network, prepared, feeds[:-2], [prepared.trace.sample, *feeds[-2:]])
+
+
+def _random(network: Network, prepared: Prepared, samples: int) -> Iterator[Feed]:
+    sample = prepared.trace.sample
+    shapes = {name: array.shape for name, array in sample.items()}
+    rows = max(next((array.shape[0] for array in sample.values() if array.ndim), 1), 1)
+    size = sum(array.size for array in sample.values()) / rows
+    for seed in range(2 + max(4, int(min(samples, MOST_VALUES / size)) // rows)):
+        found = next(iter(plausible_samples(network, seed=seed + 1, shapes=shapes)))
+        yield {name: sample[name] if _steady(array) else array for name, array in found.items()}
+
+
+def _steady(array: NDArray[Any]) -> bool:
+    """Whether an input is no data: a switch, a length, a state of zeros."""
+    return array.ndim == 0 or not array.any()
+
+
+def moved(model: Model, *, permuted: bool, settings: Sequence[str] = tuple(SETTINGS)) -> dict[str, float | str]:
+    """How far outputs move when the model is merged with itself, or with a permuted copy, for each of the settings.
+
+    That is the largest relative error over outputs and inputs; or what was raised.
+    """
+    network, prepared = model.network, model.prepared
+    copy = permute_network(network, prepared.typing, 7) if permuted else network.weights
+    models = ModelSet(network, (network.weights, copy), (network, network))
+    both = replace(prepared, models=models)
+    source = open_source([dict(feed) for feed in model.feeds], input_specs(network.model))
+    job = Job(both, source, MergeOptions(provider="cpu"), silent)
+    session = open_session(network.model)
+    own = [run(session, feed) for feed in model.tests]
+    found: dict[str, float | str] = {}
+    for name in settings:
+        options = replace(job.options, **SETTINGS[name])
+        trial = replace(job, options=options)
+        try:
+            evidence = evidence_of(trial, [options])
+            matched = match(trial, evidence)
+            step = repair_step(network.graph, prepared.typing, options.repair)
+            weights = merged(trial, matched, evidence, step).weights
+        except OnnxmergeError as error:
+            found[name] = f"{type(error).__name__}: {error}"
+            continue
+        after = open_session(network.model, weights=weights)
+        found[name] = max(
+            _distance(one, other) for one, feed in zip(own, model.tests, strict=True) for other in [run(after, feed)]
+        )
+    return found
+
+
+def _distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """The largest relative error over float outputs; infinite where shapes differ or integers do."""
+    arrays = [(value, other[name]) for name, value in one.items() if isinstance(value, np.ndarray)]
+    results = [compare(*pair, LIMITS) for pair in arrays if pair[0].dtype.kind not in "OSU"]
+    return max((result.relative if result.same else np.inf for result in results), default=0.0)

@@ -1,0 +1,89 @@
+"""Merging a model with itself, its units in whatever order, gives it back: by every method, repair and refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.api.law import LIMITS, model_of, moved
+from tests.graphs import batchnorm, build, normal
+
+EMBEDDING = """(float[n,8] x) => (float[n,24] y) {
+    h = Gemm<transB=1>(x, w1, b1)
+    r = Relu(h)
+    k = Gemm<transB=1>(r, w2, b2)
+    q = Relu(k)
+    y = MatMul(q, w3)
+}"""
+
+FOLDED = """(float[n,3,6,6] x) => (float[n,5] y) {
+    a = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    b = Relu(a)
+    c = Conv<pads=[1,1,1,1]>(b, w2, b2)
+    d = Add(c, b)
+    e = Relu(d)
+    g = GlobalAveragePool(e)
+    f = Flatten(g)
+    y = Gemm<transB=1>(f, w3, b3)
+}"""
+
+KEPT = """(float[n,3,6,6] x) => (float[n,5] y) {
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    p = BatchNormalization(a, n1_scale, n1_bias, n1_mean, n1_var)
+    b = Relu(p)
+    q = BatchNormalization(b, n2_scale, n2_bias, n2_mean, n2_var)
+    c = Conv<pads=[1,1,1,1]>(q, w2)
+    d = Add(c, b)
+    e = Relu(d)
+    g = GlobalAveragePool(e)
+    f = Flatten(g)
+    y = Gemm<transB=1>(f, w3, b3)
+}"""
+
+ATTENTION = """(float[n,6,4] x) => (float[n,6,16] y) {
+    e = MatMul(x, we)
+    n1 = LayerNormalization(e, g, gb)
+    q = MatMul(n1, wq)  k = MatMul(n1, wk)  v = MatMul(n1, wv)
+    q4 = Reshape(q, heads)  k4 = Reshape(k, heads)  v4 = Reshape(v, heads)
+    qh = Transpose<perm=[0,2,1,3]>(q4)  kh = Transpose<perm=[0,2,3,1]>(k4)  vh = Transpose<perm=[0,2,1,3]>(v4)
+    s = MatMul(qh, kh)
+    t = Softmax(s)
+    o = MatMul(t, vh)
+    ot = Transpose<perm=[0,2,1,3]>(o)
+    of = Reshape(ot, flat)
+    p = MatMul(of, wo)
+    z = Add(p, e)
+    y = MatMul(z, wy)
+}"""
+
+
+def embedding() -> onnx.ModelProto:
+    return build(EMBEDDING, normal(w1=(12, 8), b1=(12,), w2=(10, 12), b2=(10,), w3=(10, 24)))
+
+
+def folded() -> onnx.ModelProto:
+    return build(FOLDED, normal(w1=(8, 3, 3, 3), b1=(8,), w2=(8, 8, 3, 3), b2=(8,), w3=(5, 8), b3=(5,), scale=0.3))
+
+
+def kept() -> onnx.ModelProto:
+    """Its statistics are not those of the data, and one BatchNormalization stands before its convolution."""
+    weights = normal(w1=(8, 3, 3, 3), w2=(8, 8, 3, 3), w3=(5, 8), b3=(5,), scale=0.3)
+    return build(KEPT, {**weights, **batchnorm("n1", 8), **batchnorm("n2", 8, seed=1)})
+
+
+def attention() -> onnx.ModelProto:
+    shapes = {"heads": np.array([0, 0, 2, 4]), "flat": np.array([0, 0, 8])}
+    square = normal(wq=(8, 8), wk=(8, 8), wv=(8, 8), wo=(8, 8), scale=0.5)
+    return build(ATTENTION, {**normal(we=(4, 8), g=(8,), gb=(8,), wy=(8, 16), seed=1), **square, **shapes})
+
+
+FAST = ("mudsc-align", "rebasin", "zipit", "repair", "regmean", "ls")
+
+
+@pytest.mark.parametrize("build_model", [embedding, folded, kept, attention], ids=lambda each: each.__name__)
+def test_small_models_come_back_from_permuted_copies(build_model: Callable[[], onnx.ModelProto]) -> None:
+    found = moved(model_of(build_model(), samples=40), permuted=True, settings=FAST)
+    assert {name: each for name, each in found.items() if isinstance(each, str) or not each <= LIMITS.tolerance} == {}
