@@ -34,8 +34,8 @@ from onnxmerge.resources import specs
 
 _KINDS = ("elementwise", "rule", "reads_shape", "frozen", "inputs")
 _KEYS = {
-    *_KINDS, "outputs", "sizes", "fixed", "mixes", "mixes_axis", "mixes_from", "mixes_axes", "from_axis", "transpose",
-    "broadcast", "statistics", "slides", "until", "when", "unused", "defaults", "note",
+    *_KINDS, "outputs", "sizes", "fixed", "mixes", "contracts", "mixes_axis", "mixes_from", "mixes_axes", "from_axis",
+    "transpose", "broadcast", "statistics", "slides", "until", "when", "unused", "defaults", "note",
 }  # fmt: skip
 _FIXED_BY_SLIDING = ("positions that a window slides over", "taps of a window", "positions of a window")
 _NUMPY_BROADCAST = 7
@@ -60,6 +60,7 @@ class OperatorSpec:
     sizes: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
     mixes: tuple[str, ...] = ()
+    contracts: tuple[str, ...] = ()
     mixes_axis: str | None = None
     mixes_from: str | None = None
     mixes_axes: str | None = None
@@ -134,7 +135,7 @@ class OperatorSpec:
             inputs = [None if pattern is None else _replace_stars(pattern, terms) for pattern in inputs]
             outputs = [None if pattern is None else _replace_stars(pattern, terms) for pattern in outputs]
             fixed.update(zip(self.slides, _FIXED_BY_SLIDING, strict=True))
-        return Signature(tuple(inputs), tuple(outputs), sizes, fixed, self.mixes, star_ranks)
+        return Signature(tuple(inputs), tuple(outputs), sizes, fixed, self.mixes, self.contracts, star_ranks)
 
     def _window(self, site: Site) -> dict[str, Pattern]:
         """The stars of a sliding window, axis by axis: ``s`` and ``t`` are one letter where nothing slides."""
@@ -243,7 +244,7 @@ def _checked_fields(entry: Any) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "note"}
 
 
-_LISTS = ("mixes", "broadcast", "statistics", "slides", "unused")
+_LISTS = ("mixes", "contracts", "broadcast", "statistics", "slides", "unused")
 _MAPPINGS = ("inputs", "outputs", "sizes", "fixed", "from_axis", "transpose", "when", "defaults")
 _TYPES: dict[str, type] = {**dict.fromkeys(_LISTS, list), **dict.fromkeys(_MAPPINGS, dict), "until": int, "frozen": str}
 _TYPE_NAMES = {list: "a list", dict: "a mapping", int: "a number", str: "text"}

@@ -12,7 +12,8 @@ A letter is one axis, ``(g i)`` one axis that factors row-major into two, ``*s``
 two operands means the same units. Axes under one star are aligned from the right and broadcast, as in NumPy. A number
 is a factor of that size whose positions have a meaning (the four gates of an LSTM): it is fixed.
 ``sizes`` names the attribute that gives a letter's size, ``fixed`` the letters that must never move and why,
-``mixes`` the letters over which the operator computes a statistic, so that no other letter may vary with them, and
+``mixes`` the letters over which the operator computes a statistic, so that no other letter may vary with them,
+``contracts`` letters over which it adds up products although another output hands them on (a cache of keys), and
 ``from_axis`` the attribute from which on a star begins.
 """
 
@@ -87,6 +88,7 @@ class Signature:
     sizes: Mapping[str, int] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
     mixes: tuple[str, ...] = ()
+    contracts: tuple[str, ...] = ()
     star_ranks: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -205,6 +207,7 @@ def apply(
         for axes, shape in zip(outputs, output_shapes, strict=False)
     )
     kept = {letter for axes in outputs if axes is not None for letters in axes for letter in letters}
+    kept -= {*signature.contracts}
     contracted = _contracted(binding, bound, kept, len(operands))
     return Application(
         made, _hidden(signature, binding, kept), contracted, _summed(binding, bound, kept, len(operands))

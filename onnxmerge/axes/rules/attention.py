@@ -48,11 +48,13 @@ def packed_attention(site: Site) -> tuple[Axes | None, ...]:
             continue
         site.fix(site.operand(index) or (), "an operand that is read as a whole")
     attention_bias = site.input_name(5) is not None and site.node.op_type == "Attention"
+    tokens = "n s" if site.node.op_type == "Attention" else "s"
     signature = Signature(
-        _parse(["*b i", "i (h d)", "i (h d)", "i (h e)", "(h d)", "(h d)", "(h e)", "n h s t"]),
-        _parse(["*b (h e)"]),
+        _parse([f"{tokens} i", "i (h d)", "i (h d)", "i (h e)", "(h d)", "(h d)", "(h e)", "n h s t"]),
+        _parse([f"{tokens} (h e)"]),
         {"h": heads},
         {"s": "tokens", "t": "tokens"},
+        mixes=("i", "s", "t", "d", "e"),  # every token stands on both sides of the scores
     )
     inputs = [0, 1, 1, 1, 2, 2, 2]
     if attention_bias:
@@ -64,31 +66,102 @@ def packed_attention(site: Site) -> tuple[Axes | None, ...]:
 
 @rule("multi_head_attention", typed=None)
 def multi_head_attention(site: Site) -> tuple[Axes | None, ...]:
-    """com.microsoft MultiHeadAttention: separate q, k and v of rank 3, with a packed bias."""
+    """com.microsoft MultiHeadAttention: separate q, k and v with a packed bias; keys and values may be a cache's."""
     query, key, value = site.shape(0), site.shape(1), site.shape(2)
-    plain = [shape for shape in (query, key, value) if shape is not None and len(shape) == 3]
-    if len(plain) < 3 or query is None or value is None or any(site.input_name(index) for index in range(6, 10)):
-        return site.freeze("attention with a past or packed in an unknown way")
-    sizes = [query[-1], query[-1], value[-1]]
-    site.fix(site.operand(4) or (), "an operand that is read as a whole")
+    if query is None or key is None or value is None or len(query) != 3 or {len(key), len(value)} - {3, 4}:
+        return site.freeze("attention packed in an unknown way")
+    if site.input_name(8) or site.input_name(9):
+        return site.freeze("attention with a cache that is written in place")
+    heads = int(site.attribute("num_heads", 0))
+    sizes = [query[-1], query[-1], value[-1] * (heads if len(value) == 4 else 1)]
     biases = _three(site, site.operand(3), site.shape(3), sizes)
-    operands = [*site.operands()[:3], *[axes for axes, _ in biases], site.operand(5)]
-    shapes = [*site.input_shapes()[:3], *[found for _, found in biases], site.shape(5)]
+    operands = [*site.operands()[:3], *[axes for axes, _ in biases], *(site.operand(index) for index in range(4, 8))]
+    shapes = [*site.input_shapes()[:3], *[found for _, found in biases], *(site.shape(index) for index in range(4, 8))]
     signature = Signature(
-        _parse(["n s (h d)", "n t (h d)", "n t (h e)", "(h d)", "(h d)", "(h e)", "n h s t"]),
-        _parse(["n s (h e)"]),
-        {"h": int(site.attribute("num_heads", 0))},
-        {"s": "tokens", "t": "tokens"},
+        _parse(
+            [
+                "n s (h d)",
+                "n h t d" if len(key) == 4 else "n t (h d)",
+                "n h t e" if len(value) == 4 else "n t (h e)",
+                *("(h d)", "(h d)", "(h e)"),
+                *("*mask", "n h s u", "n h p d", "n h p e"),
+            ]
+        ),
+        _parse(["n s (h e)", "n h u d", "n h u e", "n h s u"]),
+        {"h": heads},
+        {"mask": "an operand that is read as a whole", **dict.fromkeys("stup", "tokens")},
+        mixes=("d", "e"),
+        contracts=("d",),
     )
-    return apply_signature(site, signature, (operands, shapes), [0, 1, 2, 3, 3, 3, 5])
+    return apply_signature(site, signature, (operands, shapes), [0, 1, 2, 3, 3, 3, 4, 5, 6, 7])
+
+
+@rule("group_query_attention", typed=None)
+def group_query_attention(site: Site) -> tuple[Axes | None, ...]:
+    """com.microsoft GroupQueryAttention: (k r) query heads, r to each of k heads of keys and values.
+
+    Without a key, all three stand in the query side by side. The operator may turn pairs of units by itself, and divide
+    the units of a head by their root mean square: each frequency and each scale then serves the units of all heads.
+    """
+    query, cache = site.shape(0), site.shape(7)
+    heads, shared = (int(site.attribute(name, 0)) for name in ("num_heads", "kv_num_heads"))
+    turns = bool(site.attribute("do_rotary", 0))
+    if query is None or len(query) != 3 or min(heads, shared) < 1 or heads % shared or (turns and cache is None):
+        return site.freeze("attention packed in an unknown way")
+    if site.input_name(12) or site.input_name(13):
+        return site.freeze("attention with a quantised cache")
+    packed = site.input_name(1) is None
+    size = query[-1] // (heads + 2 * shared if packed else heads)
+    parts = [(site.operand(index), site.shape(index)) for index in range(3)]
+    if packed:
+        parts = _three(site, site.operand(0), query, [heads * size, shared * size, shared * size])
+    rest = range(3, len(site.node.inputs))
+    head, frequencies = "d", "frequency"
+    if turns and cache is not None:
+        head, frequencies = _turned(size, cache[-1], interleaved=bool(site.attribute("rotary_interleaved", 0)))
+    table = f"place {frequencies}"
+    inputs = [
+        f"n s (k r {head})", f"n t (k {head})", "n t (k e)", f"n k p {_whole(head)}", "n k p e", "*lengths", "*total",
+        table, table, "*place", "n (k r) s all", "(k r)", "*key_scale", "*value_scale", _whole(head), _whole(head),
+    ]  # fmt: skip
+    signature = Signature(
+        _parse(inputs[: len(site.node.inputs)]),
+        _parse(["n s (k r e)", f"n k u {_whole(head)}", "n k u e", "n (k r) s some"]),
+        {"k": shared, "r": heads // shared},
+        {**dict.fromkeys(_READ_WHOLE, "tokens"), **_IN_PART},
+        mixes=("d", "f", "e", *_TURNED),
+        contracts=("d", "f"),
+    )
+    operands = [*[axes for axes, _ in parts], *(site.operand(index) for index in rest)]
+    shapes = [*[found for _, found in parts], *(site.shape(index) for index in rest)]
+    return apply_signature(site, signature, (operands, shapes), [*([0, 0, 0] if packed else [0, 1, 2]), *rest])
+
+
+_READ_WHOLE = ("s", "t", "p", "u", "all", "some", "lengths", "total", "place", "key_scale", "value_scale")
+_TURNED = ("#2", "part")
+"""What a rotation adds up over: the two of a pair, or a head of which only a part is turned."""
+
+_IN_PART = {"part": "turned in part", "frequency": "turned in part"}
+
+
+def _turned(size: int, frequencies: int, *, interleaved: bool) -> tuple[str, str]:
+    """The factors of a head of which pairs of units are turned, and of the tables of angles.
+
+    A head is (2 f), or (f 2) where interleaved. Where only a part of a head is turned, all of its units are fixed.
+    """
+    if size != 2 * frequencies:
+        return "part", "frequency"
+    return ("f 2" if interleaved else "2 f"), "f"
+
+
+def _whole(head: str) -> str:
+    """A head as an axis of its own."""
+    return f"({head})" if " " in head else head
 
 
 @rule("rotary_embedding", typed=None)
 def rotary_embedding(site: Site) -> tuple[Axes | None, ...]:
-    """Rotary embedding turns pairs of units by an angle of their own: pairs stay whole and follow their frequency.
-
-    A head is (2 f), or (f 2) where interleaved. Where only a part of a head is turned, all of its units are fixed.
-    """
+    """Rotary embedding turns pairs of units by an angle of their own: pairs stay whole and follow their frequency."""
     microsoft = site.node.domain == "com.microsoft"
     caches = (2, 3) if microsoft else (1, 2)
     shape, cache = site.shape(0), site.shape(caches[0])
@@ -96,15 +169,12 @@ def rotary_embedding(site: Site) -> tuple[Axes | None, ...]:
         return site.freeze("a rotation of unknown form")
     heads = shape[1] if len(shape) == 4 else int(site.attribute("num_heads", 0) or shape[-1] // (2 * cache[-1]))
     size = shape[-1] if len(shape) == 4 else shape[-1] // heads
-    pair = "f 2" if site.attribute("interleaved", 0) else "2 f"
-    frequencies = "f"
-    if size != 2 * cache[-1]:
-        pair, frequencies = "d", "rest"
-    whole = f"n h s ({pair})" if len(shape) == 4 else f"n s (h {pair})"
+    head, frequencies = _turned(size, cache[-1], interleaved=bool(site.attribute("interleaved", 0)))
+    whole = f"n h s {_whole(head)}" if len(shape) == 4 else f"n s (h {head})"
     table = f"p {frequencies}" if len(cache) == 2 else f"n s {frequencies}"
     inputs = [whole, "*q", table, table] if microsoft else [whole, table, table, "*q"]
-    fixed = {"p": "positions", "s": "positions", "q": "positions", "d": "turned in part", "rest": "turned in part"}
-    return apply_patterns(site, inputs[: len(site.node.inputs)], [whole], {"h": heads}, fixed)
+    fixed = {"p": "positions", "s": "positions", "q": "positions", **_IN_PART}
+    return apply_patterns(site, inputs[: len(site.node.inputs)], [whole], {"h": heads}, fixed, _TURNED)
 
 
 def _parse(patterns: Sequence[str]) -> tuple[Pattern, ...]:

@@ -18,10 +18,11 @@ def apply_patterns(
     outputs: Sequence[str],
     sizes: Mapping[str, int] | None = None,
     fixed: Mapping[str, str] | None = None,
+    mixes: Sequence[str] = (),
 ) -> tuple[Axes | None, ...]:
     """Apply a signature made on the spot, and record what it contracts."""
     patterns = [tuple(parse_pattern(text) for text in side) for side in (inputs, outputs)]
-    return apply_signature(site, Signature(patterns[0], patterns[1], sizes or {}, fixed or {}))
+    return apply_signature(site, Signature(patterns[0], patterns[1], sizes or {}, fixed or {}, tuple(mixes)))
 
 
 def apply_signature(

@@ -126,6 +126,7 @@ def depth_to_space(site: Site) -> tuple[Axes | None, ...]:
     channels = factors.pop(0 if column_first else 2)
     for factor in factors:
         site.cells.fix(factor, "positions inside a block")
+    site.fix(axes[2:], "spatial positions")
     spatial = [site.cells.new_fixed(size, "spatial positions") for size in after[2:]]
     return ((axes[0], channels, *spatial),)
 
