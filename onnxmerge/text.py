@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import reprlib
+
 LONGEST = 400
 """Characters of a message, at most."""
 
 _GAP = " ... "
+
+_LONGEST_REASON = 200
+"""Characters of another program's message that are passed on."""
+
+_LONGEST_VALUE = 60
+"""Characters of a value that is shown."""
 
 
 def printable(text: str) -> str:
@@ -32,3 +40,20 @@ def clamped(text: str, longest: int = LONGEST) -> str:
         return text
     head = (longest - len(_GAP)) * 5 // 8
     return text[:head] + _GAP + text[head + len(_GAP) - longest :]
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of a library or of the user's code says, as one short line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - a program's exception may fail in any way to say what it is
+        text = ""
+    return clamped(printable(text), _LONGEST_REASON) or type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A value out of a file as messages show it: however large, deep or odd it is, in a few characters."""
+    try:
+        return clamped(printable(reprlib.repr(value)), _LONGEST_VALUE)
+    except Exception:  # noqa: BLE001 - an integer of too many digits cannot be printed, a user's object may do anything
+        return f"a value of type {type(value).__name__}"

@@ -81,7 +81,8 @@ def evaluate(
     if not entrants:
         raise UsageError("there is no model to evaluate")
     specs = free_batch(entrants[0].candidate.inputs)
-    source = open_source(data, specs, batch_size=batch_size, **(image_options or {}))
+    beyond = right.samples + 1  # one sample more than there are labels is enough to refuse the data
+    source = open_source(data, specs, endless=beyond, batch_size=batch_size, **(image_options or {}))
     with (progress or _silent)("evaluating") as report:
         scores, together = _stream(entrants, found, right, top_k, source, report)
     lowest = _lowest(baseline, entrants, scores, found, right) if parents and _regressions(found) else None
@@ -134,9 +135,8 @@ def _stream(
     elders = [index for index, one in enumerate(entrants) if one.role == "parent"]
     together = Scorer(tasks, right, top_k) if elders else None
     candidates = [one.candidate for one in entrants]
-    done = 0
-    while (feed := source.get_next()) is not None:
-        if not done:
+    for done, feed in enumerate(source, start=1):
+        if done == 1:
             candidates = [one.fitted(feed) for one in candidates]
         answers = [one.answers(feed, tasks) for one in candidates]
         for one, scorer, given in zip(entrants, scorers, answers, strict=True):
@@ -144,7 +144,6 @@ def _stream(
         if together is not None:
             learned = [entrants[index].learned for index in elders]
             together.update(ensemble(tasks, [answers[index] for index in elders], learned))
-        done += 1
         report(done, source.batches)
     return [scorer.scores() for scorer in scorers], None if together is None else together.scores()
 

@@ -29,7 +29,6 @@ from onnxmerge.evaluation.scorer import Accuracy, Regression, Scorer, Scores, sc
 from onnxmerge.evaluation.task import Task
 from onnxmerge.evaluation.truth import Truth, truth
 from onnxmerge.heads.assembly import readings
-from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import Matchings
 from onnxmerge.merging.transport import identity
 from onnxmerge.model.network import Network
@@ -156,14 +155,13 @@ def examine(job: Job, held: CalibrationSource, asked: Questions) -> Exam:
             good at a regression that it learned.
 
     """
-    data = Spread(held, LABELLED_SAMPLES)
     feeds, places = [], []
-    for feed in each(data):
+    for place, feed in Spread(held, LABELLED_SAMPLES).placed():
         feeds.append(feed)
-        places.append(np.arange(data.passed - rows(feed), data.passed))
+        places.append(np.arange(place, place + rows(feed)))
     chosen = asked.at(np.concatenate(places))
     chosen.right.require_each(asked.tasks, "--labels", "held-out samples")
-    exam = Exam(chosen, job.prepared, job.prepared.models.template, tuple(map(dict, feeds)), job.options.provider)
+    exam = Exam(chosen, job.prepared, job.prepared.models.template, tuple(feeds), job.options.provider)
     if any(task.kind == "regression" for task in asked.tasks):
         exam = replace(exam, lowest=scores_of_means(asked.tasks, chosen.right), elders=_elders(exam))
     exam(*_unmerged(job.prepared))  # what does not fit the network is to be said now, not held against a candidate

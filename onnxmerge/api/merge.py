@@ -30,10 +30,12 @@ from onnxmerge.api.search import choices
 from onnxmerge.api.separation import Parents, Product, inputs_of, joined, part, part_with_base, sample_for
 from onnxmerge.api.summary import errors, footprints
 from onnxmerge.api.tasks import TaskSpec
+from onnxmerge.calibration.enough import too_few
 from onnxmerge.calibration.recut import Recut
-from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, open_source
+from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-from onnxmerge.calibration.subset import Split
+from onnxmerge.calibration.statistics import GramRequest
+from onnxmerge.calibration.subset import Split, rows
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
@@ -103,8 +105,8 @@ def merge(
         found = errors(parents, product, held, how.provider, judges.reference)
         costs = footprints(parents, job.prepared, product)
     report = report_of(chosen, begun.certificates, result, repair, product, seconds=clock.seconds)
-    report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None)
-    report = replace(report, notes=(*begun.notes, *report.notes))
+    notes = tuple(dict.fromkeys((*begun.notes, *report.notes, *_of_data(begun))))
+    report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None, notes=notes)
     read = sources("one of the models", *models, base, model=True)
     read += sources("the data", calibration, labels, tasks, vectors, how.operators)
     return MergeResult(product.network, product.weights, report, read)
@@ -156,10 +158,11 @@ class _Clock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Begun:
-    """A merge whose models are read, paired up, typed and certified."""
+    """A merge whose models are read, paired up, typed and certified; ``source`` is ``data`` as the models take it."""
 
     job: Job
     parents: Parents
+    data: OpenedSource | None
     source: CalibrationSource | None
     split: Split | None
     certificates: tuple[Certificate, ...]
@@ -183,7 +186,8 @@ def _begin(
     with clock.stage("read"):
         networks = read_models([*models, *([] if base is None else [base])])
         parents, start = _parted(networks, base, how)
-        source = _open(parents.models, calibration, how, image_options)
+        data = _open(parents.models, calibration, how, image_options)
+        source: CalibrationSource | None = data
         size = None if source is None else _only_batch(parents, source, how.provider)
         if source is not None and size is not None:
             parents, start = _parted([with_batch(network, size) for network in networks], base, how)
@@ -200,7 +204,7 @@ def _begin(
         *(note for network in networks for note in network.notes),
         *(() if size is None else (_fixed_inside(parents, size),)),
     )
-    return _Begun(job, parents, source, split, certificates, clock, notes)
+    return _Begun(job, parents, data, source, split, certificates, clock, notes)
 
 
 def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:
@@ -214,9 +218,7 @@ def _only_batch(parents: Parents, source: CalibrationSource, provider: str) -> i
     Raises InputError where heads are fixed to different ones.
     """
     specs = input_specs(parents.models.template.model)
-    source.rewind()
-    feed = source.get_next()
-    source.rewind()
+    feed = next(iter(source), None)
     if feed is None or not is_batched(specs) or fixed_batch(specs) is not None:
         return None
     asked = (parents.models.template,) if parents.separation is None else parents.networks
@@ -238,7 +240,7 @@ def _fixed_inside(parents: Parents, size: int) -> str:
 
 def _open(
     models: ModelSet, calibration: SourceSpec | None, options: MergeOptions, image_options: Mapping[str, Any]
-) -> CalibrationSource | None:
+) -> OpenedSource | None:
     if calibration is None:
         return None
     specs = input_specs(models.template.model)
@@ -249,12 +251,21 @@ def _open(
 
 def _first_rows(models: ModelSet, source: CalibrationSource) -> dict[str, NDArray[Any]]:
     """A sample to trace: two rows of the first feed are enough for shapes, where the batch is free."""
-    source.rewind()
-    feed = source.get_next() or {}
+    feed = next(iter(source), {})
     specs = input_specs(models.template.model)
     if is_batched(specs) and fixed_batch(specs) is None:
         return {name: array[:2] for name, array in feed.items()}
     return dict(feed)
+
+
+def _of_data(begun: _Begun) -> list[str]:
+    """What the user should know about the calibration data: where it says little, or there is little of it."""
+    if begun.data is None:
+        return []
+    notes, prepared = begun.data.notes(), begun.job.prepared
+    requests = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()]
+    few = too_few(prepared.typing, requests, rows(prepared.trace.sample), begun.data.findings().rows)
+    return notes if few is None or begun.job.base is not None else [*notes, few]
 
 
 def _certificate(job: Job, index: int) -> Certificate:

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -39,11 +39,15 @@ class Chunks:
     """Feeds that can be produced again and again, checked and in the inputs' dtypes.
 
     ``rows`` is the number of samples in all, where it is known beforehand. ``origin`` names the data in messages.
+    ``endless`` says that a program gives the data, which may never stop. ``notes`` are what the user should know,
+    added (as keys) as data is read.
     """
 
     origin: str
     start: Callable[[], Iterator[Feed]]
     rows: int | None = None
+    endless: bool = False
+    notes: dict[str, None] = field(default_factory=dict)
 
 
 class _Column(Protocol):

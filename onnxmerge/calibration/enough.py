@@ -2,7 +2,8 @@
 
 A correlation over n rows is known to about 1/sqrt(n), and a unit is told from as many others as its space has. One
 sample gives a dense layer one row, but a convolution one for each pixel and a transformer one for each token, so what
-is ample for one network is scarce for another.
+is ample for one network is scarce for another. With fewer rows than units their correlations are those of the data, not
+of the network: that is too few.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from onnxmerge.calibration.statistics import POSITIONS, GramRequest
 LEAST = 512
 """Samples from which a mean and a deviation of each unit are known well enough, however many rows each gives."""
 
+FEWEST = 64
+"""With fewer samples the deviation of a unit is not even known to a tenth: its relative error is 1/sqrt(2 n)."""
+
 ROWS_PER_UNIT = 128
 """Rows of activations for each unit of the space in which it is to be told from the others."""
 
@@ -25,11 +29,30 @@ def enough(typing: Typing, requests: Sequence[GramRequest], traced: int) -> int:
     return max([LEAST, *(_needed(typing, request, traced) for request in requests)])
 
 
-def _needed(typing: Typing, request: GramRequest, traced: int) -> int:
+def too_few(typing: Typing, requests: Sequence[GramRequest], traced: int, found: int) -> str | None:
+    """What to say of ``found`` samples where they are too few: how many the widest group needs; None where they do."""
+    wants = {request.space: _needed(typing, request, traced, 1) for request in requests}
+    widest = max(wants, key=lambda space: wants[space], default=None)
+    if widest is not None and wants[widest] > max(found, FEWEST):
+        space = typing.spaces[widest]
+        return (
+            f"{found:,} calibration samples are few: group {space.id} of {space.size:,} units, the widest, needs "
+            f"{wants[widest]:,} or more to tell its units apart"
+        )
+    if found >= FEWEST:
+        return None
+    group = "" if widest is None else f"group {widest} of {typing.spaces[widest].size:,} units, the widest, and "
+    return (
+        f"{found:,} calibration sample{'s are' if found != 1 else ' is'} few: {group}the mean and deviation of each "
+        f"unit need {FEWEST} or more"
+    )
+
+
+def _needed(typing: Typing, request: GramRequest, traced: int, per_unit: int = ROWS_PER_UNIT) -> int:
     space = typing.spaces[request.space]
     units = math.prod(typing.spaces[name].size for name in (*space.varies_with, space.id))
     rows = sum(min(_elements(typing, tensor, space.id) / units / traced, POSITIONS) for tensor in request.tensors)
-    return math.ceil(ROWS_PER_UNIT * units / rows) if rows else 0
+    return math.ceil(per_unit * units / rows) if rows else 0
 
 
 def _elements(typing: Typing, tensor: str, space: str) -> int:

@@ -18,7 +18,6 @@ class Recut:
 
     source: CalibrationSource
     size: int
-    _pass: Iterator[Feed] | None = field(default=None, init=False)
     _batches: int | None = field(default=None, init=False)
 
     @property
@@ -26,25 +25,12 @@ class Recut:
         """How many feeds a pass gives: not known before one was made."""
         return self._batches
 
-    def get_next(self) -> Feed | None:
-        """The next feed, or None at the end of the pass."""
-        if self._pass is None:
-            self._pass = self._cut()
-        return next(self._pass, None)
-
-    def rewind(self) -> None:
-        """Start another pass."""
-        self.source.rewind()
-        self._pass = None
-
-    def digest(self) -> str:
-        """SHA-256 of the whole source, what is left out included."""
-        return self.source.digest()
-
-    def _cut(self) -> Iterator[Feed]:
+    def __iter__(self) -> Iterator[Feed]:
+        """Begin a pass."""
         held: Feed = {}
         count = 0
-        while (feed := self.source.get_next()) is not None:
+        for given in self.source:
+            feed = given
             if held and all(held[name].shape[1:] == array.shape[1:] for name, array in feed.items()):
                 feed = {name: np.concatenate([held[name], array]) for name, array in feed.items()}
             rows = min(map(len, feed.values()))
@@ -56,3 +42,7 @@ class Recut:
         if not count:
             raise InputError(f"the calibration data holds fewer than the {self.size} samples that the model takes")
         self._batches = count
+
+    def digest(self) -> str:
+        """SHA-256 of the whole source, what is left out included."""
+        return self.source.digest()

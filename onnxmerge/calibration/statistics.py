@@ -162,11 +162,9 @@ def gather(
     if plan.views:
         session = open_session(instrument(model, weights, plan.views, plan.products), provider=provider, optimise=True)
         inputs = tuple(value.name or "" for value in model.graph.inputs)
-        source.rewind()
         done = 0
-        while (batch := source.get_next()) is not None:
+        for done, batch in enumerate(source, start=1):
             accumulators.add(run(session, _feeds(batch, inputs, max_positions)))
-            done += 1
             if progress is not None:
                 progress(done, source.batches)
         if not done:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,48 +22,44 @@ HELD_OUT = 5
 class Spread:
     """About ``samples`` of a source, whole feeds from all over it, whatever order the data is in; a source itself.
 
-    The first pass counts the source's feeds where they are not known. ``passed`` is how many rows of the source have
-    gone by, those of the last feed included.
+    The first pass counts the source's feeds where they are not known.
     """
 
     source: CalibrationSource
     samples: int
-    passed: int = field(default=0, init=False)
     _feeds: int = field(default=0, init=False)
     _wanted: int = field(default=0, init=False)
-    _place: int = field(default=0, init=False)
 
     @property
     def batches(self) -> int | None:
         """How many feeds a pass gives, once one has begun."""
         return self._wanted or None
 
-    def get_next(self) -> Feed | None:
-        """The next feed, or None at the end of the pass."""
-        while (feed := self.source.get_next()) is not None:
-            if not self._wanted:
-                self._measure(feed)
-                feed = self.source.get_next() or feed
-            place = self._place
-            self._place, self.passed = place + 1, self.passed + rows(feed)
-            if place * self._wanted // self._feeds < (place + 1) * self._wanted // self._feeds:
-                return feed
-        return None
+    def __iter__(self) -> Iterator[Feed]:
+        """Begin a pass."""
+        return (feed for _, feed in self.placed())
 
-    def rewind(self) -> None:
-        """Start another pass."""
-        self.source.rewind()
-        self._place = self.passed = 0
+    def placed(self) -> Iterator[tuple[int, Feed]]:
+        """Each feed with the place of its first row in the source."""
+        if not self._wanted:
+            self._measure()
+        place = 0
+        for index, feed in enumerate(self.source):
+            if index * self._wanted // self._feeds < (index + 1) * self._wanted // self._feeds:
+                yield place, feed
+            place += rows(feed)
 
     def digest(self) -> str:
         """SHA-256 of the whole source: what is taken of it is determined by it."""
         return self.source.digest()
 
-    def _measure(self, first: Feed) -> None:
-        """Settle how many feeds to take of how many, and go back to the start."""
-        self._feeds = self.source.batches or 1 + sum(1 for _ in iter(self.source.get_next, None))
-        self._wanted = min(self._feeds, -(-self.samples // rows(first)))
-        self.source.rewind()
+    def _measure(self) -> None:
+        """Settle how many feeds to take of how many."""
+        feeds = iter(self.source)
+        first = next(feeds, None)
+        if first is not None:
+            self._feeds = self.source.batches or 1 + sum(1 for _ in feeds)
+            self._wanted = min(self._feeds, -(-self.samples // rows(first)))
 
 
 @dataclass(slots=True)
@@ -75,8 +72,6 @@ class Share:
     source: CalibrationSource
     held: bool
     divisible: bool
-    _place: int = field(default=0, init=False)
-    _given: int = field(default=0, init=False)
     _batches: int | None = field(default=None, init=False)
 
     @property
@@ -84,22 +79,17 @@ class Share:
         """How many feeds a pass gives: not known before one was made."""
         return self._batches
 
-    def get_next(self) -> Feed | None:
-        """The next feed, or None at the end of the pass."""
-        while (feed := self.source.get_next()) is not None:
+    def __iter__(self) -> Iterator[Feed]:
+        """Begin a pass."""
+        place = given = 0
+        for feed in self.source:
             count = rows(feed) if self.divisible else 1
-            mine = is_held(np.arange(self._place, self._place + count)) == self.held
-            self._place += count
+            mine = is_held(np.arange(place, place + count)) == self.held
+            place += count
             if mine.any():
-                self._given += 1
-                return {name: array[mine] for name, array in feed.items()} if self.divisible else feed
-        self._batches = self._given
-        return None
-
-    def rewind(self) -> None:
-        """Start another pass."""
-        self.source.rewind()
-        self._place = self._given = 0
+                given += 1
+                yield {name: array[mine] for name, array in feed.items()} if self.divisible else feed
+        self._batches = given
 
     def digest(self) -> str:
         """SHA-256 of the whole source, of which this is a part."""
@@ -120,10 +110,7 @@ class Split:
 
     def held_rows(self) -> NDArray[np.bool_]:
         """Which samples of the whole are in ``held``, bool [samples]; reads the source once."""
-        source, sizes = self.fit.source, []
-        source.rewind()
-        while (feed := source.get_next()) is not None:
-            sizes.append(rows(feed))
+        sizes = [rows(feed) for feed in self.fit.source]
         if self.held.divisible:
             return is_held(np.arange(sum(sizes)))
         return np.repeat(is_held(np.arange(len(sizes))), sizes)
@@ -136,8 +123,7 @@ def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:
     whole feeds are counted. Raises InputError where there are too few.
     """
     split = Split(Share(source, held=False, divisible=divisible), Share(source, held=True, divisible=divisible))
-    split.held.rewind()
-    if split.held.get_next() is None:
+    if next(iter(split.held), None) is None:
         raise InputError(
             f"every fifth {'sample' if divisible else 'feed'} of the calibration data is held out to judge by, "
             "and there are fewer than five; give more data"
@@ -147,12 +133,7 @@ def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:
 
 def holds(source: CalibrationSource, samples: int) -> bool:
     """Whether a source has at least so many samples; reads no more of it than that takes."""
-    source.rewind()
-    found = 0
-    while found < samples and (feed := source.get_next()) is not None:
-        found += rows(feed)
-    source.rewind()
-    return found >= samples
+    return any(found >= samples for found in accumulate(map(rows, source)))
 
 
 def rows(feed: Mapping[str, Array]) -> int:

@@ -23,9 +23,7 @@ TOO_FEW = 64
 
 def each(source: CalibrationSource) -> Iterator[Arrays]:
     """The source's batches, from the start."""
-    source.rewind()
-    while (batch := source.get_next()) is not None:
-        yield batch
+    yield from source
 
 
 def count(source: CalibrationSource) -> int:

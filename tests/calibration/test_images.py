@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def first(folder: Path, spec: InputSpec, **options: Any) -> Any:
-    feed = open_source(folder, (spec,), **options).get_next()
+    feed = next(iter(open_source(folder, (spec,), **options)))
     assert feed is not None
     return feed[spec.name]
 

@@ -30,8 +30,7 @@ def test_feeds_hold_so_many_samples_of_one_shape(lengths: list[int], size: int, 
         first += abs(length)
     source = Recut(open_source(chunks, SPECS, batch_size=4), size)
     for _ in range(2):
-        source.rewind()
-        found = [feed["x"][:, 0].tolist() for feed in iter(source.get_next, None)]
+        found = [feed["x"][:, 0].tolist() for feed in source]
         assert found == wanted
         assert source.batches == len(wanted)
 
@@ -39,4 +38,4 @@ def test_feeds_hold_so_many_samples_of_one_shape(lengths: list[int], size: int, 
 def test_too_few_samples() -> None:
     source = Recut(open_source(np.ones((2, 2), np.float32), SPECS), 3)
     with pytest.raises(InputError, match="fewer than the 3 samples"):
-        source.get_next()
+        next(iter(source))

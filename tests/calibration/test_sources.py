@@ -24,11 +24,7 @@ DATA = np.arange(30, dtype=np.float32).reshape(10, 3)
 
 
 def drain(source: CalibrationSource) -> list[dict[str, NDArray[Any]]]:
-    source.rewind()
-    found = []
-    while (feed := source.get_next()) is not None:
-        found.append(feed)
-    return found
+    return list(source)
 
 
 def sizes(source: CalibrationSource) -> list[int]:
@@ -278,6 +274,48 @@ def test_what_can_be_read_once_says_so_the_second_time(spec: Any, advice: str) -
         drain(source)
 
 
+class OneBuffer(Rewindable):
+    """Fills one array again and again."""
+
+    def __init__(self) -> None:
+        self.buffer = np.zeros((1, 3), np.float32)
+        super().__init__()
+
+    def get_next(self) -> dict[str, Any] | None:
+        row = next(self.rows, None)
+        if row is None:
+            return None
+        self.buffer[0] = row
+        return {"x": self.buffer}
+
+
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_batches_own_their_memory_where_a_reader_reuses_its_buffer(size: int) -> None:
+    for given in (OneBuffer, OneBuffer()):
+        found = drain(open_source(given, ONE, batch_size=size))
+        np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in found]), DATA)
+
+
+@pytest.mark.parametrize("spec", [Rewindable(), Rewindable, OneBuffer(), generator, list(DATA), DATA])
+def test_passes_that_overlap_each_give_all_samples(spec: Any) -> None:
+    source = open_source(spec, ONE, batch_size=1)
+    early, late = iter(source), iter(source)
+    found: tuple[list[Any], list[Any]] = [], []
+    for turn in (0, 0, 1, 0, 1, 1, 1, 0):
+        found[turn].append(next((early, late)[turn])["x"])
+    for rows, rest in zip(found, (early, late), strict=True):
+        np.testing.assert_array_equal(np.concatenate([*rows, *(feed["x"] for feed in rest)]), DATA)
+
+
+def test_a_reader_that_a_function_returns_again_is_rewound() -> None:
+    reader = Rewindable()
+    source = open_source(lambda: reader, ONE, batch_size=4)
+    assert sizes(source) == sizes(source) == [4, 4, 2]
+    once = generator()
+    with pytest.raises(InputError, match="pass a function that makes it"):
+        [drain(source) for source in [open_source(lambda: once, ONE)] * 2]
+
+
 def test_scripts_run_their_function_at_every_pass(tmp_path: Path) -> None:
     script = tmp_path / "feeds.py"
     script.write_text(
@@ -296,7 +334,7 @@ def test_scripts_run_their_function_at_every_pass(tmp_path: Path) -> None:
     for name in ("number", "absent"):
         with pytest.raises(InputError, match=f"defines no function '{name}'"):
             open_source(f"{script}:{name}", ONE)
-    with pytest.raises(InputError, match="no such script"):
+    with pytest.raises(InputError, match="no such file; a script is expected"):
         open_source(f"{tmp_path / 'none.py'}:f", ONE)
     script.write_text("import nothing_of_that_name")
     with pytest.raises(InputError, match=r"feeds\.py raised ModuleNotFoundError"):
@@ -308,3 +346,38 @@ def test_a_script_is_not_run_unless_a_function_is_named(tmp_path: Path) -> None:
     script.write_text("raise SystemExit(3)")
     with pytest.raises(InputError, match=r"a \.npy or \.npz file"):
         open_source(script, ONE)
+
+
+def for_ever() -> Iterator[NDArray[np.float32]]:
+    while True:
+        yield np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+
+
+def empty_for_ever() -> Iterator[NDArray[np.float32]]:
+    while True:
+        yield np.zeros((0, 3), np.float32)
+
+
+def test_data_without_end_is_read_up_to_a_bound_which_is_said() -> None:
+    source = open_source(for_ever, ONE, endless=70, batch_size=32)
+    assert sizes(source) == sizes(source) == [32, 32, 6]
+    assert source.notes() == ["calibration function: only its first 70 samples were used; --samples says how many"]
+    assert not open_source(for_ever, ONE, samples=70).notes()
+    assert not open_source(generator, ONE, endless=10).notes()
+    with pytest.raises(InputError, match="no samples"):
+        drain(open_source(empty_for_ever, ONE, endless=9))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (np.zeros((9, 3)), ["calibration array: 9 samples, all zero"]),
+        (np.zeros((1, 3)), ["calibration array: 1 samples, all zero"]),
+        (np.tile([[1, 2, 3]], (9, 1)), ["calibration array: 9 samples, all equal"]),
+        (np.eye(3), []),
+    ],
+)
+def test_data_that_says_nothing_is_told(data: Any, said: list[str]) -> None:
+    found = open_source(data.astype(np.float32), ONE, batch_size=2).notes()
+    assert len(found) == len(said)
+    assert all(one.startswith(other) for one, other in zip(found, said, strict=True))

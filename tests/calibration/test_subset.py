@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
+from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, hold_out, holds
 from onnxmerge.errors import InputError
@@ -18,11 +21,11 @@ def numbered(*sizes: int) -> Source:
 
 
 def feeds(source: CalibrationSource) -> list[list[int]]:
-    source.rewind()
-    found = []
-    while (feed := source.get_next()) is not None:
-        found.append(feed["x"][:, 0].astype(int).tolist())
-    return found
+    return feeds_of(source)
+
+
+def feeds_of(several: Iterable[Feed]) -> list[list[int]]:
+    return [feed["x"][:, 0].astype(int).tolist() for feed in several]
 
 
 def test_every_fifth_sample_is_held_out_whatever_the_feeds() -> None:
@@ -41,6 +44,19 @@ def test_feeds_that_cannot_be_cut_are_held_out_whole() -> None:
     assert np.flatnonzero(split.held_rows()).tolist() == [12, 13, 14]
 
 
+@pytest.mark.parametrize("divisible", [True, False])
+def test_shares_that_are_read_in_turn_each_give_their_own_samples(*, divisible: bool) -> None:
+    split = hold_out(numbered(*[2] * 11), divisible=divisible)
+    fit, held = feeds(split.fit), feeds(split.held)
+    assert len(held) > 1
+    both, rest = [feeds_of(pair) for pair in zip(split.fit, split.held, strict=False)], iter(split.held)
+    assert [pair[0] for pair in both] == fit[: len(held)]
+    assert [pair[1] for pair in both] == held
+    assert next(rest)["x"][0, 0] == held[0][0]
+    spread = Spread(split.fit, 6)
+    assert [feeds_of(pair) for pair in zip(spread, spread, strict=True)] == [[feed, feed] for feed in feeds(spread)]
+
+
 def test_whether_there_are_so_many_samples() -> None:
     source = numbered(2, 3, 5)
     assert holds(source, 10)
@@ -57,7 +73,7 @@ def test_some_of_a_source_comes_from_all_over_it(*, known: bool) -> None:
         given = feeds(spread)
         assert len(given) == spread.batches == 3
         assert given[0][0] < 6 <= given[-1][-1]
-        assert not known or spread.passed == given[-1][-1] + 1
+        assert not known or [place for place, _ in spread.placed()] == [feed[0] for feed in given]
     assert feeds(Spread(source, 99)) == feeds(source)
 
 

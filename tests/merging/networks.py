@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,18 +24,13 @@ class Source:
 
     def __init__(self, feeds: Sequence[Arrays]) -> None:
         self.feeds = [dict(feed) for feed in feeds]
-        self.next = 0
 
     @property
     def batches(self) -> int | None:
         return len(self.feeds)
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        self.next += 1
-        return self.feeds[self.next - 1] if self.next <= len(self.feeds) else None
-
-    def rewind(self) -> None:
-        self.next = 0
+    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
+        return iter(self.feeds)
 
     def digest(self) -> str:
         return "0" * 64
