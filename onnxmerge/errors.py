@@ -19,6 +19,10 @@ class StructureError(InputError):
     """Two models do not have the same structure; the message names the first difference (exit code 1)."""
 
 
+class AdapterError(StructureError):
+    """Models differ in the rank of their adapters, which nothing but folding these brings together (exit code 1)."""
+
+
 class ResourceError(InputError):
     """What was asked for takes more memory or time than it may (exit code 1)."""
 

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Base, apart
-from onnxmerge.errors import StructureError, UsageError
+from onnxmerge.errors import AdapterError, StructureError, UsageError
 from onnxmerge.heads.assembly import assemble
 from onnxmerge.heads.cutting import Separation, separate
 from onnxmerge.heads.splicing import Reading
 from onnxmerge.merging.combine import Overlay
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
+from onnxmerge.model.quantised import require_alike_quantised
 from onnxmerge.model.trace import trace
 
 TRAILING = 0.5
@@ -57,21 +58,29 @@ def part(networks: Sequence[Network], options: MergeOptions) -> Parents:
         raise UsageError("--until keeps what comes behind apart, --heads joint merges it; leave one of them out")
     if options.heads == "separate" or options.until:
         found = separate(whole, options.until)
+        require_alike_quantised(found.trunks)
         return Parents(whole, found.trunks, found)
     try:
-        return Parents(whole, pair(whole))
+        paired = pair(whole)
+        require_alike_quantised(paired)
+        return Parents(whole, paired)
+    except AdapterError:
+        raise
     except StructureError:
         if options.heads == "joint":
             raise
         cut = _with_other_heads(whole)
         if cut is None:
             raise
+        require_alike_quantised(cut.trunks)
         return Parents(whole, cut.trunks, cut)
 
 
 def part_with_base(networks: Sequence[Network]) -> tuple[Parents, Base]:
     """Pair up networks of which the last is the one that the others were fine-tuned from: it is not merged."""
-    others, base = apart(pair(networks))
+    paired = pair(networks)
+    require_alike_quantised(paired)
+    others, base = apart(paired)
     return Parents(tuple(networks[:-1]), others), base
 
 

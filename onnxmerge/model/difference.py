@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxmerge.model.adapters import adapter_rank
 from onnxmerge.model.signature import Signature, attribute_defaults
 from onnxmerge.model.structure import Operand, Structure, compares_by_value, passes_on
 
@@ -38,6 +39,23 @@ def difference(first: Structure, second: Structure) -> str | None:
         if len({*pair}) > 1
     )
     return f"output {slot} is {_origin(first.outputs[slot])} against {_origin(second.outputs[slot])}"
+
+
+def adapter_difference(first: Structure, second: Structure) -> str | None:
+    """What is said where the first difference is the rank of an adapter; None for all other differences."""
+    if _port_difference(first, second) is not None:
+        return None
+    here, there = _frontier(first, second), _frontier(second, first)
+    for one in here:
+        ours = adapter_rank(first, one)
+        for other in there if ours is not None else ():
+            theirs = adapter_rank(second, other)
+            if ours is not None and theirs is not None and (ours[0], ours[2]) == (theirs[0], theirs[2]):
+                return (
+                    f"adapters of rank {ours[1]} at {show(one)} against {theirs[1]} at {show(other)}; fold each "
+                    "adapter into its base weight first, then merge"
+                )
+    return None
 
 
 def show(node: ir.Node) -> str:

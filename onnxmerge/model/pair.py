@@ -7,14 +7,14 @@ where an operator does not care. See ``structure`` for what is compared and ``di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from onnxmerge.errors import InputError, StructureError
-from onnxmerge.model.difference import difference, show
+from onnxmerge.errors import AdapterError, InputError, StructureError
+from onnxmerge.model.difference import adapter_difference, difference, show
 from onnxmerge.model.network import ModelSet, Network, Weights
 from onnxmerge.model.structure import (
     Numbering,
@@ -25,6 +25,7 @@ from onnxmerge.model.structure import (
     passes_on,
     source,
 )
+from onnxmerge.model.transposes import folded, unfolded
 
 Site = tuple[ir.Node | None, int]
 """Where a value is read: a node and the number of its operand, or None and the number of a graph output."""
@@ -38,6 +39,9 @@ def pair(networks: Sequence[Network]) -> ModelSet:
     as the ones and zeros of fresh normalisation layers. What all networks share stays shared. A single network is
     untied in the same way.
 
+    Where a tensor that one network reads as it is and transposed is two tensors in another, they are one in the set if
+    they are equal in every network, and else two.
+
     Raises:
         StructureError: structures differ; the message names the first differing node of each and how it differs.
         InputError: no network was given.
@@ -45,6 +49,25 @@ def pair(networks: Sequence[Network]) -> ModelSet:
     """
     if not networks:
         raise InputError("no networks to pair up; give at least one model")
+    try:
+        return _paired(networks)
+    except AdapterError:
+        raise
+    except StructureError:
+        plain = [folded(network) for network in networks]
+        if not any(folds for _, folds in plain):
+            raise
+        try:
+            found = _paired([network for network, _ in plain])
+        except StructureError:
+            found = None
+        if found is None:
+            raise
+    return replace(unfolded(found, networks[0], plain[0][1]), sources=tuple(networks))
+
+
+def _paired(networks: Sequence[Network]) -> ModelSet:
+    """Pair networks up as they are."""
     numbering = Numbering()
     first = networks[0]
     template = Network(path=first.path, model=first.model.clone(), sha256=first.sha256)
@@ -54,6 +77,9 @@ def pair(networks: Sequence[Network]) -> ModelSet:
         theirs = analyse(network, numbering)
         reason = difference(ours, theirs)
         if reason is not None:
+            adapters = adapter_difference(ours, theirs)
+            if adapters is not None:
+                raise AdapterError(f"{ours.network.label} and {theirs.network.label} have {adapters}")
             raise _refusal(ours, theirs, reason)
         matches.append(_Match(ours, theirs).run())
     weights = _untie(ours, matches)
@@ -153,6 +179,21 @@ def _equal(one: ir.Value, other: ir.Value) -> bool:
     return bool(np.array_equal(tensors["one"], tensors["other"]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """Which counterparts of one initializer of the template stand for all that are equal to them."""
+
+    known: dict[tuple[ir.Value, int], list[ir.Value]] = field(default_factory=dict)
+
+    def __call__(self, value: ir.Value, place: int, other: ir.Value) -> ir.Value:
+        """The first counterpart in a network that holds the same: what one network stores twice, equal, is one."""
+        seen = self.known.setdefault((value, place), [])
+        found = next((each for each in seen if each is other or _equal(each, other)), None)
+        if found is None:
+            seen.append(other)
+        return other if found is None else found
+
+
 def _uniform(value: ir.Value) -> bool:
     """Whether an initializer holds one number everywhere."""
     if value.const_value is None:
@@ -166,8 +207,9 @@ def _untie(ours: Structure, matches: Sequence[_Match]) -> tuple[Weights, ...]:
     graph = ours.network.graph
     tied: dict[ir.Value, dict[tuple[ir.Value, ...], list[Site]]] = {}
     counterparts: dict[ir.Value, tuple[ir.Value, ...]] = {}
+    alike = _Alike()
     for site, value in _weight_sites(ours):
-        others = tuple(match.sites[site] for match in matches)
+        others = tuple(alike(value, place, match.sites[site]) for place, match in enumerate(matches))
         if compares_by_value(value, site[0]):
             counterparts.setdefault(value, others)
         else:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
+
+from onnxmerge.errors import InputError
+from onnxmerge.model.network import Array, ModelSet
 
 STANDARD = frozenset(
     {
@@ -51,3 +55,29 @@ def is_quantised_weight(value: ir.Value) -> bool:
             if node.op_type == "Identity" and node.domain in {"", "ai.onnx"}:
                 pending.append(node.outputs[0])
     return False
+
+
+def require_alike_quantised(models: ModelSet) -> None:
+    """Refuse networks whose quantised weights hold other numbers: integers have no mean.
+
+    The same numbers in another order may be those of a network with its units permuted, which can be merged. Raises
+    InputError.
+    """
+    for name, value in models.template.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or not tensor.dtype.is_integer() or not is_quantised_weight(value):
+            continue
+        first = _numbers(models.weights[0][name])
+        for own, network in zip(models.weights[1:], models.sources[1:], strict=True):
+            if not np.array_equal(first, _numbers(own[name])):
+                raise InputError(
+                    f"{models.template.label} and {network.label} are quantised differently (initializer {name!r}, "
+                    f"{tensor.dtype.name.lower()}): integers have no mean; merge the "
+                    "float models, then quantise the result"
+                )
+
+
+def _numbers(array: Array) -> Array:
+    """The bytes of an array in order of size: the same for all orders of its elements."""
+    found: Array = np.sort(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return found

@@ -1,0 +1,85 @@
+"""Models that cannot be merged as they are, and what is said to help: quantised weights, adapters of other ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxmerge import permute
+from tests.attacks.attack import Attack, attacks
+from tests.command_line import Cli
+from tests.graphs import build, normal
+
+QDQ = """(float[n,6] x) => (float[n,3] y) {
+    w = DequantizeLinear(wq, ws, wz) h = MatMul(x, w) r = Relu(h) v = DequantizeLinear(vq, vs, vz) y = MatMul(r, v)
+}"""
+LORA = """(float[n,16] x) => (float[n,5] y) {
+    m = MatMul(x, w) la = MatMul(x, a) lb = MatMul(la, b) ls = Mul(lb, s) z = Add(m, ls) r = Relu(z) y = MatMul(r, v)
+}"""
+BOTTLENECK = (
+    """(float[n,16] x) => (float[n,16] y) { la = MatMul(x, a) lb = MatMul(la, b) r = Relu(lb) y = Add(r, x) }"""
+)
+
+
+def quantised(seed: int) -> onnx.ModelProto:
+    rng = np.random.default_rng(seed)
+    weights = {
+        name: rng.integers(-127, 127, shape, dtype=np.int8) for name, shape in {"wq": (6, 8), "vq": (8, 3)}.items()
+    }
+    scales = {name: np.float32(0.01) for name in ("ws", "vs")}
+    return build(QDQ, {**weights, **scales, "wz": np.int8(0), "vz": np.int8(0)})
+
+
+def adapted(rank: int) -> onnx.ModelProto:
+    weights = normal(w=(16, 32), a=(16, rank), b=(rank, 32), v=(32, 5), seed=rank)
+    return build(LORA, {**weights, "s": np.float32(2.0)})
+
+
+def bottleneck(rank: int) -> onnx.ModelProto:
+    return build(BOTTLENECK, normal(a=(16, rank), b=(rank, 16), seed=rank))
+
+
+def _pair(
+    make: Callable[[int], onnx.ModelProto], one: int, other: int, *options: str
+) -> Callable[[Path], list[object]]:
+    def build_up(folder: Path) -> list[object]:
+        onnx.save(make(one), folder / "a.onnx")
+        onnx.save(make(other), folder / "b.onnx")
+        return ["run", "a.onnx", "b.onnx", "--method", "rebasin", "-o", "m.onnx", *options]
+
+    return build_up
+
+
+def _based(folder: Path) -> list[object]:
+    for name, seed in (("a", 0), ("b", 0), ("base", 1)):
+        onnx.save(quantised(seed), folder / f"{name}.onnx")
+    return ["run", "a.onnx", "b.onnx", "--method", "ties", "--base", "base.onnx", "-o", "m.onnx"]
+
+
+def _permuted(folder: Path) -> list[object]:
+    onnx.save(quantised(0), folder / "a.onnx")
+    permute(folder / "a.onnx", seed=3, provider="cpu").save(folder / "b.onnx")
+    return ["run", "a.onnx", "b.onnx", "--method", "rebasin", "-o", "m.onnx"]
+
+
+QUANTISED = ("a.onnx", "quantised", "merge the float models, then quantise")
+RANKS = ("rank 4", "8", "fold each adapter into its base weight first")
+
+
+@attacks(
+    Attack("quantised", _pair(quantised, 0, 1), says=QUANTISED),
+    Attack("quantised, planned", _pair(quantised, 0, 1, "--dry-run"), says=QUANTISED),
+    Attack("quantised, joint", _pair(quantised, 0, 1, "--heads", "joint"), says=QUANTISED),
+    Attack("quantised, with a base", _based, says=QUANTISED[1:]),
+    Attack("quantised, itself", _pair(quantised, 0, 0), 0, writes=("m.onnx",)),
+    Attack("quantised, permuted", _permuted, 0, writes=("m.onnx",)),
+    Attack("adapters", _pair(adapted, 4, 8), says=RANKS),
+    Attack("adapters, planned", _pair(adapted, 4, 8, "--dry-run"), says=RANKS),
+    Attack("adapters of one rank", _pair(adapted, 4, 4), 0, writes=("m.onnx",)),
+    Attack("no adapter", _pair(bottleneck, 4, 8), says=("differ in structure",)),
+)
+def test_held(attack: Attack, tmp_path: Path, cli: Cli) -> None:
+    attack.check(tmp_path, cli)

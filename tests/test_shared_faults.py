@@ -1,0 +1,97 @@
+"""Small inputs that failed when the tool was tried as a new user would: each gives the right answer now."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.command_line import Cli
+from tests.graphs import execute, initializers
+
+
+@pytest.fixture
+def faults(shared: Path) -> Path:
+    if not (shared / "faults").is_dir():
+        pytest.skip("no shared faults")
+    return shared / "faults"
+
+
+def merged(cli: Cli, *arguments: object) -> tuple[onnx.ModelProto, str]:
+    ended = cli("run", *arguments, "-o", "merged.onnx")
+    assert ended.returncode == 0, ended.stderr
+    return onnx.load("merged.onnx"), ended.stdout
+
+
+@pytest.mark.parametrize("order", list(permutations(("a1.onnx", "b1b.onnx"))))
+def test_a_fixed_batch_pairs_up_with_a_free_one(order: tuple[str, ...], faults: Path, cli: Cli) -> None:
+    found, _ = merged(cli, *(faults / name for name in order), "--calib", faults / "x16.npz")
+    assert execute(found, {"x": np.ones((7, 16), np.float32)})["y"].shape == (7, 5)
+
+
+@pytest.mark.parametrize("method", ["rebasin", "mudsc-align", "weight-zip"])
+def test_an_infinite_row_is_kept(method: str, faults: Path, cli: Cli) -> None:
+    models = [faults / "inf_row.onnx", faults / "inf_row.perm.onnx"]
+    options = ("--method", method, "--repair", "none")
+    found, _ = merged(cli, *models, "--calib", faults / "ids20.npz", *options)
+    assert np.isneginf(initializers(found)["emb.weight"][0]).all()
+    ids = {"ids": np.load(faults / "ids20.npz")["ids"]}
+    wanted = execute(onnx.load(models[0]), ids)["logits"]
+    np.testing.assert_allclose(execute(found, ids)["logits"], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_is_fixed_inside_is_found_out(faults: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copy(faults / "khmersm.onnx", tmp_path)
+    data = faults / "model.onnx.data"  # which may have stayed behind: then any weights serve
+    if data.exists():
+        shutil.copy(data, tmp_path)
+    else:
+        proto = onnx.load(tmp_path / "khmersm.onnx", load_external_data=False)
+        ends = [
+            int(info["offset"]) + int(info["length"])
+            for tensor in proto.graph.initializer
+            if "offset" in (info := {entry.key: entry.value for entry in tensor.external_data})
+        ]
+        rng = np.random.default_rng(0)
+        (0.05 * rng.standard_normal(max(ends) // 4)).astype(np.float32).tofile(tmp_path / "model.onnx.data")
+    _, said = merged(
+        cli,
+        "khmersm.onnx",
+        "khmersm.onnx",
+        "--calib",
+        faults / "khmer.calib.npz",
+        "--method",
+        "rebasin",
+        "--repair",
+        "none",
+    )
+    assert "runs on 1 sample at a time only" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("order", list(permutations(("tied.onnx", "untied.onnx"))))
+def test_tied_and_untied_exports_are_one_network(order: tuple[str, ...], faults: Path, cli: Cli) -> None:
+    found, _ = merged(cli, *(faults / name for name in order), "--method", "rebasin")
+    assert [value.name for value in found.graph.output] == ["logits"]
+    ids = {"ids": np.arange(20).reshape(4, 5)}
+    wanted = execute(onnx.load(faults / order[0]), ids)["logits"]
+    np.testing.assert_allclose(execute(found, ids)["logits"], wanted, rtol=1e-4, atol=1e-5)
+
+
+REFUSED = {
+    "adapters": (("lora4.onnx", "lora8.onnx"), "fold each adapter into its base weight first"),
+    "quantised": (("a1.qdq.onnx", "a1b.qdq.onnx"), "merge the float models, then quantise"),
+}
+
+
+@pytest.mark.parametrize("planned", [(), ("--dry-run",)])
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_what_helps(case: str, planned: tuple[str, ...], faults: Path, cli: Cli) -> None:
+    models, helps = REFUSED[case]
+    ended = cli("run", *(faults / name for name in models), "--method", "average", "-o", "merged.onnx", *planned)
+    assert ended.returncode == 1
+    assert helps in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
