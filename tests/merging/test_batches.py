@@ -35,3 +35,10 @@ def test_fixed_batches_stay_as_they_are() -> None:
 def test_batches_of_other_lengths_are_not_mixed() -> None:
     feeds = [{"x": np.zeros((4, 3, side, side), np.float32)} for side in (5, 5, 6)]
     assert sizes(Source(feeds)) == [8, 4]
+
+
+def test_a_small_remainder_before_other_lengths_goes_with_the_batch_before_it() -> None:
+    feeds = [{"x": np.zeros((samples, 3, 5, 5), np.float32)} for samples in (ENOUGH, 8)]
+    others = [{"x": np.zeros((samples, 3, 6, 6), np.float32)} for samples in (ENOUGH, ENOUGH, 8)]
+    assert sizes(Source([*feeds, *others])) == [ENOUGH + 8, ENOUGH, ENOUGH + 8]
+    assert sizes(Source([feeds[0], *others])) == [ENOUGH, ENOUGH, ENOUGH + 8]

@@ -81,6 +81,19 @@ def test_parents_are_compared_in_matched_units() -> None:
     assert known.compare(rows, Zipped(labels)) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_features_are_compared_at_the_best_factor_and_answers_to_scale() -> None:
+    net = network(MLP, normal(w1=(5, 6), b1=(5,), w2=(5, 3)))
+    feeds = [{"x": np.random.default_rng(1).normal(size=(40, 6)).astype(np.float32)}]
+    known = reference(models(net, net), TYPING, feeds, "cpu")
+    (rows,) = known.rows_of(net.weights)
+    (answer,) = (replace(known, features=(each,)) for each in known.features if each.answer)
+    (inside,) = (replace(known, features=(each,)) for each in known.features if not each.answer)
+    doubled = {name: 2 * own for name, own in rows.items()}
+    assert inside.compare(doubled, [{}]) == pytest.approx(1.0, abs=1e-5)
+    assert answer.compare(doubled, [{}]) < 0.9
+    assert answer.compare(rows, [{}]) == pytest.approx(1.0, abs=1e-5)
+
+
 def test_directions_are_read_along_the_parents_own_answers() -> None:
     """Noise where the parent says nothing costs nothing, and neither do the lengths of rows; other answers cost."""
     text = "(float[n,20] x) => (float[n,20] y) { y = MatMul(x, w) }"

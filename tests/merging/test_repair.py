@@ -106,6 +106,27 @@ def test_a_dead_unit_is_shifted_not_blown_up() -> None:
     assert all(np.isfinite(array).all() for array in changed.values())
 
 
+def test_a_dead_unit_wakes_nothing_behind_it_while_statistics_settle() -> None:
+    """In the running network as in the weights: its rounding must not be blown up into a signal for what follows."""
+    net = network(
+        "(float[n,4] x) => (float[n,3] y) { h = Gemm(x, w1, b1) d = Gemm(h, w2, b2) y = MatMul(d, w3) }",
+        normal(w1=(4, 5), b1=(5,), w2=(5, 6), b2=(6,), w3=(6, 3)),
+    )
+    layouts = {"w1": ["4", "h"], "b1": ["h"], "w2": ["h", "d"], "b2": ["d"], "w3": ["d", "3"]}
+    typing = typed([Space("h", 5), Space("d", 6)], layouts, {"h": ["2", "h"], "d": ["2", "d"], "y": ["2", "3"]})
+    nearly = dict(net.weights)
+    nearly["w1"], nearly["b1"] = nearly["w1"].copy(), nearly["b1"].copy()
+    nearly["w1"][:, 2] *= 1e-9
+    nearly["b1"][2] = 0
+    x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    aims = {"h": Target(np.zeros(5), np.full(5, 2.0)), "d": Target(np.zeros(6), np.full(6, 2.0))}
+    changed = repair(net.model, typing, nearly, plan_repair(net.graph, typing), aims, Source([{"x": x}]))
+    found = values(net.model, {**nearly, **changed}, ["h", "d"], {"x": x})
+    assert found["h"].std(axis=0)[2] < 1e-6
+    np.testing.assert_allclose(np.delete(found["h"].std(axis=0), 2), 2.0, rtol=1e-3)
+    np.testing.assert_allclose(found["d"].std(axis=0), 2.0, rtol=1e-3)
+
+
 def test_units_that_are_constant_in_the_parents_keep_their_weights() -> None:
     net = residual()
     plan = plan_repair(net.graph, TYPING)

@@ -46,6 +46,11 @@ def test_ties_weighs_votes_and_means() -> None:
     np.testing.assert_allclose(rule("ties", task), [-1.0, (0.5 * 1 + 1.5 * 3) / 2])
 
 
+def test_ties_elects_by_the_sum_and_not_by_the_count() -> None:
+    task = vectors([5.0, -5.0], [-1.0, 1.0], [-2.0, 2.0])
+    np.testing.assert_allclose(rule("ties", task), [5.0, -5.0])
+
+
 def test_ties_gives_nothing_where_the_signs_cancel() -> None:
     np.testing.assert_array_equal(rule("ties", vectors([1.0, 1.0], [-1.0, 1.0])), [0, 1])
 
