@@ -22,7 +22,8 @@ from onnxmerge.axes.site import Findings, Site
 from onnxmerge.model.hoist import bodies, captured_values
 from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
-from onnxmerge.model.trace import SHAPES, Trace
+from onnxmerge.model.structure import SHAPES
+from onnxmerge.model.trace import Trace
 
 Weights = Mapping[str, NDArray[Any]]
 

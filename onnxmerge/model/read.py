@@ -16,6 +16,7 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.check import check_proto, one_line
+from onnxmerge.model.functions import require_inlinable
 from onnxmerge.model.lift import detach_subgraph_outputs, lift_scalers
 from onnxmerge.model.names import name_uniquely
 from onnxmerge.model.network import SOURCE, UNREAD_NAN, Network, Weights
@@ -109,6 +110,7 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str) -> Network:
     model.graph.meta[SOURCE] = label
     try:
         if model.functions:
+            require_inlinable(model, label)
             passes.InlinePass()(model)
             passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
         passes.RemoveInitializersFromInputsPass()(model)

@@ -7,6 +7,7 @@ the model: axes of one name are equal, images are multiples of 32, signals and s
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxmerge.errors import InputError, UsageError
+from onnxmerge.errors import InputError, ResourceError, UsageError
+from onnxmerge.memory import require_room
+from onnxmerge.model.demand import demand
 from onnxmerge.model.network import Array, Network
 from onnxmerge.model.session import open_session, run
 
@@ -29,6 +32,7 @@ SIGNALS = (512, 576, 1024, 256, 1536, 4096, 8192, 16000, 32000, 64000, 160000, 1
 APART = (1, 16, 64, 256, 1024)
 """Sizes tried when the dynamic axes of a model must differ from each other."""
 MOST_ATTEMPTS = 300
+_PIECE = 1 << 20
 
 SAMPLE_RATES = frozenset({"sr", "sample_rate", "sampling_rate", "samplerate"})
 PASSING = frozenset(
@@ -82,11 +86,18 @@ def synthesize(
 
     Raises:
         InputError: nothing runs; the message names the failing node and the option that helps.
+        ResourceError: a run takes more memory or time than it may; no others are tried then.
         UsageError: ``shapes`` names an input that does not exist or contradicts what it declares.
 
     """
+    wanted = demand(network)
     session = open_session(network.model)
-    return find_sample(network, lambda feeds: run(session, feeds), batch=batch, seed=seed, shapes=shapes)[0]
+
+    def attempt(feeds: dict[str, Array]) -> None:
+        wanted.require_room(feeds)
+        run(session, feeds, where=network.label)
+
+    return find_sample(network, attempt, batch=batch, seed=seed, shapes=shapes)[0]
 
 
 def find_sample(
@@ -104,6 +115,8 @@ def find_sample(
         tried += 1
         try:
             return feeds, attempt(feeds)
+        except ResourceError:
+            raise
         except InputError as failed:
             if first is None:
                 first = ", ".join(f"{name}:{list(array.shape)}" for name, array in feeds.items()), failed
@@ -120,7 +133,7 @@ def plausible_samples(
     """Inputs that might run, the most plausible first; at most MOST_ATTEMPTS. See ``synthesize``."""
     declared = [_declare(value, network.label) for value in network.graph.inputs]
     for sizes in _candidates(declared, batch, _bound(declared, shapes or {}, network.label)):
-        yield _fill(declared, sizes, shapes or {}, seed)
+        yield _fill(declared, sizes, shapes or {}, seed, network.label)
 
 
 def _declare(value: ir.Value, label: str) -> Declared:
@@ -267,13 +280,16 @@ def _ladder(axis: str, declared: list[Declared]) -> tuple[int, ...]:
 
 
 def _fill(
-    declared: list[Declared], sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], seed: int
+    declared: list[Declared], sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], seed: int, label: str
 ) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     length = max((sizes[dim] for item in declared for dim in item.dims[1:] if isinstance(dim, str)), default=1)
     feeds = {}
     for item in declared:
         shape = shapes.get(item.name) or tuple(sizes[dim] if isinstance(dim, str) else dim for dim in item.dims)
+        require_room(
+            math.prod(shape) * item.dtype.itemsize, f"{label}: input {item.name[:100]!r} of shape {list(shape)}"
+        )
         feeds[item.name] = _values(item, shape, length, rng)
     return feeds
 
@@ -287,11 +303,21 @@ def _values(item: Declared, shape: tuple[int, ...], length: int, rng: np.random.
     if not shape and name.endswith(("min", "max")):  # bounds, which must leave something between them
         return np.full(shape, 1000 if name.endswith("max") else 0, item.dtype)
     if item.dtype.kind not in "iu":  # floats, those of ml_dtypes included (their kind is V)
-        return np.asarray(rng.standard_normal(shape), item.dtype)
+        return _drawn(rng.standard_normal, shape, item.dtype)
     if item.limit is None and name.rpartition(":")[2] in SAMPLE_RATES:
         return np.full(shape, 16000, item.dtype)
     if item.limit is None and "len" in name:
         return np.full(shape, length, item.dtype)
     guess = 256 if item.dtype == np.uint8 else 2
     limit = max(item.limit, 1) if item.limit is not None else guess
-    return rng.integers(0, min(limit, int(np.iinfo(item.dtype).max) + 1), shape).astype(item.dtype)
+    high = min(limit, int(np.iinfo(item.dtype).max) + 1)
+    return _drawn(lambda count: rng.integers(0, high, count), shape, item.dtype)
+
+
+def _drawn(draw: Callable[[int], Array], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Random numbers in the type that is wanted, drawn a piece at a time: generators give 64 bits for each."""
+    found = np.empty(math.prod(shape), dtype)
+    for start in range(0, found.size, _PIECE):
+        piece = found[start : start + _PIECE]
+        piece[...] = draw(piece.size)
+    return found.reshape(shape)

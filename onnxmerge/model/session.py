@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common as passes
 
-from onnxmerge.errors import InputError, UsageError
+from onnxmerge.errors import InputError, ResourceError, UsageError
 from onnxmerge.model.network import Array, Weights, label
 from onnxmerge.model.scratch import scratch_folder
 from onnxmerge.model.widen import has_bfloat16, widen
@@ -33,10 +36,21 @@ FATAL = 4
 """ORT's log severity at which it is silent: whatever it has to say arrives as an exception too."""
 
 IN_MEMORY = 1 << 23
-"""Weights of more bytes than this go to ORT through a temporary file, which it maps and needs no longer once the session
-is open. A message that holds them all is slower and takes three times the memory. Handed over as arrays
+"""Weights of more bytes than this go to ORT through a temporary file, which it maps and needs no longer once the
+session is open. A message that holds them all is slower and takes three times the memory. Handed over as arrays
 (``add_external_initializers``, with or without ``add_initializer``) they are copied once more while the session opens:
 on 113 MB of convolutions the process then peaks at 453 MB instead of 334, and at 678 instead of 446 if optimised."""
+
+PATIENCE = 10.0
+"""Seconds that one run of a model with loops may take, and so many more for each 100 MB of weights: what is small and
+still does not come to an end is a Loop that has none."""
+
+_LOOPS = frozenset({"Loop", "Scan"})
+_NO_MEMORY = re.compile(r"[Ff]ailed to allocate memory|bad.alloc|out of memory|Available memory of \d+ is smaller")
+_STOPPED = "terminate flag"
+
+_patience: WeakKeyDictionary[ort.InferenceSession, float] = WeakKeyDictionary()
+"""How long each session with loops may run."""
 
 
 def providers(choice: str = "auto") -> list[Provider]:
@@ -134,21 +148,29 @@ def open_session(
     options = _options(threads, optimise=optimise, spin=optimise and not alternating)
     size = sum(tensor.nbytes for graph in ready.graphs() for tensor in _tensors(graph))
     try:
-        if size <= IN_MEMORY:
-            return ort.InferenceSession(
-                ir.to_proto(ready).SerializeToString(), options, providers=chosen, enable_fallback=0
-            )
-        with scratch_folder(Path(tempfile.gettempdir()), "onnxmerge-") as folder:
-            path = folder / "model.onnx"
-            ir.save(ready, path, external_data="model.data")
-            return ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
+        session = _opened(ready, size, options, chosen)
     except Exception as error:  # ORT's exceptions share no base of their own
         cause = own_cause(error)
         if isinstance(cause, InputError):
             raise cause from None
         if cause is not None:
             raise InputError(f"{where}: no room for a temporary copy of {size} bytes ({cause}); set TMPDIR") from error
-        raise InputError(f"{where}: ONNX Runtime does not accept it: {message(error)}") from error
+        raise refusal(error, f"{where}: ONNX Runtime does not accept it") from error
+    if any(node.op_type in _LOOPS for node in ready.graph.all_nodes()):
+        _patience[session] = PATIENCE * (1 + size / 1e8)
+    return session
+
+
+def _opened(model: ir.Model, size: int, options: Any, chosen: list[Provider]) -> ort.InferenceSession:
+    """A session over a model with ``size`` bytes of weights."""
+    if size <= IN_MEMORY:
+        return ort.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, providers=chosen, enable_fallback=0
+        )
+    with scratch_folder(Path(tempfile.gettempdir()), "onnxmerge-") as folder:
+        path = folder / "model.onnx"
+        ir.save(model, path, external_data="model.data")
+        return ort.InferenceSession(str(path), options, providers=chosen, enable_fallback=0)
 
 
 def own_cause(error: BaseException) -> InputError | OSError | None:
@@ -226,16 +248,49 @@ def run(session: ort.InferenceSession, feeds: Mapping[str, Array], *, where: str
 
     Raises:
         InputError: an input is missing, unknown, or of a shape or type that the model does not take, or a node fails.
+        ResourceError: it takes more memory than it may, or a loop does not end.
 
     """
     names = [output.name for output in session.get_outputs()]
-    try:
-        results = session.run(names, checked_feeds(session, feeds, where))
-    except InputError:
-        raise
-    except Exception as error:  # ORT's exceptions share no base of their own
-        raise InputError(f"{where}: does not run: {message(error)}") from error
+    given = checked_feeds(session, feeds, where)
+    with running(session, where) as options:
+        results = session.run(names, given, options)
     return dict(zip(names, results, strict=True))
+
+
+@contextlib.contextmanager
+def running(session: ort.InferenceSession, where: str) -> Iterator[Any]:
+    """Around a run, with the options for it: loops are stopped after a while, and errors are told as `run` says."""
+    seconds = _patience.get(session)
+    options = ort.RunOptions()
+    options.log_severity_level = FATAL
+    watch = None if seconds is None else threading.Timer(seconds, setattr, (options, "terminate", True))
+    try:
+        if watch is not None:
+            watch.daemon = True
+            watch.start()
+        yield options
+    except Exception as error:  # ORT's exceptions share no base of their own
+        if _STOPPED in str(error):
+            raise ResourceError(
+                f"{where}: a loop is still running after {seconds:.0f} seconds of one run; it may have no end, or the "
+                "inputs are too large"
+            ) from error
+        raise refusal(error, f"{where}: does not run") from error
+    finally:
+        if watch is not None:
+            watch.cancel()
+
+
+def refusal(error: BaseException, what: str) -> InputError:
+    """What ONNX Runtime refused, as an error of ours: ``what``, and why."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        node = re.search(r"while running (\w+ node\. Name:'.{0,100}?')", str(error))
+        at = "" if node is None else f" in {node[1]}"
+        return ResourceError(
+            f"{what}: no memory left{at}; use smaller inputs or batches, or allow more with --max-memory"
+        )
+    return InputError(f"{what}: {message(error)}")
 
 
 def checked_feeds(session: ort.InferenceSession, feeds: Mapping[str, Array], where: str) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -18,6 +19,8 @@ from onnxmerge.model.quantised import reads_quantised
 from onnxmerge.model.signature import STANDARD, Signature, signature, subgraphs
 
 Operand = ir.Value | None
+SHAPES = frozenset({"Shape", "Size"})
+"""Operators that give sizes."""
 
 
 class Numbering:
@@ -67,6 +70,23 @@ def source(value: ir.Value) -> ir.Value:
         value = copied
         node = value.producer()
     return value
+
+
+def trips(node: ir.Node) -> int | None:
+    """How many trips a Loop takes where that is constant: nothing in its body ends it. None for any other node."""
+    if node.op_type != "Loop" or node.domain not in STANDARD or len(node.inputs) < 2:
+        return None
+    body = node.attributes["body"].as_graph()
+    count, begins = _given(node.inputs[0]), True if node.inputs[1] is None else _given(node.inputs[1])
+    goes_on = source(body.outputs[0])
+    ends = goes_on is not body.inputs[1] and not (goes_on.const_value is not None and goes_on.const_value.numpy().all())
+    return int(count) if count is not None and begins and not ends else None
+
+
+def _given(value: ir.Value | None) -> Any:
+    """The one number of an initializer; else None."""
+    tensor = source(value).const_value if value is not None else None
+    return tensor.numpy().reshape(-1)[0] if tensor is not None and tensor.size == 1 else None
 
 
 def passes_on(node: ir.Node) -> bool:

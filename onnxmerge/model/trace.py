@@ -12,13 +12,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common as passes
 
-from onnxmerge.errors import InputError
+from onnxmerge.model.demand import demand
 from onnxmerge.model.elements import partly_constant
 from onnxmerge.model.network import Array, Network
 from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.sample import find_sample
-from onnxmerge.model.session import checked_feeds, message, open_session
+from onnxmerge.model.session import checked_feeds, open_session, running
 from onnxmerge.model.signature import subgraphs
+from onnxmerge.model.structure import SHAPES
 from onnxmerge.model.widen import NARROW, has_bfloat16
 
 SMALL = 1 << 20
@@ -41,7 +42,6 @@ RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 """Operators that give something else each time."""
-SHAPES = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,12 +74,15 @@ def trace(network: Network, sample: Mapping[str, Array] | None = None, *, seed: 
 
     Raises:
         InputError: the network does not run on the sample, or on anything that the search tries.
+        ResourceError: it takes more memory or time than it may.
 
     """
+    wanted = demand(network)
     names = [value.name for node in network.graph for value in node.outputs if value.name]
     session = open_session(network.model, outputs=names) if names else None
 
     def attempt(feeds: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
+        wanted.require_room(feeds, all_kept=True)
         return _run(session, names, feeds, network.label) if session is not None else {}
 
     if sample is None:
@@ -93,16 +96,13 @@ def _run(
     session: ort.InferenceSession, names: list[str], feeds: Mapping[str, Array], where: str
 ) -> dict[str, ort.OrtValue]:
     """Run without turning the outputs into arrays: of most only the shape is wanted."""
-    try:
+    checked = checked_feeds(session, feeds, where)
+    with running(session, where) as options:
         given = {
             name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape))
-            for name, array in checked_feeds(session, feeds, where).items()
+            for name, array in checked.items()
         }
-        return dict(zip(names, session.run_with_ort_values(names, given), strict=True))
-    except InputError:
-        raise
-    except Exception as error:  # ORT's exceptions share no base of their own
-        raise InputError(f"{where}: does not run: {message(error)}") from error
+        return dict(zip(names, session.run_with_ort_values(names, given, options), strict=True))
 
 
 def _collect(network: Network, sample: dict[str, Array], results: dict[str, ort.OrtValue]) -> Trace:

@@ -17,12 +17,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmerge.model.network import Network
-from onnxmerge.model.structure import source
+from onnxmerge.model.structure import trips
 from onnxmerge.model.trace import Trace
 
 MOST_STEPS = 64
 MOST_NODES = 4000
-"""Loops of more steps, or of more nodes in all steps together, stay as they are."""
+MOST_ADDED = 12_000
+"""Loops of more steps, or of more nodes in all steps together, stay as they are; also those for which all loops that
+were unrolled before have left no room."""
 
 _SCAN_OPSET = 9
 """Before that a Scan had a batch axis of its own."""
@@ -49,12 +51,13 @@ class _Plan:
 def unroll(network: Network, found: Trace) -> Network:
     """The network with the loops of its main graph unrolled; the same object where there is nothing to unroll."""
     model = network.model.clone()
-    changed = False
+    changed, room = False, MOST_ADDED
     for node in list(model.graph):
         plan = _plan(node, found, model.graph.opset_imports.get("", 1))
-        if plan is not None and plan.steps * sum(1 for _ in plan.body.all_nodes()) <= MOST_NODES:
+        nodes = 0 if plan is None else plan.steps * sum(1 for _ in plan.body.all_nodes())
+        if plan is not None and nodes <= min(MOST_NODES, room):
             _Unrolling(model.graph, node, plan).run()
-            changed = True
+            changed, room = True, room - nodes
     return replace(network, model=model) if changed else network
 
 
@@ -95,22 +98,13 @@ def _scan(node: ir.Node, found: Trace, opset: int) -> _Plan | None:
 
 
 def _loop(node: ir.Node, _found: Trace, _opset: int) -> _Plan | None:
-    trips, going = node.inputs[0], node.inputs[1]
-    body = node.attributes["body"].as_graph()
-    steps, begins = _given(trips), True if going is None else _given(going)
-    goes_on = source(body.outputs[0])
-    ends = goes_on is not body.inputs[1] and not (goes_on.const_value is not None and goes_on.const_value.numpy().all())
-    if trips is None or steps is None or not begins or ends:
+    steps = trips(node)
+    if steps is None:
         return None
+    body = node.attributes["body"].as_graph()
     states = tuple(value for value in node.inputs[2:] if value is not None)
     gathered = len(node.outputs) - len(states)
-    return _Plan(body, int(steps), states, axes=(0,) * gathered, reversed=(False,) * gathered, counted=True)
-
-
-def _given(value: ir.Value | None) -> Any:
-    """The one number of an initializer; else None."""
-    tensor = source(value).const_value if value is not None else None
-    return tensor.numpy().reshape(-1)[0] if tensor is not None and tensor.size == 1 else None
+    return _Plan(body, steps, states, axes=(0,) * gathered, reversed=(False,) * gathered, counted=True)
 
 
 def _integers(node: ir.Node, attribute: str, count: int) -> Sequence[int]:
