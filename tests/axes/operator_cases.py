@@ -121,6 +121,26 @@ def _multi_head(
     )  # fmt: skip
 
 
+def _qattention() -> dict[str, Case]:
+    """Scales and zero points of the whole matrix, and of each column."""
+    given: list[Operand] = [quantised(2, 3, 5), quantised(5, 24, seed=1, signed=True), floats(24, seed=2), SCALE]
+    places = [(0, 0), (0, 2), (1, 0), (1, 1), (2, 0)]
+    by_column: list[Operand] = [*given, floats(24, seed=3), None, ZERO, quantised(24, seed=4, signed=True)]
+    whole: list[Operand] = [*given, SCALE, None, ZERO, np.array(1, np.int8)]
+    return {
+        "QAttention": case("QAttention", whole, *places, domain=MICROSOFT, num_heads=2),
+        "QAttention by column": case("QAttention", by_column, *places, (4, 0), (7, 0), domain=MICROSOFT, num_heads=2),
+    }
+
+
+def _moe(fused: int, *, rank: int = 2, **attributes: Any) -> Case:
+    """Three experts of eight hidden units."""
+    rows = 8 if fused == 0 else 16
+    given = [floats(*((4,) if rank == 2 else (2, 2)), 6), floats(4, 3, seed=1), floats(3, rows, 6, seed=2)]
+    given += [floats(3, rows, seed=3), floats(3, 6, 8, seed=4), floats(3, 6, seed=5)]
+    return everywhere("MoE", given, domain=MICROSOFT, k=2, swiglu_fusion=fused, **attributes)
+
+
 CASES: Mapping[str, Case] = {
     **_reductions(),
     # --- movement
@@ -167,6 +187,9 @@ CASES: Mapping[str, Case] = {
     "DFT": case("DFT", [floats(3, 4, 1), None, np.array(1)], (0, 0)),
     "Hardmax": case("Hardmax", [floats(3, 4)], (0, 0)),
     "Col2Im": case("Col2Im", [floats(2, 12, 9), ints(4, 4), ints(2, 2)], (0, 0), (0, 1)),
+    "ExpandDims": everywhere("ExpandDims", [floats(2, 3), np.array(1, np.int32)], domain=MICROSOFT),
+    "GatherND of ONNX Runtime": case("GatherND", [floats(3, 4), np.array([[2], [0]])], (0, 1), domain=MICROSOFT),
+    "Pad of ONNX Runtime": everywhere("Pad", [floats(2, 3, 4), ints(0, 1, 0, 0, 2, 0)], domain=MICROSOFT),
     # --- what is read of shapes alone
     "Shape": everywhere("Shape", [floats(3, 4)]),
     "Size": everywhere("Size", [floats(3, 4)]),
@@ -197,6 +220,9 @@ CASES: Mapping[str, Case] = {
     "QLinearMatMul": everywhere(
         "QLinearMatMul", [quantised(3, 4), SCALE, ZERO, quantised(4, 5, seed=1), SCALE, ZERO, SCALE, ZERO]
     ),
+    "MoE": _moe(0, activation_type="gelu"),
+    "MoE of samples": _moe(0, rank=3, activation_type="relu"),
+    "MoE, interleaved": _moe(1, activation_type="swiglu"),
     # --- quantisation
     "QuantizeLinear": everywhere("QuantizeLinear", [floats(3, 4), floats(4, seed=1)], axis=1),
     "DequantizeLinear": everywhere("DequantizeLinear", [quantised(3, 4), floats(4, seed=1)], axis=1),
@@ -289,6 +315,7 @@ CASES: Mapping[str, Case] = {
         domain=MICROSOFT,
         num_heads=2,
     ),
+    **_qattention(),
     # --- attention with separate operands
     "MultiHeadAttention": _multi_head(),
     "MultiHeadAttention, causal": _multi_head(unidirectional=1),

@@ -70,6 +70,10 @@ def _quantised_lstm(*, by_unit: bool) -> Hints:
     )  # fmt: skip
 
 
+_LINEAR_ATTENTION = Hints(
+    sizes={"n": 2, "k": 2, "r": 3, "s": 4, "d": 5, "e": 3}, attributes={"q_num_heads": 6}, low=-0.5, high=0.5
+)
+
 HINTS: Mapping[tuple[str, str, int], Hints] = {
     # --- elementwise
     ("", "Acosh", 0): Hints(low=1.2, high=3.0),
@@ -90,6 +94,21 @@ HINTS: Mapping[tuple[str, str, int], Hints] = {
     (MICROSOFT, "QLinearSigmoid", 0): Hints(sizes={"b": (3, 4)}, values=_QLINEAR),
     (MICROSOFT, "QLinearLeakyRelu", 0): Hints(sizes={"b": (3, 4)}, values=_QLINEAR),
     (MICROSOFT, "ScaledSiLU", 0): Hints(values={"1": np.array(0.5, np.float32)}),
+    (MICROSOFT, "QLinearSoftmax", 0): Hints(
+        values={"1": SCALE, "2": ZERO, "3": np.array(1 / 256, np.float32), "4": np.array(0, np.uint8)},
+        attributes={"opset": 13, "axis": -1},
+    ),
+    (MICROSOFT, "QLinearWhere", 0): Hints(
+        sizes={"b": (3, 4)},
+        values={
+            "x_scale": SCALE,
+            "x_zero_point": ZERO,
+            "y_scale": SCALE,
+            "y_zero_point": ZERO,
+            "z_scale": SCALE,
+            "z_zero_point": ZERO,
+        },
+    ),
     # --- windows
     ("", "Conv", 0): Hints(sizes=_CONV),
     ("", "ConvTranspose", 0): Hints(sizes=_CONV),
@@ -127,6 +146,7 @@ HINTS: Mapping[tuple[str, str, int], Hints] = {
     (MICROSOFT, "FusedMatMul", 0): Hints(sizes={"b": (2,)}),
     (MICROSOFT, "TransposeMatMul", 0): Hints(sizes={"b": (2,)}),
     (MICROSOFT, "DynamicQuantizeMatMul", 0): Hints(sizes={"b": (2,)}),
+    (MICROSOFT, "MatMulInteger16", 0): Hints(sizes={"b": (2,)}),
     (MICROSOFT, "MatMulIntegerToFloat", 0): Hints(sizes={"b": (2,)}, values={"a_scale": SCALE, "a_zero_point": ZERO}),
     (MICROSOFT, "QGemm", 0): Hints(
         values={"a_scale": SCALE, "a_zero_point": ZERO, "y_scale": SCALE, "y_zero_point": ZERO}
@@ -146,6 +166,7 @@ HINTS: Mapping[tuple[str, str, int], Hints] = {
     ("", "LRN", 0): Hints(sizes={"s": (3, 4)}, attributes={"size": 3}),
     (MICROSOFT, "SkipLayerNormalization", 0): Hints(sizes={"b": (2, 3)}),
     (MICROSOFT, "SkipSimplifiedLayerNormalization", 0): Hints(sizes={"b": (2, 3)}),
+    (MICROSOFT, "GatedRMSNorm", 0): Hints(sizes={"b": (2, 3)}),
     (MICROSOFT, "EmbedLayerNormalization", 0): Hints(
         sizes={"n": 2, "s": 3, "v": 7, "p": 6, "q": 2, "d": 5},
         values={
@@ -168,6 +189,14 @@ HINTS: Mapping[tuple[str, str, int], Hints] = {
         sizes={"n": 2, "k": 2, "r": 3, "s": 4, "t": 3, "d": 5, "e": 4, "u": 5, "p": 2},
         values={"nonpad_kv_seqlen": None},
         attributes={"q_num_heads": 6},
+    ),
+    (MICROSOFT, "CausalConvWithState", 0): Hints(
+        sizes={"n": 2, "c": 3, "s": 5, "i": 1, "k": 4, "p": 3}, attributes={"activation": "silu"}
+    ),
+    (MICROSOFT, "LinearAttention", 0): _LINEAR_ATTENTION,
+    (MICROSOFT, "LinearAttention", 1): _LINEAR_ATTENTION,
+    (MICROSOFT, "RelativePositionBias", 0): Hints(
+        values={"query_length": np.array([4]), "key_length": np.array([4])}, attributes={"max_distance": 5}
     ),
     ("", "LSTM", 0): Hints(**_RECURRENT),
     ("", "LSTM", 1): Hints(**_RECURRENT),

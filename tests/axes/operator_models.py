@@ -200,7 +200,7 @@ def from_signature(domain: str, entry: OperatorSpec, hints: Hints) -> Case:
         shape = [prod(letters[letter] if not letter.isdigit() else int(letter) for letter in axis) for axis in axes]
         values = floats(*shape, seed=index, low=hints.low, high=hints.high)
         dtype = next(kind for text, kind in _DTYPES.items() if text in types[min(index, len(types) - 1)])
-        inputs.append(values if dtype == np.float32 else Learned(np.round(9 * values).astype(dtype)))
+        inputs.append(_typed(values, dtype))
     for index, (operand, (name, pattern)) in enumerate(zip(inputs, entry.inputs.items(), strict=True)):
         weight = _weight(operand, quantised=name in hints.quantised)
         if weight is None:
@@ -211,6 +211,13 @@ def from_signature(domain: str, entry: OperatorSpec, hints: Hints) -> Case:
                 free.add((index, axis))
     used = hints.outputs or len(entry.outputs) - len(entry.unused)
     return Case(entry.name, inputs, frozenset(free), {**attributes, **hints.attributes}, domain, opset, used)
+
+
+def _typed(values: Array, dtype: type[np.generic]) -> Array | Learned:
+    """A weight of small numbers of this type."""
+    if dtype == np.bool_:
+        return Learned(values > np.mean(values))
+    return values if dtype == np.float32 else Learned(np.round(9 * values).astype(dtype))
 
 
 def _moves(entry: OperatorSpec, letter: str) -> bool:
@@ -251,8 +258,5 @@ def elementwise(domain: str, entry: OperatorSpec, hints: Hints) -> Case:
         shape = (2, 3, 4) if index == 0 else (3, 4)
         values = floats(*hints.sizes.get(str(index), shape), seed=index, low=hints.low, high=hints.high)  # type: ignore[misc]
         dtype = next(kind for text, kind in _DTYPES.items() if text in allowed)
-        if dtype == np.bool_:
-            inputs.append(Learned(values > (hints.low + hints.high) / 2))
-        else:
-            inputs.append(values if dtype == np.float32 else Learned(np.round(9 * values).astype(dtype)))
+        inputs.append(_typed(values, dtype))
     return Case(entry.name, inputs, every(inputs), dict(hints.attributes), domain, opset)

@@ -29,6 +29,8 @@ NO_KERNEL = "ONNX Runtime has no kernel for the CPU"
 NEWER = "of an opset that ONNX Runtime does not run yet"
 ELSEWHERE: Mapping[Key, str] = {
     (MICROSOFT, "BiasAdd", 0): NO_KERNEL,
+    (MICROSOFT, "BiasSplitGelu", 0): NO_KERNEL,
+    (MICROSOFT, "RelativePositionBias", 0): NO_KERNEL,
     (MICROSOFT, "GemmFastGelu", 0): NO_KERNEL,
     (MICROSOFT, "GroupNorm", 0): NO_KERNEL,
     (MICROSOFT, "GroupNorm", 1): NO_KERNEL,

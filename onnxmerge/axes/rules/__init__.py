@@ -3,6 +3,7 @@
 from onnxmerge.axes.rules import (
     attention,
     contraction,
+    experts,
     indexing,
     quantisation,
     reduction,
@@ -17,6 +18,7 @@ __all__ = [
     "Rule",
     "attention",
     "contraction",
+    "experts",
     "indexing",
     "quantisation",
     "reduction",

@@ -32,36 +32,41 @@ def _three(
 
 @rule("packed_attention", typed=None)
 def packed_attention(site: Site) -> tuple[Axes | None, ...]:
-    """com.microsoft Attention and PackedAttention: q, k and v come from one matrix with their columns side by side."""
+    """com.microsoft Attention, QAttention, PackedAttention: q, k and v stand side by side in one matrix."""
     weights, shape = site.operand(1), site.shape(1)
     heads = int(site.attribute("num_heads", 0))
-    past = site.node.op_type == "Attention" and (site.input_name(4) or site.attribute("do_rotary", 0))
+    past = site.input_name(_PAST.get(site.node.op_type, len(site.node.inputs))) or site.attribute("do_rotary", 0)
     if weights is None or shape is None or heads < 1 or past or len(site.node.outputs) > 1:
         return site.freeze("attention with a past, a rotation or packed in an unknown way")
     given = site.attribute("qkv_hidden_sizes")
     sizes = [int(size) for size in given] if given else [shape[-1] // 3] * 3
-    parts = [*_three(site, weights, shape, sizes), *_three(site, site.operand(2), site.shape(2), sizes)]
-    operands = [site.operand(0), *[axes for axes, _ in parts]]
-    shapes = [site.shape(0), *[found for _, found in parts]]
-    for index in range(3, len(site.node.inputs)):
-        if site.node.op_type == "Attention" and index == 5:
-            continue
-        site.fix(site.operand(index) or (), "an operand that is read as a whole")
-    attention_bias = site.input_name(5) is not None and site.node.op_type == "Attention"
-    tokens = "n s" if site.node.op_type == "Attention" else "s"
+    packed = [1, *(index for index in _BY_COLUMN[site.node.op_type] if site.shape(index) == shape[-1:])]
+    bias = 5 if site.node.op_type == "Attention" and site.input_name(5) is not None else None
+    for index in range(2, len(site.node.inputs)):
+        if index not in (*packed, bias):
+            site.fix(site.operand(index) or (), "an operand that is read as a whole")
+    tokens = "s" if site.node.op_type == "PackedAttention" else "n s"
+    patterns, inputs, operands, shapes = [f"{tokens} i"], [0], [site.operand(0)], [site.shape(0)]
+    for index in packed:
+        patterns += [f"i {part}" if index == 1 else part for part in ("(h d)", "(h d)", "(h e)")]
+        for axes, found in _three(site, site.operand(index), site.shape(index), sizes):
+            inputs, operands, shapes = [*inputs, index], [*operands, axes], [*shapes, found]
+    if bias is not None:
+        patterns, inputs = [*patterns, "n h s t"], [*inputs, bias]
+        operands, shapes = [*operands, site.operand(bias)], [*shapes, site.shape(bias)]
     signature = Signature(
-        _parse([f"{tokens} i", "i (h d)", "i (h d)", "i (h e)", "(h d)", "(h d)", "(h e)", "n h s t"]),
+        _parse(patterns),
         _parse([f"{tokens} (h e)"]),
         {"h": heads},
         {"s": "tokens", "t": "tokens"},
         mixes=("i", "s", "t", "d", "e"),  # every token stands on both sides of the scores
     )
-    inputs = [0, 1, 1, 1, 2, 2, 2]
-    if attention_bias:
-        operands.append(site.operand(5))
-        shapes.append(site.shape(5))
-        inputs.append(5)
     return apply_signature(site, signature, (operands, shapes), inputs)
+
+
+_PAST = {"Attention": 4, "QAttention": 8}
+_BY_COLUMN = {"Attention": (2,), "PackedAttention": (2,), "QAttention": (2, 4, 7)}
+"""Operands that may hold a number for each column of the matrix: biases, scales, zero points."""
 
 
 @rule("multi_head_attention", typed=None)
