@@ -18,10 +18,11 @@ from onnxmerge.api.examining import questions
 from onnxmerge.api.files import sources
 from onnxmerge.api.job import Job, Progress, silent
 from onnxmerge.api.judging import divide
+from onnxmerge.api.known_inputs import Completed, open_with
 from onnxmerge.api.matching import evidence_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
-from onnxmerge.api.prepare import Base, ModelSource, read_models, require, type_models
+from onnxmerge.api.prepare import Base, ModelSource, SampleInput, read_models, require, type_models
 from onnxmerge.api.repairing import ChosenRepair, choose_repair
 from onnxmerge.api.reporting import report_of
 from onnxmerge.api.resizing import resize
@@ -32,7 +33,7 @@ from onnxmerge.api.summary import errors, footprints
 from onnxmerge.api.tasks import TaskSpec
 from onnxmerge.calibration.enough import too_few
 from onnxmerge.calibration.recut import Recut
-from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec, open_source
+from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.statistics import GramRequest
 from onnxmerge.calibration.subset import Split, rows
@@ -58,6 +59,7 @@ def merge(
     vectors: str | Path | None = None,
     options: MergeOptions | None = None,
     image_options: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, SampleInput] | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> MergeResult:
@@ -74,6 +76,8 @@ def merge(
         vectors: File of class vectors that outputs are compared with: see `evaluate`.
         options: How to merge.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
+        inputs: Shape or value of inputs of the first model, by name: of the traced sample where there is no data; with
+            data, the values (one row each) of inputs that it lacks.
         progress: Makes progress displays; silent by default.
         **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``).
 
@@ -84,7 +88,8 @@ def merge(
 
     """
     how = (MergeOptions(**settings) if options is None else options).settled()
-    begun = _begin(models, calibration, base, how, image_options or {}, progress or silent, labelled=labels is not None)
+    given = _Given(calibration, base, image_options or {}, inputs or {})
+    begun = _begin(models, given, how, progress or silent, labelled=labels is not None)
     job, parents, clock = begun.job, begun.parents, begun.clock
     asked = questions(labels, tasks, vectors, data=calibration, models=models, parents=parents)
     with clock.stage("calibrate"):
@@ -119,6 +124,7 @@ def plan(
     base: ModelSource | None = None,
     options: MergeOptions | None = None,
     image_options: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, SampleInput] | None = None,
     **settings: Any,
 ) -> MergePlan:
     """What ``merge`` would do, up to where it would begin to measure: models paired up, typed and certified.
@@ -126,7 +132,8 @@ def plan(
     Takes the arguments of ``merge`` and raises what it raises so far.
     """
     how = (MergeOptions(**settings) if options is None else options).settled()
-    begun = _begin(models, calibration, base, how, image_options or {}, silent, labelled=False)
+    given = _Given(calibration, base, image_options or {}, inputs or {})
+    begun = _begin(models, given, how, silent, labelled=False)
     job, prepared = begun.job, begun.job.prepared
     overrides(how.groups, prepared.typing)  # raises for a rule that names no group
     border = None if begun.parents.separation is None else tuple(sorted(prepared.models.border))
@@ -157,6 +164,16 @@ class _Clock:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """What a merge is given beside the models and the options."""
+
+    calibration: SourceSpec | None
+    base: ModelSource | None
+    image_options: Mapping[str, Any]
+    inputs: Mapping[str, SampleInput]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Begun:
     """A merge whose models are read, paired up, typed and certified; ``source`` is ``data`` as the models take it."""
 
@@ -171,29 +188,24 @@ class _Begun:
 
 
 def _begin(
-    models: Sequence[ModelSource],
-    calibration: SourceSpec | None,
-    base: ModelSource | None,
-    how: MergeOptions,
-    image_options: Mapping[str, Any],
-    progress: Progress,
-    *,
-    labelled: bool,
+    models: Sequence[ModelSource], given: _Given, how: MergeOptions, progress: Progress, *, labelled: bool
 ) -> _Begun:
-    given = {"calibrated": calibration is not None, "labelled": labelled, "based": base is not None}
-    require_consistent(how, len(models), **given)
+    base = given.base
+    require_consistent(
+        how, len(models), calibrated=given.calibration is not None, labelled=labelled, based=base is not None
+    )
     clock = _Clock()
     with clock.stage("read"):
-        networks = read_models([*models, *([] if base is None else [base])])
+        networks = read_models([*models, *([] if base is None else [base])], given.inputs)
         parents, start = _parted(networks, base, how)
-        data = _open(parents.models, calibration, how, image_options)
-        source: CalibrationSource | None = data
+        data, completed = _open(parents.models, given, how)
+        source: CalibrationSource | None = completed or data
         size = None if source is None else _only_batch(parents, source, how.provider)
         if source is not None and size is not None:
             parents, start = _parted([with_batch(network, size) for network in networks], base, how)
             source = Recut(source, size)
     with clock.stage("type"):
-        sample = _first_rows(parents.models, source) if source is not None else sample_for(parents)
+        sample = _first_rows(parents.models, source) if source is not None else sample_for(parents, given.inputs)
         prepared = type_models(parents.models, sample, how.operators)
     split = None if source is None or start else divide(source, prepared.models, how, labelled=labelled)
     job = Job(prepared, source if split is None else split.fit, how, progress, start)
@@ -238,14 +250,17 @@ def _fixed_inside(parents: Parents, size: int) -> str:
     )
 
 
-def _open(
-    models: ModelSet, calibration: SourceSpec | None, options: MergeOptions, image_options: Mapping[str, Any]
-) -> OpenedSource | None:
-    if calibration is None:
-        return None
-    specs = input_specs(models.template.model)
-    return open_source(
-        calibration, specs, samples=options.samples, batch_size=options.batch_size, **dict(image_options)
+def _open(models: ModelSet, given: _Given, options: MergeOptions) -> tuple[OpenedSource | None, Completed | None]:
+    """The calibration data, and what it is with the inputs that it lacks."""
+    if given.calibration is None:
+        return None, None
+    return open_with(
+        given.calibration,
+        input_specs(models.template.model),
+        given.inputs,
+        samples=options.samples,
+        batch_size=options.batch_size,
+        **dict(given.image_options),
     )
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.prepare import Base, apart
+from onnxmerge.api.prepare import Base, SampleInput, apart, sample_from
 from onnxmerge.errors import AdapterError, StructureError, UsageError
 from onnxmerge.heads.assembly import assemble
 from onnxmerge.heads.cutting import Separation, separate
@@ -104,8 +104,10 @@ def joined(
     return Product(found.network, Overlay(found.network.weights, weights), found.outputs, parents.separation)
 
 
-def sample_for(parents: Parents) -> dict[str, NDArray[Any]] | None:
-    """A synthetic sample that heads run on too; None where any that the template runs on will do."""
+def sample_for(parents: Parents, inputs: Mapping[str, SampleInput]) -> dict[str, NDArray[Any]] | None:
+    """A sample that heads run on too, as far as known of ``inputs``; None where any that the template runs on does."""
+    if inputs:
+        return sample_from(parents.networks[0], inputs)
     return None if parents.separation is None else trace(parents.networks[0]).sample
 
 

@@ -39,6 +39,7 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
         tasks=take_tasks(given) or recipe.tasks,
         vectors=_path(given.get("vectors"), recipe.vectors),
         output=_path(given.get("output"), recipe.output),
+        inputs={**recipe.inputs, **given.get("inputs", {})},
         options=replace(recipe.options, **options),
     )
 
@@ -92,6 +93,9 @@ def note_files(context: click.Context, recipe: Recipe) -> None:
     ):
         if path is not None:
             files.reads(what, path)
+    for value in recipe.inputs.values():
+        if value.endswith(".npy"):
+            files.reads("the value of an input", value)
     if recipe.base is not None:
         files.reads("the base", recipe.base, model=True)
     if recipe.output is not None and context.get_parameter_source("output") != ParameterSource.COMMANDLINE:

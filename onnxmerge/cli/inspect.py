@@ -11,7 +11,7 @@ import click
 from onnxmerge import api
 from onnxmerge.api.prepare import require
 from onnxmerge.cli.files import InputFile, OutputFile, publishing
-from onnxmerge.cli.options import model_options, sample_options
+from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.report.console import print_explanation, print_inspection
 from onnxmerge.report.terminal import emit
 from onnxmerge.units.graph import SUFFIXES, graph_text
@@ -50,7 +50,7 @@ def inspect(
     With --certify the exit code is 3 if permuting the groups changes what the model computes.
     """
     with publishing(context) as publication:
-        found = api.inspect(model, certify=certify, **settings)
+        found = api.inspect(model, certify=certify, inputs=known_inputs(settings.pop("inputs")), **settings)
         explained = None if explain is None else found.explain(explain)
         if graph is not None and (found.certificate is None or found.certificate.passed):
             publication.write_text(graph, graph_text(found.unit_graph(), graph.suffix))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import numpy as np
 
+from onnxmerge.api.known_inputs import known, parse
 from onnxmerge.api.prepare import SampleInput
 from onnxmerge.cli.files import InputFile
-from onnxmerge.errors import InputError, UsageError
+from onnxmerge.errors import UsageError
 from onnxmerge.memory import memory_budget, memory_limit, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_SHAPE = re.compile(r"\d+(,\d+)*|scalar")
 
 
 def model_options(command: F) -> F:
@@ -78,23 +75,19 @@ def sample_options(command: F) -> F:
     )(command)
 
 
-def _parse_inputs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, SampleInput]:
-    found: dict[str, SampleInput] = {}
+def _parse_inputs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
     for value in values:
-        name, colon, given = value.rpartition(":")
-        if not colon or not name:
-            raise click.BadParameter(f"{value!r}: expected NAME:SHAPE or NAME:FILE.npy")
+        try:
+            name, given = parse(value)
+        except UsageError as error:
+            raise click.BadParameter(str(error)) from error
         if given.endswith(".npy"):
-            found[name] = _read_array(Path(InputFile("the value of an input").convert(given, option, context)))
-        elif _SHAPE.fullmatch(given):
-            found[name] = () if given == "scalar" else tuple(int(size) for size in given.split(","))
-        else:
-            raise click.BadParameter(f"{value!r}: {given!r} is neither a shape such as 1,3,224,224 nor a .npy file")
+            InputFile("the value of an input").convert(given, option, context)
+        found[name] = given
     return found
 
 
-def _read_array(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a .npy array ({error})") from error
+def known_inputs(texts: Mapping[str, str]) -> dict[str, SampleInput]:
+    """Shapes and values of inputs, as options or a recipe give them. Raises InputError where a file cannot be read."""
+    return {name: known(given) for name, given in texts.items()}

@@ -9,7 +9,7 @@ import click
 
 from onnxmerge import api
 from onnxmerge.cli.files import InputFile, OutputFile, publishing
-from onnxmerge.cli.options import model_options, sample_options
+from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.report.console import print_certificate
 from onnxmerge.report.terminal import terminal
 
@@ -24,7 +24,7 @@ from onnxmerge.report.terminal import terminal
 def permute(context: click.Context, /, model: str, output: Path, **settings: Any) -> None:
     """Permute every group of MODEL at random: the weights differ, the function is the same."""
     with publishing(context, like=model) as publication:
-        result = api.permute(model, **settings)
+        result = api.permute(model, inputs=known_inputs(settings.pop("inputs")), **settings)
         written = result.save(output, together=publication)
     print_certificate(result.certificate, result.coverage)
     terminal().say(f"wrote {written}")

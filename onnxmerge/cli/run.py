@@ -16,7 +16,7 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, numbers
-from onnxmerge.cli.options import model_options
+from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.cli.tasks import read_tasks, task_options
 from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
@@ -182,6 +182,7 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
 @image_options
+@sample_options
 @model_options
 @click.option(
     "--json",
@@ -227,6 +228,7 @@ def run(
         "base": recipe.base,
         "options": recipe.options,
         "image_options": {} if data is None else data.image_options,
+        "inputs": known_inputs(recipe.inputs),
     }
     output = None if dry_run else output_of(recipe)
     texts: dict[Path, str] = {}

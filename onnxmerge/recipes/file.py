@@ -23,8 +23,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from onnxmerge.api.known_inputs import parse
 from onnxmerge.api.options import MergeOptions
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.recipes.recipe import Calibration, Recipe, differing
 
@@ -63,6 +64,8 @@ def recipe_text(recipe: Recipe, folder: Path) -> str:
         content[name] = _relative(str(value), folder) if name in _PATHS else _plain(value)
     if recipe.tasks is not None:
         content["tasks"] = _relative(recipe.tasks, folder) if isinstance(recipe.tasks, str) else list(recipe.tasks)
+    if recipe.inputs:
+        content["inputs"] = {name: _input_written(given, folder) for name, given in recipe.inputs.items()}
     content |= {name: _relative(path, folder) for name in _FILES if (path := getattr(recipe, name)) is not None}
     return yaml.safe_dump(content, sort_keys=False)
 
@@ -83,6 +86,7 @@ def schema_model() -> type[BaseModel]:
         ),
         "calibration": (_mirror(Calibration) | None, None),
         "tasks": (str | tuple[str, ...] | None, None),
+        "inputs": (dict[str, str | list[int]], {}),
         **dict.fromkeys(_FILES, (str | None, None)),
     }
     return create_model("Recipe", __config__=_STRICT, **own, **_fields(MergeOptions))
@@ -117,6 +121,7 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     models = tuple(_resolved(model, folder) for model in found.pop("models"))
     files = {name: found.pop(name, None) for name in _FILES}
     tasks = found.pop("tasks", None)
+    inputs = {name: _input_read(name, given, folder) for name, given in found.pop("inputs", {}).items()}
     options = {name: _restored(hints[name], value) for name, value in found.items()}
     for name in _PATHS:
         if options.get(name) is not None:
@@ -125,10 +130,27 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     return Recipe(
         models,
         calibration=None if data is None else Calibration(**data),
+        inputs=inputs,
         options=MergeOptions(**options),
         tasks=_resolved(tasks, folder) if isinstance(tasks, str) else tasks,
         **{name: None if path is None else _resolved(path, folder) for name, path in files.items()},
     )
+
+
+def _input_read(name: str, given: str | list[int], folder: Path) -> str:
+    """A shape or a file as the command line takes it."""
+    text = (",".join(map(str, given)) or "scalar") if isinstance(given, list) else given
+    try:
+        _, text = parse(f"{name}:{text}")
+    except UsageError as error:
+        raise InputError(f"inputs: {error}") from error
+    return _resolved(text, folder) if text.endswith(".npy") else text
+
+
+def _input_written(given: str, folder: Path) -> str | list[int]:
+    if given.endswith(".npy"):
+        return _relative(given, folder)
+    return [] if given == "scalar" else [int(size) for size in given.split(",")]
 
 
 def _restored(hint: Any, value: Any) -> Any:

@@ -32,6 +32,7 @@ class Calibration:
 class Recipe:
     """What to merge, on what, how, and where to; paths as a shell in the current folder understands them.
 
+    ``inputs`` are shapes (such as 1,3,224,224) or .npy files of inputs that models or data do not say enough of.
     ``labels`` decide what is chosen; ``tasks`` (a file, or each in one line) and class ``vectors`` say what they mean.
     """
 
@@ -42,6 +43,7 @@ class Recipe:
     tasks: str | tuple[str, ...] | None = None
     vectors: str | None = None
     output: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
     options: MergeOptions = field(default_factory=MergeOptions)
 
 

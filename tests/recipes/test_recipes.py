@@ -27,6 +27,7 @@ groups:
 labels: labels.csv
 vectors: words.npy
 tasks: [low=0-4, high=5-9@y]
+inputs: {x: [1, 3, 8], rate: rate.npy, gain: []}
 output: out/merged.onnx
 """
 
@@ -40,6 +41,7 @@ def test_a_recipe_says_what_the_command_line_says(tmp_path: Path) -> None:
     assert recipe.output == str(tmp_path / "out" / "merged.onnx")
     assert (recipe.labels, recipe.vectors) == (str(tmp_path / "labels.csv"), str(tmp_path / "words.npy"))
     assert recipe.tasks == ("low=0-4", "high=5-9@y")
+    assert recipe.inputs == {"x": "1,3,8", "rate": str(tmp_path / "rate.npy"), "gain": "scalar"}
     rules = (GroupRule("layer3.*", pin=True), GroupRule("p1", alpha=1))
     assert recipe.options == MergeOptions(alpha=0.25, operators=tmp_path / "own.yaml", groups=rules)
 
