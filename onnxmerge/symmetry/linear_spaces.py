@@ -31,7 +31,7 @@ ATTENTION = {
     "GroupQueryAttention": (0, 1, 2),
 }
 """Fused attention, and the operands that carry queries, keys and values. It takes products of them; a norm of queries
-or keys is another operand, and where it turns them by position their space is no free one."""
+or keys is another operand that carries their space, and so are the angles that it turns them by."""
 
 
 def rotatable(graph: ir.Graph, typing: Typing) -> tuple[str, ...]:

@@ -141,6 +141,13 @@ def _moe(fused: int, *, rank: int = 2, **attributes: Any) -> Case:
     return everywhere("MoE", given, domain=MICROSOFT, k=2, swiglu_fusion=fused, **attributes)
 
 
+def _attend(*more: Operand, samples_move: bool = True, **attributes: Any) -> Case:
+    """Attention of the standard, four heads to two."""
+    given = [floats(2, 4, 3, 5, low=-0.9), floats(2, 2, 3, 5, seed=1, low=-0.9), floats(2, 2, 3, 4, seed=2)]
+    places = [(index, axis) for index in range(3) for axis in ((0, 1, 3) if samples_move else (1, 3))]
+    return case("Attention", [*given, *more], *places, **attributes)
+
+
 CASES: Mapping[str, Case] = {
     **_reductions(),
     # --- movement
@@ -294,6 +301,60 @@ CASES: Mapping[str, Case] = {
         (3, 1),
         domain=MICROSOFT,
         interleaved=1,
+    ),
+    # --- variants that attributes and optional operands make
+    "Attention, causal": _attend(is_causal=1),
+    "Attention with a soft cap": _attend(softcap=0.5),
+    "Attention with a mask": _attend(floats(3, 3, seed=3)),
+    "Attention of so many keys": _attend(None, None, None, ints(3, 2), samples_move=False),
+    "GRU, linear before reset": case(
+        "GRU",
+        [floats(3, 2, 4), floats(1, 15, 4, low=-0.9), floats(1, 15, 5, seed=1, low=-0.9), floats(1, 30)],
+        (0, 1),
+        (0, 2),
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+        (3, 1),
+        linear_before_reset=1,
+        hidden_size=5,
+    ),
+    "LayerNormalization of two axes": everywhere(
+        "LayerNormalization", [floats(2, 3, 4), floats(3, 4, seed=1)], axis=-2
+    ),
+    "Softmax": everywhere("Softmax", [floats(2, 3, 4)], axis=1),
+    "Softmax of old": everywhere("Softmax", [floats(2, 3, 4)], axis=1, opset=11),
+    "BatchNormalization in training": everywhere(
+        "BatchNormalization",
+        [floats(4, 3, 5), *(floats(3, seed=seed) for seed in range(4))],
+        training_mode=1,
+        outputs=3,
+        opset=21,
+    ),
+    "Conv of single channels": case(
+        "Conv", [floats(2, 4, 5, 5), floats(4, 1, 3, 3, seed=1), floats(4)], (0, 0), (0, 1), (1, 0), (2, 0), group=4
+    ),
+    "Conv of single positions": everywhere("Conv", [floats(2, 4, 3, 5), floats(6, 4, 1, 1, seed=1), floats(6)]),
+    "MaxPool with indices": case("MaxPool", [floats(2, 3, 6, 6)], kernel_shape=[2, 2], outputs=2),
+    "MatMulNBits with zero points": case(
+        "MatMulNBits",
+        [
+            floats(2, 3, 32),
+            np.arange(80, dtype=np.uint8).reshape(5, 2, 8),
+            floats(5, 2),
+            np.array([[120], [134], [103], [154], [169]], np.uint8),
+        ],
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (2, 0),
+        (3, 0),
+        domain=MICROSOFT,
+        K=32,
+        N=5,
+        bits=4,
+        block_size=16,
     ),
     # --- attention with packed weights
     "Attention of ONNX Runtime": _attention(),

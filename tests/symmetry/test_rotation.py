@@ -141,10 +141,22 @@ FUSED: dict[str, tuple[str, dict[str, tuple[int, ...]], list[int]]] = {
         {"wq": (6, 8), "wk": (6, 8), "wv": (6, 8)},
         [4, 4],
     ),
-    "one space of queries, keys and values": (
+    "grouped queries": (
         f"{PROJECTIONS} c = com.microsoft.GroupQueryAttention<num_heads=1, kv_num_heads=1>(q, k, v, , , ends, total)",
         {"wq": (6, 8), "wk": (6, 8), "wv": (6, 8)},
+        [8, 8],
+    ),
+    "one space of queries, keys and values": (
+        """q = MatMul(x, wq)  k = MatMul(x, wk)
+        c = com.microsoft.GroupQueryAttention<num_heads=1, kv_num_heads=1>(q, k, k, , , ends, total)""",
+        {"wq": (6, 8), "wk": (6, 8)},
         [8],
+    ),
+    "grouped queries that are turned": (
+        f"""{PROJECTIONS} c = com.microsoft.GroupQueryAttention<num_heads=1, kv_num_heads=1, do_rotary=1>(
+        q, k, v, , , ends, total, cos, sin)""",
+        {"wq": (6, 16), "wk": (6, 16), "wv": (6, 16), "cos": (4, 8), "sin": (4, 8), "wo": (16, 5)},
+        [16],
     ),
 }
 
@@ -154,7 +166,7 @@ def test_fused_attention_may_be_rotated_inside(name: str) -> None:
     nodes, shapes, sizes = FUSED[name]
     counts = {"ends": np.full(2, 2, np.int32), "total": np.array(3, np.int32)} if "total" in nodes else {}
     rng = np.random.default_rng(0)
-    own = {key: rng.normal(size=shape).astype(np.float32) for key, shape in {**shapes, "wo": (8, 5)}.items()}
+    own = {key: rng.normal(size=shape).astype(np.float32) for key, shape in {"wo": (8, 5), **shapes}.items()}
     job = prepared(f"(float[2,3,6] x) => (float[2,3,5] y) {{ {nodes} y = MatMul(c, wo) }}", {**own, **counts})
     names = rotatable(job.models.template.graph, job.typing)
     assert [job.typing.spaces[each].size for each in names] == sizes
