@@ -23,6 +23,7 @@ from onnxmerge.api.matching import evidence_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
 from onnxmerge.api.prepare import Base, ModelSource, SampleInput, read_models, require, type_models
+from onnxmerge.api.provenance import canonical_recipe
 from onnxmerge.api.repairing import ChosenRepair, choose_repair
 from onnxmerge.api.reporting import report_of
 from onnxmerge.api.resizing import resize
@@ -111,7 +112,16 @@ def merge(
         costs = footprints(parents, job.prepared, product)
     report = report_of(chosen, begun.certificates, result, repair, product, seconds=clock.seconds)
     notes = tuple(dict.fromkeys((*begun.notes, *report.notes, *_of_data(begun))))
+    recipe = canonical_recipe(
+        how,
+        models=report.sha256,
+        base=None if report.base is None else report.base[1],
+        calibration=None if begun.source is None else begun.source.digest(),
+        inputs=given.inputs,
+        asked=asked,
+    )
     report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None, notes=notes)
+    report = replace(report, recipe=recipe)
     read = sources("one of the models", *models, base, model=True)
     read += sources("the data", calibration, labels, tasks, vectors, how.operators)
     return MergeResult(product.network, product.weights, report, read)

@@ -67,7 +67,8 @@ class MergeReport:
     of each group's units that was merged, ``width`` that of a model's units which a zip made of each group (None: all);
     see ``api.resizing``. ``footprints`` are of each parent, then of the merged model. ``reconstruction`` is the
     relative error of each parent's outputs (see ``validation.reconstruction``), on ``held_out`` data or else on that of
-    calibration; None without any. ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
+    calibration; None without any. ``recipe`` is all that was asked for (``api.provenance``). ``seconds`` is by
+    stage, ``peak_memory`` in bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -102,6 +103,7 @@ class MergeReport:
     held_out: bool = False
     footprints: tuple[Footprint, ...] = ()
     reconstruction: tuple[float | None, ...] | None = None
+    recipe: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""
@@ -153,11 +155,16 @@ class MergeResult:
 
 
 def provenance(report: MergeReport) -> dict[str, str]:
-    """What goes into the merged file's ``metadata_props``: everything that determines its bytes."""
+    """What goes into the merged file's ``metadata_props``.
+
+    ``onnxmerge.recipe`` is everything that determines its bytes, beside the versions of the libraries; the rest says in
+    short how it was made, and what was chosen where that was left open.
+    """
     found = {
         "onnxmerge.version": __version__,
         "onnxmerge.sources": " ".join(report.sha256),
         "onnxmerge.weights": " ".join(map(repr, report.weights)),
+        "onnxmerge.recipe": report.recipe,
         "onnxmerge.method": report.method,
         "onnxmerge.objective": report.objective,
         "onnxmerge.seed": str(report.seed),
