@@ -81,6 +81,19 @@ def test_tied_and_untied_exports_are_one_network(order: tuple[str, ...], faults:
     np.testing.assert_allclose(execute(found, ids)["logits"], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gqa_rot", "gqa_past", "gqa_pastrot", "mqa_rot", "mha_rot"])
+def test_heads_of_shared_keys_are_free(name: str, faults: Path, cli: Cli) -> None:
+    ended = cli("inspect", faults / f"{name}.onnx", "--certify")
+    assert ended.returncode == 0, ended.stderr
+    assert "certificate  passed" in ended.stdout
+    assert float(ended.stdout.partition("free         ")[2].partition("%")[0]) > 75
+
+
+def test_one_sample_is_few(faults: Path, cli: Cli) -> None:
+    _, said = merged(cli, faults / "a1.onnx", faults / "a1.onnx", "--calib", faults / "one.npz")
+    assert "1 calibration sample is few: group p0 of 32 units" in " ".join(said.split())
+
+
 REFUSED = {
     "adapters": (("lora4.onnx", "lora8.onnx"), "fold each adapter into its base weight first"),
     "quantised": (("a1.qdq.onnx", "a1b.qdq.onnx"), "merge the float models, then quantise"),

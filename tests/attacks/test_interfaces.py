@@ -131,12 +131,36 @@ def _unranked(folder: Path) -> list[object]:
     return ["permute", "a.onnx", "-o", "m.onnx"]
 
 
+def _mixed(folder: Path, *options: str, heads: bool = False) -> list[object]:
+    """A free batch beside batches of 1, one of them the base's."""
+    mlp(folder / "a.onnx", 0)
+    mlp(folder / "base.onnx", 2, "float[1,6]", "float[1,3]")
+    if heads:
+        weights = normal(w=(6, 8), v=(8, 4), seed=1)
+        onnx.save(build(MLP.format(x="float[1,6]", y="float[1,4]"), weights), folder / "b.onnx")
+    else:
+        mlp(folder / "b.onnx", 1, "float[1,6]", "float[1,3]")
+    calibrate(folder, 24, 6)
+    return ["run", "a.onnx", "b.onnx", *options, "-o", "m.onnx"]
+
+
+def _mixed_evaluated(folder: Path) -> list[object]:
+    _mixed(folder)
+    np.save(folder / "labels.npy", np.arange(24) % 3)
+    return ["eval", "b.onnx", "--data", "calib.npz", "--labels", "labels.npy", "--parents", "a.onnx,b.onnx"]
+
+
 FIXED = ("declares a free batch, but runs on", "at a time only")
 
 
 @attacks(
     Attack("height", _folder(_height, ("float[n,3,8,8]", "float[n,3,h,w]")), 0, writes=("m.onnx",)),
     Attack("height the other way", _folder(_height, ("float[n,3,h,w]", "float[1,3,8,8]")), 0, writes=("m.onnx",)),
+    Attack("with a base", _folder(_mixed, "--method", "ties", "--base", "base.onnx"), 0, writes=("m.onnx",)),
+    Attack("with other heads", _folder(_mixed, "--method", "rebasin", heads=True), 0, ("y_a",), ("m.onnx",)),
+    Attack("other heads, data", _folder(_mixed, "--calib", "calib.npz", heads=True), 0, ("y_b",), ("m.onnx",)),
+    Attack("separate heads", _folder(_mixed, "--calib", "calib.npz", "--heads", "separate"), 0, writes=("m.onnx",)),
+    Attack("evaluated", _mixed_evaluated, 0, ("ensemble",)),
     Attack("baked to 1", _folder(_fixed_inside, 1), 0, (*FIXED, "1 sample"), ("m.onnx",)),
     Attack("baked to 2", _folder(_fixed_inside, 2), 0, (*FIXED, "2 samples"), ("m.onnx",)),
     Attack("baked to 5", _folder(_fixed_inside, 5), 0, (*FIXED, "5 samples"), ("m.onnx",)),
