@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.specs import InputSpec, conform_all, fixed_batch, input_specs, is_batched
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, ResourceError
 from onnxmerge.evaluation.heads import Scores, answer
 from onnxmerge.evaluation.task import Task
+from onnxmerge.model.demand import demand
 from onnxmerge.model.interface import only_batch, resized_batch
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session, prepared, run
 
 
 def free_batch(specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
@@ -80,15 +81,21 @@ class Candidate:
     def fitted(self, feed: Feed) -> Candidate:
         """The same, for batches of the size that the model takes where it declares a free one but has it fixed inside.
 
-        ``feed`` are the first rows of the data.
+        ``feed`` are the first rows of the data. Raises ResourceError where even one of them takes more memory or time
+        than it may.
         """
-        if not is_batched(self.inputs) or fixed_batch(self.inputs) is not None:
+        names = [name for name in self.outputs if name is not None]
+        asked = replace(self.network, model=prepared(self.network.model, {}, names))
+        batched, given = is_batched(self.inputs), self._fitting(feed)
+        demand(asked).require_room(resized_batch(given, 1) if batched else given)
+        if not batched or fixed_batch(self.inputs) is not None:
             return self
-        own = self._fitting(feed)
 
         def runs(size: int) -> bool:
             try:
-                self._batch(resized_batch(own, size), size)
+                self._batch(resized_batch(given, size), size)
+            except ResourceError:
+                raise
             except InputError:
                 return False
             return True

@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, ResourceError
+from onnxmerge.model.demand import demand
 from onnxmerge.model.network import Array, Network
 from onnxmerge.model.sample import synthesize
 from onnxmerge.model.session import open_session, run
@@ -83,12 +84,18 @@ def only_batch(graph: ir.Graph, runs: Callable[[int], bool]) -> int | None:
 
 
 def batch_inside(network: Network, feed: Mapping[str, Array], provider: str = "cpu") -> int | None:
-    """The same for rows of data, of which as many are run as it takes to tell."""
+    """The same for rows of data, of which as many are run as it takes to tell.
+
+    Raises ResourceError where even one row takes more memory or time than it may.
+    """
+    demand(network).require_room(resized_batch(feed, 1))
     session = open_session(network.model, provider=provider)
 
     def runs(size: int) -> bool:
         try:
-            run(session, resized_batch(feed, size))
+            run(session, resized_batch(feed, size), where=network.label)
+        except ResourceError:
+            raise
         except InputError:
             return False
         return True

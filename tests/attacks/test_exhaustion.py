@@ -214,6 +214,28 @@ def test_by_a_process_of_its_own_that_takes_little_meanwhile(attack: Attack, tmp
     attack.check(tmp_path, cli)
 
 
+def _with_data(command: str) -> Build:
+    """Two models that a chain makes too large, and data for them: what is measured first must be refused too."""
+
+    def write(folder: Path) -> list[str]:
+        _chain("Concat<axis=1>", 40)(folder)
+        np.savez(folder / "x.npz", x=np.ones((40, 4), np.float32))
+        np.save(folder / "y.npy", np.zeros(40, np.int64))
+        return command.split()
+
+    return write
+
+
+@attacks(
+    Attack("run", _with_data("run a.onnx a.onnx -o m.onnx --method average"), says=("may be taken",)),
+    Attack("calibrated", _with_data("run a.onnx a.onnx -o m.onnx --calib x.npz"), says=("may be taken",)),
+    Attack("permute", _with_data("permute a.onnx -o m.onnx"), says=("may be taken",)),
+    Attack("eval", _with_data("eval a.onnx --data x.npz --labels y.npy"), says=("may be taken",)),
+)
+def test_every_command_refuses(attack: Attack, tmp_path: Path, cli: Cli) -> None:
+    attack.check(tmp_path, cli)
+
+
 def _declared(shape: str, *more: str) -> Build:
     return _model(f"(float[{shape}] x) => (float[{shape}] y) {{ y = Relu(x) }}", None, *more)
 
