@@ -73,7 +73,8 @@ def require_apart(outputs: Sequence[Output], read: Iterable[Source]) -> None:
             for path in output.paths:
                 if _same(path, source.path):
                     raise UsageError(f"{output.name} {_is(path, output)} {source.what}; choose another name")
-    replaced = {_identity(path): (output, path) for output in outputs for path in output.paths if path.is_file()}
+    replaced = {_identity(path): (output, path) for output in outputs for path in output.paths}
+    replaced.pop(None, None)
     for source in known if replaced else ():
         for what, file in _within(source):
             if (found := replaced.get(_identity(file))) is not None:

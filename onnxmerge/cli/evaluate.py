@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from onnxmerge.report.evaluation import print_evaluation
 from onnxmerge.report.progress import progress_bar
 from onnxmerge.report.terminal import emit
 
+_WHOLE = re.compile(r"\d{1,9}(,\d{1,9})*")
+
 
 def _parents(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
     parent = InputFile("one of the parents", model=True)
@@ -26,10 +29,9 @@ def _parents(context: click.Context, option: click.Parameter, values: tuple[str,
 
 
 def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
-    parts = value.split(",")
-    if not all(part.isdigit() and int(part) for part in parts):
+    if not _WHOLE.fullmatch(value) or 0 in (found := {int(part) for part in value.split(",")}):
         raise click.BadParameter(f"{value!r}: expected whole numbers of at least 1 separated by commas, such as 1,5")
-    return tuple(sorted({int(part) for part in parts}))
+    return tuple(sorted(found))
 
 
 @click.command("eval")

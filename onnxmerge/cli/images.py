@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_SIZE = re.compile(r"(\d{1,9})(?:[x,](\d{1,9}))?")
 
 _NAMES = ("image_size", "mean", "std", "layout")
 
@@ -45,7 +48,7 @@ def numbers(_context: click.Context, _option: click.Parameter, value: str | None
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | tuple[int, int] | None:
     if value is None:
         return None
-    parts = value.lower().replace("x", ",").split(",")
-    if not all(part.isdigit() for part in parts) or len(parts) > 2:
+    found = _SIZE.fullmatch(value.lower())
+    if found is None:
         raise click.BadParameter(f"{value!r}: expected 224 or HEIGHTxWIDTH")
-    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+    return int(found[1]) if found[2] is None else (int(found[1]), int(found[2]))

@@ -7,8 +7,10 @@ import re
 from onnxmerge.errors import UsageError
 from onnxmerge.evaluation.task import Task
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 REGRESSION = "regression"
+MOST = 10_000_000
+"""Labels in one range, at most: more classes than any output has columns."""
 
 
 def parse_task(text: str) -> Task:
@@ -36,4 +38,6 @@ def _labels(part: str, text: str) -> range:
         raise UsageError(
             f"task {text!r}: {part!r} is no label or range of labels such as 0-4 (or {REGRESSION!r} for a regression)"
         )
+    if last - first >= MOST:
+        raise UsageError(f"task {text!r}: {part!r} are more than {MOST:,} labels; name those that there are")
     return range(first, last + 1)

@@ -83,6 +83,8 @@ def require_writable(target: Path) -> None:
     leads to something that this process has open (/dev/stdout).
     """
     with naming(target):
+        if not str(target).isprintable() and any(0xDC80 <= ord(character) <= 0xDCFF for character in str(target)):
+            raise InputError(f"{target}: is not UTF-8, and ONNX opens no such names; choose another one")
         if target.is_dir():
             raise InputError(f"{target}: is a directory; give the name of a file")
         if not target.parent.is_dir():

@@ -35,6 +35,8 @@ PROVIDERS: dict[str, Provider] = {
 FATAL = 4
 """ORT's log severity at which it is silent: whatever it has to say arrives as an exception too."""
 
+ort.set_default_logger_severity(FATAL)  # for what belongs to no session; it would go to the user's terminal
+
 IN_MEMORY = 1 << 23
 """Weights of more bytes than this go to ORT through a temporary file, which it maps and needs no longer once the
 session is open. A message that holds them all is slower and takes three times the memory. Handed over as arrays
@@ -88,7 +90,6 @@ def _loads(choice: str) -> bool:
     node.outputs[0].name, node.outputs[0].dtype = "y", ir.DataType.FLOAT
     graph = ir.Graph([value], node.outputs, nodes=[node], opset_imports={"": 17}, name="probe")
     proto = ir.to_proto(ir.Model(graph, ir_version=8)).SerializeToString()
-    ort.set_default_logger_severity(FATAL)
     try:
         if hasattr(ort, "preload_dlls"):  # finds the CUDA libraries that pip installed; it prints what it misses
             with contextlib.redirect_stdout(io.StringIO()):
@@ -97,8 +98,6 @@ def _loads(choice: str) -> bool:
         return name in session.get_providers()
     except Exception:  # noqa: BLE001  (whatever a missing or broken library raises, the answer is no)
         return False
-    finally:
-        ort.set_default_logger_severity(2)
 
 
 def _options(threads: int | None = None, *, optimise: bool, spin: bool) -> Any:
