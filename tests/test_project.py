@@ -117,3 +117,14 @@ def test_a_wheel_carries_specs_and_examples(checkout: Path, tmp_path: Path) -> N
         assert not {f"{prefix}/{name}" for name in files} - found
     assert "onnxmerge/examples/digits/a.onnx" in found
     assert not [name for name in found if not name.startswith(("onnxmerge/", "onnxmerge-"))]
+
+
+def test_one_module_alone_writes_to_the_terminal(checkout: Path) -> None:
+    """Elsewhere a name out of a model could steer the terminal: see onnxmerge/report/terminal.py."""
+    direct = re.compile(
+        r"(?<![.\w])print\(|click\.(echo|secho)\(|sys\.std(out|err)\b|import Console\b|rich\.(text|markup)"
+    )
+    for path in sorted((checkout / "onnxmerge").rglob("*.py")):
+        if path.name not in {"terminal.py", "progress.py"}:
+            found = [line for line in path.read_text().splitlines() if direct.search(line)]
+            assert not found, f"{path}: {found}"

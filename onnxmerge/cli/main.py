@@ -16,7 +16,7 @@ from onnxmerge.cli.commands import Commands
 from onnxmerge.cli.files import Files
 from onnxmerge.cli.interruption import Interruption, interruptible
 from onnxmerge.errors import OnnxmergeError
-from onnxmerge.report.terminal import Streams, complain, guarded_streams
+from onnxmerge.report.terminal import Streams, complain, emit, guarded_streams
 from onnxmerge.version import __version__
 
 HELP = """Merge trained neural networks, as ONNX files, without training.
@@ -90,9 +90,9 @@ def _complain_of_usage(error: click.ClickException) -> None:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         usage = error.ctx.get_usage()
         if message.startswith(usage):  # no command was given: all of the help
-            click.echo(message, err=True)
+            emit(message, error=True)
             return
-        click.echo(f"{usage}\nTry '{error.ctx.command_path} --help' for help.\n", err=True)
+        emit(f"{usage}\nTry '{error.ctx.command_path} --help' for help.\n\n", error=True)
     complain(f"Error: {message}")
 
 

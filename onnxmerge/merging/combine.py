@@ -157,7 +157,8 @@ def shares_of(weights: Sequence[float] | None, count: int) -> list[float]:
         return [1 / count] * count
     if len(weights) != count:
         raise UsageError(f"expected one weight for each of the {count} models, found {len(weights)}")
-    total = float(np.sum(weights))
+    with np.errstate(over="ignore"):
+        total = float(np.sum(weights))
     if not np.isfinite(total) or total == 0:
         raise UsageError(f"weights of the models must be finite and must not add up to zero, found {list(weights)}")
     return [float(weight) / total for weight in weights]

@@ -40,10 +40,11 @@ def terminal(*, error: bool = False) -> Terminal:
     return console if console.is_terminal else Terminal(**plain, width=_WIDE)
 
 
-def emit(text: str) -> None:
-    """Print what another program reads, as it is. JSON and YAML escape by themselves what is not printable."""
-    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-    sys.stdout.flush()
+def emit(text: str, *, error: bool = False) -> None:
+    """Print text of this program's own as it is: help, and JSON and YAML, which escape what is not printable."""
+    stream = sys.stderr if error else sys.stdout
+    stream.write(text if text.endswith("\n") else f"{text}\n")
+    stream.flush()
 
 
 def complain(message: str) -> None:
