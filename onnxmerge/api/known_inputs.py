@@ -20,7 +20,7 @@ from onnxmerge.calibration.sources import OpenedSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import InputSpec, check_shape, conform, is_batched
 from onnxmerge.errors import InputError, UsageError
 
-_SHAPE = re.compile(r"\d+(,\d+)*|scalar")
+_SHAPE = re.compile(r"\d{1,18}(,\d{1,18})*|scalar")
 
 
 def parse(text: str) -> tuple[str, str]:
