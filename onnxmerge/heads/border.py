@@ -17,6 +17,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.merging.closed_form.segments import blocked
 from onnxmerge.merging.layers.linear_layers import OPERATORS
 from onnxmerge.model.quantised import reads_quantised
+from onnxmerge.model.restored import is_restored
 from onnxmerge.model.signature import operands
 from onnxmerge.model.structure import Structure, compares_by_value, passes_on, source
 
@@ -155,7 +156,7 @@ def _is_learned(value: ir.Value, reader: ir.Node) -> bool:
     tensor = value.const_value
     if not value.is_initializer() or tensor is None or tensor.size <= 1 or compares_by_value(value, reader):
         return False
-    return tensor.dtype.is_floating_point() or reads_quantised(reader)
+    return tensor.dtype.is_floating_point() or reads_quantised(reader) or is_restored(value)
 
 
 def _trunk(structure: Structure, numbers: Collection[int]) -> dict[ir.Node, None]:

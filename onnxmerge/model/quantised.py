@@ -1,4 +1,4 @@
-"""Which integer initializers are weights: those that quantised operators read."""
+"""Which integer initializers are weights: those that quantised operators read, or that are restored to floats."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Array, ModelSet
+from onnxmerge.model.restored import is_restored
 
 STANDARD = frozenset(
     {
@@ -46,7 +47,7 @@ def reads_quantised(node: ir.Node) -> bool:
 
 
 def is_quantised_weight(value: ir.Value) -> bool:
-    """Whether an initializer is read by a quantised operator, directly or through Identity."""
+    """Whether an initializer is read by a quantised operator, directly or through Identity, or restored to a weight."""
     pending = [value]
     while pending:
         for node, _ in pending.pop().uses():
@@ -54,7 +55,7 @@ def is_quantised_weight(value: ir.Value) -> bool:
                 return True
             if node.op_type == "Identity" and node.domain in {"", "ai.onnx"}:
                 pending.append(node.outputs[0])
-    return False
+    return is_restored(value)
 
 
 def require_alike_quantised(models: ModelSet) -> None:

@@ -1,7 +1,7 @@
 """The structure of a network as numbers: two values with one number are computed alike, whatever their names.
 
 Each node's number stands for its signature and the numbers of its operands (hash consing: a dictionary gives one number
-to one description, so there are no collisions). Float initializers, and integer ones that quantised operators read,
+to one description, so there are no collisions). Float initializers, and integer ones that are quantised weights,
 are described by shape and type; other integer and boolean ones (shape arithmetic, indices) by value too.
 """
 
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import reads_quantised
+from onnxmerge.model.restored import is_restored
 from onnxmerge.model.signature import STANDARD, Signature, signature, subgraphs
 
 Operand = ir.Value | None
@@ -104,7 +105,7 @@ def compares_by_value(value: ir.Value, reader: ir.Node | None) -> bool:
     tensor = value.const_value
     if tensor is None or not (tensor.dtype.is_integer() or tensor.dtype in {ir.DataType.BOOL, ir.DataType.STRING}):
         return False
-    return reader is None or not reads_quantised(reader)
+    return reader is None or not (reads_quantised(reader) or is_restored(value))
 
 
 def analyse(network: Network, numbering: Numbering) -> Structure:
