@@ -152,6 +152,15 @@ def test_layers_without_a_bias_are_rescaled() -> None:
     np.testing.assert_allclose(h.std(axis=0), 2.0, rtol=1e-4)
 
 
+def test_units_that_stand_on_two_axes_are_left_alone() -> None:
+    """A product of an identity matrix (a Jacobian, say) has the units of its input in its rows and in its columns."""
+    net = network("(float[5,5] x) => (float[5,5] y) { h = MatMul(x, w) y = MatMul(h, v) }", normal(w=(5, 5), v=(5, 5)))
+    layouts = {"w": ["u", "u"], "v": ["u", "5"]}
+    plan = plan_repair(net.graph, typed([Space("u", 5)], layouts, {"h": ["u", "u"], "y": ["u", "5"]}), "free")
+    assert plan.layers == ()
+    assert any("units of h do not stand in one grid" in note for note in plan.notes)
+
+
 def test_inner_units_that_vary_with_an_outer_space_are_aligned() -> None:
     spaces = [Space("g", 2), Space("i", 3, ("g",))]
     typing = typed(spaces, {"w": ["4", "g i"], "b": ["g i"], "v": ["g i", "4"]}, {"x": ["2", "4"], "h": ["2", "g i"]})

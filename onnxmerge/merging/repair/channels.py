@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import AxisBlock, Block, TensorLayout, Typing
+from onnxmerge.calibration.columns import unit_columns
 from onnxmerge.calibration.statistics import MomentRequest, Statistics
 from onnxmerge.merging.layers.linear_layers import LinearLayer
 from onnxmerge.merging.transport import composite
@@ -24,7 +25,7 @@ def measurable(
     for layer in layers:
         axis = _unit_axis(typing.activations[layer.output], layer.channel_axis)
         space = None if axis is None else _innermost(axis, typing)
-        if space is None:
+        if space is None or not unit_columns(typing.activations[layer.output], composite(space, typing.spaces)):
             notes.append(f"{layer.node}: units of {layer.output} do not stand in one grid of their own; left as it is")
             continue
         chosen.append(layer)
