@@ -126,8 +126,8 @@ def _is_linear(node: ir.Node) -> bool:
 def cut_at(structures: Sequence[Structure], allowed: Collection[int]) -> Border:
     """Cut every network behind the nodes whose numbers are in ``allowed`` and in all networks.
 
-    A border value must be the only one of its kind in each network, or nothing would tell which tail reads which;
-    where it is not, its node is left to the tails.
+    A border value must be the only one of its kind in the trunk of each network, or nothing would tell which tail reads
+    which; where it is not (or where another network computes it inside a branch), its node is left to the tails.
     """
     numbers = common_numbers(structures) & set(allowed)
     while True:
@@ -136,7 +136,7 @@ def cut_at(structures: Sequence[Structure], allowed: Collection[int]) -> Border:
         tails = [_tail(structure, trunk, joint) for structure, trunk in zip(structures, trunks, strict=True)]
         keys = dict.fromkeys((*joint.values(), *(key for _, read in tails for key in read)))
         counts = [_kinds(structure, trunk) for structure, trunk in zip(structures, trunks, strict=True)]
-        ambiguous = {number for number, _ in keys if any(count[number] > 1 for count in counts)}
+        ambiguous = {number for number, _ in keys if any(count.get(number) != 1 for count in counts)}
         if not ambiguous:
             break
         numbers -= ambiguous

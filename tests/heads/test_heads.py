@@ -189,6 +189,17 @@ def test_what_has_no_trunk_in_common_is_refused() -> None:
         merge([mlp(), mlp(1, 4)], method="average", heads="joint")
 
 
+def test_a_trunk_that_one_network_has_inside_a_branch_is_none_of_the_trunk() -> None:
+    layers = "h = MatMul(x, w)  r = Relu(h)"
+    plain = build(f"(float[2,4] x) => (float[2,3] y) {{ {layers}  y = MatMul(r, v) }}", normal(w=(4, 6), v=(6, 3)))
+    branch = f"""(float[2,4] x) => (float[2,6] y) {{
+        y = If<then_branch = a () => (float[2,6] r) {{ {layers} }},
+            else_branch = b () => (float[2,6] r) {{ {layers} }}>(c)
+    }}"""
+    with pytest.raises(StructureError):
+        merge([plain, build(branch, {**normal(w=(4, 6)), "c": True})], heads="separate", method="rebasin")
+
+
 def test_wrong_names_and_contradictions_are_usage_errors() -> None:
     with pytest.raises(UsageError, match=r"--until MatMu: .*names like it are MatMul"):
         merge([mlp(), mlp(1)], method="average", until=("MatMu",))

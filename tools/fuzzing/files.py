@@ -115,6 +115,7 @@ def _array(random: Random) -> Array:
     if random.random() < 0.1:
         values = values * np.nan
     try:
-        return values.astype(kind)
+        with np.errstate(invalid="ignore", over="ignore"):  # nan is no integer
+            return values.astype(kind)
     except (TypeError, ValueError):
         return np.zeros(shape, kind)

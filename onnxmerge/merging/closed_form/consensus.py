@@ -37,25 +37,32 @@ WIDE = 16
 class Consensus:
     """How answers [positions, u] of each model become one, all brought to one ``length`` first.
 
-    ``centres`` [models, u] are the mu_m, ``centre`` [u] is mu, ``factors`` [models, u, u] the F_m.
+    In the end each sample is as long again, relative to the others, as it is on average in the models, so what all
+    answer alike is answered, length and all. ``sizes`` [models] are their mean lengths, ``shares`` the w_m, ``centres``
+    [models, u] are the mu_m, ``centre`` [u] is mu, ``factors`` [models, u, u] the F_m.
     """
 
     length: float
+    sizes: NDArray[np.float32]
+    shares: NDArray[np.float32]
     centre: NDArray[np.float32]
     centres: NDArray[np.float32]
     factors: NDArray[np.float32]
 
     def __call__(self, answers: Sequence[Rows]) -> Rows:
         """The agreed answer to each sample, of the models' answers to it."""
-        total = np.broadcast_to(self.centre, answers[0].shape).copy()
-        for own, centre, factor in zip(answers, self.centres, self.factors, strict=True):
+        total, size = np.broadcast_to(self.centre, answers[0].shape).copy(), np.zeros((len(answers[0]), 1), np.float32)
+        every = zip(answers, self.sizes, self.shares, self.centres, self.factors, strict=True)
+        for own, mean, share, centre, factor in every:
             total += (own * (self.length / lengths(own)) - centre) @ factor
-        return total
+            size += share * lengths(own) / mean
+        return total * size
 
 
 def consensus(answers: Sequence[Rows], shares: Sequence[float]) -> Consensus:
     """Learn from a sample of each model's answers [positions, u] what each has to say; ``shares`` are the w_m."""
-    length = float(np.average([lengths(own).mean() for own in answers], weights=shares))
+    sizes = np.array([lengths(own).mean(dtype=np.float64) for own in answers])
+    length = float(np.average(sizes, weights=shares))
     wide = [own * (length / lengths(own)).astype(np.float64) for own in answers]
     centres = np.stack([own.mean(axis=0) for own in wide])
     spread = np.stack([np.cov(own, rowvar=False, bias=True).reshape(own.shape[1], -1) for own in wide])
@@ -64,7 +71,8 @@ def consensus(answers: Sequence[Rows], shares: Sequence[float]) -> Consensus:
     inverse = np.linalg.inv(total + eye)
     factors = np.stack([share * (own + eye) @ inverse for own, share in zip(spread, shares, strict=True)])
     centre = np.average(centres, axis=0, weights=shares)
-    return Consensus(length, *(part.astype(np.float32) for part in (centre, centres, factors)))
+    parts = (sizes, np.asarray(shares), centre, centres, factors)
+    return Consensus(length, *(part.astype(np.float32) for part in parts))
 
 
 def lengths(rows: Rows) -> Rows:

@@ -45,9 +45,10 @@ def refine(
         draft: The matched average of the parents.
         matchings: By which they were averaged.
         output_scale: ``unit`` gives every sample of every parent's output the same length before they are averaged,
-            right where only the direction counts (an embedding that is compared by cosine), and lets each parent
-            count where its answers vary (``consensus``); ``keep`` leaves them as they are, right for logits and
-            regression. The file does not say which it is: ``auto`` looks at the outputs (``is_direction``).
+            right where only the direction counts (an embedding that is compared by cosine), lets each parent count
+            where its answers vary, and gives the sample its mean length back (``consensus``); ``keep`` leaves them as
+            they are, right for logits and regression. The file does not say which it is: ``auto`` looks at the outputs
+            (``is_direction``).
         progress: Told how many layers are done, and of how many.
 
     Raises InputError where the data is empty or activations are not finite.
