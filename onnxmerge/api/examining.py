@@ -22,7 +22,7 @@ from onnxmerge.api.tasks import TaskSpec, require_own_folder, tasks_learned, tas
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec
 from onnxmerge.calibration.subset import Split, Spread, rows
-from onnxmerge.errors import InputError, UsageError
+from onnxmerge.errors import InputError
 from onnxmerge.evaluation.candidate import Candidate, open_candidate
 from onnxmerge.evaluation.labels import LabelSpec, read_labels
 from onnxmerge.evaluation.scorer import Accuracy, Regression, Scorer, Scores, scores_of_means
@@ -78,12 +78,10 @@ def questions(
 
     Raises:
         InputError: labels, tasks or vectors cannot be read or do not fit together.
-        UsageError: there are tasks or vectors without labels, or it is not clear which parent learned a regression.
+        UsageError: it is not clear which parent learned a regression.
 
     """
     if labels is None:
-        if tasks is not None or vectors is not None:
-            raise UsageError("tasks and class vectors say what labels mean: give the labels too (--labels)")
         return None
     if data is not None:
         require_own_folder(labels, data)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.answering import ClassVectors, answered, class_vectors
 from onnxmerge.api.choosing import Chosen, chosen_by, matched_by
 from onnxmerge.api.consistency import require_consistent
 from onnxmerge.api.examining import questions
@@ -24,7 +25,7 @@ from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
 from onnxmerge.api.prepare import Base, ModelSource, SampleInput, read_models, require, type_models
 from onnxmerge.api.provenance import canonical_recipe
-from onnxmerge.api.repairing import ChosenRepair, choose_repair
+from onnxmerge.api.repairing import choose_repair
 from onnxmerge.api.reporting import report_of
 from onnxmerge.api.resizing import resize
 from onnxmerge.api.restoring import Merged, merged
@@ -38,7 +39,7 @@ from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, Sourc
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.statistics import GramRequest
 from onnxmerge.calibration.subset import Split, rows
-from onnxmerge.errors import InputError, ValidationError
+from onnxmerge.errors import InputError, UsageError, ValidationError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
@@ -74,6 +75,7 @@ def merge(
         labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead: by
             the mean over tasks of accuracies, or scaled scores of regressions (``api.examining``).
         tasks: What labels mean, and which output answers: see `evaluate`. By default classes of the first output.
+            With class vectors in them, also what the ensemble's answer is read by (``answer="ensemble"``).
         vectors: File of class vectors that outputs are compared with: see `evaluate`.
         options: How to merge.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
@@ -93,6 +95,7 @@ def merge(
     begun = _begin(models, given, how, progress or silent, labelled=labels is not None)
     job, parents, clock = begun.job, begun.parents, begun.clock
     asked = questions(labels, tasks, vectors, data=calibration, models=models, parents=parents)
+    known = _known_vectors(tasks, vectors, models, parents, how, labelled=labels is not None)
     with clock.stage("calibrate"):
         trials = choices(how, len(job.prepared.models.weights))
         evidence = evidence_of(job, [replace(how, method=method, alpha=alpha) for method, alpha in trials])
@@ -101,7 +104,9 @@ def merge(
         chosen = matched_by(job, evidence, judges)
     with clock.stage("merge"):
         repair = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)
-        result, product = _produced(parents, chosen, repair)
+        result = repair.merged or merged(chosen.job, chosen.matched, chosen.evidence, repair.step)
+        result, answers = answered(chosen.job, result, known, apart=parents.separation is not None)
+        product = _product(parents, chosen, result)
         if how.output_type == "float16":
             product = replace(product, network=halved(product.network, product.weights), weights={})
     with clock.stage("check"):
@@ -119,9 +124,10 @@ def merge(
         calibration=None if begun.source is None else begun.source.digest(),
         inputs=given.inputs,
         asked=asked,
+        vectors=known,
     )
     report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None, notes=notes)
-    report = replace(report, recipe=recipe)
+    report = replace(report, recipe=recipe, answers=answers)
     read = sources("one of the models", *models, base, model=True)
     read += sources("the data", calibration, labels, tasks, vectors, how.operators)
     return MergeResult(product.network, product.weights, report, read)
@@ -299,12 +305,31 @@ def _certificate(job: Job, index: int) -> Certificate:
     return found
 
 
-def _produced(parents: Parents, chosen: Chosen, repair: ChosenRepair) -> tuple[Merged, Product]:
-    """Merge the trunk, and put the heads behind it where they are apart."""
-    job, matched, evidence = chosen.job, chosen.matched, chosen.evidence
+def _known_vectors(
+    tasks: TaskSpec | None,
+    vectors: str | Path | None,
+    models: Sequence[ModelSource],
+    parents: Parents,
+    how: MergeOptions,
+    *,
+    labelled: bool,
+) -> ClassVectors:
+    """The class vectors for the ensemble's answer. Raises UsageError for tasks or vectors that nothing would use."""
+    if how.answer == "ensemble":
+        return class_vectors(tasks, vectors, models, parents)
+    if not labelled and (tasks is not None or vectors is not None):
+        raise UsageError(
+            "tasks and class vectors say what labels mean: give the labels too (--labels), or --answer ensemble, "
+            "which is read by class vectors"
+        )
+    return {}
+
+
+def _product(parents: Parents, chosen: Chosen, result: Merged) -> Product:
+    """The merged network, with the heads behind it where they are apart."""
+    job, matched = chosen.job, chosen.matched
     reads = readings(job.prepared.typing, sorted(job.prepared.models.border), matched.matchings)
-    result = repair.merged or merged(job, matched, evidence, repair.step)
-    return result, joined(parents, job.network, result.weights, reads)
+    return joined(parents, job.network, result.weights, reads)
 
 
 def _require_finite(parents: Parents, product: Product, sample: Mapping[str, NDArray[Any]], provider: str) -> None:

@@ -10,12 +10,14 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.matching.similarity import Objective
+from onnxmerge.merging.answer.answer import MeanChoice
 from onnxmerge.merging.closed_form.least_squares import OutputScale
 from onnxmerge.merging.repair.choice import RepairChoice
 
 Refinement = Literal["auto", "none", "ls", "regmean"]
 OutputType = Literal["keep", "float16"]
 HeadsChoice = Literal["auto", "joint", "separate"]
+AnswerChoice = Literal["mean", "ensemble"]
 AUTO: Literal["auto"] = "auto"
 """Method or alpha: to be searched (``api.search``)."""
 
@@ -32,6 +34,9 @@ class MergeOptions:
     "regmean" averages them by the Gram matrices of what they read, and repair follows; "auto" is "none", but where
     both method and repair are searched least squares is one of the repairs to choose from.
     ``output_scale`` says whether it takes outputs as they are or as directions (see `least_squares.refine`).
+    ``answer`` "ensemble" solves the last linear layers for what the parents answer together, whatever came before (see
+    ``merging.answer``). ``outputs`` says what outputs are, one meaning for all or NAME=MEANING,... (None: it is found
+    out), ``output_mean`` what becomes of an embedding's mean: "auto" drops it where class vectors show that this helps.
     ``rotate`` brings spaces that only linear operators see closer by rotation after matching (see ``api.rotating``).
     ``samples`` bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods:
     what the similarity of merged units is multiplied by, and the share of its merges that a model may use up inside
@@ -51,6 +56,9 @@ class MergeOptions:
     repair: RepairChoice = "auto"
     refine: Refinement = "auto"
     output_scale: OutputScale = "auto"
+    answer: AnswerChoice = "mean"
+    outputs: str | None = None
+    output_mean: MeanChoice = "auto"
     rotate: bool = False
     seed: int = 0
     samples: int | None = None

@@ -19,6 +19,7 @@ from onnxmerge.api.repairing import RepairCandidate
 from onnxmerge.api.search import SearchReport
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
@@ -67,8 +68,9 @@ class MergeReport:
     of each group's units that was merged, ``width`` that of a model's units which a zip made of each group (None: all);
     see ``api.resizing``. ``footprints`` are of each parent, then of the merged model. ``reconstruction`` is the
     relative error of each parent's outputs (see ``validation.reconstruction``), on ``held_out`` data or else on that of
-    calibration; None without any. ``recipe`` is all that was asked for (``api.provenance``). ``seconds`` is by
-    stage, ``peak_memory`` in bytes (None: unknown).
+    calibration; None without any. ``answers`` says of each output what it is and what its layer was solved for (empty
+    where that was not asked for). ``recipe`` is all that was asked for (``api.provenance``). ``seconds`` is by stage,
+    ``peak_memory`` in bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -104,6 +106,7 @@ class MergeReport:
     footprints: tuple[Footprint, ...] = ()
     reconstruction: tuple[float | None, ...] | None = None
     recipe: str = ""
+    answers: tuple[Answered, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxmerge.api.answering import ClassVectors
 from onnxmerge.api.examining import Questions
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import SampleInput
@@ -30,6 +31,7 @@ def canonical_recipe(
     calibration: str | None = None,
     inputs: Mapping[str, SampleInput] | None = None,
     asked: Questions | None = None,
+    vectors: ClassVectors | None = None,
 ) -> str:
     """JSON on one line, its keys in order: all options, and the digests of all that was read.
 
@@ -40,6 +42,7 @@ def canonical_recipe(
         calibration: SHA-256 of the samples.
         inputs: Shapes or values of inputs, as they were given.
         asked: What labels mean, and the right answers.
+        vectors: Class vectors that the ensemble's answer is read by.
 
     Raises:
         InputError: the file of operators cannot be read.
@@ -54,6 +57,7 @@ def canonical_recipe(
         "base": base,
         "calibration": calibration,
         "inputs": inputs or {},
+        "vectors": vectors or {},
         "labels": None if asked is None else _digest((asked.tasks, asked.right, asked.learned)),
     }
     return json.dumps(_plain(found), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -140,6 +140,25 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     help="Outputs for --refine ls: as they are (logits), or only their directions (embeddings).",
 )
 @click.option(
+    "--answer",
+    type=click.Choice(["mean", "ensemble"]),
+    default="mean",
+    show_default=True,
+    help="ensemble: solve the last layers for what the parents answer together, after any method.",
+)
+@click.option(
+    "--outputs",
+    metavar="MEANING|NAME=MEANING,...",
+    help="What outputs are: logits, probabilities, embedding, regression or features; by default it is found out.",
+)
+@click.option(
+    "--output-mean",
+    type=click.Choice(["auto", "keep", "drop"]),
+    default="auto",
+    show_default=True,
+    help="The mean of an embedding, for --answer ensemble; auto drops it where class vectors show that this helps.",
+)
+@click.option(
     "--rotate/--no-rotate",
     default=False,
     show_default=True,

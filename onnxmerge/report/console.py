@@ -12,6 +12,7 @@ from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
 from onnxmerge.api.search import SearchReport
 from onnxmerge.axes.explain import AxisReason
+from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.report.terminal import Terminal, terminal
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
@@ -83,6 +84,8 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
         yield "rotated", f"{len(report.rotated)} spaces: {', '.join(report.rotated)}"
     among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
     yield "statistics", f"{report.repair}{among}"
+    for answer in report.answers:
+        yield "output", _answer(answer)
     if report.share < 1:
         yield "shared", f"{report.share:.0%} of the units of each group that can be widened"
     if report.width is not None:
@@ -94,6 +97,18 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     for certificate, model in zip(report.certificates, report.models, strict=True):
         yield "certificate", f"{_certificate(certificate)}  {model}"
     yield "free", _coverage(report.coverage)
+
+
+def _answer(found: Answered) -> str:
+    """What an output is, how that is known, and what its layer was solved for."""
+    meaning = found.meaning
+    kind = f"{meaning.output}: {meaning.meaning} ({'a guess: ' if meaning.guessed else ''}{meaning.why}"
+    kind += "; --outputs says otherwise)" if meaning.guessed else ")"
+    mean = "" if found.mean is None else f", its mean {found.mean}"
+    if found.before is None or found.after is None:
+        return f"{kind}; {found.form}{mean}"
+    agreed = f"agreement with the ensemble {found.before:.4f} -> {found.after:.4f} on {found.samples} held-out samples"
+    return f"{kind}; {found.form}{mean}; {agreed}"
 
 
 def _print_search(console: Terminal, search: SearchReport) -> None:

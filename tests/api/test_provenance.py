@@ -24,6 +24,9 @@ OTHER: dict[str, Any] = {
     "repair": "bias",
     "refine": "ls",
     "output_scale": "unit",
+    "answer": "ensemble",
+    "outputs": "logits",
+    "output_mean": "drop",
     "rotate": True,
     "seed": 1,
     "samples": 7,
@@ -100,3 +103,8 @@ def test_it_is_written_into_the_model(digits: Path, tmp_path: Path) -> None:
         return recipe
 
     assert len({written(None), written(labels), written(labels[::-1].copy())}) == 3
+
+
+def test_class_vectors_count() -> None:
+    one, other = ({"y": [np.full((2, 3), value, np.float32)]} for value in (1, 2))
+    assert len({canonical_recipe(MergeOptions(), models=MODELS, vectors=each) for each in (None, one, other)}) == 3

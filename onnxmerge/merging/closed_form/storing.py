@@ -29,10 +29,15 @@ def matrix(goal: Goal, current: Arrays) -> Array:
 
 def stored(goal: Goal, current: Arrays, evidence: Evidence, solution: Solution) -> dict[str, NDArray[Any]]:
     """The initializers that make the layer (with its BatchNormalization) compute the solution, in their own types."""
-    layer, old = goal.layer, current[goal.layer.weight]
     if goal.norm is not None:
         return _stored_with_norm(goal, goal.norm, current, evidence, solution)
-    found = {layer.weight: goal.form.weight(solution.weight, old)}
+    return stored_plainly(goal, current, solution)
+
+
+def stored_plainly(goal: Goal, current: Arrays, solution: Solution) -> dict[str, NDArray[Any]]:
+    """The initializers that make the layer's own operator compute the solution, in their own types."""
+    layer = goal.layer
+    found = {layer.weight: goal.form.weight(solution.weight, current[layer.weight])}
     if layer.bias is not None:
         like = current[layer.bias]
         found[layer.bias] = (solution.bias / layer.bias_scale).reshape(like.shape).astype(like.dtype)

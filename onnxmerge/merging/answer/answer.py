@@ -1,0 +1,182 @@
+"""Solve the last linear layer of a merged network for its parents' common answer, in closed form and without labels.
+
+X are the rows that the layer reads in the merged network, T the parents' common answer to the same samples in one of
+several forms (``ensemble``). Each form is solved by ridge regression on most of the samples, pulled to the layer as it
+is, and judged by its agreement with the ensemble on the rest. The best is solved again on all of them, if it agrees
+better than the layer as it is by more than one standard error of the difference; else the layer stays as it is.
+
+Source: the closed form is that of RegMean (Jin et al., ICLR 2023, arXiv 2212.09849) and PLeaS (Nasery et al., CVPR
+2025, arXiv 2407.02447); what it aims at is our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.merging.answer.ensemble import (
+    LOGIT_TEMPERATURES,
+    Agreement,
+    AveragedOdds,
+    AveragedProbabilities,
+    ByLogits,
+    ByOdds,
+    ByVectors,
+    Form,
+    Vectors,
+    clusters,
+    common_embedding,
+)
+from onnxmerge.merging.answer.last_layer import Answers, LastLayer
+from onnxmerge.merging.answer.meaning import OutputMeaning, ending
+from onnxmerge.merging.closed_form.ridge import Array, Sums, choose, problem, ridge
+from onnxmerge.merging.closed_form.solution import Solution
+from onnxmerge.merging.closed_form.storing import stored_plainly
+
+Rows: TypeAlias = NDArray[np.float32]
+MeanChoice: TypeAlias = Literal["auto", "keep", "drop"]
+
+HELD_OUT = 5
+"""One sample in so many judges the forms."""
+
+JUDGES = 20
+"""With fewer samples to judge by, the layer stays as it is."""
+
+EQUAL = 1e-3
+"""Parents whose answers differ by less than this share of their size give one answer, which is not touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of one output.
+
+    ``form`` says what its layer was solved for ("as it was": it was left alone). ``before`` and ``after`` are its
+    agreement with the parents' ensemble on ``samples`` held-out samples; None where there was nothing to judge.
+    ``mean`` says what became of an embedding's mean.
+    """
+
+    meaning: OutputMeaning
+    form: str
+    before: float | None = None
+    after: float | None = None
+    samples: int = 0
+    mean: Literal["kept", "dropped"] | None = None
+
+
+AS_IT_WAS = "as it was"
+
+
+def answer(
+    layer: LastLayer,
+    meaning: OutputMeaning,
+    found: Answers,
+    current: Mapping[str, NDArray[Any]],
+    *,
+    shares: Sequence[float],
+    vectors: Vectors | None = None,
+    mean: MeanChoice = "auto",
+    seed: int = 0,
+) -> tuple[dict[str, NDArray[Any]], Answered]:
+    """The initializers of a layer that changed, and what became of its output.
+
+    Args:
+        layer: The last linear layer.
+        meaning: What its output is.
+        found: What the layer reads in the merged network and what it and the parents' layers answer.
+        current: The merged weights.
+        shares: Of the parents in the merge.
+        vectors: For each parent the class vectors that its answers are compared with; None where none are known.
+        mean: Whether the mean of an embedding is kept; ``auto`` drops it where class vectors show that this helps.
+        seed: Of the clusters.
+
+    """
+    held = found.samples % HELD_OUT == HELD_OUT - 1
+    judged = len(np.unique(found.samples[held]))
+    if judged < JUDGES or held.all() or meaning.meaning in ("features", "regression") or _one_answer(found.parents):
+        return {}, Answered(meaning, AS_IT_WAS, mean="kept" if meaning.meaning == "embedding" else None)
+    fit, rest = found.of(~held), found.of(held)
+    forms, agrees = _forms(layer, meaning, fit, tuple(shares), vectors=vectors, mean=mean, seed=seed)
+    prior = layer.goal.form.matrix(current[layer.goal.layer.weight])
+    before = agrees(rest.merged, rest.parents)
+    every = [agrees(_given(_solved(layer, fit, form(fit.parents), prior), rest.x), rest.parents) for form in forms]
+    best = int(np.argmax([each.mean() for each in every]))
+    better = every[best] - before
+    asked = meaning.meaning == "embedding" and mean == "drop"
+    agreed = float(before.mean())
+    if better.mean() <= better.std() / np.sqrt(judged) and not asked:
+        return {}, Answered(meaning, AS_IT_WAS, agreed, agreed, judged, _mean_of(meaning, keeps=True))
+    solution = _solved(layer, found, forms[best](found.parents), prior)
+    mean_of = _mean_of(meaning, keeps=getattr(forms[best], "keeps_mean", True))
+    told = Answered(meaning, forms[best].label, agreed, float(every[best].mean()), judged, mean_of)
+    return stored_plainly(layer.goal, current, solution), told
+
+
+def _forms(
+    layer: LastLayer,
+    meaning: OutputMeaning,
+    fit: Answers,
+    shares: tuple[float, ...],
+    *,
+    vectors: Vectors | None,
+    mean: MeanChoice,
+    seed: int,
+) -> tuple[list[Form], Agreement]:
+    """What the layer may be solved for, in order of preference, and what judges it."""
+    if meaning.meaning == "embedding":
+        known = clusters(fit.parents, seed) if vectors is None else vectors
+        keeping = [True] if mean == "keep" or (mean == "auto" and vectors is None) else [True, False]
+        keeping = [False] if mean == "drop" else keeping
+        forms: list[Form] = [
+            common_embedding(fit.parents, shares, own, keeps_mean=keeps, of_classes=vectors is not None)
+            for keeps in keeping
+            for own in ((), known)
+        ]
+        return forms, ByVectors(known, shares)
+    end = ending(layer.output)
+    if end is not None and end.op_type == "Sigmoid":
+        return [AveragedOdds(shares)], ByOdds(shares)
+    exact = end is not None and end.op_type in ("Softmax", "LogSoftmax")
+    temperatures = LOGIT_TEMPERATURES[:1] if exact else LOGIT_TEMPERATURES
+    return [AveragedProbabilities(shares, temperature) for temperature in temperatures], ByLogits(shares)
+
+
+def _mean_of(meaning: OutputMeaning, *, keeps: bool) -> Literal["kept", "dropped"] | None:
+    if meaning.meaning != "embedding":
+        return None
+    return "kept" if keeps else "dropped"
+
+
+def _one_answer(parents: Sequence[Rows]) -> bool:
+    """Whether all parents give the same answers: then these are the ensemble's, mean and length included."""
+    first = parents[0].astype(np.float64)
+    size = float(np.linalg.norm(first))
+    return all(float(np.linalg.norm(own - first)) <= EQUAL * size for own in parents[1:])
+
+
+def _solved(layer: LastLayer, found: Answers, target: Rows, prior: Array) -> Solution:
+    """The layer [groups, u, d] that meets ``target`` [n, units] best, its ridge chosen on every fifth sample."""
+    groups, biased = layer.goal.form.groups, layer.goal.biased
+    y = np.ascontiguousarray(target.reshape(len(target), groups, -1).transpose(1, 0, 2))[None]
+    held = found.samples % HELD_OUT == (HELD_OUT - 2)  # other samples than those that judge the forms
+    shifts = found.x.mean(axis=1, dtype=np.float64), y.mean(axis=2, dtype=np.float64)
+    fit, rest = Sums(*shifts), Sums(*shifts)
+    for sums, part in ((fit, ~held), (rest, held)):
+        sums.add(found.x[:, part], y[:, :, part])
+    total, one = fit.joined(rest), np.ones(y.shape[0:1] + shifts[1].shape[1:])
+    zero = None if biased else (np.zeros_like(shifts[0]), np.zeros_like(shifts[1][0]))
+    small = problem(fit, one, zero)
+    about = (small.x, small.y) if biased else zero
+    best, error = choose(small, problem(rest, one, about), prior)
+    whole = problem(total, one, zero)
+    weight = ridge(whole, prior, best)
+    return Solution(weight, whole.y - np.einsum("gud,gd->gu", weight, whole.x), best, error)
+
+
+def _given(solution: Solution, x: Rows) -> Rows:
+    """What a solution answers to rows x [groups, n, d]: [n, units]."""
+    y = np.einsum("gud,gnd->ngu", solution.weight, x, optimize=True) + solution.bias
+    return np.asarray(y.reshape(len(y), -1), np.float32)

@@ -1,0 +1,227 @@
+"""What parents say together, in the meaning of their output, and how well a merged network says the same.
+
+Probabilities of one label set are averaged, logits by the probabilities that they stand for,
+
+    t = log(sum_m w_m softmax(z_m / tau) + floor) tau.
+
+Embeddings are agreed on by the directions in which each parent's answers vary (``closed_form.consensus``), and by what
+somebody reads who compares them with vectors: with V the vectors of all parents stacked [classes, u], p_m(x) the
+softmax of the cosines of parent m's answer with its own vectors, and q the square roots of all of them,
+
+    t = c + b V^+ (q - mean q),
+
+c being the consensus about its mean, V^+ the pseudo-inverse, and b such that both terms have one deviation. Where no
+class vectors are known, the centres of clusters of each parent's own answers stand in for them: an embedding that was
+trained for classes crowds around their vectors.
+
+The mean of an embedding is a constant opinion on classes, and the mean of two parents' means favours some classes of
+both. It is added to t unless it is to be dropped, which changes what the output says to whoever reads more than
+directions about the mean.
+
+Agreement is the probability, by the parents' ensemble, of what the merged network answers. Parents are surer of
+themselves than they are right, most of all on their own training data, so the ensemble is asked at a temperature at
+which it is not too sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+from scipy.special import expit, log_softmax, logit, logsumexp, softmax
+
+from onnxmerge.merging.closed_form.consensus import Consensus, consensus, lengths
+
+Rows: TypeAlias = NDArray[np.float32]
+Scores: TypeAlias = NDArray[np.float64]
+Vectors: TypeAlias = Sequence[Rows]
+"""For each parent the vectors that its answers are compared with, [classes, u]."""
+
+COSINE_TEMPERATURE = 0.05
+"""Of the softmax over cosines: milder than the 0.01 that networks of this kind are trained with."""
+
+LOGIT_TEMPERATURES = (1.0, 2.0, 4.0)
+"""Of the softmax over logits, to choose from; agreement is measured at the second."""
+
+FLOOR = 1e-4
+"""Added to probabilities before their logarithm is taken."""
+
+CLUSTERS = 10
+"""Clusters of a parent's own answers."""
+
+CLUSTERED = 4096
+"""Answers of which clusters are formed, at most."""
+
+
+class Form(Protocol):
+    """One way to form the parents' common answer. ``label`` says it to people."""
+
+    @property
+    def label(self) -> str: ...
+
+    def __call__(self, answers: Sequence[Rows]) -> Rows:
+        """The common answer [n, u] to each of n samples, of the parents' answers [n, u] to it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AveragedProbabilities:
+    """Logits whose softmax is the mean of the parents' probabilities, each taken at a temperature."""
+
+    shares: tuple[float, ...]
+    temperature: float
+
+    @property
+    def label(self) -> str:
+        return f"probabilities averaged at temperature {self.temperature:g}"
+
+    def __call__(self, answers: Sequence[Rows]) -> Rows:
+        mean = _mean_probabilities(answers, self.shares, self.temperature)
+        return np.asarray(np.log(mean + FLOOR) * self.temperature, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class AveragedOdds:
+    """What goes into a Sigmoid whose result is the mean of the parents' probabilities, each unit by itself."""
+
+    shares: tuple[float, ...]
+    label: str = "probabilities averaged"
+
+    def __call__(self, answers: Sequence[Rows]) -> Rows:
+        mean = np.average([expit(own.astype(np.float64)) for own in answers], axis=0, weights=self.shares)
+        return np.asarray(logit(np.clip(mean, FLOOR, 1 - FLOOR)), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CommonEmbedding:
+    """The consensus of embeddings, with what is read of each parent by its ``vectors`` where there are any.
+
+    ``back`` [classes, u] is V^+ times b, ``typical`` [classes] the mean of q.
+    """
+
+    label: str
+    agreed: Consensus
+    keeps_mean: bool
+    vectors: Vectors = ()
+    back: Rows | None = None
+    typical: Rows | None = None
+
+    def __call__(self, answers: Sequence[Rows]) -> Rows:
+        found: Rows = self.agreed(answers)
+        if not self.keeps_mean:
+            found = np.asarray(found - self.agreed.centre, np.float32)
+        if self.back is not None and self.typical is not None:
+            found = np.asarray(found + (_read(answers, self.vectors) - self.typical) @ self.back, np.float32)
+        return found
+
+
+def common_embedding(
+    answers: Sequence[Rows], shares: Sequence[float], vectors: Vectors, *, keeps_mean: bool, of_classes: bool
+) -> CommonEmbedding:
+    """Learn the form from some of the parents' answers [n, u]; ``of_classes`` says that the vectors are the user's."""
+    agreed = consensus(answers, shares)
+    label = "consensus of directions" if not vectors else "class vectors" if of_classes else "clusters of answers"
+    if not vectors:
+        return CommonEmbedding(label, agreed, keeps_mean)
+    read = _read(answers, vectors)
+    typical = read.mean(axis=0)
+    back = np.linalg.pinv(np.concatenate([_unit(own) for own in vectors]).astype(np.float64)).T
+    deviation = float((agreed(answers) - agreed.centre).std())
+    own = float(((read - typical) @ back).std())
+    scaled = np.asarray(back * (deviation / own if own > 0 else 0.0), np.float32)
+    return CommonEmbedding(label, agreed, keeps_mean, vectors, scaled, typical)
+
+
+def clusters(answers: Sequence[Rows], seed: int) -> list[Rows]:
+    """For each parent the centres of clusters of its own answers, as directions [CLUSTERS, u]."""
+    found = []
+    for own in answers:
+        some = _unit(own[:: -(-len(own) // CLUSTERED)]).astype(np.float64)
+        centres, _ = kmeans2(some, min(CLUSTERS, len(some)), seed=seed, minit="++", missing="warn")
+        found.append(_unit(centres.astype(np.float32)))
+    return found
+
+
+class Agreement(Protocol):
+    """How well each of n answers [n, u] agrees with the parents' together, float64 [n]; larger is better."""
+
+    def __call__(self, merged: Rows, answers: Sequence[Rows]) -> Scores: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ByLogits:
+    """The mean probability, by the parents' ensemble at a mild temperature, of the class that is answered."""
+
+    shares: tuple[float, ...]
+
+    def __call__(self, merged: Rows, answers: Sequence[Rows]) -> Scores:
+        return _expected(_mean_probabilities(answers, self.shares, LOGIT_TEMPERATURES[1]), merged)
+
+
+@dataclass(frozen=True, slots=True)
+class ByOdds:
+    """1 less the mean distance of each probability to the mean of the parents'."""
+
+    shares: tuple[float, ...]
+
+    def __call__(self, merged: Rows, answers: Sequence[Rows]) -> Scores:
+        mean = np.average([expit(own.astype(np.float64)) for own in answers], axis=0, weights=self.shares)
+        far: Scores = np.abs(expit(merged.astype(np.float64)) - mean).mean(axis=1)
+        return 1.0 - far
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByVectors:
+    """The mean probability, by the parent that knows it, of the vector that is nearest to the answer.
+
+    Nearest among each parent's own vectors, and among those of all, in equal parts: the parents' tasks may share their
+    samples, or not. ``vectors`` that all parents share are one set, of which their probabilities are averaged.
+    """
+
+    vectors: Vectors
+    shares: tuple[float, ...]
+
+    def __call__(self, merged: Rows, answers: Sequence[Rows]) -> Scores:
+        own = [_probabilities(given, vectors) for given, vectors in zip(answers, self.vectors, strict=True)]
+        found = _unit(merged)
+        if all(vectors is self.vectors[0] for vectors in self.vectors):
+            return _expected(np.average(own, axis=0, weights=self.shares), found @ _unit(self.vectors[0]).T)
+        cosines = [found @ _unit(vectors).T for vectors in self.vectors]
+        each = [_expected(chances, near) for chances, near in zip(own, cosines, strict=True)]
+        joint = _expected(np.concatenate(own, axis=1), np.concatenate(cosines, axis=1))
+        apart: Scores = np.average(each, axis=0, weights=self.shares)
+        return (apart + joint) / 2
+
+
+def _expected(probabilities: NDArray[np.float64], scores: NDArray[Any]) -> Scores:
+    """The probability [n] of the class with the highest score; both [n, classes]."""
+    found: Scores = probabilities[np.arange(len(probabilities)), scores.argmax(axis=1)]
+    return found
+
+
+def _mean_probabilities(answers: Sequence[Rows], shares: Sequence[float], temperature: float) -> NDArray[np.float64]:
+    """The mean of the parents' softmax probabilities [n, u]; in the logarithm, for what is far below 1."""
+    logs = [log_softmax(own.astype(np.float64) / temperature, axis=1) for own in answers]
+    weights = np.asarray(shares).reshape(-1, 1, 1)
+    found: NDArray[np.float64] = np.exp(logsumexp(np.stack(logs), axis=0, b=weights / weights.sum()))
+    return found
+
+
+def _read(answers: Sequence[Rows], vectors: Vectors) -> Rows:
+    """q: the square roots of all parents' probabilities of their own vectors, [n, classes]."""
+    read = [np.sqrt(_probabilities(own, known)) for own, known in zip(answers, vectors, strict=True)]
+    return np.concatenate(read, axis=1).astype(np.float32)
+
+
+def _probabilities(answers: Rows, vectors: Rows) -> NDArray[np.float64]:
+    cosines = _unit(answers).astype(np.float64) @ _unit(vectors).astype(np.float64).T
+    found: NDArray[np.float64] = softmax(cosines / COSINE_TEMPERATURE, axis=1)
+    return found
+
+
+def _unit(rows: Rows) -> Rows:
+    return rows / lengths(rows)

@@ -1,0 +1,160 @@
+"""The last linear layer before an output: what it reads, and how both it and its answers are rows of numbers.
+
+Only operators stand between it and the output that change no units among each other's order (SHAPING), and perhaps one
+that ends the network (Softmax, Sigmoid, a division by the length): so what the layer should give follows from what the
+output should say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.axes.layout import Typing
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.answer.meaning import SHAPING, ending
+from onnxmerge.merging.batches import count, each
+from onnxmerge.merging.closed_form.amounts import ROWS, too_wide
+from onnxmerge.merging.closed_form.goals import Goal, plan_layers
+from onnxmerge.merging.layers.patches import pick, values_at
+from onnxmerge.model.network import Network
+from onnxmerge.model.session import open_session, run
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Rows: TypeAlias = NDArray[np.float32]
+
+MEMORY = 1 << 28
+"""Bytes of rows that are kept, of all networks together."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LastLayer:
+    """A linear layer and the output that it gives; ``goal.output`` is the layer's own tensor."""
+
+    goal: Goal
+    output: ir.Value
+
+    @property
+    def axis(self) -> int:
+        return self.goal.axis
+
+
+def last_layers(graph: ir.Graph, typing: Typing) -> tuple[list[LastLayer], list[str]]:
+    """The layer of each float output, and the names of the outputs that no layer can be solved for."""
+    goals = {goal.output: goal for goal in plan_layers(graph, typing)[0]}
+    found: list[LastLayer] = []
+    without: list[str] = []
+    for value in graph.outputs:
+        if value.dtype is not None and not value.dtype.is_floating_point():
+            continue
+        goal = _behind(value, goals)
+        if goal is None or too_wide(goal) or any(other.goal is goal for other in found):
+            without.append(str(value.name))
+        else:
+            found.append(LastLayer(goal, value))
+    return found, without
+
+
+def _behind(value: ir.Value, goals: Mapping[str, Goal]) -> Goal | None:
+    """The layer whose output reaches ``value`` through SHAPING, and at most one operator that ends the network."""
+    end = ending(value)
+    current: ir.Value | None = value
+    while current is not None:
+        goal = goals.get(str(current.name))
+        if goal is not None:
+            return goal
+        node = current.producer()
+        if node is None or (node.op_type not in SHAPING and node is not end):
+            return None
+        current = node.inputs[0]
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What one layer reads in the merged network, x [groups, n, d], and what it and the parents' layers give.
+
+    ``merged`` and each of ``parents`` are [n, units], at the same n positions of the same samples. ``samples`` [n] are
+    the numbers of the samples that the positions are of.
+    """
+
+    x: Rows
+    merged: Rows
+    parents: tuple[Rows, ...]
+    samples: NDArray[np.int64]
+
+    def of(self, chosen: NDArray[np.bool_]) -> Answers:
+        """The answers at some of the positions, bool [n]."""
+        return Answers(
+            self.x[:, chosen], self.merged[chosen], tuple(own[chosen] for own in self.parents), self.samples[chosen]
+        )
+
+
+def answers_of(
+    layers: Sequence[LastLayer],
+    network: Network,
+    weights: Arrays,
+    parents: tuple[Network, Sequence[Arrays]],
+    source: CalibrationSource,
+    *,
+    provider: str = "cpu",
+    seed: int = 0,
+) -> list[Answers]:
+    """Run the merged network and its parents over the data once, and keep rows of each layer within MEMORY.
+
+    ``parents`` are their common graph and each one's weights. Positions are drawn evenly over all batches.
+    """
+    tensors = [layer.goal.output for layer in layers]
+    merged = open_session(
+        network.model,
+        weights=weights,
+        outputs=list(dict.fromkeys([*tensors, *(layer.goal.source for layer in layers)])),
+        provider=provider,
+        optimise=True,
+        alternating=True,
+    )
+    template, every = parents
+    sessions = [
+        open_session(template.model, weights=own, outputs=tensors, provider=provider, optimise=True, alternating=True)
+        for own in every
+    ]
+    batches, rng = count(source), np.random.default_rng(seed)
+    parts: list[list[Answers]] = [[] for _ in layers]
+    seen = 0
+    for feed in each(source):
+        own = run(merged, dict(feed))
+        theirs = [run(session, dict(feed)) for session in sessions]
+        for layer, kept in zip(layers, parts, strict=True):
+            shape = own[layer.goal.output].shape
+            picks = pick(shape, layer.axis, -(-_rows(layer, len(every)) // batches), rng)
+            kept.append(
+                Answers(
+                    layer.goal.form.rows(own[layer.goal.source], picks),
+                    values_at(own[layer.goal.output], layer.axis, picks),
+                    tuple(values_at(given[layer.goal.output], layer.axis, picks) for given in theirs),
+                    seen + picks[0],
+                )
+            )
+        seen += max((len(array) for array in feed.values() if array.ndim), default=1)
+    return [_joined(kept) for kept in parts]
+
+
+def _rows(layer: LastLayer, parents: int) -> int:
+    """How many positions of a layer are kept."""
+    goal = layer.goal
+    wide = goal.features * goal.form.groups + (parents + 1) * goal.layer.units
+    return max(min(ROWS, MEMORY // (4 * wide)), 1)
+
+
+def _joined(parts: Sequence[Answers]) -> Answers:
+    return Answers(
+        np.concatenate([part.x for part in parts], axis=1),
+        np.concatenate([part.merged for part in parts]),
+        tuple(np.concatenate(own) for own in zip(*(part.parents for part in parts), strict=True)),
+        np.concatenate([part.samples for part in parts]),
+    )

@@ -1,0 +1,99 @@
+"""``--answer ensemble``: the last layer solved for what the parents say together, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmerge.api import evaluate, merge
+from onnxmerge.evaluation.task_file import read_tasks
+from onnxmerge.model.read import read_network
+from onnxmerge.model.session import open_session, run
+from tests.command_line import Cli
+from tests.graphs import build, normal
+
+
+def test_class_vectors_bring_the_merge_near_the_ensemble(digits: Path) -> None:
+    parents = [digits / "a.onnx", digits / "b.onnx"]
+    tasks = read_tasks(digits / "task.json")
+    found = {
+        answer: merge(
+            parents,
+            calibration=digits / "calib.npz",
+            tasks=tasks if answer == "ensemble" else None,
+            method="act-align",
+            answer=answer,
+        )
+        for answer in ("mean", "ensemble")
+    }
+    scores = evaluate(found, digits / "test.npz", digits / "test.npz", tasks=tasks, parents=parents)
+    joint = {row.name: row.scores.joint.top[0] for row in scores.models if row.scores.joint is not None}
+    assert joint["ensemble"] > joint["mean"] + 0.15
+    (told,) = found["ensemble"].report.answers
+    assert told.meaning.meaning == "embedding"
+    assert "class vectors" in told.meaning.why
+    assert told.after is not None
+    assert told.before is not None
+    assert told.after > told.before
+    assert not found["mean"].report.answers
+
+
+@pytest.mark.parametrize("refine", ["none", "ls"])
+def test_equal_parents_keep_their_answer(digits: Path, refine: str) -> None:
+    options: dict[str, Any] = {"method": "act-align", "refine": refine, "calibration": digits / "calib.npz"}
+    results = [merge([digits / "a.onnx"] * 2, **options, answer=answer) for answer in ("mean", "ensemble")]
+    (told,) = results[1].report.answers
+    assert told.form == "as it was"
+    for name in results[0].weights:
+        np.testing.assert_array_equal(results[0].weights[name], results[1].weights[name])
+
+
+def classifier(seed: int) -> onnx.ModelProto:
+    """A classifier of the sign pattern of two numbers, with a hidden layer of its own and some noise in its logits."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(32, 2)).astype(np.float32)
+    x = rng.normal(size=(2000, 2)).astype(np.float32)
+    h = np.maximum(x @ hidden.T, 0)
+    right = (x[:, 0] > 0).astype(int) * 2 + (x[:, 1] > 0)
+    top, *_ = np.linalg.lstsq(h, 6 * np.eye(4)[right] - 1.5, rcond=None)
+    graph = "(float[n,2] x) => (float[n,4] y) { a = Gemm<transB=1>(x, w1) h = Relu(a) y = Gemm<transB=1>(h, w2, b2) }"
+    weights = {"w1": hidden, "w2": top.T.astype(np.float32), **normal(b2=(4,), seed=seed, scale=0.1)}
+    return build(graph, weights)
+
+
+def test_logits_agree_better_with_the_averaged_probabilities() -> None:
+    parents = [classifier(1), classifier(2)]
+    data = np.random.default_rng(9).normal(size=(1500, 2)).astype(np.float32)
+    both = [
+        merge(parents, calibration=data, method="act-align", outputs="logits", repair="none", answer=answer)
+        for answer in ("mean", "ensemble")
+    ]
+    fresh = np.random.default_rng(10).normal(size=(2000, 2)).astype(np.float32)
+    right = (fresh[:, 0] > 0).astype(int) * 2 + (fresh[:, 1] > 0)
+    correct = []
+    for result in both:
+        session = open_session(result.template.model, weights=result.weights)
+        correct.append((run(session, {"x": fresh})["y"].argmax(axis=1) == right).mean())
+    (told,) = both[1].report.answers
+    assert told.form.startswith("probabilities averaged")
+    assert correct[1] >= correct[0]
+
+
+def test_the_summary_says_what_the_output_is(digits: Path, cli: Cli, tmp_path: Path) -> None:
+    command = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "--method", "act-align"]
+    ended = cli(*command, "--answer", "ensemble", "-o", "m.onnx", "--json", "m.json")
+    assert ended.returncode == 0, ended.stderr
+    told = " ".join(ended.stdout.split())
+    assert "embedding: embedding (a guess:" in told
+    assert "its mean kept" in told
+    (found,) = json.loads((tmp_path / "m.json").read_text())["answers"]
+    assert found["meaning"]["guessed"] is True
+    wrong = cli(*command, "--answer", "ensemble", "--outputs", "scores", "-o", "n.onnx")
+    assert wrong.returncode == 2
+    assert "'scores' is none of" in wrong.stderr
+    read_network(tmp_path / "m.onnx")
