@@ -9,13 +9,14 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.api.prepare import SampleInput
-from onnxmerge.calibration.chunks import Feed
+from onnxmerge.calibration.chunks import Feed, naming, read_npy
 from onnxmerge.calibration.sources import OpenedSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import InputSpec, check_shape, conform, is_batched
 from onnxmerge.errors import InputError, UsageError
@@ -37,11 +38,9 @@ def known(given: str) -> SampleInput:
     """A shape (1,3,224,224 or scalar), or what is in a .npy file. Raises InputError where that cannot be read."""
     if not given.endswith(".npy"):
         return () if given == "scalar" else tuple(int(size) for size in given.split(","))
-    try:
-        found: NDArray[Any] = np.load(given, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{given}: cannot be read as a .npy array ({error})") from error
-    return found
+    path = Path(given)
+    with naming(path):
+        return read_npy(path, mapped=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

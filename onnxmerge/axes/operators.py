@@ -24,13 +24,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onnxmerge.axes.rules import RULES
 from onnxmerge.axes.rules.contraction import apply_signature
 from onnxmerge.axes.signature import Axes, MisfitError, Pattern, Signature, SignatureError, Term, parse_pattern
 from onnxmerge.axes.site import Site
+from onnxmerge.documents import read_yaml
 from onnxmerge.resources import specs
+from onnxmerge.text import shown
 
 _KINDS = ("elementwise", "rule", "reads_shape", "frozen", "inputs")
 _KEYS = {
@@ -187,17 +187,14 @@ def builtin_operators() -> OperatorTable:
 
 
 def read_operators(path: Path) -> OperatorTable:
-    """Read one file of signatures. Raises SignatureError naming the file and the operator."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise SignatureError(f"{path}: cannot be read as YAML ({error})".replace("\n", " ")) from error
+    """Read one file of signatures. Raises InputError naming the file, and SignatureError the operator too."""
+    document = read_yaml(path, "a file of operators")
     if not isinstance(document, dict):
         raise SignatureError(f"{path}: expected a mapping of domains to operators")
     table: dict[tuple[str, str], tuple[OperatorSpec, ...]] = {}
     for domain, operators in document.items():
         if not isinstance(operators, dict):
-            raise SignatureError(f"{path}: {domain}: expected a mapping of operators, found {operators!r}")
+            raise SignatureError(f"{path}: {domain}: expected a mapping of operators, found {shown(operators)}")
         for name, entry in operators.items():
             variants = entry if isinstance(entry, list) else [entry]
             try:
@@ -229,18 +226,18 @@ def _read_entry(name: str, entry: Any) -> OperatorSpec:
 def _checked_fields(entry: Any) -> dict[str, Any]:
     """The keys of an entry, once each has a known name and a value of its kind."""
     if not isinstance(entry, dict):
-        raise SignatureError(f"expected 'elementwise' or a mapping, found {entry!r}")
+        raise SignatureError(f"expected 'elementwise' or a mapping, found {shown(entry)}")
     unknown = sorted(set(map(str, entry)) - _KEYS)
     if unknown:
-        raise SignatureError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
+        raise SignatureError(f"unknown key {shown(unknown[0])}; known are {', '.join(sorted(_KEYS))}")
     kinds = [kind for kind in _KINDS if kind in entry]
     if len(kinds) != 1:
         raise SignatureError(f"expected exactly one of {', '.join(_KINDS)}, found {', '.join(kinds) or 'none'}")
-    if "rule" in entry and entry["rule"] not in RULES:
-        raise SignatureError(f"there is no rule {entry['rule']!r}; known are {', '.join(sorted(RULES))}")
+    if "rule" in entry and (not isinstance(entry["rule"], str) or entry["rule"] not in RULES):
+        raise SignatureError(f"there is no rule {shown(entry['rule'])}; known are {', '.join(sorted(RULES))}")
     for key, kind in _TYPES.items():
         if key in entry and not isinstance(entry[key], kind):
-            raise SignatureError(f"{key!r} must be {_TYPE_NAMES[kind]}, found {entry[key]!r}")
+            raise SignatureError(f"{key!r} must be {_TYPE_NAMES[kind]}, found {shown(entry[key])}")
     return {key: value for key, value in entry.items() if key != "note"}
 
 

@@ -19,13 +19,22 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 
 from onnxmerge.calibration.specs import Array, InputSpec, check_rows, check_shape, conform_all, select
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, OnnxmergeError
+from onnxmerge.files import named, require_file
+from onnxmerge.memory import require_room
+from onnxmerge.text import reason, shown
 
 Feed = dict[str, Array]
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 
 _BLOCK_BYTES = 1 << 24
+
+_MEMBERS = 10_000
+"""Members of a .npz, at most: one array for each input is read."""
+
+_BOMB_BYTES, _BOMB_RATIO = 1 << 30, 100
+"""A member of more bytes that was compressed more than so many times is no data: reading it would take minutes."""
 
 _ENCRYPTED = 1
 """The bit of a member's flags that says so (PKWARE APPNOTE, 4.4.4)."""
@@ -95,12 +104,16 @@ class _Zipped:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran: bool
+    header: int = 0
 
     @property
     def itemsize(self) -> int:
         return self.dtype.itemsize
 
     def whole(self) -> Array:
+        require_room(
+            math.prod(self.shape) * self.itemsize, f"{named(self.path)}: {self.member} of {_sizes(self.shape)}"
+        )
         with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
 
@@ -110,34 +123,76 @@ class _Zipped:
             return
         row = math.prod(self.shape[1:])
         with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
-            _header(stream)
+            stream.read(self.header)
             for first in range(0, self.shape[0], rows):
                 count = min(rows, self.shape[0] - first)
                 data = stream.read(count * row * self.itemsize)
+                if len(data) < count * row * self.itemsize:
+                    raise EOFError(f"{shown(self.member)} is cut off")
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    """Shape, dtype, and whether it is in Fortran order, as the .npy format states them."""
+def _header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
+    """Shape, dtype, whether it is in Fortran order, and the header's length, as the .npy format states them.
+
+    Raises ValueError where the array cannot lie in the ``size`` bytes that the file or member has from its start on.
+    """
+    start = stream.tell()
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(stream)
+    length = stream.tell() - start
     if dtype.hasobject:
-        raise ValueError("it holds pickled objects, which are not loaded")
-    return shape, dtype, fortran
+        raise ValueError("it holds pickled objects, which are not loaded; save arrays of numbers")
+    if any(isinstance(dim, bool) or not 0 <= dim < _MOST for dim in shape):
+        raise ValueError(f"its header states the shape {_sizes(shape)}, which no array has")
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted > size - length:
+        raise ValueError(f"its header states {wanted:,} bytes for shape {_sizes(shape)}, it has {size - length:,}")
+    return shape, dtype, fortran, length
+
+
+_MOST = 1 << 62
+"""More than any axis is long."""
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return shown(list(shape))
+
+
+def read_npy(path: Path, *, mapped: bool = True) -> Array:
+    """The array of a .npy file, memory-mapped or read. Raises what `naming` turns into one line."""
+    size = require_file(path, "a .npy file")
+    with path.open("rb") as file:
+        shape, dtype, _, _ = _header(file, size)
+    if not mapped:
+        require_room(math.prod(shape) * dtype.itemsize, f"{named(path)} of shape {_sizes(shape)}")
+    mapped = mapped and bool(math.prod(shape)) and dtype.itemsize > 0
+    array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    return array
 
 
 def npz_columns(path: Path) -> dict[str, _Column]:
-    """The arrays of a .npz by name; only their headers are read now."""
+    """The arrays of a .npz by name; only their headers are read now. Raises what `naming` turns into one line."""
+    require_file(path, "a .npz file")
     columns: dict[str, _Column] = {}
     with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            if member.endswith(".npy"):
-                with archive.open(member) as stream:
-                    found = _Zipped(path, member, *_header(stream))
-                info = archive.getinfo(member)
-                mapped = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & _ENCRYPTED
-                columns[member.removesuffix(".npy")] = _mapped(found, info) if mapped else found
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        if len(members) > _MEMBERS:
+            raise ValueError(f"it has {len(members):,} arrays; one for each input is expected")
+        for info in members:
+            name = info.filename.removesuffix(".npy")
+            if name in columns:
+                raise ValueError(f"it holds {shown(info.filename)} twice")
+            if info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
+                raise ValueError(
+                    f"{shown(info.filename)} has {info.compress_size:,} bytes that unpack to {info.file_size:,}; "
+                    "if that is data, save it with np.savez, which does not compress"
+                )
+            with archive.open(info) as stream:
+                found = _Zipped(path, info.filename, *_header(stream, info.file_size))
+            mapped = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & _ENCRYPTED
+            columns[name] = _mapped(found, info) if mapped else found
     return columns
 
 
@@ -153,7 +208,7 @@ def _mapped(column: _Zipped, info: zipfile.ZipInfo) -> _InMemory:
         if crc != info.CRC:
             raise zipfile.BadZipFile(f"Bad CRC-32 for file {column.member!r}")
         file.seek(first)
-        _header(file)
+        _header(file, info.file_size)
         order: Literal["F", "C"] = "F" if column.fortran else "C"
         if not math.prod(column.shape):  # nothing to map
             return _InMemory(np.zeros(column.shape, column.dtype))
@@ -161,24 +216,26 @@ def _mapped(column: _Zipped, info: zipfile.ZipInfo) -> _InMemory:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn what NumPy and zipfile raise on a bad file into one line with its name."""
+def naming(path: Path, what: str | None = None) -> Iterator[None]:
+    """Turn whatever NumPy and zipfile raise on a bad file into one line with its name."""
     try:
         yield
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read as a NumPy {path.suffix[1:]} file: {reason}") from error
+    except OnnxmergeError:
+        raise
+    except Exception as error:  # a damaged archive or header makes them raise almost anything
+        told = what or f"a NumPy {path.suffix[1:].lower()} file"
+        raise InputError(f"{named(path)}: cannot be read as {told}: {reason(error)}") from error
 
 
-def _file_columns(path: Path, specs: Sequence[InputSpec]) -> dict[str, _Column]:
+def _file_columns(path: Path, specs: Sequence[InputSpec], notes: dict[str, None]) -> dict[str, _Column]:
     """The arrays of one file by input name."""
-    with _naming(path):
-        if path.suffix.lower() == ".npz":
-            columns = npz_columns(path)
-        else:
-            columns = {path.stem: _InMemory(np.load(path, mmap_mode="r", allow_pickle=False))}
-    chosen = select(tuple(columns), specs, str(path))
-    return {name: columns[key] for name, key in chosen.items()}
+    with naming(path):
+        columns = npz_columns(path) if path.suffix.lower() == ".npz" else {path.stem: _InMemory(read_npy(path))}
+        chosen = select(tuple(columns), specs, named(path))
+        only = chosen[specs[0].name]
+        if path.suffix.lower() == ".npz" and only != specs[0].name:
+            notes[f"{named(path)}: its only array, {shown(only)}, was taken for input {specs[0].name!r}"] = None
+        return {name: columns[key] for name, key in chosen.items()}
 
 
 def array_chunks(arrays: Mapping[str, Array], specs: Sequence[InputSpec], origin: str, *, batched: bool) -> Chunks:
@@ -197,24 +254,29 @@ def file_chunks(path: Path, specs: Sequence[InputSpec], *, batched: bool) -> Chu
         InputError: it cannot be read, or does not hold what the model takes.
 
     """
-    columns = _file_columns(path, specs)
-    rows = _check_columns(columns, specs, str(path), batched=batched)
+    notes: dict[str, None] = {}
+    columns = _file_columns(path, specs, notes)
+    rows = _check_columns(columns, specs, named(path), batched=batched)
 
     def start() -> Iterator[Feed]:
-        with _naming(path):
-            yield from _read(columns, specs, str(path), batched=batched)
+        with naming(path):
+            yield from _read(columns, specs, named(path), batched=batched)
 
-    return Chunks(str(path), start, rows)
+    return Chunks(named(path), start, rows, notes=notes)
 
 
 def folder_chunks(folder: Path, files: Sequence[Path], specs: Sequence[InputSpec], *, batched: bool) -> Chunks:
     """The .npy and .npz files of a folder, one after another."""
+    notes: dict[str, None] = {}
 
     def start() -> Iterator[Feed]:
         for path in files:
-            yield from file_chunks(path, specs, batched=batched).start()
+            chunks = file_chunks(path, specs, batched=batched)
+            if not notes:  # the first says it for all
+                notes.update(chunks.notes)
+            yield from chunks.start()
 
-    return Chunks(str(folder), start)
+    return Chunks(named(folder), start, notes=notes)
 
 
 def _lacks_batch(column: _Column, spec: InputSpec) -> bool:
@@ -231,6 +293,8 @@ def _check_columns(
         column = columns[spec.name]
         shape = (1, *column.shape) if batched and _lacks_batch(column, spec) else column.shape
         check_shape(shape, spec, origin, batched=batched)
+        if shape and shape[0] and not math.prod(shape):
+            raise InputError(f"{origin}: input {spec} expected, found shape {_sizes(shape)}, which holds nothing")
         rows[spec.name] = shape[0] if shape else 1
     if not batched:
         return None

@@ -21,6 +21,7 @@ from onnxmerge.calibration.images import IMAGE_SUFFIXES, ImageOptions, Layout, i
 from onnxmerge.calibration.readers import Reader, is_script, reader_chunks, script_chunks
 from onnxmerge.calibration.specs import Array, InputSpec, fixed_batch, is_batched
 from onnxmerge.errors import InputError, UsageError
+from onnxmerge.files import is_folder, named, require_file
 
 BATCH_SIZE = 64
 """Default number of samples that run at once."""
@@ -99,7 +100,7 @@ def _chunks(
     if isinstance(spec, str) and is_script(spec):
         return script_chunks(spec, inputs, batched=batched)
     if isinstance(spec, str | Path):
-        return _path_chunks(Path(spec).resolve(), inputs, images, samples, batched=batched)
+        return _path_chunks(Path(spec).absolute(), inputs, images, samples, batched=batched)
     if isinstance(spec, np.ndarray):
         return array_chunks({"the array": spec}, inputs, "calibration array", batched=batched)
     if isinstance(spec, Mapping):
@@ -110,24 +111,23 @@ def _chunks(
 def _path_chunks(
     path: Path, inputs: Sequence[InputSpec], images: ImageOptions, samples: int | None, *, batched: bool
 ) -> Chunks:
-    if path.is_dir():
+    if is_folder(path):
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         arrays = [p for p in files if p.suffix.lower() in ARRAY_SUFFIXES]
         pictures = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
         if arrays and pictures:
             raise InputError(
-                f"{path}: holds both arrays ({arrays[0].name}) and images ({pictures[0].name}); keep one kind"
+                f"{named(path)}: holds both arrays ({arrays[0].name}) and images ({pictures[0].name}); keep one kind"
             )
         if arrays:
             return folder_chunks(path, arrays, inputs, batched=batched)
         if pictures:
             return image_chunks(path, pictures, inputs, images, samples)
-        raise InputError(f"{path}: holds no .npy, .npz or image file")
-    if not path.exists():
-        raise InputError(f"{path}: no such calibration file or folder")
+        raise InputError(f"{named(path)}: holds no .npy, .npz or image file")
+    require_file(path, "calibration data")
     if path.suffix.lower() not in ARRAY_SUFFIXES:
         raise InputError(
-            f"{path}: a .npy or .npz file, a folder of these or of images, or script.py:function is expected"
+            f"{named(path)}: a .npy or .npz file, a folder of these or of images, or script.py:function is expected"
         )
     return file_chunks(path, inputs, batched=batched)
 

@@ -12,8 +12,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
+from onnxmerge.text import clamped
 
 Array = NDArray[Any]
+
+_NAMES = 120
+"""Characters of a list of names in a message."""
 
 _EXTENDED_FLOATS = {np.dtype(ml_dtypes.bfloat16)}
 
@@ -71,11 +75,11 @@ def select(names: Sequence[str], specs: Sequence[InputSpec], origin: str) -> dic
     """
     if len(specs) == len(names) == 1:
         return {specs[0].name: names[0]}
-    for spec in specs:
-        if spec.name not in names:
-            raise InputError(
-                f"{origin}: nothing for input {spec}; found {sorted(names)}, one array per input is needed"
-            )
+    missing = [spec for spec in specs if spec.name not in names]
+    if missing:
+        others = clamped(", ".join(sorted(set(names) - {spec.name for spec in specs})), _NAMES) or "no other"
+        wanted = clamped(", ".join(map(str, missing)), _NAMES)
+        raise InputError(f"{origin}: nothing for input {wanted}; found {others}: name one array after each input")
     return {spec.name: spec.name for spec in specs}
 
 
@@ -98,7 +102,9 @@ def check_shape(shape: Sequence[int], spec: InputSpec, origin: str, *, batched: 
 
 
 def conform(array: Array, spec: InputSpec, origin: str, first: int = 0) -> Array:
-    """The array in the input's dtype. Floats convert to floats and integers to integers that can hold them.
+    """The array in the input's dtype, where no value is lost but the last digits of a float.
+
+    Floats convert to floats, integers and whole floats to integers that can hold them, 0 and 1 to truth values.
 
     ``first`` is the number of the first row within ``origin``, for the message.
 
@@ -111,7 +117,7 @@ def conform(array: Array, spec: InputSpec, origin: str, first: int = 0) -> Array
     elif _is_float(array.dtype) and _is_float(spec.dtype):
         with np.errstate(over="ignore"):
             converted = np.ascontiguousarray(array, dtype=spec.dtype)
-    elif array.dtype.kind in "iu" and spec.dtype.kind in "iu":
+    elif array.dtype.kind in "iubf" and spec.dtype.kind in "iub" and _is_whole(array):
         _check_range(array, spec, origin)
         converted = np.ascontiguousarray(array, dtype=spec.dtype)
     else:
@@ -130,9 +136,13 @@ def _is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype in _EXTENDED_FLOATS
 
 
+def _is_whole(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool((np.isfinite(array) & (array == np.trunc(array))).all())
+
+
 def _check_range(array: Array, spec: InputSpec, origin: str) -> None:
-    limits = np.iinfo(spec.dtype)
-    if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
+    low, high = (0, 1) if spec.dtype.kind == "b" else (np.iinfo(spec.dtype).min, np.iinfo(spec.dtype).max)
+    if array.size and (int(array.min()) < low or int(array.max()) > high):
         raise InputError(f"{origin}: input {spec}: {array.dtype} values {array.min()}..{array.max()} do not fit")
 
 

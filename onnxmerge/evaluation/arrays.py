@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.chunks import npz_columns
-from onnxmerge.errors import InputError
+from onnxmerge.calibration.chunks import naming, npz_columns, read_npy
 
 
 def read_arrays(path: Path, what: str) -> dict[str, NDArray[Any]]:
@@ -22,10 +19,8 @@ def read_arrays(path: Path, what: str) -> dict[str, NDArray[Any]]:
         InputError: the file cannot be read, or holds pickled objects.
 
     """
-    try:
+    with naming(path, f"{what} (.npy or .npz)"):
         if path.suffix.lower() == ".npz":
             columns = npz_columns(path)
             return {name: column.whole() for name, column in columns.items() if len(column.shape) in (1, 2)}
-        return {path.stem: np.load(path, allow_pickle=False)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as {what} (.npy or .npz): {error}") from error
+        return {path.stem: read_npy(path, mapped=False)}

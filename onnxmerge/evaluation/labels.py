@@ -8,6 +8,7 @@ a regression are numbers, and nan or an empty cell where there is none.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,15 @@ from onnxmerge.calibration.images import IMAGE_SUFFIXES
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.arrays import read_arrays
 from onnxmerge.evaluation.task import Task
+from onnxmerge.files import is_folder, named, read_text
+from onnxmerge.memory import require_room
+from onnxmerge.text import reason, shown
+
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+"""Names of class folders that number the classes themselves."""
+
+_BYTES_OF_A_CHARACTER = 32
+"""Memory for each character of a table of short numbers, about."""
 
 LabelSpec = str | Path | NDArray[Any] | Mapping[str, NDArray[Any]]
 
@@ -78,7 +88,7 @@ def read_labels(spec: LabelSpec) -> Labels:
     elif isinstance(spec, Mapping):
         found, origin = {str(name): np.asarray(array) for name, array in spec.items()}, "the labels"
     else:
-        found, origin = _read(Path(spec)), str(spec)
+        found, origin = _read(Path(spec)), named(spec)
     counts = {name: len(array) if array.ndim else 0 for name, array in found.items()}
     if len(set(counts.values())) != 1 or not all(counts.values()):
         raise InputError(f"{origin}: a label for each sample is expected, found {counts or 'nothing'}")
@@ -86,18 +96,18 @@ def read_labels(spec: LabelSpec) -> Labels:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
-    if path.is_dir():
+    if is_folder(path):
         return {"labels": folder_labels(path)}
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".npz", ".csv", ".txt"):
-        raise InputError(f"{path}: labels are a .npy, .npz, .csv or .txt file, or a folder of class folders")
+        raise InputError(f"{named(path)}: labels are a .npy, .npz, .csv or .txt file, or a folder of class folders")
     if suffix in (".npy", ".npz"):
         arrays = read_arrays(path, "labels")
         return _of_one_length(arrays) if suffix == ".npz" else {"labels": arrays[path.stem]}
     try:
         return _read_text(path)
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as labels: {error}") from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{named(path)}: cannot be read as labels: {reason(error)}") from error
 
 
 def _of_one_length(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -112,28 +122,34 @@ def folder_labels(folder: Path) -> NDArray[np.int64]:
 
     Classes are the folders just below, numbered in order of name; where all their names are whole numbers, these.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
     loose = [path for path in files if path.parent == folder]
     if loose or not files:
         raise InputError(f"{loose[0] if loose else folder}: images in one folder for each class are expected")
     names = [path.relative_to(folder).parts[0] for path in files]
     classes = sorted(set(names))
-    whole = all(name.removeprefix("-").isdecimal() for name in classes)
+    whole = all(_WHOLE.fullmatch(name) for name in classes)
     number = {name: int(name) if whole else index for index, name in enumerate(classes)}
     return np.array([number[name] for name in names], np.int64)
 
 
 def _read_text(path: Path) -> dict[str, NDArray[Any]]:
-    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    text = read_text(path, "a label file").rstrip()
+    require_room(len(text) * _BYTES_OF_A_CHARACTER, f"{named(path)}, read as a table,")
+    lines = text.splitlines()
     comma = path.suffix.lower() == ".csv"
-    rows = list(csv.reader(lines, skipinitialspace=True)) if comma else [line.split() for line in lines]
+    rows = list(csv.reader(lines, skipinitialspace=True, strict=True)) if comma else [line.split() for line in lines]
     if not rows:
         raise ValueError("it is empty")
     header = not any(_is_number(cell) for cell in rows[0])
     for line, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise ValueError(f"line {line} has {len(row)} cells, the first has {len(rows[0])}")
-    cells = np.array(rows[header:], dtype=str).reshape(len(rows) - header, len(rows[0]))
+    cells = np.array(rows[header:], dtype=object).reshape(len(rows) - header, len(rows[0]))
     if not header:
         return {"labels": cells}
     return {name.strip(): cells[:, index] for index, name in enumerate(rows[0])}
@@ -151,11 +167,15 @@ def _numbers(array: NDArray[Any], origin: str) -> NDArray[np.float64]:
     if array.ndim not in (1, 2):
         raise InputError(f"{origin} has shape {list(array.shape)}, expected [N] or [N, columns]")
     column = array.reshape(len(array), -1)
-    if array.dtype.kind == "U":
-        column = np.where(np.char.strip(column) == "", "nan", column)
-    elif array.dtype.kind not in "iufb":
-        raise InputError(f"{origin} holds {array.dtype}, expected numbers")
+    if array.dtype.kind not in "iufbUO":
+        raise InputError(f"{origin} holds {shown(array.dtype)}, expected numbers")
     try:
+        if array.dtype.kind in "UO":
+            column = np.where(np.vectorize(_is_empty, otypes=[bool])(column), "nan", column)
         return column.astype(np.float64)
-    except ValueError as error:
-        raise InputError(f"{origin} holds what is no number: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{origin} holds what is no number: {reason(error)}") from error
+
+
+def _is_empty(cell: object) -> bool:
+    return isinstance(cell, str) and not cell.strip()

@@ -13,7 +13,6 @@ Other keys are ignored.
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import yaml
 
+from onnxmerge.documents import read_json, read_yaml
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.task import Loss, Task
-from onnxmerge.evaluation.vectors import read_vectors
+from onnxmerge.evaluation.vectors import finite, read_vectors
+from onnxmerge.files import named
+from onnxmerge.text import reason, shown
+
+_MOST = 1 << 24
+"""More rows, labels or columns than a task has."""
 
 KINDS = ("classes", "relabel")
 
@@ -47,23 +51,22 @@ class TaskFile:
 def read_tasks(path: Path | str) -> TaskFile:
     """Read a task file (task.json, pair.json, .yaml); InputError names the file and the entry that is wrong."""
     path = Path(path).absolute()
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not a readable JSON or YAML file: {' '.join(str(error).split())}") from error
+    read = read_yaml if path.suffix.lower() in (".yaml", ".yml") else read_json
+    content = read(path, "a task file")
     try:
         return _task_file(path, content)
     except KeyError as error:
-        raise InputError(f"{path}: entry {error} is missing") from error
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(f"{path}: not a task file: {error}") from error
+        raise InputError(f"{named(path)}: entry {reason(error)} is missing") from error
+    except (TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{named(path)}: not a task file: {reason(error)}") from error
 
 
-def _task_file(path: Path, content: Mapping[str, Any]) -> TaskFile:
+def _task_file(path: Path, content: Any) -> TaskFile:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"a mapping with 'tasks' is expected, found {shown(content)}")  # noqa: TRY004 - the same error
     kind = content.get("kind")
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
+        raise ValueError(f"kind is {shown(kind)}, expected one of {', '.join(KINDS)}")
     tasks = tuple(_task(entry, kind, content.get("output"), path.parent) for entry in content["tasks"])
     if not tasks:
         raise ValueError("it has no tasks")
@@ -77,7 +80,9 @@ def _task_file(path: Path, content: Mapping[str, Any]) -> TaskFile:
     ]
     for model in models:
         if not 0 <= model["task"] < len(tasks):
-            raise ValueError(f"model {model['file']} names task {model['task']}, expected 0 to {len(tasks) - 1}")
+            raise ValueError(
+                f"model {shown(model['file'])} names task {shown(model['task'])}, expected 0 to {len(tasks) - 1}"
+            )
     return TaskFile(
         name=str(content.get("name", path.stem)),
         input=content.get("input"),
@@ -94,7 +99,7 @@ def _task(entry: Mapping[str, Any], kind: str | None, output: str | None, folder
         raise KeyError(required)
     loss = entry.get("loss", "squared")
     if loss not in get_args(Loss):
-        raise ValueError(f"loss of task {name!r} is {loss!r}, expected one of {', '.join(get_args(Loss))}")
+        raise ValueError(f"loss of task {shown(name)} is {shown(loss)}, expected one of {', '.join(get_args(Loss))}")
     columns, threshold = entry.get("columns"), entry.get("threshold")
     task = Task(
         name,
@@ -129,21 +134,22 @@ def _vectors(entry: Mapping[str, Any], folder: Path) -> Any:
     found = entry.get("vectors")
     if found is None:
         return None
-    return read_vectors(folder / found) if isinstance(found, str) else np.asarray(found, np.float32)
+    return read_vectors(folder / found) if isinstance(found, str) else finite(np.asarray(found, np.float32))
 
 
 def _check(task: Task) -> None:
     """Whether the entries of a task fit together."""
     if task.kind == "regression" and (task.row_of or task.vectors is not None or task.threshold is not None):
         raise ValueError(f"task {task.name!r} is a regression; classes, label_of, vectors and threshold do not apply")
-    if task.columns is not None and (not task.columns or min(task.columns) < 0):
-        raise ValueError(f"columns of task {task.name!r} are {list(task.columns)}, expected numbers from 0")
+    if task.columns is not None and not (task.columns and 0 <= min(task.columns) <= max(task.columns) < _MOST):
+        raise ValueError(f"columns of task {shown(task.name)} are {shown(list(task.columns))}, expected numbers from 0")
     if task.vectors is not None and task.vectors.ndim != 2:
         raise ValueError(f"vectors of task {task.name!r} have shape {task.vectors.shape}, expected [classes, width]")
     if task.row_of is None:
         return
-    if not task.row_of or min(task.row_of) < 0 or min(task.row_of.values()) < 0:
-        raise ValueError(f"task {task.name!r} has no classes, or negative ones; labels are whole numbers from 0")
+    numbers = [*task.row_of, *task.row_of.values()]
+    if not numbers or not 0 <= min(numbers) <= max(numbers) < _MOST:
+        raise ValueError(f"task {shown(task.name)} has no classes, or negative ones, or huge ones; labels count from 0")
     rows, given = max(task.row_of.values()) + 1, task.classes
     every_row = len(set(task.row_of.values())) == len(task.row_of)
     if given is not None and (rows > given or (every_row and rows < given)):

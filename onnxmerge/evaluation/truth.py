@@ -13,6 +13,9 @@ from onnxmerge.errors import InputError
 from onnxmerge.evaluation.labels import Labels
 from onnxmerge.evaluation.task import ABSENT, Task
 
+_MOST = 1 << 31
+"""No label is as large."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
@@ -58,7 +61,7 @@ def truth(tasks: Sequence[Task], labels: Labels) -> Truth:
     for task in tasks:
         picked = labels.pick(task)
         if task.kind == "regression":
-            answers.append(picked)
+            answers.append(_targets(picked, task, labels.origin))
         else:
             numbers = _labels(picked, task, labels.origin)
             labelled = labelled | (numbers != ABSENT)
@@ -77,6 +80,16 @@ def _owner(tasks: Sequence[Task], answers: Sequence[NDArray[Any]]) -> NDArray[np
     return owner
 
 
+def _targets(picked: NDArray[np.float64], task: Task, origin: str) -> NDArray[np.float64]:
+    wrong = np.flatnonzero(np.isinf(picked).any(axis=1))
+    if wrong.size:
+        raise InputError(
+            f"{origin}: sample {wrong[0]} has an infinite target for task {task.name!r}; give numbers, or nan where "
+            "there is none"
+        )
+    return picked
+
+
 def _labels(picked: NDArray[np.float64], task: Task, origin: str) -> NDArray[np.int64]:
     if picked.shape[1] != 1:
         raise InputError(
@@ -84,10 +97,10 @@ def _labels(picked: NDArray[np.float64], task: Task, origin: str) -> NDArray[np.
             "target, or make it a regression"
         )
     numbers = picked[:, 0]
-    wrong = np.flatnonzero(~((numbers >= ABSENT) & (numbers == np.round(numbers))))
+    wrong = np.flatnonzero(~((numbers >= ABSENT) & (numbers < _MOST) & (numbers == np.round(numbers))))
     if wrong.size:
         raise InputError(
             f"{origin}: sample {wrong[0]} has label {numbers[wrong[0]]:g}, task {task.name!r} expects whole numbers of "
-            "-1 or more; a regression of numbers is asked for with --regression or in the task file"
+            "-1 or more, below 2**31; a regression of numbers is asked for with --regression or in the task file"
         )
     return numbers.astype(np.int64)

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.calibration.chunks import naming
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.arrays import read_arrays
 from onnxmerge.evaluation.task import Task
+from onnxmerge.text import shown
 
 Vectors = NDArray[np.float32]
 
@@ -62,5 +64,15 @@ def _arrays(path: Path) -> dict[str, Vectors]:
     arrays = read_arrays(path, "class vectors")
     for name, array in arrays.items():
         if array.ndim != 2 or array.dtype.kind not in "fiu":
-            raise InputError(f"{path}: {name!r} is {array.dtype}{list(array.shape)}, expected numbers [classes, width]")
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
+            raise InputError(
+                f"{path}: {shown(name)} is {array.dtype}{shown(list(array.shape))}, expected numbers [classes, width]"
+            )
+    with naming(path, "class vectors"):
+        return {name: finite(array.astype(np.float32)) for name, array in arrays.items()}
+
+
+def finite(vectors: Vectors) -> Vectors:
+    """The vectors. Raises ValueError where one has no direction: values that are not finite, or nothing but zeros."""
+    if not np.isfinite(vectors).all() or (vectors.ndim == 2 and not vectors.any(axis=1).all()):
+        raise ValueError("a class vector is zero, or holds NaN or an infinity; each is to be a direction")
+    return vectors

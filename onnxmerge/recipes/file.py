@@ -25,9 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from onnxmerge.api.known_inputs import parse
 from onnxmerge.api.options import MergeOptions
+from onnxmerge.documents import read_yaml
 from onnxmerge.errors import InputError, UsageError
+from onnxmerge.files import named
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.recipes.recipe import Calibration, Recipe, differing
+from onnxmerge.text import reason, shown
 
 _FILES = ("base", "labels", "vectors", "output")
 """Files beside the models and the calibration data."""
@@ -38,18 +41,15 @@ _PATHS = ("operators",)
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Read and validate a recipe. Raises InputError, naming the file, the key and what was expected."""
     source = Path(path)
-    try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(source, "a recipe")
     if not isinstance(content, dict):
-        raise InputError(f"{source}: expected a mapping with `models:`, found {type(content).__name__}")
+        raise InputError(f"{named(source)}: expected a mapping with `models:`, found {type(content).__name__}")
     try:
         found = schema_model().model_validate(content).model_dump(exclude_unset=True)
     except ValidationError as error:
-        raise InputError(f"{source}: {_first(error)}") from error
+        raise InputError(f"{named(source)}: {_first(error)}") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a value that pydantic itself fails at
+        raise InputError(f"{named(source)}: {reason(error)}") from error
     return _recipe(found, source.parent)
 
 
@@ -186,11 +186,11 @@ def _first(error: ValidationError) -> str:
     *above, last = what["loc"]
     keys = [str(part) for part in above if isinstance(part, int) or part in _keys()]
     if what["type"] == "extra_forbidden":
-        return f"there is no key {'.'.join([*keys, str(last)])!r}; see specs/recipes/recipe.schema.json"
+        return f"there is no key {shown('.'.join([*keys, str(last)]))}; see specs/recipes/recipe.schema.json"
     if what["type"] == "missing":
         return f"key {'.'.join([*keys, str(last)])!r} is missing"
     keys += [str(last)] if isinstance(last, int) or last in _keys() else []
-    return f"{'.'.join(keys)}: {what['msg'].lower()}, found {what['input']!r}"
+    return f"{'.'.join(keys)}: {what['msg'].lower()}, found {shown(what['input'])}"
 
 
 @cache

@@ -16,6 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 from onnxmerge import inspect
 from onnxmerge.axes.operators import OperatorSpec, builtin_operators, find_operator, read_operators
 from onnxmerge.axes.signature import SignatureError
+from onnxmerge.errors import InputError
 from onnxmerge.resources import specs
 from tests.axes.structures.expected import certified_groups, group
 from tests.axes.typed import certified
@@ -113,9 +114,9 @@ def test_malformed_entries_are_named(tmp_path: Path, text: str) -> None:
 def test_files_that_hold_no_operators_are_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(SignatureError, match=r"mine\.yaml"):
+    with pytest.raises(InputError, match=r"mine\.yaml"):
         read_operators(path)
-    with pytest.raises(SignatureError, match=r"missing\.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"missing\.yaml: no such file"):
         read_operators(tmp_path / "missing.yaml")
 
 

@@ -71,7 +71,7 @@ def test_csv_without_a_header(tmp_path: Path) -> None:
     [
         ("y.csv", b"1,2\n3\n", "y.csv: cannot be read as labels: line 2 has 1 cells, the first has 2"),
         ("y.txt", b"\n", "y.txt: cannot be read as labels: it is empty"),
-        ("y.txt", b"\xff\xfe", "y.txt: cannot be read as labels"),
+        ("y.txt", b"\xff\xfe", "y.txt: is not UTF-8 text"),
         ("y.npy", b"no array", "y.npy: cannot be read as labels"),
         ("y.npz", b"PK\x03\x04 cut", "y.npz: cannot be read as labels"),
         ("y.json", b"[1]", r"y.json: labels are a .npy, .npz, .csv or .txt file"),

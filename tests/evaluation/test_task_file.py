@@ -68,7 +68,7 @@ def test_relabel(tmp_path: Path) -> None:
         (lambda c: c["tasks"][1].update(columns=[-1]), r"columns of task 'high' are \[-1\]"),
         (lambda c: c["tasks"][1].update(loss="cubed"), "loss of task 'high' is 'cubed', expected one of absolute"),
         (lambda c: c["tasks"][1].update(regression=True), "task 'high' is a regression; classes, .* do not apply"),
-        (lambda c: c["tasks"][1].update(vectors="nosuch.npy"), "nosuch.npy: cannot be read as class vectors"),
+        (lambda c: c["tasks"][1].update(vectors="nosuch.npy"), "nosuch.npy: no such file"),
         (lambda c: c.update(kind="other"), "kind is 'other', expected one of classes, relabel"),
         (lambda c: c.update(tasks=[]), "it has no tasks"),
         (lambda c: c["tasks"][1].update(classes=[9, 8]), "has 1 vectors, expected one for each of its 2 classes"),
@@ -117,7 +117,7 @@ def test_files_that_are_not_json(tmp_path: Path) -> None:
     listing = tmp_path / "list.json"
     listing.write_text("[]")
     absent = tmp_path / "absent.json"
-    for path, message in ((broken, "not a readable"), (listing, "not a task file"), (absent, "not a readable")):
+    for path, message in ((broken, "is not JSON"), (listing, "not a task file"), (absent, "no such file")):
         with pytest.raises(InputError, match=message):
             read_tasks(path)
 

@@ -89,7 +89,7 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, message: 
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"none\.yaml: no such file"):
         read_recipe(tmp_path / "none.yaml")
 
 
