@@ -433,7 +433,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path, cli: Cli) -> None:
 
 
 NO_PATHS = {"--task", "--until", "--explain", "--input", "--parents", "--alpha", "--top-k", "--image-size"}
-NO_PATHS |= {"--mean", "--std", "--weights", "--max-memory"}
+NO_PATHS |= {"--mean", "--std", "--weights", "--max-memory", "--outputs"}
 """Options of free text that are no path, or note their paths in a callback of their own (--input, --parents)."""
 
 
