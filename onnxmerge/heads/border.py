@@ -7,7 +7,7 @@ holds the numbers of everything its nodes read. Its *border* are the values that
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -36,12 +36,15 @@ class Border:
     nodes that only copy a value, or compute from weights alone, are in no trunk.
 
     ``joint`` maps an output's place to its key: outputs that the trunk makes, at the same place in all networks.
+    ``names[m]`` has the key of each tensor of network m that is a border value, or one that is computed once more from
+    the very same values: a tail may read either.
     """
 
     values: tuple[Mapping[Key, ir.Value], ...]
     trunks: tuple[frozenset[ir.Node], ...]
     tails: tuple[frozenset[ir.Node], ...]
     joint: Mapping[int, Key]
+    names: tuple[Mapping[str, Key], ...]
 
 
 def common_numbers(structures: Sequence[Structure]) -> set[int]:
@@ -144,7 +147,12 @@ def cut_at(structures: Sequence[Structure], allowed: Collection[int]) -> Border:
         {key: _value(structure, trunk, key) for key in keys}
         for structure, trunk in zip(structures, trunks, strict=True)
     ]
-    return Border(tuple(values), tuple(map(frozenset, trunks)), tuple(frozenset(nodes) for nodes, _ in tails), joint)
+    names = [
+        {str(value.name): key for key, value in _outputs(structure, trunk) if key in keys}
+        for structure, trunk in zip(structures, trunks, strict=True)
+    ]
+    nodes = (tuple(map(frozenset, trunks)), tuple(frozenset(nodes) for nodes, _ in tails))
+    return Border(tuple(values), *nodes, joint, tuple(names))
 
 
 def learned_nodes(nodes: Iterable[ir.Node]) -> int:
@@ -235,5 +243,9 @@ def _joint(structures: Sequence[Structure], trunks: Sequence[Collection[ir.Node]
 
 
 def _value(structure: Structure, trunk: Collection[ir.Node], key: Key) -> ir.Value:
-    number, index = key
-    return next(node.outputs[index] for node in trunk if structure.numbers[node] == number)
+    return next(value for found, value in _outputs(structure, trunk) if found == key)
+
+
+def _outputs(structure: Structure, trunk: Collection[ir.Node]) -> Iterator[tuple[Key, ir.Value]]:
+    for node in trunk:
+        yield from (((structure.numbers[node], index), value) for index, value in enumerate(node.outputs))

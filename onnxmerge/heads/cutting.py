@@ -140,7 +140,7 @@ def _heads(networks: Sequence[Network], border: Border) -> tuple[Head, ...]:
             None if place in border.joint else f"{value.name}_{tag}" for place, value in enumerate(named.graph.outputs)
         )
         tail = frozenset(str(node.name) for node in border.tails[index])
-        known = {str(value.name): trunk_names[key] for key, value in border.values[index].items()}
+        known = {name: trunk_names[key] for name, key in border.names[index].items()}
         heads.append(Head(network, tail, known, outputs, tag))
     return tuple(heads)
 

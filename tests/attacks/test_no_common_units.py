@@ -16,6 +16,10 @@ from tests.graphs import build, normal
 QDQ = """(float[n,6] x) => (float[n,3] y) {
     w = DequantizeLinear(wq, ws, wz) h = MatMul(x, w) r = Relu(h) v = DequantizeLinear(vq, vs, vz) y = MatMul(r, v)
 }"""
+RESTORED = """(float[n,6] x) => (float[n,3] y) {
+    c = Cast<to=1>(wq) w = Mul(c, ws) h = MatMul(x, w) r = Relu(h)
+    d = Cast<to=1>(vq) z = Cast<to=1>(vz) e = Sub(d, z) v = Mul(e, vs) y = MatMul(r, v)
+}"""
 LORA = """(float[n,16] x) => (float[n,5] y) {
     m = MatMul(x, w) la = MatMul(x, a) lb = MatMul(la, b) ls = Mul(lb, s) z = Add(m, ls) r = Relu(z) y = MatMul(r, v)
 }"""
@@ -31,6 +35,15 @@ def quantised(seed: int) -> onnx.ModelProto:
     }
     scales = {name: np.float32(0.01) for name in ("ws", "vs")}
     return build(QDQ, {**weights, **scales, "wz": np.int8(0), "vz": np.int8(0)})
+
+
+def restored(seed: int) -> onnx.ModelProto:
+    """Quantised by hand: integers, and plain operators that make floats of them."""
+    rng = np.random.default_rng(seed)
+    weights = {"wq": rng.integers(-127, 127, (6, 8), dtype=np.int8), "vq": rng.integers(0, 255, (8, 3), dtype=np.uint8)}
+    return build(
+        RESTORED, {**weights, "ws": np.float32(0.01), "vs": np.float32(0.01), "vz": np.uint8(rng.integers(255))}
+    )
 
 
 def adapted(rank: int) -> onnx.ModelProto:
@@ -59,10 +72,13 @@ def _based(folder: Path) -> list[object]:
     return ["run", "a.onnx", "b.onnx", "--method", "ties", "--base", "base.onnx", "-o", "m.onnx"]
 
 
-def _permuted(folder: Path) -> list[object]:
-    onnx.save(quantised(0), folder / "a.onnx")
-    permute(folder / "a.onnx", seed=3, provider="cpu").save(folder / "b.onnx")
-    return ["run", "a.onnx", "b.onnx", "--method", "rebasin", "-o", "m.onnx"]
+def _permuted(make: Callable[[int], onnx.ModelProto]) -> Callable[[Path], list[object]]:
+    def build_up(folder: Path) -> list[object]:
+        onnx.save(make(0), folder / "a.onnx")
+        permute(folder / "a.onnx", seed=3, provider="cpu").save(folder / "b.onnx")
+        return ["run", "a.onnx", "b.onnx", "--method", "rebasin", "-o", "m.onnx"]
+
+    return build_up
 
 
 QUANTISED = ("a.onnx", "quantised", "merge the float models, then quantise")
@@ -75,7 +91,9 @@ RANKS = ("rank 4", "8", "fold each adapter into its base weight first")
     Attack("quantised, joint", _pair(quantised, 0, 1, "--heads", "joint"), says=QUANTISED),
     Attack("quantised, with a base", _based, says=QUANTISED[1:]),
     Attack("quantised, itself", _pair(quantised, 0, 0), 0, writes=("m.onnx",)),
-    Attack("quantised, permuted", _permuted, 0, writes=("m.onnx",)),
+    Attack("quantised, permuted", _permuted(quantised), 0, writes=("m.onnx",)),
+    Attack("quantised by hand", _pair(restored, 0, 1), says=QUANTISED),
+    Attack("quantised by hand, permuted", _permuted(restored), 0, writes=("m.onnx",)),
     Attack("adapters", _pair(adapted, 4, 8), says=RANKS),
     Attack("adapters, planned", _pair(adapted, 4, 8, "--dry-run"), says=RANKS),
     Attack("adapters of one rank", _pair(adapted, 4, 4), 0, writes=("m.onnx",)),

@@ -189,6 +189,19 @@ def test_what_has_no_trunk_in_common_is_refused() -> None:
         merge([mlp(), mlp(1, 4)], method="average", heads="joint")
 
 
+def test_a_tail_may_read_what_the_trunk_computes_twice(tmp_path: Path) -> None:
+    """Both copies of ``r`` are one value, whichever of them a tail reads."""
+    graph = "h = MatMul(x, w)  r = Relu(h)  again = Relu(h)  k = {}  s = Add(again, k)  y = MatMul(s, v)"
+    models = [
+        build(f"(float[n,4] x) => (float[n,3] y) {{ {graph.format(part)} }}", normal(w=(4, 6), v=(6, 3)))
+        for part in ("Neg(r)", "Abs(again)", "Exp(r)")
+    ]
+    x = data(models[0])
+    found = outputs(merged(models, tmp_path, heads="separate", method="rebasin"), x)
+    for name, model in zip(("y_a", "y_b", "y_c"), models, strict=True):
+        np.testing.assert_allclose(found[name], outputs(model, x)["y"], rtol=1e-4, atol=1e-5)
+
+
 def test_a_trunk_that_one_network_has_inside_a_branch_is_none_of_the_trunk() -> None:
     layers = "h = MatMul(x, w)  r = Relu(h)"
     plain = build(f"(float[2,4] x) => (float[2,3] y) {{ {layers}  y = MatMul(r, v) }}", normal(w=(4, 6), v=(6, 3)))
