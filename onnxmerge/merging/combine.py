@@ -176,7 +176,7 @@ def mean_of(name: str, arrays: Iterable[NDArray[Any]], shares: Sequence[float]) 
             if not is_floating(first.dtype):
                 raise InputError(
                     f"initializer {name} ({first.dtype}): model {index + 1} differs from the first in values that "
-                    "cannot be averaged; expected equal ones, so leave it out or merge up to the node that reads it"
+                    "cannot be averaged; merge the float models, then quantise, or merge up to the node that reads it"
                 )
             wide = np.complex128 if first.dtype.kind == "c" else np.float64
             total = first.astype(wide) * sum(shares[:index])
