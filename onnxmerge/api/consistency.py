@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
-from onnxmerge.api.methods import METHODS, compares_activations, require_base
-from onnxmerge.api.options import AUTO, MergeOptions
+from onnxmerge.api.methods import METHODS, AnyMethod, compares_activations, require_base
+from onnxmerge.api.options import AUTO, MergeOptions, differing
 from onnxmerge.api.search import choices
 from onnxmerge.errors import UsageError
+from onnxmerge.matching.align_method import Method
+from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.zip_method import ZipMethod
+from onnxmerge.merging.task_vectors import TaskVectorMethod
+from onnxmerge.text import shown
 
 
 def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool) -> None:
@@ -17,20 +23,98 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
         raise UsageError(f"merging takes two models or more, found {models}")
     if options.method not in METHODS and options.method != AUTO:
         raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join((*METHODS, AUTO))}")
+    _require_ranges(options)
     _require_weights(options.weights, models)
     require_base(options, based=based)
+    if options.samples is not None and not calibrated:
+        raise UsageError("--samples says how much calibration data to use: give it (--calib)")
     if options.searches:
         choices(options)  # raises where there are none
         if not calibrated:
             raise UsageError("a search for method or alpha compares activations: give calibration data (--calib)")
     elif compares_activations(options) and not calibrated:
         raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
+    require_use(options, differing(options))
     if labelled:
         _require_use_of_labels(options, calibrated=calibrated, based=based)
     _require_one_to_one(options)
     _require_apart(options, based=based)
     _require_width(options, models)
     _require_refinable(options, calibrated=calibrated)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Which merges an option has an effect on: all whose options ``of`` is true of, in words ``where``."""
+
+    of: Callable[[MergeOptions], bool]
+    where: str
+
+
+def _by_methods(serves: Callable[[AnyMethod], bool]) -> Use:
+    """An option of the methods that it serves, and of a search for the method."""
+    names = ", ".join(name for name, method in METHODS.items() if serves(method))
+    return Use(
+        lambda options: options.method not in METHODS or serves(METHODS[options.method]),
+        f"methods {names}; method {{method}}",
+    )
+
+
+def _mixes(method: AnyMethod) -> bool:
+    return isinstance(method, JointMethod) or (not isinstance(method, TaskVectorMethod) and method.alpha is None)
+
+
+def _compares_weights(method: AnyMethod) -> bool:
+    return isinstance(method, JointMethod) or (isinstance(method, Method) and method.matched and method.alpha == 1.0)
+
+
+def _matches(method: AnyMethod) -> bool:
+    return not isinstance(method, TaskVectorMethod) and not (isinstance(method, Method) and not method.matched)
+
+
+USES: Mapping[str, Use] = {
+    "alpha": _by_methods(_mixes),
+    "objective": _by_methods(_compares_weights),
+    "zip_a": _by_methods(lambda method: isinstance(method, ZipMethod)),
+    "zip_b": _by_methods(lambda method: isinstance(method, ZipMethod)),
+    "groups": _by_methods(_matches),
+    "rotate": _by_methods(lambda method: not isinstance(method, TaskVectorMethod)),
+    "output_scale": Use(lambda options: options.refine in ("ls", AUTO), "--refine ls; --refine {refine}"),
+}
+"""Options that only some merges look at (those without a default of their own say so where they are read)."""
+
+
+def idle(options: MergeOptions, names: Iterable[str]) -> list[str]:
+    """Those of the options of these ``names`` that have no effect together with the others."""
+    return [name for name in names if name in USES and not USES[name].of(options)]
+
+
+def require_use(options: MergeOptions, names: Iterable[str]) -> None:
+    """Raise UsageError where an option, of the ``names`` of those that were given, has no effect."""
+    for name in idle(options, names):
+        where = USES[name].where.format(method=options.method, refine=options.refine)
+        flag = name if name == "groups" else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} is for {where} does not use it; leave it out")
+
+
+def _require_ranges(options: MergeOptions) -> None:
+    """Raise UsageError for numbers that cannot be meant; NaN is none of them."""
+    for name, value, least, most in (
+        ("alpha", None if options.alpha == AUTO else options.alpha, 0, 1),
+        ("zip-a", options.zip_a, 0, 1),
+        ("zip-b", options.zip_b, 0, 1),
+        ("seed", options.seed, 0, _MOST),
+        ("samples", options.samples, 1, _MOST),
+        ("batch-size", options.batch_size, 1, _MOST),
+    ):
+        if value is not None and not least <= value <= most:
+            bound = f"from {least} to {most}" if most == 1 else f"of {least} or more, below 2**63"
+            raise UsageError(f"--{name}: expected a number {bound}, found {shown(value)}")
+    if options.until and options.heads == "joint":
+        raise UsageError("--until keeps a head for each model, --heads joint merges them; leave one of them out")
+
+
+_MOST = (1 << 63) - 1
 
 
 def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:

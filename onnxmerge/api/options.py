@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.errors import UsageError
@@ -99,3 +100,10 @@ class MergeOptions:
     def searches(self) -> bool:
         """Whether something must be searched before models are matched."""
         return AUTO in (self.method, self.alpha)
+
+
+def differing(options: MergeOptions) -> Mapping[str, Any]:
+    """The options that are not what they are by default, by name."""
+    default = MergeOptions()
+    fields = MergeOptions.__dataclass_fields__
+    return {name: getattr(options, name) for name in fields if getattr(options, name) != getattr(default, name)}

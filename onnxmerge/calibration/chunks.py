@@ -48,14 +48,15 @@ class Chunks:
     """Feeds that can be produced again and again, checked and in the inputs' dtypes.
 
     ``rows`` is the number of samples in all, where it is known beforehand. ``origin`` names the data in messages.
-    ``endless`` says that a program gives the data, which may never stop. ``notes`` are what the user should know,
-    added (as keys) as data is read.
+    ``endless`` says that a program gives the data, which may never stop, ``images`` that it was made from images.
+    ``notes`` are what the user should know, added (as keys) as data is read.
     """
 
     origin: str
     start: Callable[[], Iterator[Feed]]
     rows: int | None = None
     endless: bool = False
+    images: bool = False
     notes: dict[str, None] = field(default_factory=dict)
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from onnxmerge.calibration.chunks import Chunks, Feed
 from onnxmerge.calibration.specs import Array, InputSpec, conform_all
 from onnxmerge.errors import InputError, UsageError
+from onnxmerge.files import named
 
 Layout = Literal["nchw", "nhwc"]
 
@@ -98,7 +99,7 @@ def image_chunks(
         for path in chosen:
             yield conform_all({recipe.spec.name: recipe.load(path)}, specs, str(path), batched=True)
 
-    return Chunks(str(folder), start, count)
+    return Chunks(named(folder), start, count, images=True)
 
 
 def _settle(specs: Sequence[InputSpec], options: ImageOptions, folder: Path) -> _Recipe:

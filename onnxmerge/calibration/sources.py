@@ -89,6 +89,11 @@ def open_source(
     images = ImageOptions(size, None if mean is None else tuple(mean), None if std is None else tuple(std), layout)
     batched = is_batched(inputs)
     chunks = _chunks(spec, inputs, images, samples, batched=batched)
+    if images != ImageOptions() and not chunks.images:
+        raise UsageError(
+            f"{chunks.origin}: holds arrays, which are taken as they are; --image-size, --mean, --std and --layout are "
+            "for folders of images"
+        )
     fixed = fixed_batch(inputs) if batched else None
     size_at_once, exact = fixed or batch_size, fixed is not None
     return OpenedSource(chunks, batched=batched, size=size_at_once, exact=exact, samples=samples, endless=endless)

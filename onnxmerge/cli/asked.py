@@ -11,6 +11,8 @@ import click
 from click.core import ParameterSource
 
 from onnxmerge.api import MergeOptions
+from onnxmerge.api.consistency import idle, require_use
+from onnxmerge.api.options import differing
 from onnxmerge.cli.files import files_of
 from onnxmerge.cli.tasks import take_tasks
 from onnxmerge.errors import UsageError
@@ -30,7 +32,9 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     }
     recipe = _start(models)
-    options = {name: given[name] for name in MergeOptions.__dataclass_fields__ if name in given}
+    options = _options(
+        recipe.options, {name: given[name] for name in MergeOptions.__dataclass_fields__ if name in given}
+    )
     return Recipe(
         recipe.models,
         base=_path(given.get("base"), recipe.base),
@@ -40,8 +44,23 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
         vectors=_path(given.get("vectors"), recipe.vectors),
         output=_path(given.get("output"), recipe.output),
         inputs={**recipe.inputs, **given.get("inputs", {})},
-        options=replace(recipe.options, **options),
+        options=options,
     )
+
+
+def _options(written: MergeOptions, given: Mapping[str, Any]) -> MergeOptions:
+    """Those ``given`` on the command line before those of a recipe; raises UsageError where one has no effect.
+
+    What a recipe says of another method than the one that is given goes with it.
+    """
+    options = replace(written, **given)
+    require_use(options.settled(), given)
+    own = set(idle(written.settled(), differing(written)))
+    stale = [name for name in idle(options.settled(), differing(options)) if name not in own]
+    return replace(options, **{name: getattr(_DEFAULT, name) for name in stale})
+
+
+_DEFAULT = MergeOptions()
 
 
 def _path(given: str | Path | None, otherwise: str | None) -> str | None:

@@ -23,7 +23,7 @@ from onnxmerge.evaluation.arrays import read_arrays
 from onnxmerge.evaluation.task import Task
 from onnxmerge.files import is_folder, named, read_text
 from onnxmerge.memory import require_room
-from onnxmerge.text import reason, shown
+from onnxmerge.text import clamped, reason
 
 _WHOLE = re.compile(r"-?[0-9]{1,9}")
 """Names of class folders that number the classes themselves."""
@@ -168,7 +168,7 @@ def _numbers(array: NDArray[Any], origin: str) -> NDArray[np.float64]:
         raise InputError(f"{origin} has shape {list(array.shape)}, expected [N] or [N, columns]")
     column = array.reshape(len(array), -1)
     if array.dtype.kind not in "iufbUO":
-        raise InputError(f"{origin} holds {shown(array.dtype)}, expected numbers")
+        raise InputError(f"{origin} holds {clamped(str(array.dtype), 40)}, expected numbers")
     try:
         if array.dtype.kind in "UO":
             column = np.where(np.vectorize(_is_empty, otypes=[bool])(column), "nan", column)

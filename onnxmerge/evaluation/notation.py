@@ -8,7 +8,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.evaluation.task import Task
 from onnxmerge.text import shown
 
-_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 REGRESSION = "regression"
 MOST = 1_000_000
 """Labels in one range, at most: more classes than any output has columns."""

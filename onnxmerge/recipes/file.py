@@ -24,12 +24,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from onnxmerge.api.known_inputs import parse
-from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.options import MergeOptions, differing
 from onnxmerge.documents import read_yaml
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named
 from onnxmerge.matching.overrides import GroupRule
-from onnxmerge.recipes.recipe import Calibration, Recipe, differing
+from onnxmerge.recipes.recipe import Calibration, Recipe
 from onnxmerge.text import reason, shown
 
 _FILES = ("base", "labels", "vectors", "output")

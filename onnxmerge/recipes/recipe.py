@@ -50,10 +50,3 @@ class Recipe:
 def is_recipe(argument: str) -> bool:
     """Whether an argument of the command line names a recipe."""
     return Path(argument).suffix.lower() in SUFFIXES
-
-
-def differing(options: MergeOptions) -> Mapping[str, Any]:
-    """The options that are not what they are by default, by name."""
-    default = MergeOptions()
-    fields = MergeOptions.__dataclass_fields__
-    return {name: getattr(options, name) for name in fields if getattr(options, name) != getattr(default, name)}

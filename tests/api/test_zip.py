@@ -81,5 +81,5 @@ def test_repair_after_a_zip_aims_at_the_members(tmp_path: Path) -> None:
 
 
 def test_a_and_b_are_checked() -> None:
-    with pytest.raises(UsageError, match="between 0 and 1"):
+    with pytest.raises(UsageError, match="--zip-a: expected a number from 0 to 1"):
         merge(networks([0, 1, 2, 3], [3, 2, 1, 0]), method="weight-zip", zip_a=1.5)

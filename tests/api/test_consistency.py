@@ -1,0 +1,95 @@
+"""Options that have no effect are refused, and so are numbers that cannot be meant."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from onnxmerge.api.consistency import USES, require_consistent
+from onnxmerge.api.methods import METHODS
+from onnxmerge.api.options import MergeOptions
+from onnxmerge.errors import UsageError
+from onnxmerge.matching.overrides import GroupRule
+
+CHANGED: dict[str, Any] = {
+    "alpha": 0.3,
+    "objective": "inner",
+    "zip_a": 0.3,
+    "zip_b": 0.3,
+    "groups": (GroupRule("p0", pin=True),),
+    "rotate": True,
+    "output_scale": "unit",
+}
+USED = {
+    "average": {"rotate"},
+    "rebasin": {"objective", "groups", "rotate"},
+    "act-align": {"groups", "rotate"},
+    "mudsc-align": {"alpha", "groups", "rotate"},
+    "zipit": {"zip_a", "zip_b", "groups"},
+    "weight-zip": {"zip_a", "zip_b", "groups"},
+    "mudsc-zip": {"alpha", "zip_a", "zip_b", "groups"},
+    "c2m3": {"alpha", "groups", "rotate"},
+    "task-arithmetic": set(),
+    "ties": set(),
+    "dare": set(),
+    "auto": {"alpha", "zip_a", "zip_b", "groups", "rotate", "output_scale"},
+}
+
+
+def check(options: MergeOptions, *, based: bool = False) -> None:
+    require_consistent(options.settled(), 2, calibrated=True, labelled=False, based=based)
+
+
+def test_every_method_is_in_the_table() -> None:
+    assert set(USED) == {*METHODS, "auto"}
+    assert set(CHANGED) == set(USES)
+
+
+@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize("method", USED)
+def test_an_option_is_taken_where_it_has_an_effect_alone(method: str, name: str) -> None:
+    options = MergeOptions(method=method, **{name: CHANGED[name]})
+    based = method in ("task-arithmetic", "ties", "dare")
+    check(MergeOptions(method=method), based=based)
+    if name in USED[method]:
+        check(options, based=based)
+    elif name == "objective" and method in ("c2m3", "auto"):
+        pass  # of c2m3 with alpha 1, and of none that is searched: see test_many.py, test_search.py
+    else:
+        with pytest.raises(UsageError, match=f"{name.replace('_', '-')}|zips"):
+            check(options, based=based)
+
+
+def test_output_scale_is_of_least_squares() -> None:
+    check(MergeOptions(refine="ls", output_scale="unit"))
+    with pytest.raises(UsageError, match="--output-scale is for --refine ls; --refine regmean does not use it"):
+        check(MergeOptions(refine="regmean", output_scale="unit"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"alpha": 1.5}, "--alpha"),
+        ({"alpha": math.nan}, "--alpha"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 10**5000}, "--seed"),
+        ({"samples": 0}, "--samples"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"method": "zipit", "zip_a": math.inf}, "--zip-a"),
+        ({"method": "zipit", "zip_b": -0.1}, "--zip-b"),
+        ({"heads": "joint", "until": ("n",)}, "--until"),
+        ({"share": math.nan}, "--share"),
+        ({"weights": (1, math.nan)}, "--weights"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        check(MergeOptions(**options))
+
+
+def test_samples_are_of_data() -> None:
+    options = MergeOptions(method="rebasin", samples=9)
+    with pytest.raises(UsageError, match="--samples"):
+        require_consistent(options.settled(), 2, calibrated=False, labelled=False, based=False)
