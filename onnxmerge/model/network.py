@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError
+from onnxmerge.model.external import reopened
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,7 +38,8 @@ class Weights(Mapping[str, Array]):
 
     def tensor(self, name: str) -> ir.TensorProtocol:
         """The tensor behind a name: shape, dtype and ``nbytes`` cost nothing, ``tofile`` streams."""
-        return _detached(self._tensors[name])
+        tensor = self._tensors[name]
+        return reopened(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
 
     def __getitem__(self, name: str) -> Array:
         tensor = self.tensor(name)
@@ -62,22 +64,6 @@ class Weights(Mapping[str, Array]):
 
     def __repr__(self) -> str:
         return f"Weights({len(self)} tensors)"
-
-
-def _detached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """A fresh handle on external data: onnx-ir's own keeps its memory map and a file descriptor once it was read."""
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor
-    return ir.ExternalTensor(
-        tensor.location,
-        tensor.offset,
-        tensor.length,
-        tensor.dtype,
-        shape=tensor.shape,
-        name=tensor.name,
-        doc_string=tensor.doc_string,
-        base_dir=tensor.base_dir,
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

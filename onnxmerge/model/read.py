@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
 import os
@@ -11,18 +10,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.check import check_proto, one_line
+from onnxmerge.model.external import confine, embed_attributes, remember
 from onnxmerge.model.functions import require_inlinable
-from onnxmerge.model.lift import detach_subgraph_outputs, lift_scalers
+from onnxmerge.model.lift import complete_calls, detach_subgraph_outputs, lift_scalers
 from onnxmerge.model.names import name_uniquely
 from onnxmerge.model.network import SOURCE, UNREAD_NAN, Network, Weights
 from onnxmerge.model.paths import absolute
+from onnxmerge.model.valid import require_declared, require_valid
+from onnxmerge.model.walk import short
 
 CHUNK = 1 << 24
+LARGEST = 2**31 - 1
+"""Bytes of a file that protobuf reads."""
 
 
 def read_network(source: str | os.PathLike[str] | ir.Model | onnx.ModelProto) -> Network:
@@ -35,34 +39,43 @@ def read_network(source: str | os.PathLike[str] | ir.Model | onnx.ModelProto) ->
     is not changed.
 
     Raises:
-        InputError: the file is missing, a directory, empty, cut off, not ONNX, of an opset or IR version newer than
-            the installed onnx, lacks its external data (or points outside its folder), or its graph is not valid.
+        InputError: the file is missing, no file, empty, cut off, too large, not ONNX, of an opset or IR version newer
+            than the installed onnx, lacks its external data (or points outside its folder), or its graph is not valid.
 
     """
     if isinstance(source, ir.Model):
-        return _normalised(source.clone(), None, _digest_model(source))
+        label = _label(source.graph.name)
+        copy = source.clone()
+        confine(copy, label)
+        return _normalised(copy, None, _digest_model(copy), label)
     if isinstance(source, onnx.ModelProto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(source)
-        check_proto(copy, f"model {copy.graph.name!r}", None)
-        return _normalised(_deserialize(copy, f"model {copy.graph.name!r}"), None, _digest_model(copy))
-    # onnx-ir checks that external data stays in the model's folder only where that folder is known.
+        proto, label = onnx.ModelProto(), _label(source.graph.name)
+        proto.CopyFrom(source)
+        check_proto(proto, label, None)
+        model = _deserialize(proto, label)
+        return _normalised(model, None, _digest_proto(proto, model), label)
+    if "\0" in str(source):
+        raise InputError(f"{short(str(source), 200)[1:-1]}: is no path, as it holds a NUL byte; give that of a model")
     path = absolute(source)
     proto, sha256 = _parse(path)
-    external = check_proto(proto, str(path), path.parent)
+    files = check_proto(proto, str(path), path)
     model = _deserialize(proto, str(path))
-    ir.external_data.set_base_dir(model.graph, path.parent)
-    for file in sorted(external):
+    remember(model)
+    for file in dict.fromkeys(files[name] for name in sorted(files)):
         with file.open("rb") as stream:
             while chunk := stream.read(CHUNK):
                 sha256.update(chunk)
-    return _normalised(model, path, sha256.hexdigest())
+    return _normalised(model, path, sha256.hexdigest(), str(path))
+
+
+def _label(name: str | None) -> str:
+    return f"model {short(name or 'without a name')}"
 
 
 def data_files(path: Path) -> set[Path]:
     """The files that a model keeps tensors in, beside its own. Raises InputError where it cannot be read."""
     proto, _ = _parse(path)
-    return check_proto(proto, str(path), absolute(path).parent)
+    return set(check_proto(proto, str(path), absolute(path)).values())
 
 
 def _parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:
@@ -71,9 +84,17 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a directory; give the .onnx file in it")
+        if path.exists() and not path.is_file():  # to open a pipe would wait for whoever writes to it
+            raise InputError(f"{path}: is not a regular file; expected an ONNX model")
         with path.open("rb") as stream:
-            if not os.fstat(stream.fileno()).st_size:
+            size = os.fstat(stream.fileno()).st_size
+            if not size:
                 raise InputError(f"{path}: is empty; expected an ONNX model")
+            if size > LARGEST:
+                raise InputError(
+                    f"{path}: is larger than 2 GB, which protobuf cannot read; save it again with external data "
+                    "(onnx.save_model(..., save_as_external_data=True))"
+                )
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 sha256 = hashlib.sha256(mapped)
                 _parse_into(proto, mapped, path)
@@ -104,13 +125,15 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     return model
 
 
-def _normalised(model: ir.Model, path: Path | None, sha256: str) -> Network:
-    """Apply the passes that ``read_network`` describes, in place."""
-    label = str(path) if path is not None else f"model {model.graph.name!r}"
+def _normalised(model: ir.Model, path: Path | None, sha256: str, label: str) -> Network:
+    """Apply the passes that ``read_network`` describes, in place, and see that the result is valid."""
     model.graph.meta[SOURCE] = label
+    _check_defined(model, label)
     try:
+        require_declared(model, label)
         if model.functions:
             require_inlinable(model, label)
+            complete_calls(model)
             passes.InlinePass()(model)
             passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
         passes.RemoveInitializersFromInputsPass()(model)
@@ -119,16 +142,17 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str) -> Network:
         detach_subgraph_outputs(model)
         name_uniquely(model)
         passes.LiftSubgraphInitializersToMainGraphPass()(model)
-        _check_defined(model, label)
         held = dict(model.graph.initializers)
         passes.RemoveUnusedNodesPass()(model)
         unread = [value for name, value in held.items() if name not in model.graph.initializers]
         model.graph.meta[UNREAD_NAN] = tuple(str(value.name) for value in unread if _holds_nan(value))
         model.graph.sort()
+        embed_attributes(model, label)
     except InputError:
         raise
     except Exception as error:  # a pass that fails says so with whatever its checks raise
         raise InputError(f"{label}: the graph is not valid ({one_line(_root(error))})") from error
+    require_valid(model, label)
     return Network(path=path, model=model, sha256=sha256)
 
 
@@ -140,28 +164,34 @@ def _holds_nan(value: ir.Value) -> bool:
 
 
 def _check_defined(model: ir.Model, label: str) -> None:
-    """Every operand must be an input, an initializer or some node's output."""
-    known = {id(value) for graph in model.graphs() for value in (*graph.inputs, *graph.initializers.values())}
-    for node in model.graph.all_nodes():
-        for value in node.inputs:
-            if value is not None and value.producer() is None and id(value) not in known:
-                raise InputError(
-                    f"{label}: node {node.name!r} ({node.op_type}) reads {value.name!r}, which nothing produces; "
-                    "export again"
-                )
-    for graph in model.graphs():
+    """Every operand must be an input, an initializer or some node's output, and every output one of its own graph's."""
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    every = [inner for outer in graphs for inner in (outer, *outer.subgraphs())]
+    known = {id(value) for graph in every for value in (*graph.inputs, *graph.initializers.values())}
+    for graph in every:
+        for node in graph:
+            for value in node.inputs:
+                if value is not None and value.producer() is None and id(value) not in known:
+                    raise InputError(
+                        f"{label}: node {short(node.name or next((o.name for o in node.outputs), None))} "
+                        f"({short(node.op_type)[1:-1]}) reads {short(value.name)}, which nothing produces; export again"
+                    )
         for value in graph.outputs:
-            if value.producer() is None and id(value) not in known and graph is model.graph:
-                raise InputError(f"{label}: output {value.name!r} is produced by no node; export again")
+            if value.producer() is None and id(value) not in known:
+                raise InputError(f"{label}: output {short(value.name)} is produced by no node; export again")
 
 
-def _digest_model(model: ir.Model | onnx.ModelProto) -> str:
+def _digest_proto(proto: onnx.ModelProto, model: ir.Model) -> str:
+    """SHA-256 of a model in memory as it is serialised; of one that is too large for that, of the graph built of it."""
+    try:
+        return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    except (ValueError, EncodeError):
+        return _digest_model(model)
+
+
+def _digest_model(model: ir.Model) -> str:
     """SHA-256 of a model in memory: of its structure, then of each tensor, so that no size limit applies."""
     sha256 = hashlib.sha256()
-    if isinstance(model, onnx.ModelProto):
-        with contextlib.suppress(ValueError):
-            sha256.update(model.SerializeToString(deterministic=True))
-        return sha256.hexdigest()
     bare = model.clone()
     for graph in bare.graphs():
         for name, value in list(graph.initializers.items()):

@@ -208,8 +208,12 @@ def prepared(model: ir.Model, weights: Mapping[str, Array], outputs: Sequence[st
 def lazy(tensor: ir.TensorProtocol, name: str, weights: Mapping[str, Any] | None, where: str) -> ir.TensorProtocol:
     """A tensor that is read when it is serialised, from ``weights`` if given (an array or a function giving one).
 
+    Strings stay as they are: they are equal in all networks that pair up.
+
     Raises (when it is read): InputError where shape or dtype is not that of ``tensor``.
     """
+    if tensor.dtype == ir.DataType.STRING:
+        return tensor
     if weights is None:
         if not isinstance(tensor, ir.ExternalTensor):
             return tensor

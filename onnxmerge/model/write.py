@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common as passes
@@ -16,6 +15,7 @@ from onnxmerge.model.network import SOURCE, Array, label
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.publication import Publication, naming
 from onnxmerge.model.session import lazy, message, open_session, own_cause
+from onnxmerge.model.valid import complaint
 from onnxmerge.model.widen import has_bfloat16
 
 EMBEDDED = 2_000_000_000
@@ -105,10 +105,9 @@ def _write(model: ir.Model, target: Path, files: Publication) -> Path:
 
 def _check(path: Path, where: str) -> None:
     """Have onnx check the file, and ONNX Runtime open it once."""
-    try:
-        onnx.checker.check_model(str(path))
-    except Exception as error:  # ValidationError, or whatever the parser raises
-        raise InputError(f"{where}: the result is not a valid model: {message(error)}; nothing was written") from error
+    wrong = complaint(str(path))
+    if wrong is not None:
+        raise InputError(f"{where}: the result is not a valid model: {wrong}; nothing was written")
     model = ir.load(path)
     if has_bfloat16(model):  # of which ORT has too few kernels on the CPU
         model.graph.meta[SOURCE] = where
