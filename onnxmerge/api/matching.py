@@ -21,7 +21,7 @@ from onnxmerge.matching.method import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.merging.combine import LazyWeights
-from onnxmerge.merging.repair.choice import repair_step, repair_steps
+from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
 from onnxmerge.merging.task_vectors import TaskVectorMethod
@@ -33,8 +33,7 @@ Weights: TypeAlias = Mapping[str, NDArray[Any]]
 class Evidence:
     """What is known of the parents. ``statistics`` are None where nothing was measured.
 
-    ``moments`` are those of layers that may be repaired after merging, and of ``scales``: the layers whose units have
-    no scale of their own (None: there are none).
+    ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
     """
 
     moments: tuple[MomentRequest, ...] = ()
@@ -43,7 +42,7 @@ class Evidence:
 
 
 def planned(job: Job) -> Evidence:
-    """What statistics repair and the scale of units need. Raises UsageError where they lack calibration data."""
+    """What statistics the scale of units needs. Raises UsageError where they lack calibration data."""
     graph, typing, choice = job.prepared.models.template.graph, job.prepared.typing, job.options.repair
     step = repair_step(graph, typing, choice)
     if job.source is None and choice not in ("auto", "none"):
@@ -52,11 +51,7 @@ def planned(job: Job) -> Evidence:
         return Evidence()
     hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()
     scales = plan_scales(graph, typing, hidden)
-    steps = repair_steps(graph, typing) if choice == "auto" else (step,)
-    everywhere = any(each is not None and each.which == "all" for each in steps)
-    repaired = job.options.refine != "ls" or job.options.searches
-    wanted = plan_repair(graph, typing, "all" if everywhere else step.which).requests if repaired else ()
-    return Evidence(tuple(dict.fromkeys((*wanted, *scales.requests))), scales if scales.layers else None)
+    return Evidence(scales.requests, scales if scales.layers else None)
 
 
 def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxmerge.api.job import Job
@@ -21,9 +21,9 @@ from onnxmerge.merging.combine import Overlay, combine
 from onnxmerge.merging.layers.normalisation import batchnorms
 from onnxmerge.merging.repair.batchnorm import reestimate
 from onnxmerge.merging.repair.choice import RepairStep
-from onnxmerge.merging.repair.in_graph import independent_moments
-from onnxmerge.merging.repair.moments import Moments
-from onnxmerge.merging.repair.plan import plan_repair, targets
+from onnxmerge.merging.repair.in_graph import independent_moments, probe_of
+from onnxmerge.merging.repair.moments import Moments, by_batch, measured_batches, pooled
+from onnxmerge.merging.repair.plan import RepairPlan, Target, plan_repair, targets
 from onnxmerge.merging.repair.repair import repair
 from onnxmerge.merging.scales import balanced
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
@@ -93,6 +93,7 @@ class Repairs:
     evidence: Evidence
     _alike: list[frozenset[str]] = field(default_factory=list)
     _known: dict[tuple[tuple[bool, bool], str], dict[str, Moments] | None] = field(default_factory=dict)
+    _measured: dict[tuple[int, frozenset[str]], list[list[dict[str, Moments]]]] = field(default_factory=dict)
 
     def __call__(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Merged:
         """``before`` (see ``averaged``) repaired by ``step``, on so many samples, where there is data to do it by."""
@@ -103,9 +104,9 @@ class Repairs:
 
     def changes(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Weights | None:
         """The weights that ``step`` changes; None where it does not apply."""
-        job, statistics = self.job, self.evidence.statistics
+        job = self.job
         without = job.options.refine == "ls" or isinstance(METHODS[job.options.method], TaskVectorMethod)
-        if step is None or job.source is None or statistics is None or without:
+        if step is None or job.source is None or without:
             return None
         model, typing, provider = job.network.model, job.prepared.typing, job.options.provider
         if job.apart:  # the parents stand side by side, so hidden statistics are right as they are
@@ -119,18 +120,38 @@ class Repairs:
         if key not in self._known:
             data = Spread(job.source, LEAST)
             self._known[key] = independent_moments(model, typing, before.weights, plan, data, provider)
-        aims = targets(plan, typing, statistics, self.matched.matchings, shares=job.shares)
+        known = self._known[key]
+        every = self._parents(plan, LEAST if known is not None else samples)
+        probes = [probe_of(model.graph, layer, typing) for layer in plan.layers]
+
+        def aims(moments: Sequence[Mapping[str, Moments]]) -> dict[str, Target]:
+            return targets(plan, typing, moments, self.matched.matchings, shares=job.shares)
+
         return repair(
             model,
             typing,
             before.weights,
             plan,
-            aims,
+            aims([pooled(probes, own) for own in every]),
             Spread(job.source, samples),
             mode=step.mode,
+            batches=[aims(batch) for batch in zip(*every, strict=True)],
             provider=provider,
-            known=self._known[key],
+            known=known,
         )
+
+    def _parents(self, plan: RepairPlan, samples: int) -> list[list[dict[str, Moments]]]:
+        """The moments that each parent has in each batch: measured where and as those of the merged network are."""
+        job, models = self.job, self.job.prepared.models
+        key = samples, frozenset(layer.output for layer in plan.layers)
+        if job.source is not None and key not in self._measured:
+            graph, data = models.template.model, Spread(job.source, samples)
+            probes = [probe_of(graph.graph, layer, job.prepared.typing) for layer in plan.layers]
+            self._measured[key] = [
+                list(by_batch(graph, own, probes, measured_batches(graph, data), provider=job.options.provider))
+                for own in models.weights
+            ]
+        return self._measured[key]
 
 
 def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -> Merged:

@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Positions, Space, Typing
-from onnxmerge.calibration.statistics import gather
 from onnxmerge.errors import UsageError
+from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import combine, transported
-from onnxmerge.merging.repair.in_graph import Mode
+from onnxmerge.merging.repair.in_graph import Mode, probe_of
+from onnxmerge.merging.repair.moments import measure
 from onnxmerge.merging.repair.plan import Target, Which, applies, plan_repair, targets
 from onnxmerge.merging.repair.repair import repair
 from onnxmerge.merging.transport import invert, random_permutations
@@ -32,8 +33,8 @@ def merged(
 ) -> tuple[dict[str, Target], ChainMap[str, NDArray[Any]]]:
     """The targets, and the repaired average of two sets of weights."""
     plan = plan_repair(template.graph, TYPING)
-    statistics = gather(template, sets, TYPING, plan.requests, source, max_positions=10_000)
-    aims = targets(plan, TYPING, statistics, [perms])
+    probes = [probe_of(template.graph, layer, TYPING) for layer in plan.layers]
+    aims = targets(plan, TYPING, [measure(template.model, own, probes, each(source)) for own in sets], [perms])
     pair = models(template, template)
     average = dict(combine(type(pair)(template, tuple(sets), pair.sources), TYPING, [perms]))
     changed = repair(template.model, TYPING, average, plan, aims, source, mode=mode)
@@ -170,9 +171,10 @@ def test_inner_units_that_vary_with_an_outer_space_are_aligned() -> None:
     copy = dict(transported(net.weights, typing, invert(perms, typing.spaces)))
     x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     plan = plan_repair(net.graph, typing)
-    statistics = gather(net, [net.weights, copy], typing, plan.requests, Source([{"x": x}]))
+    probes = [probe_of(net.graph, layer, typing) for layer in plan.layers]
+    moments = [measure(net.model, own, probes, [{"x": x}]) for own in (net.weights, copy)]
     h = values(net.model, net.weights, ["h"], {"x": x})["h"]
-    aims = targets(plan, typing, statistics, [perms])["h"]
+    aims = targets(plan, typing, moments, [perms])["h"]
     np.testing.assert_allclose(aims.mean, h.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(aims.std, h.std(axis=0), rtol=1e-4)
 

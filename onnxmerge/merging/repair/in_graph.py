@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -43,28 +43,29 @@ def use_target(
     surgeon: Surgeon,
     probe: Probe,
     layer: LinearLayer,
-    aim: Target,
     mode: Mode,
     measured: tuple[ir.Value, ir.Value, ir.Value],
 ) -> None:
-    """Let all that reads the layer's output see (y - m)/s s* + m* (as ``mode`` says), with m and s the batch's own."""
+    """Let all that reads the layer's output see (y - m)/s s* + m* (as ``mode`` says), with m and s the batch's own.
+
+    So are m* and s*, which come with the batch (``aims_beside``): then what fits the parents' moments in every batch
+    stays as it is, though a batch's moments are not those of all data.
+    """
     centred, mean, variance = measured
-    wide = np.dtype(np.float64 if probe.wide == ir.DataType.DOUBLE else np.float32)
     value = surgeon.values[probe.tensor]
     inserted = {centred.producer()} | {user for user, _ in value.uses() if (user.name or "").startswith("onnxmerge::")}
     readers = [(user, index) for user, index in value.uses() if user not in inserted]
-    shape = [1] * probe.rank
-    shape[probe.channel] = -1
-    aimed = surgeon.constant(aim.mean.reshape(shape).astype(wide))
+    sizes = [1] * probe.rank
+    sizes[probe.channel] = layer.units
+    aimed, aimed_std, floor, still = (
+        surgeon.input(_beside(kind, probe.tensor), probe.wide, sizes) for kind in ("mean", "std", "floor", "still")
+    )
     if mode == "bias":
         result = surgeon.apply("Add", centred, aimed)
     else:
-        floor = np.maximum(DEAD * aim.std, np.finfo(np.float32).tiny)
-        std = surgeon.apply("Sqrt", variance)
-        std = surgeon.apply("Max", std, surgeon.constant(floor.reshape(shape).astype(wide)))
-        factors = surgeon.apply("Div", surgeon.constant(aim.std.reshape(shape).astype(wide)), std)
-        # A target of 0 gave the factor 0, for which it is to be 1.
-        factors = surgeon.apply("Add", factors, surgeon.constant((aim.std == 0).reshape(shape).astype(wide)))
+        std = surgeon.apply("Max", surgeon.apply("Sqrt", variance), floor)
+        # A target of 0 gives the factor 0, for which it is to be 1.
+        factors = surgeon.apply("Add", surgeon.apply("Div", aimed_std, std), still)
         kept = mean if layer.bias is not None else surgeon.apply("Mul", mean, factors)
         shifted = mode == "repair" and layer.bias is not None
         result = surgeon.apply("Add", surgeon.apply("Mul", centred, factors), aimed if shifted else kept)
@@ -72,3 +73,20 @@ def use_target(
         result = surgeon.cast(result, probe.dtype)
     for user, index in readers:
         user.replace_input_with(index, result)
+
+
+def aims_beside(probes: Sequence[Probe], aims: Mapping[str, Target], default: Mapping[str, Target]) -> Arrays:
+    """What ``use_target`` wants with a batch: the targets of each probe's tensor, or else the ``default`` ones."""
+    found: dict[str, NDArray[Any]] = {}
+    for probe in probes:
+        aim = aims.get(probe.tensor, default[probe.tensor])
+        shape = [1] * probe.rank
+        shape[probe.channel] = -1
+        floor = np.maximum(DEAD * aim.std, np.finfo(np.float32).tiny)
+        for kind, array in (("mean", aim.mean), ("std", aim.std), ("floor", floor), ("still", aim.std == 0)):
+            found[_beside(kind, probe.tensor)] = array.reshape(shape).astype(probe.wide.numpy())
+    return found
+
+
+def _beside(kind: str, tensor: str) -> str:
+    return f"onnxmerge::{kind} of {tensor}"

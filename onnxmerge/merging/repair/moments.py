@@ -6,7 +6,7 @@ leave ONNX Runtime. A batch's variance is taken about the batch's own mean, so l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -111,6 +111,12 @@ class Surgeon:
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         return self.apply("Cast", value, to=int(dtype))
 
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
+        """Another input of the graph: what each batch brings with it."""
+        value = ir.val(name, dtype, shape)
+        self.graph.inputs.append(value)
+        return value
+
 
 Rewrite: TypeAlias = Callable[[Surgeon, Probe, ir.Value, ir.Value, ir.Value], None]
 """Called for each probe with its tensor less the batch mean, that mean, and the batch variance (axes kept). All are
@@ -131,18 +137,37 @@ def measure(
     ``rewrite`` may change what the rest of the network sees, batch by batch. Raises InputError where there is no
     batch, or where a moment is not finite.
     """
+    return pooled(probes, by_batch(model, weights, probes, batches, rewrite=rewrite, provider=provider))
+
+
+def by_batch(
+    model: ir.Model,
+    weights: Arrays,
+    probes: Sequence[Probe],
+    batches: Iterable[Arrays],
+    *,
+    rewrite: Rewrite | None = None,
+    provider: str = "cpu",
+) -> Iterator[dict[str, Moments]]:
+    """The same for each batch by itself; a tensor that has no values in a batch is missing there."""
     surgeon = Surgeon(model)
     outputs = {probe.tensor: _instrument(surgeon, probe, rewrite) for probe in probes}
     names = [str(value.name) for values in outputs.values() for value in values]
     session = open_session(surgeon.model, weights=weights, outputs=names, provider=provider, optimise=True)
-    total: dict[str, Moments] = {}
     for batch in batches:
-        results = run(session, dict(batch))
+        results, found = run(session, dict(batch)), dict[str, Moments]()
         for tensor, values in outputs.items():
             size, mean, variance = (results[str(value.name)].astype(np.float64).reshape(-1) for value in values)
-            if size[0] == 0:
-                continue
-            moments = Moments(round(size[0] / mean.size), mean, variance)
+            if size[0] > 0:
+                found[tensor] = Moments(round(size[0] / mean.size), mean, variance)
+        yield found
+
+
+def pooled(probes: Sequence[Probe], batches: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
+    """The moments over all batches together. Raises InputError where there is none, or a moment is not finite."""
+    total: dict[str, Moments] = {}
+    for batch in batches:
+        for tensor, moments in batch.items():
             total[tensor] = total[tensor].pooled(moments) if tensor in total else moments
     for probe in probes:
         if probe.tensor not in total:
@@ -176,23 +201,33 @@ def settle(
     *,
     rewrite: Rewrite,
     fold: Callable[[Arrays, Mapping[str, Moments]], dict[str, NDArray[Any]]],
+    beside: Iterable[Arrays] | None = None,
     provider: str = "cpu",
 ) -> dict[str, NDArray[Any]]:
     """New weights for which the tensors have the moments that ``rewrite`` gives them, each on a settled prefix.
 
     ``fold`` turns the weights and the moments of some probes into the weights that change. In one pass over the data
     where batches are large: every batch is rewritten by its own moments, which is where settling layer after layer
-    leads. Where a network takes a sample or a few at a time those would say nothing, so there one level of layers
-    after another is measured over all data, then folded.
+    leads; ``beside`` has what ``rewrite`` wants with each of these batches (see ``measured_batches``). Where a network
+    takes a sample or a few at a time those would say nothing, so there one level of layers after another is measured
+    over all data, then folded.
     """
     if takes_batches(model, source):
-        measured = measure(model, weights, probes, grouped(model, source), rewrite=rewrite, provider=provider)
+        batches = measured_batches(model, source)
+        if beside is not None:
+            batches = ({**batch, **more} for batch, more in zip(batches, beside, strict=False))
+        measured = measure(model, weights, probes, batches, rewrite=rewrite, provider=provider)
         return fold(weights, measured)
     changed: dict[str, NDArray[Any]] = {}
     current = Overlay(weights, changed)
     for level in levels(model.graph, probes):
         changed.update(fold(current, measure(model, current, level, each(source), provider=provider)))
     return changed
+
+
+def measured_batches(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
+    """The batches in which all networks of one interface are measured, the merged one and its parents."""
+    return grouped(model, source) if takes_batches(model, source) else each(source)
 
 
 def levels(graph: ir.Graph, probes: Sequence[Probe]) -> list[list[Probe]]:

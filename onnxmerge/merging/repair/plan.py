@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
 from onnxmerge.axes.layout import Typing
-from onnxmerge.calibration.statistics import MomentRequest, Statistics
 from onnxmerge.merging.combine import Matchings, average
 from onnxmerge.merging.layers.linear_layers import LinearLayer, linear_layers
 from onnxmerge.merging.layers.normalisation import normalises
-from onnxmerge.merging.repair.channels import Vector, channel_layout, channel_moments, measurable
-from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.merging.repair.channels import Vector, channel_layout, measurable
+from onnxmerge.merging.repair.moments import Moments
 
 Which: TypeAlias = Literal["free", "fixed", "all"]
 
 
 @dataclass(frozen=True, slots=True)
 class RepairPlan:
-    """The layers that can be repaired, what must be measured in the parents for it, and why others are left alone."""
+    """The layers that can be repaired, and why others are left alone."""
 
     layers: tuple[LinearLayer, ...]
-    requests: tuple[MomentRequest, ...]
     notes: tuple[str, ...]
 
     def without(self, tensors: Collection[str]) -> RepairPlan:
         """The plan that leaves the layers alone whose outputs are among ``tensors``."""
-        left = [pair for pair in zip(self.layers, self.requests, strict=True) if pair[0].output not in tensors]
-        return replace(self, layers=tuple(layer for layer, _ in left), requests=tuple(request for _, request in left))
+        return replace(self, layers=tuple(layer for layer in self.layers if layer.output not in tensors))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +52,8 @@ def plan_repair(graph: ir.Graph, typing: Typing, which: Which = "free") -> Repai
         for layer in layers
         if layer.output in typing.activations and (which == "all" or _has_free(layer, typing) == (which == "free"))
     ]
-    found, requests, unmeasured = measurable(chosen, typing)
-    return RepairPlan(found, requests, (*notes, *unmeasured))
+    found, _, unmeasured = measurable(chosen, typing)
+    return RepairPlan(found, (*notes, *unmeasured))
 
 
 def applies(graph: ir.Graph, typing: Typing) -> bool:
@@ -75,26 +72,27 @@ def applies(graph: ir.Graph, typing: Typing) -> bool:
 def targets(
     plan: RepairPlan,
     typing: Typing,
-    statistics: Statistics,
+    moments: Sequence[Mapping[str, Moments]],
     matchings: Matchings,
     *,
     shares: Sequence[float] | None = None,
 ) -> dict[str, Target]:
     """Each layer's target, by output tensor: the mean over parents, or over the members of a zipped unit.
 
-    ``statistics`` must answer ``plan.requests`` for every parent; ``shares`` has one number for each parent (equal by
-    default).
+    ``moments`` are those of each parent, by tensor; of a tensor that one of them lacks there is no target. ``shares``
+    has one number for each parent (equal by default).
     """
-    count = len(matchings.models) if isinstance(matchings, Zipped) else len(matchings) + 1
-    shares = [1 / count] * count if shares is None else shares
+    shares = [1 / len(moments)] * len(moments) if shares is None else shares
     found = {}
-    for layer, request in zip(plan.layers, plan.requests, strict=True):
+    for layer in plan.layers:
+        if any(layer.output not in own for own in moments):
+            continue
         channels = channel_layout(f"channels of {layer.output}", layer, typing)
-        parents = [channel_moments(layer, request, typing, statistics, model) for model in range(count)]
-        means, stds = ([each[part] for each in parents] for part in (0, 1))
-        found[layer.output] = Target(
-            average(means, channels, typing, matchings, shares), average(stds, channels, typing, matchings, shares)
+        means, stds = (
+            average([getattr(own[layer.output], part) for own in moments], channels, typing, matchings, shares)
+            for part in ("mean", "std")
         )
+        found[layer.output] = Target(means, stds)
     return found
 
 

@@ -12,7 +12,8 @@ RESCALE changes the standard deviation alone: b = (b - m) s*/s + m. Bias-only ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.layers.linear_layers import LinearLayer
-from onnxmerge.merging.repair.in_graph import DEAD, Arrays, Mode, probe_of, use_target
+from onnxmerge.merging.repair.in_graph import DEAD, Arrays, Mode, aims_beside, probe_of, use_target
 from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, settle
 from onnxmerge.merging.repair.plan import RepairPlan, Target
 
@@ -39,12 +40,14 @@ def repair(
     source: CalibrationSource,
     *,
     mode: Mode = "repair",
+    batches: Sequence[Mapping[str, Target]] | None = None,
     provider: str = "cpu",
     known: Mapping[str, Moments] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The weights and biases that give the merged network's units their targets, by name, in their stored types.
 
-    ``known`` are moments that were already taken (``independent_moments``); then nothing is run.
+    ``aims`` are their targets over all data, ``batches`` those in each of the ``measured_batches`` (everywhere ``aims``
+    by default). ``known`` are moments that were already taken (``independent_moments``); then nothing is run.
 
     ``mode`` "rescale" sets standard deviations alone, and so does "repair" in a layer without a bias; "bias" sets
     means alone, and leaves such a layer as it is. Raises InputError where the source is empty or activations are not
@@ -58,7 +61,7 @@ def repair(
     layers = {layer.output: layer for layer in movable if layer.output in aims}
 
     def rewrite(surgeon: Surgeon, probe: Probe, centred: ir.Value, mean: ir.Value, variance: ir.Value) -> None:
-        use_target(surgeon, probe, layers[probe.tensor], aims[probe.tensor], mode, (centred, mean, variance))
+        use_target(surgeon, probe, layers[probe.tensor], mode, (centred, mean, variance))
 
     def fold(current: Arrays, moments: Mapping[str, Moments]) -> dict[str, NDArray[Any]]:
         changed = {}
@@ -69,7 +72,10 @@ def repair(
     if known is not None:
         return fold(weights, {tensor: known[tensor] for tensor in layers})
     probes = [probe_of(model.graph, layer, typing) for layer in layers.values()]
-    return settle(model, weights, probes, source, rewrite=rewrite, fold=fold, provider=provider) if probes else {}
+    if not probes:
+        return {}
+    beside = (aims_beside(probes, own, aims) for own in (repeat(aims) if batches is None else batches))
+    return settle(model, weights, probes, source, rewrite=rewrite, fold=fold, beside=beside, provider=provider)
 
 
 def corrected(layer: LinearLayer, current: Arrays, own: Moments, aim: Target, mode: Mode) -> dict[str, NDArray[Any]]:
