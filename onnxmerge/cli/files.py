@@ -117,6 +117,8 @@ class OutputFile(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         path = _path(value, param, ctx)
         if path == str(STANDARD_OUTPUT) and not self.dash:
             self.fail("standard output cannot take this; name a file (./- if it shall be called -)", param, ctx)
+        if path.endswith((os.sep, os.altsep or os.sep)):
+            self.fail(f"{path!r} is the name of a folder; give the name of a file in it", param, ctx)
         if self.suffixes and Path(path).suffix not in self.suffixes:
             self.fail(f"{path!r}: expected a file name that ends in {' or '.join(self.suffixes)}", param, ctx)
         if ctx is not None and param is not None:

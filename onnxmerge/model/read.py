@@ -16,7 +16,7 @@ from onnx_ir.passes import common as passes
 from onnxmerge.errors import InputError
 from onnxmerge.model.check import check_proto, one_line
 from onnxmerge.model.external import confine, embed_attributes, remember
-from onnxmerge.model.functions import require_inlinable
+from onnxmerge.model.functions import drop_shadowed, require_inlinable
 from onnxmerge.model.lift import complete_calls, detach_subgraph_outputs, lift_scalers
 from onnxmerge.model.names import name_uniquely
 from onnxmerge.model.network import SOURCE, UNREAD_NAN, Network, Weights
@@ -131,6 +131,7 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str, label: str) -> 
     _check_defined(model, label)
     try:
         require_declared(model, label)
+        drop_shadowed(model)
         if model.functions:
             require_inlinable(model, label)
             complete_calls(model)

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,9 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK = "onnxmerge.lock"
+
+NEW = 60.0
+"""Seconds after which a folder that was made but has not got its name yet is nobody's: that takes milliseconds."""
 
 
 @contextlib.contextmanager
@@ -65,9 +69,15 @@ def _locked(stream: IO[bytes]) -> bool:
 
 def _remove_abandoned(parent: Path, prefix: str) -> None:
     try:
-        found = [entry.path for entry in os.scandir(parent) if entry.name.startswith(prefix)]
+        entries = list(os.scandir(parent))
     except OSError:  # a folder that can be written but not listed
         return
+    found = [entry.path for entry in entries if entry.name.startswith(prefix)]
+    for entry in entries:  # killed between making the folder and giving it its name
+        with contextlib.suppress(OSError):
+            if entry.name.startswith(f".new{prefix}") and time.time() - entry.stat().st_mtime > NEW:
+                found.append(entry.path)
+                Path(entry.path).rmdir()  # if nothing is in it yet, not even the lock
     for path in found:
         # Opened to write, as network file systems want it for a lock; it is another's if that is not allowed.
         with contextlib.suppress(OSError), Path(path, LOCK).open("rb+") as stream:

@@ -147,6 +147,7 @@ COLLISIONS = (
     refused("two outputs by case", *AVERAGE, "-o", "m.onnx", "--json", "M.onnx", says="are one file"),
     refused("json and recipe", *AVERAGE, "-o", "m", "--json", "n", "--save-recipe", "sub/../n", also=subfolder),
     refused("json on data", *AVERAGE, "-o", "m.onnx", "--json", "m.onnx.data", says="are one file"),
+    refused("a folder's name", *AVERAGE, "-o", "new/", says="is the name of a folder"),
     refused("two on stdout", *AVERAGE, "-o", "m", "--json", "-", "--save-recipe", "-", says="standard output"),
     refused("model on stdout", *AVERAGE, "-o", "-", says="name a file"),
     refused("no name", *AVERAGE, "-o", "", says="is no path"),

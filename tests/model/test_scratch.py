@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from onnxmerge.model.scratch import LOCK, scratch_folder
+from onnxmerge.model.scratch import LOCK, NEW, scratch_folder
 
 _HOLD = """
 import sys
+import time
 from pathlib import Path
 from onnxmerge.model.scratch import scratch_folder
 with scratch_folder(Path(sys.argv[1]), ".out-") as folder:
@@ -61,3 +64,20 @@ def test_only_what_a_killed_process_left_is_removed(tmp_path: Path, checkout: Pa
     with scratch_folder(tmp_path, ".out-"):
         assert not held.exists()
     assert {path.name for path in tmp_path.iterdir()} == {".out-mine", ".other-1"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks that end with a process")
+def test_what_was_killed_before_it_got_its_name_is_removed_in_time(tmp_path: Path) -> None:
+    old, young, foreign = (tmp_path / name for name in (".new.out-a", ".new.out-b", ".new.out-c"))
+    bare = tmp_path / ".new.out-d"
+    for folder in (old, young, foreign, bare):
+        folder.mkdir()
+    for folder in (old, young):
+        (folder / LOCK).touch()
+    (foreign / "file").touch()
+    long_ago = time.time() - 2 * NEW
+    for folder in (old, foreign, bare):
+        os.utime(folder, (long_ago, long_ago))
+    with scratch_folder(tmp_path, ".out-"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, foreign.name}
