@@ -18,13 +18,13 @@ def answers(basis: Rows, seed: int, samples: int = 400) -> Rows:
 
 def test_equal_answers_stay_as_they_are() -> None:
     own = answers(np.eye(6, 20, dtype=np.float32), 1)
-    agreed = consensus([own, own], [0.3, 0.7])([own, own])
+    agreed = consensus([own, own], [0.3, 0.7]).at_length([own, own])
     np.testing.assert_allclose(agreed, own, rtol=1e-4, atol=1e-4)
 
 
 def test_an_answer_is_as_long_as_those_that_it_agrees_on() -> None:
     own = answers(np.eye(6, 20, dtype=np.float32), 1)
-    agreed = consensus([own, 3 * own], [0.5, 0.5])([own, 3 * own])
+    agreed = consensus([own, 3 * own], [0.5, 0.5]).at_length([own, 3 * own])
     np.testing.assert_allclose(agreed, 2 * own, rtol=1e-4, atol=1e-4)
 
 

@@ -37,9 +37,8 @@ WIDE = 16
 class Consensus:
     """How answers [positions, u] of each model become one, all brought to one ``length`` first.
 
-    In the end each sample is as long again, relative to the others, as it is on average in the models, so what all
-    answer alike is answered, length and all. ``sizes`` [models] are their mean lengths, ``shares`` the w_m, ``centres``
-    [models, u] are the mu_m, ``centre`` [u] is mu, ``factors`` [models, u, u] the F_m.
+    ``sizes`` [models] are their mean lengths, ``shares`` the w_m, ``centres`` [models, u] the mu_m, ``centre`` [u] is
+    mu, ``factors`` [models, u, u] the F_m.
     """
 
     length: float
@@ -51,12 +50,15 @@ class Consensus:
 
     def __call__(self, answers: Sequence[Rows]) -> Rows:
         """The agreed answer to each sample, of the models' answers to it."""
-        total, size = np.broadcast_to(self.centre, answers[0].shape).copy(), np.zeros((len(answers[0]), 1), np.float32)
-        every = zip(answers, self.sizes, self.shares, self.centres, self.factors, strict=True)
-        for own, mean, share, centre, factor in every:
+        total = np.broadcast_to(self.centre, answers[0].shape).copy()
+        for own, centre, factor in zip(answers, self.centres, self.factors, strict=True):
             total += (own * (self.length / lengths(own)) - centre) @ factor
-            size += share * lengths(own) / mean
-        return total * size
+        return total
+
+    def at_length(self, answers: Sequence[Rows]) -> Rows:
+        """The same, each sample as long again, relative to the others, as the models have it on average."""
+        every = zip(answers, self.sizes, self.shares, strict=True)
+        return np.asarray(self(answers) * sum(share * lengths(own) / size for own, size, share in every), np.float32)
 
 
 def consensus(answers: Sequence[Rows], shares: Sequence[float]) -> Consensus:
@@ -71,8 +73,7 @@ def consensus(answers: Sequence[Rows], shares: Sequence[float]) -> Consensus:
     inverse = np.linalg.inv(total + eye)
     factors = np.stack([share * (own + eye) @ inverse for own, share in zip(spread, shares, strict=True)])
     centre = np.average(centres, axis=0, weights=shares)
-    parts = (sizes, np.asarray(shares), centre, centres, factors)
-    return Consensus(length, *(part.astype(np.float32) for part in parts))
+    return Consensus(length, *(np.asarray(part, np.float32) for part in (sizes, shares, centre, centres, factors)))
 
 
 def lengths(rows: Rows) -> Rows:

@@ -60,7 +60,7 @@ class Tally:
         if not picks[0].size:
             return
         parents = [values_at(target, channel, picks) for target in targets]
-        aim = self.units.mean(parents) if self.agreed is None else self.agreed(parents)
+        aim = self.units.mean(parents) if self.agreed is None else self.agreed.at_length(parents)
         wide = np.asarray(parents if self.agreed is None else [aim], np.float64)
         self.rows += wide.shape[1]
         self.first = self.first + wide.sum(axis=1)
