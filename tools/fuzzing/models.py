@@ -319,7 +319,7 @@ def _nest(model: onnx.ModelProto, random: Random) -> None:
     names = [value.name for value in model.graph.output]
     for _ in range(depth):
         node = onnx.NodeProto(op_type="If", input=["condition"], output=names)
-        for branch in ("then_branch", "else_branch")[: 2 if depth < 6 else 1]:
+        for branch in ("then_branch", "else_branch")[: 2 if depth < 3 else 1]:
             node.attribute.append(helper.make_attribute(branch, inner))
         inner = onnx.GraphProto(name="outer", node=[node])
         inner.output.extend(model.graph.output)
