@@ -42,8 +42,10 @@ SECONDS = 20
 """Of processor time."""
 PATIENCE = 120
 """Seconds on the clock: the machine may be busy with other things."""
+ALLOWED = "1GB"
+"""What the command is told that models and data may take: by default it is most of what the machine has."""
 MEMORY = 1_500_000_000
-"""Bytes, at the peak."""
+"""Bytes, at the peak, Python and its libraries included."""
 OWN = {"a.onnx", "b.onnx"}
 
 METHODS = ("average", "rebasin", "act-align", "mudsc-align", "zipit", "weight-zip", "mudsc-zip", "c2m3", "auto")
@@ -107,8 +109,8 @@ def _write_calibration(random: Random, folder: Path) -> str:
 
 def _broken_calibration(random: Random, folder: Path) -> list[str]:
     data = _write_calibration(random, folder)
-    return ["run", "a.onnx", "b.onnx", "--calib", data, "-o", "merged.onnx", "--method", random.choice(METHODS),
-            *random.choice(EXTRAS)]  # fmt: skip
+    options = ("--samples", "64", "--method", random.choice(METHODS), *random.choice(EXTRAS))
+    return ["run", "a.onnx", "b.onnx", "--calib", data, "-o", "merged.onnx", *options]
 
 
 def _broken_labels(random: Random, folder: Path) -> list[str]:
@@ -169,7 +171,7 @@ def _act(number: int, seed: int, folder: Path, said: Path) -> None:
     """In the forked process: build the case, run the command, leave with its exit code."""
     code = 70
     try:
-        arguments = build_case(number, seed, folder)
+        arguments = [*build_case(number, seed, folder), "--max-memory", ALLOWED]
         (folder / "command.txt").write_text("onnxmerge " + " ".join(arguments) + "\n")
         os.chdir(folder)
         out = os.open(said, os.O_WRONLY | os.O_CREAT)

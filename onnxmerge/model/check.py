@@ -181,9 +181,11 @@ def _check_function(function: onnx.FunctionProto, label: str) -> None:
 
 
 def _check_attribute(part: Part, attribute: onnx.AttributeProto, label: str) -> None:
-    """An attribute must say what it is, and have a value or refer to one."""
+    """An attribute must say what it is, and have a value or, inside a function, refer to one."""
     if attribute.type == onnx.AttributeProto.UNDEFINED:
         raise InputError(f"{label}: {part.describe()} has no type that is known; export again")
+    if attribute.ref_attr_name and not part.inside(onnx.FunctionProto):
+        raise InputError(f"{label}: {part.describe()} refers to one of a function, and stands in none; export again")
     field = _VALUES.get(attribute.type)
     if field is not None and not attribute.ref_attr_name and not attribute.HasField(field):
         raise InputError(f"{label}: {part.describe()} has no value; export again")

@@ -37,6 +37,13 @@ class Part:
         name = getattr(message, "name", "")
         return f"{self.field or 'model'}{f' {short(name)}' if name else ''}{self._owner()}"
 
+    def inside(self, kind: type[Message]) -> bool:
+        """Whether it stands in a message of this kind, at any depth."""
+        around = self.around
+        while around is not None and not isinstance(around.message, kind):
+            around = around.around
+        return around is not None
+
     def _owner(self) -> str:
         return f" of {self.around.describe()}" if self.around is not None and self.around.field else ""
 

@@ -176,6 +176,10 @@ def _valueless(kind: int) -> Change:
     return lambda m: m.graph.node[1].attribute.add(name="a", type=kind)
 
 
+def _referring(kind: int) -> Change:
+    return lambda m: m.graph.node[1].attribute.add(name="a", type=kind, ref_attr_name="b")
+
+
 @attacks(
     case("of another type", SOFTMAX, set_attribute(0, "axis", "one"), "axis"),
     case("of a list", SOFTMAX, set_attribute(0, "axis", [1]), "axis"),
@@ -188,6 +192,8 @@ def _valueless(kind: int) -> Change:
     case("graph without value", MLP, _valueless(onnx.AttributeProto.GRAPH), "'a'", "has no value"),
     case("type without value", MLP, _valueless(onnx.AttributeProto.TYPE_PROTO), "'a'", "has no value"),
     case("sparse without value", MLP, _valueless(onnx.AttributeProto.SPARSE_TENSOR), "'a'", "has no value"),
+    case("number of no function", MLP, _referring(onnx.AttributeProto.INT), "'a'", "stands in none"),
+    case("graph of no function", MLP, _referring(onnx.AttributeProto.GRAPH), "'a'", "stands in none"),
     case("graph where none is read", MLP, set_attribute(1, "g", onnx.GraphProto(name="g")), "a.onnx"),
     case(
         "constant of two",
