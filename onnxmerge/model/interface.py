@@ -295,9 +295,10 @@ def declare_ranks(graph: ir.Graph, run_on: Mapping[str, Any]) -> None:
     """
     for value in (*graph.inputs, *graph.outputs):
         array = run_on.get(str(value.name))
-        if not isinstance(array, np.ndarray) or array.dtype.kind in "OSU":
+        if not isinstance(array, np.ndarray):
             continue
         if value.type is None:
-            value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            strings = array.dtype.kind in "OSU"
+            value.type = ir.TensorType(ir.DataType.STRING if strings else ir.DataType.from_numpy(array.dtype))
         if value.shape is None:
             value.shape = ir.Shape([None] * array.ndim)

@@ -15,6 +15,7 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.check import check_proto, one_line
+from onnxmerge.model.crashes import require_harmless
 from onnxmerge.model.external import confine, embed_attributes, remember
 from onnxmerge.model.functions import drop_shadowed, require_inlinable
 from onnxmerge.model.lift import complete_calls, detach_subgraph_outputs, lift_scalers
@@ -153,6 +154,7 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str, label: str) -> 
         raise
     except Exception as error:  # a pass that fails says so with whatever its checks raise
         raise InputError(f"{label}: the graph is not valid ({one_line(_root(error))})") from error
+    require_harmless(model, label)
     require_valid(model, label)
     return Network(path=path, model=model, sha256=sha256)
 

@@ -303,7 +303,9 @@ def test_a_cache_of_links_is_read(tmp_path: Path, cli: Cli) -> None:
     network = read_network(path)
     assert network.path == path
     np.testing.assert_array_equal(network.weights["w"], initializers(mlp())["w"])
-    ended = cli("run", path, path, "--method", "rebasin", "-o", "m.onnx")
+    np.save(tmp_path / "blobs" / "2c", np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32))
+    (tmp_path / "x.npy").symlink_to("blobs/2c.npy")
+    ended = cli("run", path, path, "--calib", "x.npy", "-o", "m.onnx")
     assert ended.returncode == 0, ended.stderr
     np.testing.assert_allclose(initializers(onnx.load(tmp_path / "m.onnx"))["w"], initializers(mlp())["w"], rtol=1e-6)
 
