@@ -33,19 +33,15 @@ def too_few(typing: Typing, requests: Sequence[GramRequest], traced: int, found:
     """What to say of ``found`` samples where they are too few: how many the widest group needs; None where they do."""
     wants = {request.space: _needed(typing, request, traced, 1) for request in requests}
     widest = max(wants, key=lambda space: wants[space], default=None)
-    if widest is not None and wants[widest] > max(found, FEWEST):
-        space = typing.spaces[widest]
-        return (
-            f"{found:,} calibration samples are few: group {space.id} of {space.size:,} units, the widest, needs "
-            f"{wants[widest]:,} or more to tell its units apart"
-        )
-    if found >= FEWEST:
+    needed = max(FEWEST, 0 if widest is None else wants[widest])
+    if found >= needed:
         return None
-    group = "" if widest is None else f"group {widest} of {typing.spaces[widest].size:,} units, the widest, and "
-    return (
-        f"{found:,} calibration sample{'s are' if found != 1 else ' is'} few: {group}the mean and deviation of each "
-        f"unit need {FEWEST} or more"
-    )
+    few = f"{found:,} calibration sample{' is' if found == 1 else 's are'} few: "
+    if widest is None:
+        return f"{few}the mean and deviation of each unit need {needed:,} or more"
+    purpose = "tell its units apart" if needed > FEWEST else "know the mean and deviation of each unit"
+    group = f"the widest group, {widest} of {typing.spaces[widest].size:,} units,"
+    return f"{few}{group} needs {needed:,} or more to {purpose}"
 
 
 def _needed(typing: Typing, request: GramRequest, traced: int, per_unit: int = ROWS_PER_UNIT) -> int:

@@ -157,7 +157,7 @@ LABELS = np.arange(500) % 2
         ({"tasks": [Task("a", output="nosuch")]}, InputError, "has outputs y, z, none of those that tasks name"),
         ({"labels": LABELS + 3}, InputError, "task 'labels' has label 4, the model tells 4 classes apart"),
         ({"labels": "."}, UsageError, "give it as the data too"),
-        ({"vectors": "w.npy"}, InputError, "w.npy: cannot be read"),
+        ({"vectors": "w.npy"}, InputError, "w.npy: no such file"),
         ({"tasks": [Task("t", vectors=WORDS[:, :3], output="y")]}, InputError, r"expected \[N, 3\] as the vectors"),
         ({"tasks": [parse_task("low=0"), parse_task("low=1")]}, UsageError, "names of their own"),
         (

@@ -171,19 +171,22 @@ def _folder(path: Path) -> None:
     os.mkfifo(path / "3.npy")
 
 
+NOTICED: dict[str, tuple[Make, tuple[str, ...]]] = {
+    "link": (_link, ()),
+    "folder": (_folder, ("2.npz: its only array, 'other', was taken for input 'x'",)),
+    "other name": (lambda path: np.savez(path, other=DATA), ("its only array, 'other', was taken for input 'x'",)),
+    "zeros": (lambda path: np.savez(path, x=0 * DATA), ("96 samples, all zero",)),
+    "equal": (lambda path: np.savez(path, x=0 * DATA + DATA[0]), ("96 samples, all equal",)),
+    "one": (lambda path: np.savez(path, x=DATA[:1]), ("1 calibration sample is few: the widest", "needs 64 or more")),
+    "few": (lambda path: np.savez(path, x=DATA[:6]), ("6 calibration samples are few", "p0 of 8 units, needs 64")),
+    "whole floats for integers": (lambda path: np.savez(path, x=DATA, i=np.round(DATA)), ()),
+}
+
+
 @attacks(
     *(
         Attack(name, file("x.npz", make, ids=name == "whole floats for integers"), 0, said, ("m.onnx",))
-        for name, (make, said) in {
-            "link": (_link, ()),
-            "folder": (_folder, ("2.npz: its only array, 'other', was taken for input 'x'",)),
-            "other name": (lambda path: np.savez(path, other=DATA), ("its only array, 'other', was taken for input",)),
-            "zeros": (lambda path: np.savez(path, x=0 * DATA), ("96 samples, all zero",)),
-            "equal": (lambda path: np.savez(path, x=0 * DATA + DATA[0]), ("96 samples, all equal",)),
-            "one": (lambda path: np.savez(path, x=DATA[:1]), ("group p0 of 8 units, the widest", "64 or more")),
-            "few": (lambda path: np.savez(path, x=DATA[:6]), ("6 calibration samples are few", "64 or more")),
-            "whole floats for integers": (lambda path: np.savez(path, x=DATA, i=np.round(DATA)), ()),
-        }.items()
+        for name, (make, said) in NOTICED.items()
     )
 )
 def test_what_is_noticed(attack: Attack, tmp_path: Path, cli: Cli) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxmerge.axes.layout import Space
-from onnxmerge.calibration.enough import LEAST, ROWS_PER_UNIT, enough
+from onnxmerge.calibration.enough import FEWEST, LEAST, ROWS_PER_UNIT, enough, too_few
 from onnxmerge.calibration.statistics import POSITIONS, GramRequest
 from tests.layouts import typed
 
@@ -28,3 +28,14 @@ def test_units_inside_others_are_counted_together() -> None:
 
 def test_never_less_than_a_mean_needs() -> None:
     assert enough(typed(SPACES, {}, {}), [], traced=1) == LEAST
+
+
+def test_what_is_too_few_says_how_many_the_widest_group_needs() -> None:
+    typing = typed(SPACES, {}, {"a": ["2", "wide"], "b": ["2", "h i"]})
+    requests = [GramRequest("wide", ("a",)), GramRequest("i", ("b",))]
+    told = "999 calibration samples are few: the widest group, wide of 1,000 units, needs 1,000 or more to tell its"
+    assert (too_few(typing, requests, 2, 999) or "").startswith(told)
+    assert too_few(typing, requests, 2, 1000) is None
+    told = f"1 calibration sample is few: the mean and deviation of each unit need {FEWEST} or more"
+    assert too_few(typing, [], 2, 1) == told
+    assert too_few(typing, [], 2, FEWEST) is None
