@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -39,7 +39,7 @@ class Foreign:
         if self.folder not in (None, ours):
             os.chdir(self.folder)
         try:
-            with _signals(), redirect_stdout(sys.stderr), np.errstate(), warnings.catch_warnings():
+            with _signals(), _output_to_error(), np.errstate(), warnings.catch_warnings():
                 try:
                     yield
                 except OnnxmergeError:
@@ -63,6 +63,27 @@ def _folder() -> str | None:
         return os.getcwd()  # noqa: PTH109 - a string is what goes back to chdir
     except OSError:
         return None
+
+
+@contextmanager
+def _output_to_error() -> Iterator[None]:
+    """Lead what the block prints to standard error, and what processes print that it starts."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        kept = None
+    try:
+        if kept is not None:
+            with suppress(OSError):
+                os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 @contextmanager

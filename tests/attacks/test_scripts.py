@@ -118,10 +118,16 @@ def test_scripts_that_change_the_process(attack: Attack, tmp_path: Path, cli: Cl
 
 
 def test_what_a_script_prints_goes_to_standard_error(tmp_path: Path, cli: Cli) -> None:
-    attack = Attack("prints", script(GOOD.replace("    rng", "    print('hello')\n    rng")), 0, writes=("m.onnx",))
+    attack = Attack(
+        "prints",
+        script(GOOD.replace("    rng", "    print('hello'); os.system('echo from a process')\n    rng")),
+        0,
+        writes=("m.onnx",),
+    )
     ended = attack.check(tmp_path, cli)
     assert not ended.stdout
     assert "hello" in ended.stderr
+    assert "from a process" in ended.stderr
 
 
 def test_an_interrupt_of_the_users_goes_through_whatever_the_script_makes_of_it(tmp_path: Path, cli: Cli) -> None:
