@@ -174,7 +174,9 @@ def problem_of(
                 if not occurrence.linked:
                     into.products += columns_x @ columns_y.T
         if occurrence.linked:
-            own, others = (np.nan_to_num(side.astype(np.float64), posinf=0.0, neginf=0.0) for side in (x, y))
+            own, others = (
+                np.nan_to_num(side.astype(np.float64), nan=np.nan, posinf=0.0, neginf=0.0) for side in (x, y)
+            )
             terms.append(Term(own, others, occurrence.labels, occurrence.outer))
     similarity, scales = {}, {}
     for name, shape in shapes.items():
@@ -193,7 +195,7 @@ def problem_of(
 def unit_columns(x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf: int) -> Iterator[tuple[Array, Array]]:
     """Both sides as [units, features] for the units at one place, in float64, a bounded number of columns at a time.
 
-    Features in which some unit of either side is not finite (the row of a table that a mask reads) are left out.
+    Features in which some unit of either side is infinite (the row of a table that a mask reads) are left out.
     """
     chain = (*occurrence.outer[leaf], leaf)
     order = (*chain, *(axis for axis in range(x.ndim) if axis not in chain))
@@ -207,11 +209,11 @@ def unit_columns(x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf:
 
 
 def finite_features(*sides: Array) -> tuple[Array, ...]:
-    """The sides [..., features] without the features in which any of them is not finite anywhere."""
+    """The sides [..., features] without the features in which any of them is infinite anywhere; nan stays."""
     with np.errstate(invalid="ignore"):
         if all(np.isfinite(side.sum()) for side in sides):
             return sides
-    kept = np.logical_and.reduce([np.isfinite(side).all(axis=tuple(range(side.ndim - 1))) for side in sides])
+    kept = np.logical_and.reduce([~np.isinf(side).any(axis=tuple(range(side.ndim - 1))) for side in sides])
     return tuple(side[..., kept] for side in sides)
 
 

@@ -160,10 +160,9 @@ def test_inner_products_do_not_mix_with_activations(method: str) -> None:
         MATCHERS[method](problem(example(mlp())), MatchOptions(objective="inner"))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_name_the_space(value: float) -> None:
+def test_weights_that_are_no_numbers_name_the_space() -> None:
     case = example(mlp())
-    case.other["w2"][3, 4] = value
+    case.other["w2"][3, 4] = np.nan
     with pytest.raises(InputError, match=r"space [ab]"):
         MATCHERS["rebasin"](problem(case), MatchOptions())
 
@@ -226,7 +225,7 @@ def test_zip_methods_want_activations_of_all_models() -> None:
         MATCHERS["mudsc-zip"](problem(example(mlp())), MatchOptions(alpha=0.0))
 
 
-def test_zip_names_the_space_of_weights_that_are_not_finite() -> None:
+def test_zip_names_the_space_of_weights_that_are_no_numbers() -> None:
     case = example(mlp())
     case.other["w2"][3, 4] = np.nan
     with pytest.raises(InputError, match=r"space [ab]"):
