@@ -151,7 +151,11 @@ def _check_node(node: onnx.NodeProto, label: str) -> None:
 
 def _check_bodies(node: onnx.NodeProto, where: str) -> None:
     """The bodies of a node must take and give as many values as it hands in and out, as far as it has any."""
-    bodies = [each.g for each in node.attribute if each.type == onnx.AttributeProto.GRAPH and each.HasField("g")]
+    graphs = {each.name: each.g for each in node.attribute if each.type == onnx.AttributeProto.GRAPH}
+    for name in ("then_branch", "else_branch") if node.op_type == "If" else ("body",):
+        if name not in graphs:
+            raise InputError(f"{where} has no graph for its attribute {name!r}; export again")
+    bodies = list(graphs.values())
     own, given = _BODIES[node.op_type]
     for body in bodies:
         taken = 0 if node.op_type == "If" else len(node.input)
@@ -201,6 +205,13 @@ def _check_tensor(part: Part, tensor: onnx.TensorProto, label: str, path: Path |
     if path is None:
         raise InputError(f"{where} keeps its data in a file, but the model came without a path; give the path instead")
     return dict([settle(tensor, nbytes(tensor, dtype, where), where, path)])
+
+
+def root(error: BaseException) -> BaseException:
+    """The cause at the bottom: onnx-ir wraps errors layer by layer, with the whole graph in the message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

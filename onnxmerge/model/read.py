@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
-from onnxmerge.model.check import check_proto, one_line
+from onnxmerge.model.check import check_proto, one_line, root
 from onnxmerge.model.crashes import require_harmless
 from onnxmerge.model.external import confine, embed_attributes, remember
 from onnxmerge.model.functions import drop_shadowed, require_inlinable
@@ -121,7 +121,7 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx-ir wraps whatever went wrong in its own and in built-in types
-        raise InputError(f"{label}: the graph cannot be built ({one_line(_root(error))})") from error
+        raise InputError(f"{label}: the graph cannot be built ({one_line(root(error))})") from error
     model.graph.meta[SOURCE] = label
     return model
 
@@ -153,7 +153,7 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str, label: str) -> 
     except InputError:
         raise
     except Exception as error:  # a pass that fails says so with whatever its checks raise
-        raise InputError(f"{label}: the graph is not valid ({one_line(_root(error))})") from error
+        raise InputError(f"{label}: the graph is not valid ({one_line(root(error))})") from error
     require_harmless(model, label)
     require_valid(model, label)
     return Network(path=path, model=model, sha256=sha256)
@@ -209,10 +209,3 @@ def _digest_model(model: ir.Model) -> str:
             graph.initializers.pop(name)
     sha256.update(ir.to_proto(bare).SerializeToString(deterministic=True))
     return sha256.hexdigest()
-
-
-def _root(error: BaseException) -> BaseException:
-    """The cause at the bottom: onnx-ir wraps errors layer by layer, with the whole graph in the message."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

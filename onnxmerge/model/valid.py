@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError
-from onnxmerge.model.check import one_line
+from onnxmerge.model.check import one_line, root
 from onnxmerge.model.walk import short
 
 SMALL = 1024
@@ -25,7 +25,10 @@ def require_valid(model: ir.Model, label: str) -> None:
 
     Initializers are not read: they are inputs of the graph that is checked.
     """
-    proto = ir.to_proto(_without_weights(model))
+    try:
+        proto = ir.to_proto(_without_weights(model))
+    except Exception as error:  # what onnx-ir reads but cannot write: it wraps whatever went wrong in its own types
+        raise InputError(f"{label}: the graph cannot be written ({one_line(root(error))}); export again") from error
     _require_agreement(proto, label)
     _declare(proto)
     wrong = complaint(proto)

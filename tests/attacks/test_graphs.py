@@ -176,6 +176,11 @@ def _valueless(kind: int) -> Change:
     return lambda m: m.graph.node[1].attribute.add(name="a", type=kind)
 
 
+def _on_a_nameless_device(m: onnx.ModelProto) -> None:
+    m.ir_version = 11  # the first that has devices
+    m.graph.node[0].device_configurations.add()
+
+
 def _referring(kind: int) -> Change:
     return lambda m: m.graph.node[1].attribute.add(name="a", type=kind, ref_attr_name="b")
 
@@ -203,6 +208,7 @@ def _referring(kind: int) -> Change:
     ),
     case("constant of none", MLP, lambda m: m.graph.node.append(node("Constant", "", "c")), "0 attributes"),
     case("constant for nobody", MLP, lambda m: m.graph.node.append(node("Constant", "", "", value_int=1)), "0 outputs"),
+    case("device without name", MLP, _on_a_nameless_device, "cannot be written"),
     case("huge", SOFTMAX, set_attribute(0, "axis", 2**63 - 1), "which it cannot be"),
     case("most negative", SOFTMAX, set_attribute(0, "axis", -(2**63)), "which it cannot be"),
 )
@@ -225,6 +231,7 @@ def test_attributes(attack: Attack, tmp_path: Path, cli: Cli) -> None:
     case("body of too few", LOOP, body(lambda g: g.input.pop()), "takes 2"),
     case("body of none", LOOP, body(lambda g: g.ClearField("output")), "a.onnx"),
     case("no body", LOOP, without(0, "body"), "body"),
+    case("numbers for a body", LOOP, set_attribute(0, "body", [1.0, 2.0]), "'body'"),
     case("more than the body", LOOP, lambda m: m.graph.node[0].output.append("z"), "a.onnx"),
     case("more states", LOOP, lambda m: m.graph.node[0].input.append("x"), "a.onnx"),
     case("no trips", LOOP, lambda m: m.graph.node[0].ClearField("input"), "a.onnx"),
