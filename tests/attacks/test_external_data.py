@@ -98,7 +98,8 @@ def _deep(model: onnx.ModelProto, kept: onnx.TensorProto) -> None:
     graph = onnx.GraphProto(name="inner")
     graph.initializer.append(kept)
     for _ in range(20):
-        graph = onnx.GraphProto(name="around", node=[onnx.helper.make_node("If", ["x"], [], then_branch=graph)])
+        branches = {"then_branch": graph, "else_branch": onnx.GraphProto(name="none")}
+        graph = onnx.GraphProto(name="around", node=[onnx.helper.make_node("If", ["x"], [], **branches)])
     model.graph.node.extend(graph.node)
 
 
