@@ -20,7 +20,7 @@ from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.heads.assembly import inseparable
 from onnxmerge.merging.combine import is_floating
 from onnxmerge.model.hoist import trace_inside
-from onnxmerge.model.interface import agreed
+from onnxmerge.model.interface import declared_alike
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.read import read_network
@@ -89,7 +89,7 @@ def read_models(models: Sequence[ModelSource], inputs: Mapping[str, SampleInput]
         own = {names[places.index(name)]: given for name, given in (inputs or {}).items() if name in places}
         return sample_from(network, own) or synthesize(network)
 
-    return agreed(networks, sample)
+    return declared_alike(networks, sample)
 
 
 def apart(models: ModelSet) -> tuple[ModelSet, Base]:

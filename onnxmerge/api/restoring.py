@@ -13,7 +13,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.method import MatchResult
-from onnxmerge.merging.agreement import agreed
+from onnxmerge.merging.alike import computed_alike
 from onnxmerge.merging.closed_form.draft import Draft, Refined
 from onnxmerge.merging.closed_form.least_squares import OutputScale, refine
 from onnxmerge.merging.closed_form.regmean import regmean
@@ -57,7 +57,7 @@ def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairSte
     typing, method = job.prepared.typing, METHODS[job.options.method]
     if isinstance(method, TaskVectorMethod):
         return _task_vectors(job, method, step)
-    alike = agreement(job, matched)
+    alike = tensors_alike(job, matched)
     models = in_one_scale(job, evidence, step, alike)
     weights: Weights = combine(models, typing, matched.matchings, weights=job.shares)
     if job.source is None:
@@ -72,11 +72,11 @@ def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairSte
     return _reestimated(job, Merged(weights, ("RegMean",), notes), step, alike)
 
 
-def agreement(job: Job, matched: MatchResult) -> frozenset[str]:
-    """The tensors that all parents compute alike, which are left as they are (see ``merging.agreement``)."""
+def tensors_alike(job: Job, matched: MatchResult) -> frozenset[str]:
+    """The tensors that all parents compute alike, which are left as they are (see ``merging.alike``)."""
     models = job.prepared.models
     average = combine(models, job.prepared.typing, matched.matchings, weights=job.shares)
-    return agreed(job.network.model.graph, average, models.weights[0])
+    return computed_alike(job.network.model.graph, average, models.weights[0])
 
 
 def basis(job: Job, step: RepairStep | None) -> tuple[bool, bool]:
@@ -112,7 +112,7 @@ class Repairs:
         if job.apart:  # the parents stand side by side, so hidden statistics are right as they are
             step = replace(step, which="fixed")
         if not self._alike:
-            self._alike.append(agreement(job, self.matched))
+            self._alike.append(tensors_alike(job, self.matched))
         plan = plan_repair(model.graph, typing, step.which).without(self._alike[0])
         if not plan.layers:
             return None
@@ -161,7 +161,7 @@ def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -
         raise UsageError(f"method {method.name} adds to a base: give it (--base)")
     notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from the base"]
     added = add_task_vectors(prepared.models, job.base.weights, prepared.typing, method.rule, settings, job.shares)
-    alike = agreed(job.network.model.graph, added, prepared.models.weights[0])
+    alike = computed_alike(job.network.model.graph, added, prepared.models.weights[0])
     found = _reestimated(job, Merged(added), step, alike)
     if prepared.typing.statistics and not found.done:
         notes.append("running statistics were averaged, not re-estimated")
@@ -199,7 +199,7 @@ def _refined(
         seed=options.seed,
         traced=rows(prepared.trace.sample) if options.samples is None else None,
         network=job.network,
-        agreed=alike,
+        alike=alike,
     )
     if options.refine == "regmean":
         with job.progress("RegMean") as report:

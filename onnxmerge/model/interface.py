@@ -49,7 +49,7 @@ class _Dispute:
         return all(axis == 0 for _, axis in self.axes)
 
 
-def agreed(networks: Sequence[Network], samples: Samples = synthesize) -> tuple[Network, ...]:
+def declared_alike(networks: Sequence[Network], samples: Samples = synthesize) -> tuple[Network, ...]:
     """The networks with inputs that are declared alike, as freely as any of them does and all of them can run.
 
     A size that one network fixes and another leaves free becomes free where every network runs with another size too

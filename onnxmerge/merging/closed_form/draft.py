@@ -33,7 +33,7 @@ class Draft:
         traced: The samples that the typing's shapes are of. With it, of much data as much is taken, from all over it,
             as solving the layers needs (None: all).
         network: The graph that ``weights`` belong to, where groups of it are not as wide as the parents'.
-        agreed: Tensors that all parents compute alike (see ``merging.agreement``); what makes them is not solved.
+        alike: Tensors that all parents compute alike (see ``merging.alike``); what makes them is not solved.
         memory: Bytes of activations that may be kept between layers, of all networks together.
 
     """
@@ -48,7 +48,7 @@ class Draft:
     seed: int = 0
     traced: int | None = None
     network: Network | None = None
-    agreed: Collection[str] = ()
+    alike: Collection[str] = ()
     memory: int = 1 << 30
 
     @property

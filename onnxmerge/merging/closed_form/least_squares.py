@@ -56,7 +56,7 @@ def refine(
     """
     graph, typing = draft.merged.graph, draft.typing
     steps, notes = plan_goals(graph, typing)
-    steps = [step for step in steps if step.target not in draft.agreed]
+    steps = [step for step in steps if step.target not in draft.alike]
     draft = sampled(draft, [step for step in steps if isinstance(step, Goal)])
     found = Refined(notes=notes)
     prefixes = Prefixes(draft, found.weights)

@@ -43,7 +43,7 @@ def regmean(draft: Draft, matchings: Sequence[Mapping[str, Positions]], *, progr
     models, typing, perms = draft.models, draft.typing, [{}, *matchings]
     graph, purse = models.template.graph, Purse(draft.memory)
     goals, notes = plan_layers(graph, typing)
-    goals = [goal for goal in goals if goal.target not in draft.agreed]
+    goals = [goal for goal in goals if goal.target not in draft.alike]
     draft = sampled(draft, goals)
     relays = [Relay(models.template.model, own, draft.dtypes, purse, draft.provider) for own in models.weights]
     aligned = [transported(own, typing, order) for own, order in zip(models.weights, perms, strict=True)]

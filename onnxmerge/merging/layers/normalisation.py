@@ -110,14 +110,14 @@ class BatchNorm:
     dtype: ir.DataType
 
 
-def batchnorms(graph: ir.Graph, agreed: Collection[str] = ()) -> list[BatchNorm]:
+def batchnorms(graph: ir.Graph, alike: Collection[str] = ()) -> list[BatchNorm]:
     """All that normalise with initializers (not with the batch's own statistics), in topological order.
 
-    Those are left out whose outputs are ``agreed``.
+    Those are left out whose outputs are ``alike``.
     """
     found = []
     for node in graph:
-        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or node.outputs[0].name in agreed:
+        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx") or node.outputs[0].name in alike:
             continue
         training = node.attributes.get("training_mode")
         mean, variance = (initializer_of(node.inputs[index]) for index in (3, 4))

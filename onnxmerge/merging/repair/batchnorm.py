@@ -28,17 +28,17 @@ def reestimate(
     typing: Typing,
     weights: Arrays,
     source: CalibrationSource,
-    agreed: Collection[str] = (),
+    alike: Collection[str] = (),
     *,
     provider: str = "cpu",
 ) -> dict[str, NDArray[Any]]:
     """The running means and (population) variances that the network with ``weights`` has on the calibration data.
 
-    Returns the initializers that change, by name, in their stored type; nothing where all outputs are ``agreed``.
+    Returns the initializers that change, by name, in their stored type; nothing where all outputs are ``alike``.
     Statistics shared by several nodes become those of all their inputs together. Raises InputError where the source
     is empty or activations are not finite.
     """
-    norms = batchnorms(model.graph, agreed)
+    norms = batchnorms(model.graph, alike)
     probes = {
         norm.tensor: Probe(norm.tensor, 1, len(typing.activations[norm.tensor].shape), norm.dtype) for norm in norms
     }

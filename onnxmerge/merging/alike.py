@@ -1,4 +1,4 @@
-"""What all parents agree on: the part of a network that the average of the matched parents computes as they do.
+"""What all parents compute alike: the part of a network that the average of the matched parents computes as they do.
 
 Where matched parents have equal weights, averaging takes nothing, and there is nothing to give back. So what restores
 statistics or solves layers anew leaves alone every tensor that is computed of such weights and of the inputs alone:
@@ -21,7 +21,7 @@ from onnxmerge.model.signature import operands, subgraphs
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def agreed(graph: ir.Graph, average: Arrays, first: Arrays) -> frozenset[str]:
+def computed_alike(graph: ir.Graph, average: Arrays, first: Arrays) -> frozenset[str]:
     """The tensors of ``graph`` that the first parent computes too: of its inputs and of weights equal bit by bit.
 
     ``average`` has the units of the first parent in its order. Weights are read only as far as their readers' other
