@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job
@@ -47,7 +48,7 @@ def class_vectors(
     if tasks is None and vectors is None:
         return {}
     found, listed = tasks_of(tasks, vectors, Task("classes"))
-    outputs = [str(value.name) for value in parents.models.template.graph.outputs]
+    outputs = output_names(parents.models.template.graph)
     known: dict[str, list[NDArray[np.float32]]] = {}
     learned = tasks_learned(models, found, listed)
     for output in outputs:
@@ -66,14 +67,15 @@ def class_vectors(
 def answered(job: Job, before: Merged, known: ClassVectors, *, apart: bool) -> tuple[Merged, tuple[Answered, ...]]:
     """The merged network with its outputs' layers solved for the ensemble's answer, and what became of each output.
 
-    Nothing is done where there is no data, where heads are kept apart (each is its own parent's), or where task
-    vectors were added to a base.
+    Nothing is done where heads are kept apart, for each is its own parent's; a note says so.
     """
     options = job.options
-    if options.answer != "ensemble" or job.source is None or job.base is not None or apart:
+    if options.answer != "ensemble" or job.source is None:
         return before, ()
+    if apart:
+        return replace(before, notes=(*before.notes, "heads are apart: each answers as its own parent does")), ()
     template, typing = job.prepared.models.template, job.prepared.typing
-    asked = asked_meanings(options.outputs, [str(value.name) for value in template.graph.outputs])
+    asked = asked_meanings(options.outputs, output_names(template.graph))
     layers, without = last_layers(job.network.graph, typing)
     layers = [layer for layer in layers if _in_one_order(job, layer)]
     notes = [
@@ -111,6 +113,11 @@ def answered(job: Job, before: Merged, known: ClassVectors, *, apart: bool) -> t
         told.append(became)
     done = (*before.done, "ensemble's answer (output layers)") if changed else before.done
     return Merged(Overlay(before.weights, changed), done, (*before.notes, *notes)), tuple(told)
+
+
+def output_names(graph: ir.Graph) -> list[str]:
+    """The names of a graph's outputs, in their order."""
+    return [str(value.name) for value in graph.outputs]
 
 
 def _in_one_order(job: Job, layer: LastLayer) -> bool:

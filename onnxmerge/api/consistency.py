@@ -41,6 +41,7 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
     _require_apart(options, based=based)
     _require_width(options, models)
     _require_refinable(options, calibrated=calibrated)
+    _require_answerable(options, calibrated=calibrated, based=based)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ USES: Mapping[str, Use] = {
     "groups": _by_methods(_matches),
     "rotate": _by_methods(lambda method: not isinstance(method, TaskVectorMethod)),
     "output_scale": Use(lambda options: options.refine in ("ls", AUTO), "--refine ls; --refine {refine}"),
+    "outputs": Use(lambda options: options.answer == "ensemble", "--answer ensemble; --answer {answer}"),
+    "output_mean": Use(lambda options: options.answer == "ensemble", "--answer ensemble; --answer {answer}"),
 }
 """Options that only some merges look at (those without a default of their own say so where they are read)."""
 
@@ -92,7 +95,7 @@ def idle(options: MergeOptions, names: Iterable[str]) -> list[str]:
 def require_use(options: MergeOptions, names: Iterable[str]) -> None:
     """Raise UsageError where an option, of the ``names`` of those that were given, has no effect."""
     for name in idle(options, names):
-        where = USES[name].where.format(method=options.method, refine=options.refine)
+        where = USES[name].where.format(method=options.method, refine=options.refine, answer=options.answer)
         flag = name if name == "groups" else f"--{name.replace('_', '-')}"
         raise UsageError(f"{flag} is for {where} does not use it; leave it out")
 
@@ -182,3 +185,12 @@ def _require_refinable(options: MergeOptions, *, calibrated: bool) -> None:
         raise UsageError(f"--refine {options.refine} measures activations: give calibration data (--calib)")
     if options.refine == "ls" and options.repair not in (AUTO, "none"):
         raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
+
+
+def _require_answerable(options: MergeOptions, *, calibrated: bool, based: bool) -> None:
+    if options.answer != "ensemble":
+        return
+    if not calibrated:
+        raise UsageError("--answer ensemble measures what the parents say: give calibration data (--calib)")
+    if based:
+        raise UsageError(f"--answer ensemble solves a matched average; method {options.method} adds to a base")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.api.answering import ClassVectors, answered, class_vectors
+from onnxmerge.api.answering import ClassVectors, answered, class_vectors, output_names
 from onnxmerge.api.choosing import Chosen, chosen_by, matched_by
 from onnxmerge.api.consistency import require_consistent
 from onnxmerge.api.examining import questions
@@ -43,6 +43,7 @@ from onnxmerge.errors import InputError, UsageError, ValidationError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
+from onnxmerge.merging.answer.meaning import asked_meanings
 from onnxmerge.model.interface import batch_inside, declare_ranks, with_batch
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.precision import halved
@@ -316,6 +317,7 @@ def _known_vectors(
 ) -> ClassVectors:
     """The class vectors for the ensemble's answer. Raises UsageError for tasks or vectors that nothing would use."""
     if how.answer == "ensemble":
+        asked_meanings(how.outputs, output_names(parents.models.template.graph))  # raises now what it would later
         return class_vectors(tasks, vectors, models, parents)
     if not labelled and (tasks is not None or vectors is not None):
         raise UsageError(

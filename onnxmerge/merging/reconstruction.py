@@ -14,7 +14,7 @@ are read by weights that may absorb a factor c, so they are compared at the best
 That is their cosine, corrected for the cosine of different samples: crowding around the mean earns nothing. Both are 1
 for an equal network, about 0 for an unrelated one.
 
-Outputs that are directions (``consensus.is_direction``) are compared as who reads them does, by cosines with vectors
+Outputs that are directions (``skewness.is_direction``) are compared as who reads them does, by cosines with vectors
 that lie where the parent's own answers lie: rows of length one, weighed by the parent's covariance C, so that x and y
 become x L and y L with L L^T = C.
 """
@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.alignment import axis_orders, zip_orders
-from onnxmerge.merging.closed_form.consensus import is_direction, lengths
+from onnxmerge.merging.closed_form.consensus import lengths
 from onnxmerge.merging.combine import Matchings, Overlay
 from onnxmerge.merging.layers.linear_layers import LinearLayer, linear_layers
+from onnxmerge.merging.skewness import is_direction
 from onnxmerge.merging.zip_transport import Zipped
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from onnxmerge.model.signature import STANDARD
+
 NARROW = frozenset(
     {kind for kind in ir.DataType if kind.is_integer() and kind.bitwidth <= 16 and kind != ir.DataType.BOOL}
 )
@@ -37,7 +39,6 @@ MOVING = frozenset(
     {"Concat", "Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )
 """What may stand between an integer and the weight that it stands for, beside Cast: elementwise, or moving elements."""
-STANDARD = frozenset({"", "ai.onnx"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,8 @@ def classifier(seed: int) -> onnx.ModelProto:
 def test_logits_agree_better_with_the_averaged_probabilities() -> None:
     parents = [classifier(1), classifier(2)]
     data = np.random.default_rng(9).normal(size=(1500, 2)).astype(np.float32)
-    both = [
-        merge(parents, calibration=data, method="act-align", outputs="logits", repair="none", answer=answer)
-        for answer in ("mean", "ensemble")
-    ]
+    every: tuple[dict[str, Any], ...] = ({}, {"answer": "ensemble", "outputs": "logits"})
+    both = [merge(parents, calibration=data, method="act-align", repair="none", **asked) for asked in every]
     fresh = np.random.default_rng(10).normal(size=(2000, 2)).astype(np.float32)
     right = (fresh[:, 0] > 0).astype(int) * 2 + (fresh[:, 1] > 0)
     correct = []
@@ -97,3 +95,32 @@ def test_the_summary_says_what_the_output_is(digits: Path, cli: Cli, tmp_path: P
     assert wrong.returncode == 2
     assert "'scores' is none of" in wrong.stderr
     read_network(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--answer", "ensemble", "--method", "rebasin"), "give calibration data"),
+        (("--outputs", "logits", "--method", "rebasin"), "--outputs is for --answer ensemble"),
+        (("--output-mean", "drop", "--method", "rebasin"), "--output-mean is for --answer ensemble"),
+        (("--answer", "ensemble", "--calib", "CALIB", "--method", "ties", "--base", "A"), "adds to a base"),
+        (("--answer", "ensemble", "--calib", "CALIB", "--outputs", "nose=logits"), "no output 'nose'"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    arguments: tuple[str, ...], said: str, digits: Path, cli: Cli, tmp_path: Path
+) -> None:
+    files = {"CALIB": digits / "calib.npz", "A": digits / "a.onnx"}
+    ended = cli(
+        "run", digits / "a.onnx", digits / "b.onnx", "-o", "m.onnx", *(files.get(each, each) for each in arguments)
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert said in ended.stderr
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_heads_that_are_apart_answer_for_themselves(digits: Path) -> None:
+    parents = [digits / "a.onnx", digits / "b.onnx"]
+    found = merge(parents, calibration=digits / "calib.npz", method="act-align", heads="separate", answer="ensemble")
+    assert not found.report.answers
+    assert any("heads are apart" in note for note in found.report.notes)

@@ -44,7 +44,15 @@ def check(options: MergeOptions, *, based: bool = False) -> None:
 
 def test_every_method_is_in_the_table() -> None:
     assert set(USED) == {*METHODS, "auto"}
-    assert set(CHANGED) == set(USES)
+    assert {*CHANGED, "outputs", "output_mean"} == set(USES)
+
+
+@pytest.mark.parametrize(("name", "value"), [("outputs", "logits"), ("output_mean", "drop")])
+def test_what_outputs_mean_is_of_the_ensemble_s_answer(name: str, value: str) -> None:
+    given: dict[str, Any] = {name: value}
+    check(MergeOptions(answer="ensemble", **given))
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is for --answer ensemble"):
+        check(MergeOptions(**given))
 
 
 @pytest.mark.parametrize("name", CHANGED)

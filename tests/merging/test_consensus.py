@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.merging.closed_form.consensus import Rows, consensus, is_direction
+from onnxmerge.merging.closed_form.consensus import Rows, consensus
+from onnxmerge.merging.skewness import is_direction
 
 RNG = np.random.default_rng(0)
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.errors import InputError
-from onnxmerge.merging.closed_form.consensus import is_direction
 from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.goals import Goal, Settling, plan_goals
 from onnxmerge.merging.closed_form.least_squares import OutputScale, refine
 from onnxmerge.merging.combine import combine, transported
+from onnxmerge.merging.skewness import is_direction
 from onnxmerge.merging.transport import invert, random_permutations
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace

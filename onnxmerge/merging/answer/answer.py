@@ -94,10 +94,11 @@ def answer(
         seed: Of the clusters.
 
     """
+    kept: Literal["kept"] | None = "kept" if meaning.meaning == "embedding" else None
     held = found.samples % HELD_OUT == HELD_OUT - 1
     judged = len(np.unique(found.samples[held]))
     if judged < JUDGES or held.all() or meaning.meaning in ("features", "regression") or _one_answer(found.parents):
-        return {}, Answered(meaning, AS_IT_WAS, mean="kept" if meaning.meaning == "embedding" else None)
+        return {}, Answered(meaning, AS_IT_WAS, mean=kept)
     fit, rest = found.of(~held), found.of(held)
     forms, agrees = _forms(layer, meaning, fit, tuple(shares), vectors=vectors, mean=mean, seed=seed)
     prior = layer.goal.form.matrix(current[layer.goal.layer.weight])
@@ -108,10 +109,10 @@ def answer(
     asked = meaning.meaning == "embedding" and mean == "drop"
     agreed = float(before.mean())
     if better.mean() <= better.std() / np.sqrt(judged) and not asked:
-        return {}, Answered(meaning, AS_IT_WAS, agreed, agreed, judged, _mean_of(meaning, keeps=True))
+        return {}, Answered(meaning, AS_IT_WAS, agreed, agreed, judged, kept)
     solution = _solved(layer, found, forms[best](found.parents), prior)
-    mean_of = _mean_of(meaning, keeps=getattr(forms[best], "keeps_mean", True))
-    told = Answered(meaning, forms[best].label, agreed, float(every[best].mean()), judged, mean_of)
+    became = "dropped" if forms[best].keeps_mean is False else kept
+    told = Answered(meaning, forms[best].label, agreed, float(every[best].mean()), judged, became)
     return stored_plainly(layer.goal, current, solution), told
 
 
@@ -142,12 +143,6 @@ def _forms(
     exact = end is not None and end.op_type in ("Softmax", "LogSoftmax")
     temperatures = LOGIT_TEMPERATURES[:1] if exact else LOGIT_TEMPERATURES
     return [AveragedProbabilities(shares, temperature) for temperature in temperatures], ByLogits(shares)
-
-
-def _mean_of(meaning: OutputMeaning, *, keeps: bool) -> Literal["kept", "dropped"] | None:
-    if meaning.meaning != "embedding":
-        return None
-    return "kept" if keeps else "dropped"
 
 
 def _one_answer(parents: Sequence[Rows]) -> bool:

@@ -58,10 +58,16 @@ CLUSTERED = 4096
 
 
 class Form(Protocol):
-    """One way to form the parents' common answer. ``label`` says it to people."""
+    """One way to form the parents' common answer. ``label`` says it to people.
+
+    ``keeps_mean`` is whether the mean of an embedding is added to it; None for what is no embedding.
+    """
 
     @property
     def label(self) -> str: ...
+
+    @property
+    def keeps_mean(self) -> bool | None: ...
 
     def __call__(self, answers: Sequence[Rows]) -> Rows:
         """The common answer [n, u] to each of n samples, of the parents' answers [n, u] to it."""
@@ -74,6 +80,7 @@ class AveragedProbabilities:
 
     shares: tuple[float, ...]
     temperature: float
+    keeps_mean: None = None
 
     @property
     def label(self) -> str:
@@ -90,6 +97,7 @@ class AveragedOdds:
 
     shares: tuple[float, ...]
     label: str = "probabilities averaged"
+    keeps_mean: None = None
 
     def __call__(self, answers: Sequence[Rows]) -> Rows:
         mean = np.average([expit(own.astype(np.float64)) for own in answers], axis=0, weights=self.shares)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.closed_form.consensus import is_direction
+from onnxmerge.merging.skewness import CODED, is_direction, skewness
 
 Meaning: TypeAlias = Literal["logits", "probabilities", "embedding", "regression", "features"]
 MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
@@ -34,9 +34,6 @@ _ENDS: Mapping[str, Meaning] = {
     "Sigmoid": "probabilities",
     "LpNormalization": "embedding",
 }
-
-CODED = 0.5
-"""Mean skewness across columns from which an output that tells classes apart may be taken for logits."""
 
 
 AGREED = 0.1
@@ -133,13 +130,10 @@ def _guessed(name: str, answers: Sequence[Rows]) -> OutputMeaning:
 def _tells_classes_apart(rows: Rows) -> bool:
     """Whether most columns are the highest of some sample, and the highest stands out to the positive."""
     top = np.bincount(rows.argmax(axis=1), minlength=rows.shape[1])
-    centred = rows.astype(np.float64) - rows.mean(axis=0)
-    centred -= centred.mean(axis=1, keepdims=True)
-    deviation = centred.std(axis=1)
-    alive = deviation > 0
-    if not alive.any() or (top > 0).mean() < min(0.5, len(rows) / (4 * rows.shape[1])):
+    if (top > 0).mean() < min(0.5, len(rows) / (4 * rows.shape[1])):
         return False
-    return rows.shape[1] < 4 or float(np.mean((centred[alive] ** 3).mean(axis=1) / deviation[alive] ** 3)) >= CODED
+    found = skewness(rows)
+    return found is not None and (rows.shape[1] < 4 or found >= CODED)
 
 
 def _agree(answers: Sequence[Rows]) -> bool:

@@ -26,12 +26,6 @@ Rows: TypeAlias = NDArray[np.float32]
 RIDGE = 0.1
 """rho as a share of the mean variance of a direction."""
 
-CODED = 0.5
-"""Mean skewness across coordinates from which an output is taken for logits."""
-
-WIDE = 16
-"""Outputs of fewer coordinates are never taken for embeddings."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Consensus:
@@ -80,20 +74,3 @@ def lengths(rows: Rows) -> Rows:
     """The length of each row, [positions, 1]; never 0."""
     found: Rows = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return found
-
-
-def is_direction(rows: Rows) -> bool:
-    """Whether outputs [samples, coordinates] look like embeddings rather than logits or measured quantities.
-
-    Logits single out a class, so across coordinates (each about its mean over samples) they are skewed to the
-    positive; an embedding's coordinates have no such sign.
-    """
-    if rows.shape[1] < WIDE:
-        return False
-    centred = rows.astype(np.float64) - rows.mean(axis=0)
-    centred -= centred.mean(axis=1, keepdims=True)
-    deviation = centred.std(axis=1)
-    alive = deviation > 0
-    if not alive.any():
-        return False
-    return float(np.mean((centred[alive] ** 3).mean(axis=1) / deviation[alive] ** 3)) < CODED

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 from onnxmerge.calibration.progress import Report
 from onnxmerge.merging.alignment import meeting
 from onnxmerge.merging.closed_form.amounts import sampled, too_wide
-from onnxmerge.merging.closed_form.consensus import Consensus, consensus, is_direction
+from onnxmerge.merging.closed_form.consensus import Consensus, consensus
 from onnxmerge.merging.closed_form.draft import Draft, Refined
 from onnxmerge.merging.closed_form.goals import Goal, plan_goals
 from onnxmerge.merging.closed_form.prefixes import Prefixes
@@ -28,6 +28,7 @@ from onnxmerge.merging.closed_form.segments import blocked, frontier
 from onnxmerge.merging.closed_form.solution import solve
 from onnxmerge.merging.closed_form.storing import matrix, settled, stored
 from onnxmerge.merging.combine import Matchings
+from onnxmerge.merging.skewness import is_direction
 
 OutputScale: TypeAlias = Literal["auto", "keep", "unit"]
 
