@@ -66,9 +66,9 @@ def test_of_a_model_and_its_permuted_copy_any_matching_is_chosen(tmp_path: Path)
     np.testing.assert_allclose(execute(merged, {"x": X})["y"], execute(network(1), {"x": X})["y"], atol=1e-4)
 
 
-def test_what_was_chosen_is_what_is_merged_and_said(digits: Path, tmp_path: Path) -> None:
-    parents = [digits / "a.onnx", digits / "b.onnx"]
-    settings: dict[str, Any] = {"calibration": digits / "calib.npz", "samples": 300, "provider": "cpu"}
+def test_what_was_chosen_is_what_is_merged_and_said(tmp_path: Path) -> None:
+    parents = [network(1), network(2)]
+    settings: dict[str, Any] = {"calibration": {"x": X}, "samples": 300, "provider": "cpu"}
     result = merge(parents, method="mudsc-align", alpha="auto", **settings)
     searched = result.report.search
     assert searched is not None

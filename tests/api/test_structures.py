@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnxmerge import MergeResult, merge, permute
 from onnxmerge.model.read import read_network
-from onnxmerge.model.sample import synthesize
+from onnxmerge.model.sample import plausible_samples
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.trace import trace
 from tests.zoo.topology import FOLDER, SUFFIX, load_topology
@@ -82,7 +82,7 @@ def case(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto, list[Feed], list[
             value.const_value = ir.tensor(np.asarray(moved.weights[key]), name=key)
     network = read_network(model)
     shapes = {key: array.shape for key, array in trace(network).sample.items()}
-    feeds = [synthesize(network, seed=seed, shapes=shapes) for seed in range(10)]
+    feeds = [next(iter(plausible_samples(network, seed=seed, shapes=shapes))) for seed in range(10)]
     return model, ir.to_proto(copy), feeds[:8], feeds[8:]
 
 

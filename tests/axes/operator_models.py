@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from math import prod
 from typing import Any, TypeAlias
 
@@ -174,10 +175,19 @@ class Hints:
     opset: int = NEWEST
 
 
+@cache
+def _schemas() -> Mapping[tuple[str, str], Sequence[Any]]:
+    """All operators that ONNX Runtime knows, each in all its versions: listing them takes as long as a small proof."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for schema in get_all_operator_schema():
+        found.setdefault((schema.domain, schema.name), []).append(schema)
+    return found
+
+
 def schema_types(domain: str, name: str, opset: int) -> list[Sequence[str]]:
     """The types that each operand may have, the last one's for all further ones of a variadic operator."""
-    versions = [s for s in get_all_operator_schema() if (s.domain, s.name) == (domain, name)]
-    newest = max((s for s in versions if domain or s.since_version <= opset), key=lambda s: s.since_version)
+    versions = [s for s in _schemas()[domain, name] if domain or s.since_version <= opset]
+    newest = max(versions, key=lambda s: s.since_version)
     constraints = {t.type_param_str: t.allowed_type_strs for t in newest.type_constraints}
     return [constraints.get(operand.typeStr, [operand.typeStr]) for operand in newest.inputs]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout
@@ -56,6 +56,7 @@ def numbered(layout: TensorLayout) -> np.ndarray:
 
 
 @pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_inverse_gives_the_array_back(axes: list[str], seed: int) -> None:
     layout = whole("w", axes, SPACES)
@@ -68,6 +69,7 @@ def test_inverse_gives_the_array_back(axes: list[str], seed: int) -> None:
 
 
 @pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
+@settings(max_examples=30)
 @given(seeds=st.tuples(st.integers(0, 99), st.integers(100, 199)))
 def test_composition_is_one_transport_after_the_other(axes: list[str], seeds: tuple[int, int]) -> None:
     layout = whole("w", axes, SPACES)
