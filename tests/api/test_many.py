@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -117,7 +118,8 @@ def test_two_parents_and_their_noisy_copies_beat_the_plain_average(digits: Path,
                 item.CopyFrom(onnx.numpy_helper.from_array(noisy.astype(array.dtype), item.name))
         onnx.save(copy, tmp_path / f"copy{index}.onnx")
         models.append(tmp_path / f"copy{index}.onnx")
-    merges = {name: merge(models, calibration=digits / "calib.npz", method=name) for name in ("average", "c2m3")}
+    data: dict[str, Any] = {"calibration": digits / "calib.npz", "samples": 400}
+    merges = {name: merge(models, **data, method=name) for name in ("average", "c2m3")}
     test = digits / "test.npz"
     found = evaluate(merges, test, test, tasks=digits / "task.json")
     averages = [found[name].scores.average for name in ("average", "c2m3")]

@@ -66,7 +66,7 @@ def test_the_package_offers_what_it_lists() -> None:
 @pytest.mark.smoke
 def test_run_writes_a_model_and_a_summary(digits: Path, tmp_path: Path, checkout: Path) -> None:
     arguments = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "-o", "m.onnx"]
-    done = process(*arguments, "--json", "r.json", folder=tmp_path, checkout=checkout)
+    done = process(*arguments, "--samples", 200, "--json", "r.json", folder=tmp_path, checkout=checkout)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "mean similarity" in done.stdout
