@@ -5,7 +5,8 @@
 
 Every case runs in a forked process of its own. A crash is an internal error or an exception that leaves the program,
 a signal, an exit code other than 0 to 3, more than 20 s of processor time (or 120 s on the clock), or more than 1.5 GB.
-The files and the command of each crash are kept in a folder. Exit code 0: no crash; 3: some.
+The files and the command of each crash are kept in a folder. So are those of a check that failed (exit code 3), which
+is no crash, but may be a fault of the typing. Exit code 0: no crash; 3: some.
 
 Case number N of a seed is always the same: ``--case N`` runs it alone and shows what it says.
 """
@@ -248,10 +249,10 @@ def run(given: Sequence[str] | None = None) -> int:
             counts[ending.kind] += 1
             if options.case is not None:
                 print((Path(name) / "command.txt").read_text(), ending.output, sep="")
-            if ending.crash is not None:
+            if ending.crash is not None or ending.kind == "exit code 3":
                 kept = options.folder / f"{options.seed}-{number}"
                 shutil.copytree(name, kept, dirs_exist_ok=True)
-                print(f"case {number}: {ending.crash}; {kept}", flush=True)
+                print(f"case {number}: {ending.crash or ending.kind}; {kept}", flush=True)
         if options.case is not None:
             break
         number += 1
