@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -33,13 +34,16 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """``size`` bytes may be taken beside the ``before`` that the process already had."""
+    """``size`` bytes may be taken beside the ``before`` that the process already had; ``chosen`` by somebody or not."""
 
     size: int
     before: int
+    chosen: bool
 
 
 _limit: ContextVar[_Limit | None] = ContextVar("memory_limit", default=None)
+_turn = threading.RLock()
+"""The system has one limit for all threads: what sets one for a moment must not take another's for what was before."""
 
 
 def parse_size(text: str | int) -> int:
@@ -96,13 +100,36 @@ def memory_limit(size: int | str | None) -> Iterator[None]:
     if size is None:
         yield
         return
-    limit = _Limit(parse_size(size), _taken())
+    with _limited(_Limit(parse_size(size), _taken(), chosen=True)):
+        yield
+
+
+@contextlib.contextmanager
+def default_limit() -> Iterator[None]:
+    """Let at most what `memory_budget` says be taken inside of the block, as nobody has said how much it may be."""
+    with _limited(_Limit(memory_budget(), _taken(), chosen=False)):
+        yield
+
+
+@contextlib.contextmanager
+def _limited(limit: _Limit) -> Iterator[None]:
     token = _limit.set(limit)
     try:
         with _enforced(limit.before + limit.size):
             yield
     finally:
         _limit.reset(token)
+
+
+@contextlib.contextmanager
+def unless_limited(size: int) -> Iterator[None]:
+    """Let at most so much be taken inside of the block, unless somebody has chosen a limit; one thread at a time."""
+    limit = _limit.get()
+    if limit is not None and limit.chosen:
+        yield
+        return
+    with _turn, _limited(_Limit(min(size, memory_budget()), _taken(), chosen=False)):
+        yield
 
 
 @contextlib.contextmanager

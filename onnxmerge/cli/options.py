@@ -12,7 +12,7 @@ from onnxmerge.api.known_inputs import known, parse
 from onnxmerge.api.prepare import SampleInput
 from onnxmerge.cli.files import InputFile
 from onnxmerge.errors import UsageError
-from onnxmerge.memory import memory_budget, memory_limit, parse_size
+from onnxmerge.memory import default_limit, memory_limit, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,10 +57,10 @@ def memory_option(command: F) -> F:
 
 def _limit_memory(context: click.Context, _option: click.Parameter, value: str | None) -> None:
     try:
-        size = memory_budget() if value is None else parse_size(value)
+        limit = default_limit() if value is None else memory_limit(parse_size(value))
     except UsageError as error:
         raise click.BadParameter(str(error)) from error
-    context.with_resource(memory_limit(size))
+    context.with_resource(limit)
 
 
 def sample_options(command: F) -> F:

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
-import onnx.shape_inference
 import onnx_ir as ir
 
 from onnxmerge.errors import ResourceError
 from onnxmerge.memory import require_room
+from onnxmerge.model.inference import infer
 from onnxmerge.model.network import Array, Network
 from onnxmerge.model.structure import SHAPES, trips
 
@@ -61,7 +61,7 @@ class Demand:
                 for size in shapes[value.name]:
                     dims.dim.add().dim_value = size
         try:
-            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=self.propagates)
+            inferred = infer(proto, data_prop=self.propagates)
         except Exception:  # noqa: BLE001 - what cannot be inferred is for ONNX Runtime to refuse, in its own words
             return
         computed = {name for node in inferred.graph.node for name in node.output}

@@ -64,7 +64,7 @@ def _hoist_what_runs(
     Also None as soon as the branches that are left hold no fewer than ``below`` elements of weights.
     """
     left: set[Branch] = set()
-    while True:
+    while any(_is_if(node) for node in network.graph):
         hoisted, origins = hoist(network, left)
         if not origins or _weights_left(hoisted) >= below:
             return None
@@ -75,6 +75,7 @@ def _hoist_what_runs(
             if culprit is None:
                 return None
             left.add(culprit)
+    return None
 
 
 def _weights_left(network: Network) -> int:

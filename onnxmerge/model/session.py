@@ -19,6 +19,7 @@ import onnxruntime as ort
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError, ResourceError, UsageError
+from onnxmerge.memory import unless_limited
 from onnxmerge.model.network import Array, Weights, label
 from onnxmerge.model.scratch import scratch_folder
 from onnxmerge.model.widen import has_bfloat16, widen
@@ -47,12 +48,16 @@ PATIENCE = 10.0
 """Seconds that one run of a model with loops may take, and so many more for each 100 MB of weights: what is small and
 still does not come to an end is a Loop that has none."""
 
+GROWTH, GROWTH_BY_WEIGHTS, GROWTH_BY_INPUTS = 10**9, 10, 1000
+"""Bytes that one run of a model with loops may take unless ``memory_limit`` says, and so many more for each byte of
+weights and of inputs: a state that doubles in every trip fills any memory long before ``PATIENCE`` is at its end."""
+
 _LOOPS = frozenset({"Loop", "Scan"})
 _NO_MEMORY = re.compile(r"[Ff]ailed to allocate memory|bad.alloc|out of memory|Available memory of \d+ is smaller")
 _STOPPED = "terminate flag"
 
-_patience: WeakKeyDictionary[ort.InferenceSession, float] = WeakKeyDictionary()
-"""How long each session with loops may run."""
+_with_loops: WeakKeyDictionary[ort.InferenceSession, int] = WeakKeyDictionary()
+"""Sessions of models with loops, and the bytes of their weights."""
 
 
 def providers(choice: str = "auto") -> list[Provider]:
@@ -156,7 +161,7 @@ def open_session(
             raise InputError(f"{where}: no room for a temporary copy of {size} bytes ({cause}); set TMPDIR") from error
         raise refusal(error, f"{where}: ONNX Runtime does not accept it") from error
     if any(node.op_type in _LOOPS for node in ready.graph.all_nodes()):
-        _patience[session] = PATIENCE * (1 + size / 1e8)
+        _with_loops[session] = size
     return session
 
 
@@ -256,33 +261,48 @@ def run(session: ort.InferenceSession, feeds: Mapping[str, Array], *, where: str
     """
     names = [output.name for output in session.get_outputs()]
     given = checked_feeds(session, feeds, where)
-    with running(session, where) as options:
+    with running(session, where, given) as options:
         results = session.run(names, given, options)
     return dict(zip(names, results, strict=True))
 
 
 @contextlib.contextmanager
-def running(session: ort.InferenceSession, where: str) -> Iterator[Any]:
-    """Around a run, with the options for it: loops are stopped after a while, and errors are told as `run` says."""
-    seconds = _patience.get(session)
+def running(session: ort.InferenceSession, where: str, feeds: Mapping[str, Array]) -> Iterator[Any]:
+    """Around a run, with the options for it: loops are bounded, and errors are told as `run` says."""
     options = ort.RunOptions()
     options.log_severity_level = FATAL
-    watch = None if seconds is None else threading.Timer(seconds, setattr, (options, "terminate", True))
     try:
-        if watch is not None:
-            watch.daemon = True
-            watch.start()
-        yield options
+        with _bounded(session, options, feeds):
+            yield options
     except Exception as error:  # ORT's exceptions share no base of their own
         if _STOPPED in str(error):
             raise ResourceError(
-                f"{where}: a loop is still running after {seconds:.0f} seconds of one run; it may have no end, or the "
-                "inputs are too large"
+                f"{where}: a loop is still running after {_patience(session):.0f} seconds of one run; it may have no "
+                "end, or the inputs are too large"
             ) from error
         raise refusal(error, f"{where}: does not run") from error
-    finally:
-        if watch is not None:
+
+
+@contextlib.contextmanager
+def _bounded(session: ort.InferenceSession, options: Any, feeds: Mapping[str, Array]) -> Iterator[None]:
+    """Stop a model with loops where it takes too long, and let it have no more memory than its size may ask for."""
+    weights = _with_loops.get(session)
+    if weights is None:
+        yield
+        return
+    inputs = sum(array.nbytes for array in feeds.values())
+    watch = threading.Timer(_patience(session), setattr, (options, "terminate", True))
+    watch.daemon = True
+    with unless_limited(GROWTH + GROWTH_BY_WEIGHTS * weights + GROWTH_BY_INPUTS * inputs):
+        watch.start()
+        try:
+            yield
+        finally:
             watch.cancel()
+
+
+def _patience(session: ort.InferenceSession) -> float:
+    return PATIENCE * (1 + _with_loops.get(session, 0) / 1e8)
 
 
 def refusal(error: BaseException, what: str) -> InputError:

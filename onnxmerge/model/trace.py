@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
-from onnx_ir.passes import common as passes
 
 from onnxmerge.model.demand import demand
 from onnxmerge.model.elements import partly_constant
+from onnxmerge.model.inference import infer
 from onnxmerge.model.network import Array, Network
 from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.sample import find_sample
@@ -89,7 +91,7 @@ def trace(network: Network, sample: Mapping[str, Array] | None = None, *, seed: 
         found, results = find_sample(network, attempt, seed=seed)
     else:
         found, results = dict(sample), attempt(sample)
-    return _collect(network, found, results)
+    return _collect(network, wanted.proto, found, results)
 
 
 def _run(
@@ -97,7 +99,7 @@ def _run(
 ) -> dict[str, ort.OrtValue]:
     """Run without turning the outputs into arrays: of most only the shape is wanted."""
     checked = checked_feeds(session, feeds, where)
-    with running(session, where) as options:
+    with running(session, where, checked) as options:
         given = {
             name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape))
             for name, array in checked.items()
@@ -105,9 +107,11 @@ def _run(
         return dict(zip(names, session.run_with_ort_values(names, given, options), strict=True))
 
 
-def _collect(network: Network, sample: dict[str, Array], results: dict[str, ort.OrtValue]) -> Trace:
+def _collect(
+    network: Network, graph: onnx.ModelProto, sample: dict[str, Array], results: dict[str, ort.OrtValue]
+) -> Trace:
     constants = _constants(network.graph)
-    narrow = _bfloat16_values(network.model)
+    narrow = _bfloat16_values(network, graph)
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, np.dtype[Any]] = {}
     values: dict[str, Array] = {}
@@ -154,14 +158,11 @@ def _constants(graph: ir.Graph) -> set[str]:
     return found
 
 
-def _bfloat16_values(model: ir.Model) -> set[str]:
-    """Values that are bfloat16 in the model; the session that ran it had them in float32."""
-    if not has_bfloat16(model):
+def _bfloat16_values(network: Network, graph: onnx.ModelProto) -> set[str]:
+    """Values that are bfloat16 in the model, of which ``graph`` is all but weights; its session had them in float32."""
+    if not has_bfloat16(network.model):
         return set()
-    copy = model.clone()
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(copy)
-    return {
-        value.name
-        for value in (*copy.graph.inputs, *(value for node in copy.graph for value in node.outputs))
-        if value.dtype == NARROW and value.name
-    }
+    with contextlib.suppress(Exception):  # what onnx cannot infer, ONNX Runtime has run: what is declared counts
+        graph = infer(graph)
+    values = (*graph.graph.input, *graph.graph.value_info, *graph.graph.output)
+    return {value.name for value in values if value.type.tensor_type.elem_type == NARROW}

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.check import one_line, root
+from onnxmerge.model.inference import infer
 from onnxmerge.model.walk import short
 
 SMALL = 1024
@@ -89,7 +90,7 @@ def _require_agreement(proto: onnx.ModelProto, label: str) -> None:
         if not info.type.tensor_type.shape.dim:  # what some declare where they know nothing
             info.type.tensor_type.ClearField("shape")
     try:
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+        infer(proto, check_type=True, strict_mode=True)
     except Exception as error:  # noqa: BLE001  (what onnx cannot infer is no fault of the model: it may be of another kind)
         text = one_line(error)
         if not _CONTRADICTION.search(text):

@@ -79,13 +79,15 @@ def _functions(depth: int, *, circle: bool = False) -> Build:
     return write
 
 
-def _loop(trips: str, body: str = "t = Add(s, s)", **weights: ArrayLike) -> Build:
+def _loop(trips: str, body: str = "t = Add(s, s)", limit: str = LIMIT, **weights: ArrayLike) -> Build:
     """A Loop, by an expression for its trips, with a state ``s`` that becomes ``t``; it never ends itself."""
     text = f"""(float[n,4] x) => (float[a,b] y) {{
         h = MatMul(x, w)  {trips}
         y = Loop<body = inner (int64 i, bool k, float[c,d] s) => (bool k2, float[e,f] t) {{
             k2 = Identity(k)  {body} }}>(m, yes, h) }}"""
-    return _model(text, {**normal(w=(4, 4)), "yes": np.bool_(1), **weights}, "--max-memory", LIMIT)
+    return _model(
+        text, {**normal(w=(4, 4)), "yes": np.bool_(1), **weights}, *(("--max-memory", limit) if limit else ())
+    )
 
 
 SIZES = [1 << 20, 1 << 20]
@@ -209,6 +211,12 @@ def test_loops_without_an_end(attack: Attack, tmp_path: Path, cli: Cli, monkeypa
 
 @attacks(
     Attack("chain", _chain("Concat<axis=1>", 40), says=("may be taken",), apart=True),
+    Attack(
+        "loop-without-a-limit",
+        _loop("", "t = Concat<axis=1>(s, s)", limit="", m=60),
+        says=("no memory left", "Loop", "--max-memory"),
+        apart=True,
+    ),
 )
 def test_by_a_process_of_its_own_that_takes_little_meanwhile(attack: Attack, tmp_path: Path, cli: Cli) -> None:
     attack.check(tmp_path, cli)

@@ -313,6 +313,26 @@ SPREAD = "(float[1,4,2,2] x) => (y) { y = DepthToSpace<blocksize=2>(x) }"
 ONE_HOT = "(int64[n] x) => (y) { y = OneHot(x, depth, values) }"
 
 
+SPLIT = "(float[n,4] x) => (y, z) { y, z = Split<axis=1, num_outputs=2>(x) }"
+UNTYPED = "(float[n,4] x) => (z) { y = Unknown(x)  z = Neg(y) }"
+"""Unknown is no operator: what the second node reads has no type."""
+_ONE = onnx.helper.make_tensor("", FLOAT, [1], [1])
+TREE = {
+    "nodes_featureids": [0], "nodes_splits": _ONE, "nodes_modes": onnx.helper.make_tensor("", 2, [1], [0]),
+    "nodes_truenodeids": [0], "nodes_falsenodeids": [0], "nodes_trueleafs": [1], "nodes_falseleafs": [1],
+    "leaf_targetids": [0], "leaf_weights": _ONE, "tree_roots": [0],
+}  # fmt: skip
+
+
+def _other_operator(domain: str, operator: str, **attributes: Any) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 4 if operator == "LabelEncoder" else 5))
+        changed = node(operator, "y", "z", domain=domain, **attributes)
+        model.graph.node[1].CopyFrom(changed)
+
+    return change
+
+
 def _empty_depth(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend([tensor("depth", np.zeros(0, np.int64)), tensor("values", [0.0, 1.0])])
 
@@ -321,6 +341,18 @@ def _empty_depth(model: onnx.ModelProto) -> None:
     case("batch before the first", GATHER, set_attribute(0, "batch_dims", -1), "'batch_dims' is -1"),
     case("a block without end", SPREAD, set_attribute(0, "blocksize", 2**62), "'blocksize' is"),
     case("a block of nothing", SPREAD, set_attribute(0, "blocksize", 0), "'blocksize' is 0"),
+    case("more batches than axes", GATHER, set_attribute(0, "batch_dims", 2**31 - 1), "'batch_dims' is 2147483647"),
+    case("fewer parts than outputs", SPLIT, set_attribute(0, "num_outputs", 1), "2 outputs", "'num_outputs' is 1"),
+    *(
+        case(f"{operator} of no type", UNTYPED, _other_operator(domain, operator, **attributes), "a.onnx")
+        for domain, operator, attributes in (
+            ("", "EyeLike", {}),
+            ("", "RegexFullMatch", {"pattern": "a"}),
+            ("ai.onnx.ml", "DictVectorizer", {"int64_vocabulary": [1]}),
+            ("ai.onnx.ml", "LabelEncoder", {"keys_int64s": [1], "values_int64s": [2]}),
+            ("ai.onnx.ml", "TreeEnsemble", TREE),
+        )
+    ),
     case("a depth that is empty", ONE_HOT, _empty_depth, "'depth', which is empty"),
 )
 def test_what_native_code_does_not_survive(attack: Attack, tmp_path: Path, cli: Cli) -> None:

@@ -1,0 +1,57 @@
+"""Shape inference by onnx, of graphs from anywhere: what some operators' functions would not survive is kept from them.
+
+Inference goes on where it does not know the type of a tensor, and a few of onnx's functions read it all the same: that
+ends the process. So nodes of these operators are not inferred; the tensors that they give stay unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+import onnx.shape_inference
+
+_UNGUARDED = {
+    "EyeLike": "",
+    "RegexFullMatch": "",
+    "DictVectorizer": "ai.onnx.ml",
+    "LabelEncoder": "ai.onnx.ml",
+    "TreeEnsemble": "ai.onnx.ml",
+}
+"""Operators whose inference needs an operand's type and does not ask whether there is one. Found by giving operands
+without a type to every operator of onnx, in all its versions."""
+_UNKNOWN = "onnxmerge.not.inferred"
+"""A domain of no operators: inference passes over what it does not know."""
+
+
+def infer(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
+    """A copy of a model with the shapes and types that onnx infers; ``options`` are those of ``infer_shapes``.
+
+    Raises whatever onnx raises.
+    """
+    kept = [node for node in _nodes(model.graph) if _UNGUARDED.get(node.op_type) == _plain(node.domain)]
+    domains = [node.domain for node in kept]
+    try:
+        for node in kept:
+            node.domain = _UNKNOWN
+        inferred = onnx.shape_inference.infer_shapes(model, **options)
+    finally:
+        for node, domain in zip(kept, domains, strict=True):
+            node.domain = domain
+    for node in _nodes(inferred.graph):
+        if node.domain == _UNKNOWN:
+            node.domain = _UNGUARDED[node.op_type]
+    return inferred
+
+
+def _plain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph, and of the graphs in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
