@@ -27,8 +27,11 @@ from onnxmerge.matching.method import (
 from onnxmerge.matching.objective import Likeness, Meter
 from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import PairOfModels, known_activations
-from onnxmerge.matching.sweeps import Sweeps, by_activations, by_weights, sweep
+from onnxmerge.matching.sweeps import Sweeps, by_activations, by_signatures, by_weights, sweep
 from onnxmerge.merging.transport import Permutations, identity
+
+PROMISING = 0.8
+"""A start with less than this share of the objective that was found elsewhere is not climbed from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Method:
             starts = [by_activations(pair)] if self.needs_activations else [unmoved, by_weights(pair)]
             roots = depending(pair.plan, pair.alphas, alpha)
             found = _best_sweeps(meter, starts, roots, options, rng)
+            if not self.needs_activations:
+                found = _from_signatures(meter, found, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)
         notes = notes_on(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations)
@@ -102,6 +107,21 @@ def _best_sweeps(
     every = [first] * restarts(meter.pair.plan, roots) + others
     found = [sweep(meter, start, roots, rng=rng, max_sweeps=options.max_sweeps) for start in every]
     return max(found, key=lambda sweeps: sweeps.likeness.total)
+
+
+def _from_signatures(
+    meter: Meter, found: Sweeps[Permutations], roots: Sequence[str], options: MatchOptions, rng: np.random.Generator
+) -> Sweeps[Permutations]:
+    """What was ``found``, or sweeps from what signatures say where that is promising and leads to a better objective.
+
+    Coordinate ascent by weights can end far from a permuted copy of a model; signatures begin beside it. Of models that
+    were trained apart they say little, which costs one measurement.
+    """
+    start = by_signatures(meter.pair)
+    if meter(start).total < PROMISING * found.likeness.total:
+        return found
+    climbed = sweep(meter, start, roots, rng=rng, max_sweeps=options.max_sweeps)
+    return climbed if climbed.likeness.total > found.likeness.total else found
 
 
 def _unmatched(unmoved: Permutations, before: Likeness) -> Sweeps[Permutations]:

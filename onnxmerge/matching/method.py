@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.axes.layout import Typing
@@ -18,9 +17,9 @@ from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.plan import Plan
 from onnxmerge.matching.similarity import (
-    DIGITS,
     ActivationSimilarity,
     Objective,
+    has_twins,
     weight_shares,
 )
 from onnxmerge.matching.sweeps import Sweeps
@@ -156,18 +155,6 @@ def with_twins_told_apart(shares: Mapping[str, float], known: ActivationSimilari
     """
     twins = {name for name, similarity in known.items() if shares.get(name) == 0.0 and has_twins(similarity)}
     return {name: TIE_BREAK if name in twins else share for name, share in shares.items()}
-
-
-def has_twins(similarity: NDArray[np.float64]) -> bool:
-    """Whether two rows, or two columns, are the same to the digits that they carry."""
-    tolerance = 2 * 10.0**-DIGITS
-    for rows in (similarity, similarity.T):
-        places = rows @ np.random.default_rng(0).standard_normal(rows.shape[1])
-        order = np.argsort(places)  # equal rows come to lie side by side
-        near = np.flatnonzero(np.diff(places[order]) <= tolerance * rows.shape[1])
-        if any(np.abs(rows[order[place]] - rows[order[place + 1]]).max() <= tolerance for place in near):
-            return True
-    return False
 
 
 def require_weights_only(method: str, overrides: Overrides) -> None:

@@ -81,6 +81,18 @@ def known_activations(plan: Plan, activations: ActivationSimilarity, models: int
     return {name: np.round(sum(several[1:], several[0]) / len(several), DIGITS) for name, several in found.items()}
 
 
+def has_twins(similarity: NDArray[np.float64]) -> bool:
+    """Whether two rows, or two columns, are the same to the digits that they carry."""
+    tolerance = 2 * 10.0**-DIGITS
+    for rows in (similarity, similarity.T):
+        places = rows @ np.random.default_rng(0).standard_normal(rows.shape[1])
+        order = np.argsort(places)  # equal rows come to lie side by side
+        near = np.flatnonzero(np.diff(places[order]) <= tolerance * rows.shape[1])
+        if any(np.abs(rows[order[place]] - rows[order[place + 1]]).max() <= tolerance for place in near):
+            return True
+    return False
+
+
 @dataclass(slots=True)
 class UnitSums:
     """Sums over weight vectors: ``products`` holds x y for pairs of units, the others are for each unit by itself."""

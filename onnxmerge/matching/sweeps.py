@@ -18,6 +18,7 @@ import numpy as np
 from onnxmerge.axes.layout import Positions
 from onnxmerge.matching.objective import Likeness, Meter
 from onnxmerge.matching.plan import Group, inward
+from onnxmerge.matching.signatures import alike, signatures
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
 from onnxmerge.merging.transport import Permutations, identity
@@ -51,6 +52,13 @@ def by_activations(pair: PairOfModels) -> Permutations:
     for group in pair.plan.groups.values():
         perms |= _improve(alone, group, perms)
     return perms
+
+
+def by_signatures(pair: PairOfModels) -> Permutations:
+    """One pass with what weights say of a unit whatever the order of all others (see ``signatures``)."""
+    one, other = signatures(pair.plan, pair.first), signatures(pair.plan, pair.other)
+    seen = {name: alike(one[name], other[name]) for name in pair.alphas}
+    return by_activations(replace(pair, activations=seen, alphas=dict.fromkeys(pair.alphas, 0.0)))
 
 
 def by_weights(pair: PairOfModels) -> Permutations:

@@ -22,6 +22,7 @@ from onnxmerge.matching.method import (
     without_activations,
 )
 from onnxmerge.matching.plan import make_plan
+from onnxmerge.matching.signatures import tell_apart
 from onnxmerge.matching.similarity import known_activations
 from onnxmerge.matching.zip_objective import ZipMeter
 from onnxmerge.matching.zip_similarity import ModelsToZip
@@ -59,6 +60,7 @@ class ZipMethod:
             plan, (problem.together if self.needs_activations else None) or {}, len(problem.weights)
         )
         cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
+        tell_apart(plan, cached, known)
         shares = shares_of(plan, alpha, known, options.overrides)
         typing = replace(problem.typing, spaces=plan.spaces)
         models = ModelsToZip(plan, typing, cached, known, shares, problem.shares, options.widths)

@@ -21,6 +21,9 @@ PREFERENCE = 1e-10
 """Bonus for units at the same place in two models, as a share of the largest similarity: ties (dead or equal units)
 go to the identity."""
 
+RESEMBLING = 2e-7
+"""A similarity of less than this share of the largest is none; where all are equal up to that, they break ties."""
+
 MIXED = -1
 """The owner of a merged unit with parts of several models."""
 
@@ -92,8 +95,8 @@ class _Pool:
         size = units // models
         place = np.arange(units)
         np.fill_diagonal(similarity, 0.0)
-        constant = np.flatnonzero(~similarity.any(axis=1))
-        similarity[np.ix_(constant, constant)] = span
+        constant = np.flatnonzero(np.abs(similarity).max(axis=1, initial=0.0) <= RESEMBLING * span)
+        similarity[np.ix_(constant, constant)] += span
         for shift in range(size, units, size):
             similarity[place[:-shift], place[shift:]] += PREFERENCE * span
             similarity[place[shift:], place[:-shift]] += PREFERENCE * span

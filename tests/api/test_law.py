@@ -65,7 +65,12 @@ def embedding() -> onnx.ModelProto:
 
 
 def folded() -> onnx.ModelProto:
-    return build(FOLDED, normal(w1=(8, 3, 3, 3), b1=(8,), w2=(8, 8, 3, 3), b2=(8,), w3=(5, 8), b3=(5,), scale=0.3))
+    """The data wakes none of two units."""
+    weights = normal(w1=(8, 3, 3, 3), b1=(8,), w2=(8, 8, 3, 3), b2=(8,), w3=(5, 8), b3=(5,), scale=0.3)
+    weights["b1"][:2] = -50
+    weights["w2"][:2] = 0
+    weights["b2"][:2] = -1
+    return build(FOLDED, weights)
 
 
 def kept() -> onnx.ModelProto:

@@ -9,8 +9,9 @@ import pytest
 
 from onnxmerge.axes.layout import Space
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.matching.method import MatchOptions, MatchProblem, has_twins
+from onnxmerge.matching.method import MatchOptions, MatchProblem
 from onnxmerge.matching.methods import MATCHERS
+from onnxmerge.matching.similarity import has_twins
 from onnxmerge.merging.transport import Permutations, identity, invert, random_permutations, transport
 from onnxmerge.merging.zip_transport import Zipped
 from tests.matching.structures import STRUCTURES, Example, attention, example, fixed, mlp, random_weights, typing

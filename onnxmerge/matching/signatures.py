@@ -1,0 +1,114 @@
+"""What tells units apart by their weights, in whatever order the units of other groups stand.
+
+The sums of a weight vector's elements, and of their squares and cubes, are the same for every order of its features.
+So two models' units can be compared by them before anything is matched. A feature counts by its mark: one of its own
+for a unit that is fixed, for any other what its own signature says, so that what fixed inputs and outputs tell apart is
+told apart however many layers lie between (as colours are refined in tests of graphs for isomorphism: Weisfeiler and
+Leman, 1968). That is too little to match different models by, but it finds the units of a permuted copy, and chooses
+among units that activations cannot tell apart: those that the data never wakes (all are constant), or wakes at one
+place only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from onnxmerge.matching.plan import Group, Occurrence, Plan
+from onnxmerge.matching.problem import Array
+from onnxmerge.matching.similarity import has_twins, unit_columns, unit_view
+from onnxmerge.merging.transport import bind, composite_shape, gather
+
+Weights = Mapping[str, NDArray[Any]]
+
+POWERS = 3
+
+TIE = 1e-7
+"""What equal signatures add to a similarity: less than the last digit that correlations of activations carry."""
+
+NOISE = 1e-9
+"""A deviation of less than this share of the largest value is rounding."""
+
+
+def tell_apart(plan: Plan, weights: Sequence[Weights], activations: Mapping[str, Array]) -> None:
+    """Add up to ``TIE`` to similarities [models * n, models * n] of units with like signatures, in place.
+
+    Only where activations leave a choice.
+    """
+    names = [name for name, similarity in activations.items() if has_twins(similarity)]
+    if names:
+        every = [signatures(plan, own) for own in weights]
+        for name in names:
+            both = np.concatenate([own[name] for own in every])
+            activations[name][...] += TIE * alike(both, both)
+
+
+def alike(one: Array, other: Array) -> Array:
+    """How like signatures [n, k] and [m, k] are [n, m]: 1 for equal ones, never 0."""
+    rows = _standard(np.concatenate([one, other]))
+    return np.asarray(1 / (1 + cdist(rows[: len(one)], rows[len(one) :])))
+
+
+def signatures(plan: Plan, weights: Weights) -> dict[str, Array]:
+    """The signatures [units, sums] of the units of every space: through all groups in order, and back."""
+    rng = np.random.default_rng(0)
+    marks: dict[str, Array] = {}
+    for name, space in plan.spaces.items():
+        own = np.ones(composite_shape(name, plan.spaces))
+        marks[name] = own if space.free else rng.uniform(0.5, 1.5, space.size)
+    found: dict[str, Array] = {}
+    groups = [*plan.groups.values()]
+    for group in (*groups, *reversed(groups)):
+        for name in group.members:
+            found[name] = _sums(plan, group, name, weights, marks)
+            sums = found[name].shape[1]
+            direction = np.random.default_rng(1).standard_normal(sums) / math.sqrt(max(sums, 1))
+            score = np.asarray(_standard(found[name]) @ direction)
+            marks[name] = (1 + np.tanh(score) / 2).reshape(marks[name].shape)
+    return found
+
+
+def _standard(rows: Array) -> Array:
+    """Columns with zero mean and unit deviation; constant ones are 0."""
+    deviations = rows.std(axis=0)
+    constant = deviations <= NOISE * np.abs(rows).max(axis=0, initial=0.0)
+    return np.asarray(np.where(constant, 0.0, (rows - rows.mean(axis=0)) / np.where(constant, 1.0, deviations)))
+
+
+def _sums(plan: Plan, group: Group, name: str, weights: Weights, marks: Mapping[str, Array]) -> Array:
+    """Sums of powers [units, sums], of every place at which the space stands in the weights."""
+    units = math.prod(composite_shape(name, plan.spaces))
+    found = [np.zeros((units, 0))]
+    for occurrence in group.occurrences:
+        places = [leaf for leaf in occurrence.leaves if occurrence.labels[leaf] == name]
+        if not places:
+            continue
+        view = unit_view(_marked(plan, occurrence, weights, marks), occurrence, plan)
+        for leaf in places:
+            sums = np.zeros((units, POWERS))
+            for own, _ in unit_columns(view, view, occurrence, leaf):
+                power = own
+                for place in range(POWERS):
+                    sums[:, place] += power.sum(axis=1)
+                    power = power * own
+            found.append(sums)
+    return np.concatenate(found, axis=1)
+
+
+def _marked(plan: Plan, occurrence: Occurrence, weights: Weights, marks: Mapping[str, Array]) -> Array:
+    """A block of weights, times the marks of the units that every element belongs to."""
+    layout, block = occurrence.layout, occurrence.block
+    content = gather(weights[layout.name], layout, block, plan.spaces, {}).astype(np.float64)
+    sizes = [plan.spaces[name].size for name in block.spaces]
+    slots = [(axis, place) for axis, each in enumerate(block.axes) for place in range(len(each.spaces))]
+    grid = dict(zip(slots, np.ix_(*map(np.arange, sizes)), strict=True))
+    marked = content.reshape(sizes)
+    for slot, name in zip(slots, block.spaces, strict=True):
+        outer = bind(layout.name, block, slot, plan.spaces) if plan.spaces[name].free else ()
+        marked = marked * marks[name][tuple(grid[each] for each in (*outer, slot))]
+    return np.asarray(marked.reshape(content.shape))

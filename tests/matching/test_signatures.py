@@ -1,0 +1,74 @@
+"""Units are known again by their weights alone, in whatever order all units stand."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from onnxmerge.axes.layout import Space
+from onnxmerge.matching.method import MatchOptions, MatchProblem
+from onnxmerge.matching.methods import MATCHERS
+from onnxmerge.matching.plan import make_plan
+from onnxmerge.matching.signatures import alike, signatures
+from onnxmerge.matching.similarity import PairOfModels, weight_shares
+from onnxmerge.matching.sweeps import by_signatures
+from onnxmerge.merging.transport import random_permutations, transport
+from tests.matching.structures import STRUCTURES, example, fixed, mlp, typing
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_one_pass_finds_a_permuted_copy(structure: str) -> None:
+    case = example(STRUCTURES[structure](), 1)
+    plan = make_plan(case.typing)
+    pair = PairOfModels(plan, case.first, case.other, {}, weight_shares(plan, 1.0, {}))
+    found = by_signatures(pair)
+    for group in plan.groups.values():
+        for name in group.members:
+            np.testing.assert_array_equal(found[name], case.truth[name], err_msg=name)
+
+
+def test_units_without_any_weight_are_all_alike() -> None:
+    case = example(mlp(), 1)
+    plan = make_plan(case.typing)
+    assert plan.groups["a"].occurrences
+    empty = {name: np.zeros_like(array) for name, array in case.first.items()}
+    found = signatures(plan, empty)["a"]
+    np.testing.assert_array_equal(alike(found, found), np.ones((16, 16)))
+
+
+def test_a_zip_tells_units_apart_that_the_data_never_wakes() -> None:
+    """Else it merges them at random, also inside one model, which shows as soon as other data wakes them."""
+    case = example(mlp(), 1)
+    together = {name: each.copy() for name, each in case.together.items()}
+    count, dead = len(together["a"]) // 2, np.arange(5)
+    for units in (dead, count + case.truth["a"][dead]):
+        together["a"][units] = together["a"][:, units] = 0.0
+    problem = MatchProblem(case.typing, [case.first, case.other], together=together)
+    zipped = MATCHERS["zipit"](problem, MatchOptions()).zipped
+    assert zipped is not None
+    one, other = (labels["a"] for labels in zipped.models)
+    np.testing.assert_array_equal(np.sort(one), np.arange(count))
+    np.testing.assert_array_equal(other[case.truth["a"]], one)
+
+
+def test_weight_matching_finds_a_copy_of_a_network_of_selectors() -> None:
+    """Layers of a few equal weights, as in lattices of minima and maxima, say what is alike only by their neighbours.
+
+    From any other start coordinate ascent ends far away.
+    """
+    rng = np.random.default_rng(0)
+    names = ["x", *(f"h{layer}" for layer in range(10)), "y"]
+    spaces = [fixed("x", 2), *(Space(name, 48) for name in names[1:-1]), fixed("y", 2)]
+    layers = {f"w{place}": list(pair) for place, pair in enumerate(pairwise(names))}
+    types = typing(spaces, layers)
+    first = {
+        name: rng.choice([-1.0, 0.0, 1.0], layout.shape, p=[0.025, 0.95, 0.025]).astype(np.float32)
+        for name, layout in types.initializers.items()
+    }
+    truth = random_permutations(types.spaces, 1)
+    other = {name: transport(first[name], types.initializers[name], types.spaces, truth) for name in first}
+    [found] = MATCHERS["rebasin"](MatchProblem(types, [first, other]), MatchOptions()).permutations
+    for name, array in other.items():
+        np.testing.assert_array_equal(transport(array, types.initializers[name], types.spaces, found), first[name])
