@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from tests.api.law import LIMITS, model_of, moved
+from tests.api.law import EXCEPTIONS, SETTINGS, broken, model_of, moved
+from tests.api.law_models import SHARED, Case, cases, real, zoo
 from tests.graphs import batchnorm, build, normal
 
 EMBEDDING = """(float[n,8] x) => (float[n,24] y) {
@@ -90,5 +92,27 @@ FAST = ("mudsc-align", "rebasin", "zipit", "repair", "regmean", "ls")
 
 @pytest.mark.parametrize("build_model", [embedding, folded, kept, attention], ids=lambda each: each.__name__)
 def test_small_models_come_back_from_permuted_copies(build_model: Callable[[], onnx.ModelProto]) -> None:
-    found = moved(model_of(build_model(), samples=40), permuted=True, settings=FAST)
-    assert {name: each for name, each in found.items() if isinstance(each, str) or not each <= LIMITS.tolerance} == {}
+    assert broken(moved(model_of(build_model(), samples=40), permuted=True, settings=FAST)) == {}
+
+
+def check(case: Case) -> None:
+    model = case.load()
+    found = {(case.name, setting) for permuted in (False, True) for setting in broken(moved(model, permuted=permuted))}
+    assert found == {key for key in EXCEPTIONS if key[0] == case.name}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", zoo(), ids=lambda case: case.name)
+def test_a_third_of_the_zoo_comes_back(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", real(SHARED), ids=lambda case: case.name)
+def test_the_corpus_and_the_pairs_come_back(case: Case) -> None:
+    check(case)
+
+
+def test_exceptions_are_of_models_that_are_held_to_the_law(shared: Path) -> None:
+    assert {name for name, _ in EXCEPTIONS} <= {case.name for case in cases(shared)}
+    assert {setting for _, setting in EXCEPTIONS} <= {*SETTINGS}
