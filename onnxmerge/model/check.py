@@ -50,7 +50,9 @@ def check_proto(proto: onnx.ModelProto, label: str, path: Path | None) -> dict[s
             files |= _check_tensor(part, message, label, path)
         elif isinstance(message, onnx.SparseTensorProto):
             name = short(message.values.name)
-            raise InputError(f"{label}: initializer {name} is sparse; export it dense, sparse weights cannot be merged")
+            own = part.around is not None and isinstance(part.around.message, onnx.AttributeProto)
+            what = part.describe() if own else f"initializer {name}"
+            raise InputError(f"{label}: {what} is sparse; export it dense, sparse weights cannot be merged")
         elif isinstance(message, onnx.GraphProto):
             _check_graph(part, message, label)
         elif isinstance(message, onnx.FunctionProto):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnxmerge.model.check import check_proto, one_line, root
 from onnxmerge.model.crashes import require_harmless
 from onnxmerge.model.external import confine, embed_attributes, remember
 from onnxmerge.model.functions import drop_shadowed, require_inlinable
+from onnxmerge.model.hoist import captured_values
 from onnxmerge.model.lift import complete_calls, detach_subgraph_outputs, lift_scalers
 from onnxmerge.model.names import name_uniquely
 from onnxmerge.model.network import SOURCE, UNREAD_NAN, Network, Weights
@@ -148,7 +150,7 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str, label: str) -> 
         passes.RemoveUnusedNodesPass()(model)
         unread = [value for name, value in held.items() if name not in model.graph.initializers]
         model.graph.meta[UNREAD_NAN] = tuple(str(value.name) for value in unread if _holds_nan(value))
-        model.graph.sort()
+        _sort(model, label)
         embed_attributes(model, label)
     except InputError:
         raise
@@ -157,6 +159,30 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str, label: str) -> 
     require_harmless(model, label)
     require_valid(model, label)
     return Network(path=path, model=model, sha256=sha256)
+
+
+def _sort(model: ir.Model, label: str) -> None:
+    """Put nodes in topological order. Raises InputError, with a node that is in it, where the graph has a cycle."""
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        for graph in model.graphs():
+            reads = {node: [value.producer() for value in _read(node)] for node in graph}
+            known = {node: [other for other in found if other in reads] for node, found in reads.items()}
+            try:
+                TopologicalSorter(known).prepare()
+            except CycleError as found:
+                node, by = found.args[1][:2]
+                raise InputError(
+                    f"{label}: the graph has a cycle: node {short(node.name)} ({node.op_type}) reads what follows from "
+                    f"its own results, by way of node {short(by.name)} ({by.op_type}); export again"
+                ) from None
+        raise InputError(f"{label}: the graph is not valid ({one_line(error)}); export again") from error
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    """The values that a node reads, its bodies included."""
+    return [value for value in (*node.inputs, *captured_values(node)) if value is not None]
 
 
 def _holds_nan(value: ir.Value) -> bool:

@@ -126,7 +126,7 @@ def clear(*path: str) -> Change:
     case("no outputs", MLP, clear("output"), "no output"),
     case("reads nothing", MLP, lambda m: m.graph.node.append(node("Relu", "q", "z")), "'q', which nothing produces"),
     case("cycle", "(float[n] x) => (y) { a = Add(x, b)  b = Relu(a)  y = Neg(b) }", unchanged, "cycle"),
-    case("reads itself", "(float[n] x) => (y) { y = Add(x, y) }", unchanged, "cycle"),
+    case("reads itself", "(float[n] x) => (y) { y = Add(x, y) }", unchanged, "has a cycle"),
     case("no operator", MLP, clear("node", "op_type"), "has no operator"),
     case("unknown operator", MLP, lambda m: setattr(m.graph.node[1], "op_type", "What"), "What"),
     case("long operator", MLP, lambda m: setattr(m.graph.node[1], "op_type", "Q" * 10**5), "QQQ"),
@@ -306,6 +306,30 @@ def test_every_command_refuses_what_the_last_would(command: str, tmp_path: Path,
     assert ended.returncode == 1
     assert "No opset import for domain ''" in ended.stderr
     assert "nothing was written" not in ended.stderr
+
+
+CYCLE = "(float[n,4] x) => (y) { a = Add(x, c)  b = Relu(a)  c = Neg(b)  y = Abs(c) }"
+INNER_CYCLE = """(float[n,4] x, bool c) => (float[n,4] y) { y = If<
+    then_branch = a () => (float[n,4] t) { t = Add(x, u)  u = Neg(t) },
+    else_branch = b () => (float[n,4] e) { e = Neg(x) } >(c) }"""
+CAPTURED_CYCLE = """(float[n,4] x, bool c) => (float[n,4] z) { y = If<
+    then_branch = a () => (float[n,4] t) { t = Add(x, z) }, else_branch = b () => (float[n,4] e) { e = Neg(x) } >(c)
+    z = Relu(y) }"""
+
+
+def _sparse_constant(model: onnx.ModelProto) -> None:
+    value = onnx.SparseTensorProto(values=_ONE, indices=onnx.helper.make_tensor("", INT64, [1], [0]), dims=[4])
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["k"], name="kept", sparse_value=value))
+
+
+@attacks(
+    case("a cycle", CYCLE, unchanged, "cycle: node 'Add' (Add)", "by way of node 'Relu' (Relu)"),
+    case("a cycle in a branch", INNER_CYCLE, unchanged, "reads what follows from its own results"),
+    case("a cycle by way of a branch", CAPTURED_CYCLE, unchanged, "reads what follows from its own results"),
+    case("a sparse constant", MLP, _sparse_constant, "attribute 'sparse_value' of node 'kept' (Constant) is sparse"),
+)
+def test_what_is_wrong_is_named(attack: Attack, tmp_path: Path, cli: Cli) -> None:
+    attack.check(tmp_path, cli)
 
 
 GATHER = "(float[n,4] x, int64[1,1] i) => (y) { y = GatherND<batch_dims=0>(x, i) }"
