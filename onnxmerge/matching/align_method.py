@@ -84,7 +84,7 @@ class Method:
             starts = [by_activations(pair)] if self.needs_activations else [unmoved, by_weights(pair)]
             roots = depending(pair.plan, pair.alphas, alpha)
             found = _best_sweeps(meter, starts, roots, options, rng)
-            if not self.needs_activations:
+            if roots:
                 found = _from_signatures(meter, found, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)

@@ -31,8 +31,11 @@ POWERS = 3
 TIE = 1e-7
 """What equal signatures add to a similarity: less than the last digit that correlations of activations carry."""
 
-NOISE = 1e-9
-"""A deviation of less than this share of the largest value is rounding."""
+DIGITS = 9
+"""Digits of sums that are looked at, of the largest sum of sizes: what another order of addition changes is behind."""
+
+NOISE = 1e-6
+"""A deviation of less than this share of the largest value says nothing."""
 
 
 def tell_apart(plan: Plan, weights: Sequence[Weights], activations: Mapping[str, Array]) -> None:
@@ -90,13 +93,15 @@ def _sums(plan: Plan, group: Group, name: str, weights: Weights, marks: Mapping[
             continue
         view = unit_view(_marked(plan, occurrence, weights, marks), occurrence, plan)
         for leaf in places:
-            sums = np.zeros((units, POWERS))
+            sums, sizes = np.zeros((2, units, POWERS))
             for own, _ in unit_columns(view, view, occurrence, leaf):
                 power = own
                 for place in range(POWERS):
                     sums[:, place] += power.sum(axis=1)
+                    sizes[:, place] += np.abs(power).sum(axis=1)
                     power = power * own
-            found.append(sums)
+            largest = sizes.max(axis=0, initial=0.0)
+            found.append(np.round(sums / np.where(largest > 0, largest, 1.0), DIGITS))
     return np.concatenate(found, axis=1)
 
 
