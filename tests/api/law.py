@@ -54,6 +54,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("corpus/div_wakehubert_int8", "act-align"): _INTEGERS,
     ("corpus/div_wakehubert_int8", "zipit"): _ZIPPED,
     ("corpus/div_wakehubert_int8", "zipit ls"): _ZIPPED,
+    ("corpus/fam_ppocr3_det__ch", "zipit ls"): "outputs move by 2e-3 on a permuted copy; the cause is not known",
 }
 """What does not hold, by model and setting, and why. What holds again is to be taken out."""
 

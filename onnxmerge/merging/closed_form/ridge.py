@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -126,9 +126,22 @@ def ridge(found: Problem, prior: Array, relative: float) -> Array:
         size = float(np.trace(products)) / len(products)
         if size <= 0:
             continue
-        factor = cho_factor(products + relative * size * np.eye(len(products)), lower=True, overwrite_a=True)
-        weight[group] += cho_solve(factor, residual[group]).T
+        weight[group] += cho_solve(_factor(products, relative * size), residual[group]).T
     return weight
+
+
+def _factor(products: Array, added: float) -> tuple[Array, bool]:
+    """The Cholesky factor with ``added`` on the diagonal, ten times more where that is less than products are exact to.
+
+    They are sums in float32: where a few directions have nearly all that there is, rounding outweighs a small ridge.
+    """
+    while True:
+        try:
+            factor: tuple[Array, bool] = cho_factor(products + added * np.eye(len(products)), lower=True)
+        except LinAlgError:
+            added *= 10
+        else:
+            return factor
 
 
 def choose(fit: Problem, held: Problem, prior: Array) -> tuple[float, float]:
