@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from onnxmerge.api.entrants import Entrant, Evaluable, entrant, named, plain_average
-from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores, scaled_scores
+from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores, Role, scaled_scores
 from onnxmerge.api.job import Progress
 from onnxmerge.api.prepare import ModelSource
 from onnxmerge.api.tasks import Listed, TaskSpec, require_own_folder, tasks_learned, tasks_of
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import BATCH_SIZE, CalibrationSource, SourceSpec, open_source
 from onnxmerge.errors import UsageError
-from onnxmerge.evaluation.candidate import free_batch
-from onnxmerge.evaluation.ensemble import ensemble
-from onnxmerge.evaluation.heads import on_one_scale
+from onnxmerge.evaluation.candidate import Candidate, free_batch
+from onnxmerge.evaluation.ensemble import ensemble, how_mild, mild_ensemble
+from onnxmerge.evaluation.heads import Answers, on_one_scale, sureness
+from onnxmerge.evaluation.heads import Scores as Heads
 from onnxmerge.evaluation.labels import LabelSpec, read_labels
-from onnxmerge.evaluation.scorer import Scorer, Scores, scores_of_means
+from onnxmerge.evaluation.meanings import meanings_of, require_fitting, require_probabilities, told
+from onnxmerge.evaluation.scorer import Scorer, Scores, Sureness, scores_of_means
 from onnxmerge.evaluation.task import Task
 from onnxmerge.evaluation.truth import Truth, truth
+from onnxmerge.merging.answer.meaning import Meaning, OutputMeaning, asked_meanings
 
 ENSEMBLE = "ensemble of the parents"
+AS_THE_TOOL = "ensemble as --answer forms it"
 
 
 def evaluate(
@@ -37,6 +42,7 @@ def evaluate(
     top_k: Sequence[int] = (1,),
     baseline: Baseline = "mean",
     batch_size: int = BATCH_SIZE,
+    outputs: str | None = None,
     image_options: Mapping[str, Any] | None = None,
     provider: str = "auto",
     progress: Progress | None = None,
@@ -56,6 +62,8 @@ def evaluate(
         baseline: What scaled scores of regressions start from: the ``mean`` of the targets as the prediction for every
             sample, as in the paper, or the plain ``average`` of the parents' weights.
         batch_size: Samples that run at once, where models do not fix it.
+        outputs: What outputs are, as in `merge`: one meaning, or NAME=MEANING,... By default it is found out, and said
+            in the notes. Probabilities, and so how sure an answer is, follow from it.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
         progress: Makes progress displays; silent by default.
@@ -83,16 +91,17 @@ def evaluate(
     specs = free_batch(entrants[0].candidate.inputs)
     beyond = right.samples + 1  # one sample more than there are labels is enough to refuse the data
     source = open_source(data, specs, endless=beyond, batch_size=batch_size, **(image_options or {}))
+    asked = _asked(outputs, entrants, found)
     with (progress or _silent)("evaluating") as report:
-        scores, together = _stream(entrants, found, right, top_k, source, report)
-    lowest = _lowest(baseline, entrants, scores, found, right) if parents and _regressions(found) else None
+        seen = _stream(entrants, found, source, lambda: Scorer(found, right, top_k), asked, report)
+    lowest = _lowest(baseline, entrants, seen.scores, found, right) if parents and _regressions(found) else None
     return EvaluationResult(
         tasks=found,
         samples=right.samples,
         top_k=tuple(top_k),
         baseline=None if lowest is None else baseline,
-        models=_rows(entrants, scores, together, found, lowest),
-        notes=tuple(notes),
+        models=_rows(entrants, seen, found, lowest),
+        notes=(*notes, *_said(entrants, seen)),
     )
 
 
@@ -122,30 +131,84 @@ def _parents(parents: Sequence[ModelSource], tasks: Sequence[Task], listed: List
     ]
 
 
+def _asked(written: str | None, entrants: Sequence[Entrant], tasks: Sequence[Task]) -> dict[str, Meaning]:
+    """What ``--outputs`` says of the outputs that answer; UsageError where that is none of them, or fits no task."""
+    names = dict.fromkeys(name for one in entrants for name in one.candidate.outputs if name is not None)
+    asked = asked_meanings(written, list(names))
+    for one in entrants:
+        require_fitting(asked, tasks, one.candidate.outputs)
+    return asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Ensemble:
+    """A way to put parents together, and the row that it has."""
+
+    name: str
+    role: Role
+    answers: Callable[[Sequence[Task], Sequence[Answers], Sequence[Sequence[int]]], list[Heads | None]]
+
+
+_ENSEMBLES = (_Ensemble(ENSEMBLE, "ensemble", ensemble), _Ensemble(AS_THE_TOOL, "answer", mild_ensemble))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one pass over the data gives: scores of all and the meanings of their outputs, scores of the ensembles."""
+
+    scores: tuple[Scores, ...]
+    meanings: tuple[tuple[OutputMeaning | None, ...], ...]
+    together: tuple[tuple[_Ensemble, Scores], ...]
+
+
 def _stream(
     entrants: Sequence[Entrant],
     tasks: Sequence[Task],
-    right: Truth,
-    top_k: Sequence[int],
     source: CalibrationSource,
+    scorer: Callable[[], Scorer],
+    asked: Mapping[str, Meaning],
     report: Report,
-) -> tuple[list[Scores], Scores | None]:
-    """The scores of all, from one pass over the data, and those of the parents' ensemble."""
-    scorers = [Scorer(tasks, right, top_k) for _ in entrants]
+) -> _Seen:
+    """What one pass over the data gives; ``scorer`` makes one for each row."""
+    scorers = [scorer() for _ in entrants]
     elders = [index for index, one in enumerate(entrants) if one.role == "parent"]
-    together = Scorer(tasks, right, top_k) if elders else None
+    learned = [entrants[index].learned for index in elders]
+    asks = any(task.kind == "classification" for task in tasks)
+    forms = [form for form in _ENSEMBLES if elders and (asks or form is _ENSEMBLES[0])]
+    together = [scorer() for _ in forms]
     candidates = [one.candidate for one in entrants]
+    meanings: list[tuple[OutputMeaning | None, ...]] = [()] * len(entrants)
     for done, feed in enumerate(source, start=1):
         if done == 1:
             candidates = [one.fitted(feed) for one in candidates]
-        answers = [one.answers(feed, tasks) for one in candidates]
-        for one, scorer, given in zip(entrants, scorers, answers, strict=True):
-            scorer.update(on_one_scale(tasks, given, one.candidate.outputs))
-        if together is not None:
-            learned = [entrants[index].learned for index in elders]
-            together.update(ensemble(tasks, [answers[index] for index in elders], learned))
+        given = [one.answers(feed, tasks) for one in candidates]
+        if done == 1:
+            meanings = [meanings_of(*each, tasks, asked) for each in zip(candidates, given, strict=True)]
+        answers = [_answers(*each) for each in zip(candidates, given, meanings, strict=True)]
+        for one, own in zip(scorers, answers, strict=True):
+            one.update(on_one_scale(tasks, own), sureness(tasks, own))
+        for one, form in zip(together, forms, strict=True):
+            both = form.answers(tasks, [answers[index] for index in elders], learned)
+            one.update(both, Sureness(both, apart=True))
         report(done, source.batches)
-    return [scorer.scores() for scorer in scorers], None if together is None else together.scores()
+    return _Seen(
+        tuple(one.scores() for one in scorers),
+        tuple(meanings),
+        tuple((form, one.scores()) for form, one in zip(forms, together, strict=True)),
+    )
+
+
+def _answers(candidate: Candidate, given: Sequence[Heads | None], meanings: Sequence[OutputMeaning | None]) -> Answers:
+    require_probabilities(meanings, given, candidate.network.label)
+    return Answers(given, [None if each is None else each.meaning for each in meanings], candidate.outputs)
+
+
+def _said(entrants: Sequence[Entrant], seen: _Seen) -> list[str]:
+    """What outputs were taken for, and how the ensembles were formed where that follows from it."""
+    named = [(one.name, meanings) for one, meanings in zip(entrants, seen.meanings, strict=True)]
+    elders = [meanings for one, meanings in zip(entrants, seen.meanings, strict=True) if one.role == "parent"]
+    used = {each.meaning for meanings in elders for each in meanings if each is not None}
+    return [*told(named), *([f"{AS_THE_TOOL}: {how_mild(used)}"] if used else [])]
 
 
 def _lowest(
@@ -158,20 +221,17 @@ def _lowest(
 
 
 def _rows(
-    entrants: Sequence[Entrant],
-    scores: Sequence[Scores],
-    together: Scores | None,
-    tasks: Sequence[Task],
-    lowest: Scores | None,
+    entrants: Sequence[Entrant], seen: _Seen, tasks: Sequence[Task], lowest: Scores | None
 ) -> tuple[ModelScores, ...]:
-    """Parents, their ensemble, their plain average, the models."""
-    elders = [(one.learned, own) for one, own in zip(entrants, scores, strict=True) if one.role == "parent"]
+    """Parents, their ensembles, their plain average, the models."""
+    own = list(zip(entrants, seen.scores, seen.meanings, strict=True))
+    elders = [(one.learned, scores) for one, scores, _ in own if one.role == "parent"]
     rows = [
-        ModelScores(one.name, one.role, one.learned, own, scaled_scores(tasks, own, lowest, elders))
-        for one, own in zip(entrants, scores, strict=True)
+        ModelScores(one.name, one.role, one.learned, scores, scaled_scores(tasks, scores, lowest, elders), meanings)
+        for one, scores, meanings in own
     ]
-    if together is None:
-        return tuple(rows)
-    scaled = scaled_scores(tasks, together, lowest, elders)
-    rows.insert(len(elders), ModelScores(ENSEMBLE, "ensemble", (), together, scaled))
+    rows[len(elders) : len(elders)] = [
+        ModelScores(form.name, form.role, (), scores, scaled_scores(tasks, scores, lowest, elders))
+        for form, scores in seen.together
+    ]
     return tuple(rows)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from onnxmerge.evaluation.intervals import Interval
 from onnxmerge.evaluation.metrics import scaled_score
 from onnxmerge.evaluation.scorer import Accuracy, Regression, Scores
 from onnxmerge.evaluation.task import Task
+from onnxmerge.merging.answer.meaning import OutputMeaning
 from onnxmerge.version import __version__
 
-Role = Literal["parent", "ensemble", "average", "model"]
+T = TypeVar("T")
+
+Role = Literal["parent", "ensemble", "answer", "average", "model"]
 Baseline = Literal["average", "mean"]
 
 
@@ -20,9 +24,11 @@ Baseline = Literal["average", "mean"]
 class ModelScores:
     """The scores of one model, in the order of the tasks.
 
-    ``role`` says what it is: a parent, the parents' ensemble, their plain average, or a model to be judged.
+    ``role`` says what it is: a parent, the parents' ensemble, their ensemble as ``--answer ensemble`` forms it
+    (``answer``), their plain average, or a model to be judged.
     ``learned`` are the indices of the tasks that a parent learned. ``scaled`` has the scaled score of each regression
-    (see `metrics.scaled_score`), None for other tasks and where there is nothing to scale with.
+    (see `metrics.scaled_score`), None for other tasks and where there is nothing to scale with. ``meanings`` say what
+    the output of each classification was taken for; ensembles have none.
     """
 
     name: str
@@ -30,11 +36,12 @@ class ModelScores:
     learned: tuple[int, ...]
     scores: Scores
     scaled: tuple[float | None, ...]
+    meanings: tuple[OutputMeaning | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Scores of models side by side: parents first, then their ensemble and plain average, then the models.
+    """Scores of models side by side: parents first, then their ensembles and plain average, then the models.
 
     ``top_k`` are the k of top-k accuracies, ``baseline`` is what scaled scores start from (None: there are none).
     """
@@ -60,7 +67,10 @@ class EvaluationResult:
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON: accuracies by k, errors by column, None for what is not finite."""
+        """The same as plain data, for JSON: accuracies by k, errors by column, None for what is not finite.
+
+        Intervals are lists of a lower and an upper end.
+        """
         return {
             "version": __version__,
             "samples": self.samples,
@@ -72,32 +82,45 @@ class EvaluationResult:
 
     def _model(self, model: ModelScores) -> dict[str, Any]:
         found = model.scores
+        meanings = model.meanings or (None,) * len(self.tasks)
+        scores = zip(self.tasks, found.tasks, model.scaled, meanings, strict=True)
         return {
             "name": model.name,
             "role": model.role,
             "learned": [self.tasks[index].name for index in model.learned],
-            "tasks": {
-                task.name: self._task(score, scaled)
-                for task, score, scaled in zip(self.tasks, found.tasks, model.scaled, strict=True)
-            },
+            "tasks": {task.name: self._task(score, scaled, meaning) for task, score, scaled, meaning in scores},
             "average": self._by_k(found.average),
+            "average_interval": self._by_k(_ends(found.average_intervals)),
+            "average_calibration_error": _finite(found.average_calibration_error),
             "joint": None if found.joint is None else self._by_k(found.joint.top),
+            "joint_interval": None if found.joint is None else self._by_k(_ends(found.joint.intervals)),
+            "joint_calibration_error": None if found.joint is None else _finite(found.joint.calibration_error),
             "scaled_average": _finite(self.scaled_average(model)),
         }
 
-    def _task(self, score: Accuracy | Regression | None, scaled: float | None) -> dict[str, Any] | None:
+    def _task(
+        self, score: Accuracy | Regression | None, scaled: float | None, meaning: OutputMeaning | None
+    ) -> dict[str, Any] | None:
         if score is None:
             return None
         if isinstance(score, Accuracy):
-            return {"accuracy": self._by_k(score.top), "samples": score.samples}
+            return {
+                "accuracy": self._by_k(score.top),
+                "interval": self._by_k(_ends(score.intervals)),
+                "calibration_error": _finite(score.calibration_error),
+                "samples": score.samples,
+                "output": None if meaning is None else {"meaning": meaning.meaning, "why": meaning.why},
+            }
         return {
             "mean_absolute_error": [_finite(value) for value in score.absolute],
+            "mean_absolute_error_interval": _ends(score.absolute_intervals),
             "mean_squared_error": [_finite(value) for value in score.squared],
+            "mean_squared_error_interval": _ends(score.squared_intervals),
             "scaled": _finite(scaled),
             "samples": score.samples,
         }
 
-    def _by_k(self, values: tuple[float, ...] | None) -> dict[str, float] | None:
+    def _by_k(self, values: Sequence[T] | None) -> dict[str, T] | None:
         return None if values is None else {f"top{k}": value for k, value in zip(self.top_k, values, strict=True)}
 
 
@@ -126,6 +149,10 @@ def _scaled(
     if not (isinstance(own, Regression) and isinstance(lowest, Regression) and losses):
         return None
     return scaled_score(own.loss(task.loss), baseline=lowest.loss(task.loss), parent=sum(losses) / len(losses))
+
+
+def _ends(intervals: Sequence[Interval] | None) -> list[list[float | None]] | None:
+    return None if intervals is None else [[_finite(low), _finite(high)] for low, high in intervals]
 
 
 def _finite(value: float | None) -> float | None:

@@ -61,6 +61,11 @@ def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tup
     show_default=True,
     help="Where scaled scores of regressions start: the mean target as every answer, or the parents' plain average.",
 )
+@click.option(
+    "--outputs",
+    metavar="MEANING | NAME=MEANING,...",
+    help="What outputs are: logits, probabilities, embedding or regression; by default it is found out.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
 @image_options
 @provider_option
@@ -84,7 +89,9 @@ def evaluate(
 ) -> None:
     """Score models on labelled data: accuracy per task, on average and over all classes together, or errors.
 
-    With --parents these, and their ensemble, stand beside the models.
+    With --parents these stand beside the models, and their ensemble: the plain one, and as --answer ensemble forms it.
+    After ± is how far the 95% interval reaches. ECE is the calibration error: how far from the truth is how sure a
+    model is.
     """
     images = take_image_options(settings)
     with publishing(context) as publication:

@@ -7,16 +7,24 @@ or models have no common scale; the logarithms of softmax probabilities do (cosi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from onnxmerge.errors import InputError
+from onnxmerge.evaluation.scorer import Sureness
 from onnxmerge.evaluation.task import Task
+from onnxmerge.merging.answer.ensemble import COSINE_TEMPERATURE
+from onnxmerge.merging.answer.meaning import Meaning
 
 TEMPERATURE = 0.01
 """Of the softmax over cosines."""
+
+LEAST = 1e-300
+"""The smallest probability whose logarithm is taken."""
 
 Scores = NDArray[np.float64]
 
@@ -53,31 +61,77 @@ def cosines(embeddings: NDArray[Any], vectors: NDArray[Any], origin: str) -> Sco
     return _unit(embeddings) @ _unit(vectors).T
 
 
-def log_probabilities(task: Task, scores: Scores) -> Scores:
-    """Logarithms of softmax probabilities [N, rows] of the scores of a task.
+def logits(task: Task, scores: Scores, meaning: Meaning | None, *, cosines_at: float = TEMPERATURE) -> Scores:
+    """Values [N, rows] whose softmax are the probabilities that scores stand for, by what the output means.
+
+    Logits are such values. Of probabilities they are the logarithms: those of a task's classes add up to 1 among each
+    other. Cosines are divided by a temperature. At a threshold both classes are equally probable.
+    """
+    if task.vectors is not None:
+        return scores / cosines_at
+    if meaning != "probabilities":
+        return scores
+    if task.threshold is None:
+        return np.log(np.maximum(scores, LEAST))
+    odds = logit(np.clip(scores.astype(np.float64), LEAST, 1 - np.finfo(np.float64).eps))
+    return np.asarray(odds - odds[:, :1])
+
+
+def log_probabilities(values: Scores) -> Scores:
+    """Logarithms of the softmax of `logits` [N, rows].
 
     In the logarithm, because at a low temperature many probabilities are 1 to machine precision: ties by rounding.
     """
-    values = scores / TEMPERATURE if task.vectors is not None else scores
-    shifted: Scores = values - values.max(axis=1, keepdims=True)
-    others = np.exp(shifted)
-    others[np.arange(len(values)), values.argmax(axis=1)] = 0
-    # log(1 + rest) with the largest term left out of the sum keeps what is far below 1.
-    logarithms: Scores = shifted - np.log1p(others.sum(axis=1, keepdims=True))
-    return logarithms
+    with np.errstate(invalid="ignore"):  # of infinite values, which only say nan
+        shifted: Scores = values - values.max(axis=1, keepdims=True)
+        others = np.exp(shifted)
+        others[np.arange(len(values)), values.argmax(axis=1)] = 0
+        # log(1 + rest) with the largest term left out of the sum keeps what is far below 1.
+        found: Scores = shifted - np.log1p(others.sum(axis=1, keepdims=True))
+    return found
 
 
-def on_one_scale(
-    tasks: Sequence[Task], answers: Sequence[Scores | None], sources: Sequence[object]
-) -> list[Scores | None]:
-    """The answers, classifications comparable across tasks: as probabilities unless all have one of ``sources``."""
-    asked = {source for task, source in zip(tasks, sources, strict=True) if task.kind == "classification"}
-    if len(asked) < 2:
-        return list(answers)
-    return [
-        log_probabilities(task, found) if found is not None and task.kind == "classification" else found
-        for task, found in zip(tasks, answers, strict=True)
-    ]
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What a model answers to a batch.
+
+    For each task ``given`` has scores [N, rows] or predictions [N, columns], None for no answer; ``meanings`` what its
+    output means (not asked of regressions), and ``outputs`` that output's name.
+    """
+
+    given: Sequence[Scores | None]
+    meanings: Sequence[Meaning | None]
+    outputs: Sequence[str | None]
+
+    def logits(self, tasks: Sequence[Task], cosines_at: float) -> list[Scores | None]:
+        """The `logits` of classifications; None elsewhere."""
+        return [
+            None if scores is None or meaning is None else logits(task, scores, meaning, cosines_at=cosines_at)
+            for task, scores, meaning in zip(tasks, self.given, self.meanings, strict=True)
+        ]
+
+    @property
+    def apart(self) -> bool:
+        """Whether classifications have different outputs, so that their scores have no common scale."""
+        pairs = zip(self.outputs, self.meanings, strict=True)
+        return len({output for output, meaning in pairs if meaning is not None}) > 1
+
+
+def on_one_scale(tasks: Sequence[Task], answers: Answers) -> list[Scores | None]:
+    """The answers, classifications comparable across tasks: as probabilities unless one output answers all."""
+    values = answers.logits(tasks, TEMPERATURE)
+    return _probabilities(answers.given, values) if answers.apart else list(answers.given)
+
+
+def sureness(tasks: Sequence[Task], answers: Answers) -> Sureness:
+    """How sure a model is of its classifications; by cosines at the temperature that the tool merges with."""
+    values = answers.logits(tasks, COSINE_TEMPERATURE)
+    return Sureness(_probabilities(values, values) if answers.apart else values, apart=answers.apart)
+
+
+def _probabilities(plain: Sequence[Scores | None], values: Sequence[Scores | None]) -> list[Scores | None]:
+    """What is ``plain``, but logarithms of probabilities where there are ``values`` for them."""
+    return [own if value is None else log_probabilities(value) for own, value in zip(plain, values, strict=True)]
 
 
 def _unit(vectors: NDArray[Any]) -> Scores:

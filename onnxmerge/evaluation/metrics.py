@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.evaluation.intervals import Interval, of_mean, wilson
 from onnxmerge.evaluation.task import Loss
+
+BINS = 15
+"""Of equal width, into which confidence is divided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,11 @@ class Hits:
         """Top-k accuracy from 0 to 1 for each k; there must be a sample."""
         return tuple(count / self.samples for count in self.counts)
 
+    @property
+    def intervals(self) -> tuple[Interval, ...]:
+        """The 95% interval of each rate."""
+        return tuple(wilson(count, self.samples) for count in self.counts)
+
 
 def hits(scores: NDArray[np.floating[Any]], right: NDArray[np.integer[Any]], ks: Sequence[int]) -> Hits:
     """Hits of ``scores`` [N, rows] where row ``right`` [N] is the right one; -1 is a sample that no row is right for.
@@ -51,15 +60,64 @@ def hits(scores: NDArray[np.floating[Any]], right: NDArray[np.integer[Any]], ks:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Reliability:
+    """How sure answers are and how often right, in bins of confidence: sums [BINS], over ``samples`` answers."""
+
+    confidence: NDArray[np.float64]
+    right: NDArray[np.float64]
+    samples: int
+
+    def __add__(self, other: Reliability) -> Reliability:
+        return Reliability(self.confidence + other.confidence, self.right + other.right, self.samples + other.samples)
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error from 0 to 1; nan where a confidence is.
+
+        ECE = sum_b |right_b - confidence_b| / N, over bins (0, 1/15], (1/15, 2/15], ... of the confidence. Source: Guo
+        et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599.
+        """
+        return float(np.abs(self.right - self.confidence).sum()) / self.samples
+
+
+def reliability(
+    probabilities: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]], right: NDArray[np.integer[Any]]
+) -> Reliability:
+    """How sure answers are, the highest of ``scores`` [N, rows], by the ``probabilities`` [N, rows] of what they name.
+
+    ``right`` [N] is the right row; -1 is a sample that no row is right for.
+    """
+    answered = scores.argmax(axis=1)
+    confidence = probabilities[np.arange(len(answered)), answered].astype(np.float64)
+    bins = np.clip(np.ceil(np.nan_to_num(confidence) * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    sure, good = (np.bincount(bins, values, BINS).astype(np.float64) for values in (confidence, answered == right))
+    return Reliability(sure, good, len(right))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Errors:
-    """Sums of absolute and of squared errors [columns], over ``samples`` [columns] values each."""
+    """Sums of absolute errors [columns], of their squares and fourth powers, over ``samples`` [columns] each."""
 
     absolute: NDArray[np.float64]
     squared: NDArray[np.float64]
+    fourth: NDArray[np.float64]
     samples: NDArray[np.int64]
 
     def __add__(self, other: Errors) -> Errors:
-        return Errors(self.absolute + other.absolute, self.squared + other.squared, self.samples + other.samples)
+        return Errors(
+            self.absolute + other.absolute,
+            self.squared + other.squared,
+            self.fourth + other.fourth,
+            self.samples + other.samples,
+        )
+
+    def intervals(self, loss: Loss) -> tuple[Interval, ...]:
+        """The 95% interval of each of `means`."""
+        squares = self.squared if loss == "absolute" else self.fourth
+        return tuple(
+            of_mean(float(mean), float(square / samples), int(samples))
+            for mean, square, samples in zip(self.means(loss), squares, self.samples, strict=True)
+        )
 
     def means(self, loss: Loss) -> NDArray[np.float64]:
         """Mean absolute or mean squared error of each column; there must be a value in each."""
@@ -70,8 +128,10 @@ class Errors:
 def errors(predictions: NDArray[np.floating[Any]], targets: NDArray[np.floating[Any]]) -> Errors:
     """Errors of ``predictions`` [N, columns]; where ``targets`` [N, columns] is nan there is nothing to predict."""
     known = ~np.isnan(targets)
-    difference = np.where(known, np.asarray(predictions, np.float64) - targets, 0.0)
-    return Errors(np.abs(difference).sum(axis=0), np.square(difference).sum(axis=0), known.sum(axis=0))
+    difference = np.abs(np.where(known, np.asarray(predictions, np.float64) - targets, 0.0))
+    with np.errstate(over="ignore"):
+        first, second, fourth = ((difference**power).sum(axis=0) for power in (1, 2, 4))
+    return Errors(first, second, fourth, known.sum(axis=0))
 
 
 def scaled_score(loss: float, *, baseline: float, parent: float) -> float | None:

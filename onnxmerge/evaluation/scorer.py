@@ -4,32 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from onnxmerge.errors import InputError
-from onnxmerge.evaluation.metrics import Errors, Hits, errors, hits
+from onnxmerge.evaluation.intervals import Interval, of_mean_of_rates
+from onnxmerge.evaluation.metrics import Errors, Hits, Reliability, errors, hits, reliability
 from onnxmerge.evaluation.task import ABSENT, Task
 from onnxmerge.evaluation.truth import Truth
+
+Answer: TypeAlias = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sureness:
+    """How sure a model is: for each task values [n, rows] whose softmax are the probabilities of its classes, or None.
+
+    ``apart`` says that the tasks have different sources, which know nothing of each other. Then the values are
+    logarithms of probabilities, and among the classes of all tasks an answer is as sure as its own source says.
+    Otherwise the softmax is over all of these classes.
+    """
+
+    logits: Sequence[Answer | None]
+    apart: bool = False
+
+
+JOINT = -1
+"""Stands for all classifications together where sums are kept by the index of a task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Top-k accuracies from 0 to 1, in the order of the k asked for, over ``samples``."""
+    """Top-k accuracies from 0 to 1, in the order of the k asked for, over ``samples``; their 95% ``intervals``.
+
+    ``calibration_error`` is the ECE (see `metrics.Reliability`), None where nobody said how sure answers are.
+    """
 
     top: tuple[float, ...]
     samples: int
+    intervals: tuple[Interval, ...]
+    calibration_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """Mean absolute and mean squared error of each column, over the targets that there are."""
+    """Mean absolute and mean squared error of each column, over the targets that there are, and 95% intervals."""
 
     absolute: tuple[float, ...]
     squared: tuple[float, ...]
     samples: int
+    absolute_intervals: tuple[Interval, ...]
+    squared_intervals: tuple[Interval, ...]
 
     def loss(self, kind: str) -> float:
         """The mean over columns of the ``absolute`` or the ``squared`` errors."""
@@ -43,16 +71,18 @@ class Scores:
 
     ``average`` is the mean accuracy over the classifications for each k, None where one has no answer or there is
     none. ``joint`` is None where tasks are labellings of the same samples, where there is only one, or one has no
-    answer.
+    answer. ``average_intervals`` are the 95% intervals of ``average``; ``average_calibration_error`` is the mean ECE.
     """
 
     tasks: tuple[Accuracy | Regression | None, ...]
     average: tuple[float, ...] | None
     joint: Accuracy | None
+    average_intervals: tuple[Interval, ...] | None = None
+    average_calibration_error: float | None = None
 
 
 class Scorer:
-    """Adds up hits and errors as batches come, in the order of the labels; holds no output.
+    """Adds up hits, confidence and errors as batches come, in the order of the labels; holds no output.
 
     The measures are those of MuDSC (Xu et al., CVPR 2024, 2403.01753): accuracy among the classes of each task, on
     the samples of that task, and *joint* accuracy among the classes of all tasks together, on all samples.
@@ -62,13 +92,14 @@ class Scorer:
         self._tasks, self._truth, self._top_k = tuple(tasks), truth, tuple(top_k)
         self._seen = 0
         self._hits: dict[int, Hits] = {}
+        self._reliability: dict[int, Reliability] = {}
         self._errors: dict[int, Errors] = {}
-        self._joint: Hits | None = None
 
-    def update(self, answers: Sequence[NDArray[np.floating[Any]] | None]) -> None:
+    def update(self, answers: Sequence[Answer | None], sure: Sureness | None = None) -> None:
         """Add the next samples: for each task scores [n, rows], predictions [n, columns], or None for no answer.
 
-        Scores of different tasks must be comparable with one another for the joint accuracy (see `heads`).
+        Without how ``sure`` the model is there is no calibration error. Scores of different tasks must be comparable
+        with one another for the joint accuracy (see `heads`).
 
         Raises:
             InputError: there are more samples than labels, or an answer has another shape than the labels need.
@@ -88,10 +119,15 @@ class Scorer:
             if answer is not None and task.kind == "regression":
                 _accumulate(self._errors, index, _errors(task, answer, right))
             elif answer is not None:
-                _accumulate(self._hits, index, self._own_hits(task, answer, right))
-        joint = self._joint_hits(answers, part)
+                _require_rows(task, answer, right)
+                chances = None if sure is None else _softmax(sure.logits[index])
+                self._judge(index, answer, chances, right, right != ABSENT)
+        joint = self._beside_each_other(answers)
         if joint is not None:
-            self._joint = joint if self._joint is None else self._joint + joint
+            right = self._jointly_right(answers, part)
+            logits = None if sure is None else self._beside_each_other(sure.logits)
+            chances = np.exp(logits) if logits is not None and sure is not None and sure.apart else _softmax(logits)
+            self._judge(JOINT, joint, chances, right, self._truth.labelled[part])
 
     def scores(self) -> Scores:
         """The scores of all samples; InputError if there have been fewer than labels."""
@@ -99,49 +135,67 @@ class Scorer:
             raise InputError(
                 f"there are {self._seen} samples and {self._truth.samples} labels; one for each is expected"
             )
-        joint = None if self._joint is None else Accuracy(self._joint.rates, self._joint.samples)
-        return Scores(tuple(map(self._score, range(len(self._tasks)))), self._average(), joint)
+        tasks = tuple(self._accuracy(i) or self._regression(i) for i in range(len(self._tasks)))
+        asked = [score for score, task in zip(tasks, self._tasks, strict=True) if task.kind == "classification"]
+        known = [score for score in asked if isinstance(score, Accuracy)]
+        if not known or len(known) < len(asked):
+            return Scores(tasks, None, self._accuracy(JOINT))
+        apart = self._truth.owner is not None
+        average = tuple(sum(rates) / len(rates) for rates in zip(*(score.top for score in known), strict=True))
+        intervals = tuple(
+            of_mean_of_rates([score.top[k] for score in known], [score.intervals[k] for score in known], apart=apart)
+            for k in range(len(self._top_k))
+        )
+        errors = [score.calibration_error for score in known if score.calibration_error is not None]
+        error = sum(errors) / len(errors) if len(errors) == len(known) else None
+        return Scores(tasks, average, self._accuracy(JOINT), intervals, error)
 
-    def _score(self, index: int) -> Accuracy | Regression | None:
-        if index in self._errors:
-            total = self._errors[index]
-            absolute, squared = total.means("absolute").tolist(), total.means("squared").tolist()
-            return Regression(tuple(absolute), tuple(squared), int(total.samples.max()))
-        if index in self._hits:
-            return Accuracy(self._hits[index].rates, self._hits[index].samples)
-        return None
-
-    def _average(self) -> tuple[float, ...] | None:
-        asked = [index for index, task in enumerate(self._tasks) if task.kind == "classification"]
-        if not asked or not self._hits.keys() >= set(asked):
+    def _accuracy(self, index: int) -> Accuracy | None:
+        if index not in self._hits:
             return None
-        rates = zip(*(self._hits[index].rates for index in asked), strict=True)
-        return tuple(sum(values) / len(values) for values in rates)
+        total, sure = self._hits[index], self._reliability.get(index)
+        return Accuracy(total.rates, total.samples, total.intervals, None if sure is None else sure.error)
 
-    def _own_hits(self, task: Task, scores: NDArray[Any], right: NDArray[Any]) -> Hits:
-        mine = right != ABSENT
-        if right.max(initial=ABSENT) >= scores.shape[1]:
-            raise InputError(
-                f"task {task.name!r} has label {right.max()}, the model tells {scores.shape[1]} classes apart (from 0)"
-            )
-        return hits(scores[mine], right[mine], self._top_k)
+    def _regression(self, index: int) -> Regression | None:
+        if index not in self._errors:
+            return None
+        total = self._errors[index]
+        absolute, squared = total.means("absolute").tolist(), total.means("squared").tolist()
+        intervals = total.intervals("absolute"), total.intervals("squared")
+        return Regression(tuple(absolute), tuple(squared), int(total.samples.max()), *intervals)
 
-    def _joint_hits(self, answers: Sequence[NDArray[Any] | None], part: slice) -> Hits | None:
-        """Hits among the classes of all tasks; samples of no task are wrong, those without a label left out."""
+    def _judge(
+        self,
+        index: int,
+        scores: Answer,
+        chances: Answer | None,
+        right: NDArray[Any],
+        counted: NDArray[np.bool_],
+    ) -> None:
+        """Add the hits of the samples that are ``counted``, and how sure they are by the ``chances`` of all classes."""
+        _accumulate(self._hits, index, hits(scores[counted], right[counted], self._top_k))
+        if chances is not None:
+            found = reliability(chances[counted], scores[counted], right[counted])
+            _accumulate(self._reliability, index, found)
+
+    def _beside_each_other(self, answers: Sequence[Answer | None]) -> Answer | None:
+        """The classes of all tasks [n, rows]; None where there is no joint accuracy or a task has no answer."""
         if self._truth.owner is None:
             return None
-        owner, labelled = self._truth.owner[part], self._truth.labelled[part]
-        right, start, scores = np.full(len(owner), ABSENT), 0, []
-        for index, task in enumerate(self._tasks):
-            if task.kind == "classification":
-                answer = answers[index]
-                if answer is None:
-                    return None
+        each = [given for given, task in zip(answers, self._tasks, strict=True) if task.kind == "classification"]
+        known = [given for given in each if given is not None]
+        return np.concatenate(known, axis=1) if len(known) == len(each) else None
+
+    def _jointly_right(self, answers: Sequence[Answer | None], part: slice) -> NDArray[np.int64]:
+        """The right one of the classes of all tasks, for each sample; `ABSENT` where no task knows its label."""
+        owner = np.full(0, ABSENT) if self._truth.owner is None else self._truth.owner[part]
+        right, start = np.full(len(owner), ABSENT), 0
+        for index, (task, answer) in enumerate(zip(self._tasks, answers, strict=True)):
+            if task.kind == "classification" and answer is not None:
                 mine = owner == index
                 right[mine] = start + self._truth.answers[index][part][mine]
                 start += answer.shape[1]
-                scores.append(answer)
-        return hits(np.concatenate(scores, axis=1)[labelled], right[labelled], self._top_k)
+        return right
 
 
 def scores_of_means(tasks: Sequence[Task], right: Truth) -> Scores:
@@ -156,6 +210,13 @@ def scores_of_means(tasks: Sequence[Task], right: Truth) -> Scores:
     return scorer.scores()
 
 
+def _require_rows(task: Task, scores: Answer, right: NDArray[Any]) -> None:
+    if right.max(initial=ABSENT) >= scores.shape[1]:
+        raise InputError(
+            f"task {task.name!r} has label {right.max()}, the model tells {scores.shape[1]} classes apart (from 0)"
+        )
+
+
 def _errors(task: Task, predictions: NDArray[Any], targets: NDArray[Any]) -> Errors:
     if predictions.shape != targets.shape:
         raise InputError(
@@ -165,7 +226,12 @@ def _errors(task: Task, predictions: NDArray[Any], targets: NDArray[Any]) -> Err
     return errors(predictions, targets)
 
 
-M = TypeVar("M", Hits, Errors)
+def _softmax(logits: Answer | None) -> Answer | None:
+    with np.errstate(invalid="ignore"):  # of infinite values, which only say nan
+        return None if logits is None else softmax(logits, axis=1)
+
+
+M = TypeVar("M", Hits, Reliability, Errors)
 
 
 def _accumulate(totals: dict[int, M], index: int, found: M) -> None:

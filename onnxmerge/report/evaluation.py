@@ -1,56 +1,102 @@
-"""Scores of models as tables: accuracies in percent, and errors of regressions."""
+"""Scores of models as tables: accuracies in percent, and errors of regressions.
+
+After a ± stands how far the farther end of the 95% interval is; where a terminal is too narrow for that, it is left to
+the JSON.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
+from typing import TypeAlias
 
+from rich.measure import Measurement
 from rich.table import Table
 
 from onnxmerge.api.evaluation_result import EvaluationResult, ModelScores
+from onnxmerge.evaluation.intervals import Interval
 from onnxmerge.evaluation.scorer import Accuracy, Regression
 from onnxmerge.report.terminal import terminal
+
+_ANY = 10_000
+"""Columns of a terminal that is wide enough for any table."""
+
+_NAME = 20
+"""Columns into which any name may be folded."""
 
 
 def print_evaluation(result: EvaluationResult, title: str = "evaluation") -> None:
     """One table of accuracies and one of regressions, as there are tasks of the sort."""
     console, kinds = terminal(), {task.kind for task in result.tasks}
     if "classification" in kinds:
-        console.print(_accuracies(result, title))
+        full = _accuracies(result, title, intervals=True)
+        names = max(len(_name(model, result)) for model in result.models)
+        wide = Measurement.get(console, console.options.update_width(_ANY), full).maximum
+        fits = wide - max(names - _NAME, 0) <= console.width
+        console.print(full if fits else _accuracies(result, title, intervals=False))
+        if not fits:
+            console.say("note  the terminal is too narrow for 95% intervals: --json has them")
     if "regression" in kinds:
         console.print(_regressions(result, title))
     for note in result.notes:
         console.say(f"note  {note}")
 
 
-def _accuracies(result: EvaluationResult, title: str) -> Table:
-    table = Table(title=f"{title}: accuracy on {result.samples} samples, %", title_justify="left", box=None)
+def _accuracies(result: EvaluationResult, title: str, *, intervals: bool) -> Table:
+    heading = f"{title}: accuracy on {result.samples} samples, %"
+    table = Table(title=f"{heading} (± 95% interval)" if intervals else heading, title_justify="left", box=None)
     table.add_column("model")
     tasks = [index for index, task in enumerate(result.tasks) if task.kind == "classification"]
     several = len(tasks) > 1
-    for heading in (*(result.tasks[index].name for index in tasks), *(["average", "joint"] if several else [])):
+    for name in (*(result.tasks[index].name for index in tasks), *(["average", "joint"] if several else [])):
         for k in result.top_k:
-            table.add_column(heading if k == 1 else f"{heading} top-{k}", justify="right")
+            table.add_column(name if k == 1 else f"{name} top-{k}", justify="right", no_wrap=intervals)
+    joint = any(model.scores.joint is not None for model in result.models)
+    table.add_column("ECE" if not several else "joint ECE" if joint else "average ECE", justify="right")
     for model in result.models:
         scores = model.scores
-        given = [score.top if isinstance(score := scores.tasks[index], Accuracy) else None for index in tasks]
+        given = [_rates(scores.tasks[index]) for index in tasks]
         if several:
-            given += [scores.average, None if scores.joint is None else scores.joint.top]
-        cells = [cell for values in given for cell in _percent(values, len(result.top_k))]
-        table.add_row(_name(model, result), *cells)
+            given += [(scores.average, scores.average_intervals), _rates(scores.joint)]
+        cells = [cell for each in given for cell in _percent(*each, len(result.top_k), intervals=intervals)]
+        error = _error(scores.joint) if joint else scores.average_calibration_error
+        table.add_row(_name(model, result), *cells, "-" if error is None else f"{100 * error:.1f}")
     return table
 
 
-def _percent(values: tuple[float, ...] | None, count: int) -> list[str]:
-    return ["-"] * count if values is None else [f"{100 * value:.1f}" for value in values]
+Rates: TypeAlias = tuple[tuple[float, ...] | None, tuple[Interval, ...] | None]
+
+
+def _rates(score: Accuracy | Regression | None) -> Rates:
+    return (score.top, score.intervals) if isinstance(score, Accuracy) else (None, None)
+
+
+def _error(score: Accuracy | None) -> float | None:
+    return None if score is None else score.calibration_error
+
+
+def _percent(
+    values: tuple[float, ...] | None, ends: tuple[Interval, ...] | None, count: int, *, intervals: bool
+) -> list[str]:
+    if values is None or ends is None:
+        return ["-"] * count
+    reached = [f" ±{100 * _reach(*pair):.1f}" if intervals else "" for pair in zip(values, ends, strict=True)]
+    return [f"{100 * value:.1f}{reach}" for value, reach in zip(values, reached, strict=True)]
+
+
+def _reach(value: float, ends: Interval) -> float:
+    """How far from a value the farther end of its interval is."""
+    return max(value - ends[0], ends[1] - value)
 
 
 def _regressions(result: EvaluationResult, title: str) -> Table:
-    table = Table(title=f"{title}: errors on {result.samples} samples", title_justify="left", box=None)
+    heading = f"{title}: errors on {result.samples} samples (± 95% interval)"
+    table = Table(title=heading, title_justify="left", box=None)
     table.add_column("model")
     table.add_column("task, column")
-    for heading in ("mean absolute", "mean squared", "scaled score"):
-        table.add_column(heading, justify="right")
+    for name in ("mean absolute", "mean squared", "scaled score"):
+        table.add_column(name, justify="right")
     for model in result.models:
         name = _name(model, result)
         for row in _errors(model, result):
@@ -64,12 +110,19 @@ def _errors(model: ModelScores, result: EvaluationResult) -> Iterator[tuple[str,
         if task.kind == "regression" and score is None:
             yield task.name, "-", "-", "-"
         if isinstance(score, Regression):
-            pairs = list(zip(score.absolute, score.squared, strict=True))
-            for column, (absolute, squared) in enumerate(pairs):
-                where = task.name if len(pairs) == 1 else f"{task.name}, {column}"
-                yield where, f"{absolute:.4g}", f"{squared:.4g}", _scaled(scaled) if column == 0 else ""
+            absolute = list(zip(score.absolute, score.absolute_intervals, strict=True))
+            squared = list(zip(score.squared, score.squared_intervals, strict=True))
+            for column, losses in enumerate(zip(absolute, squared, strict=True)):
+                where = task.name if len(absolute) == 1 else f"{task.name}, {column}"
+                first, second = (_loss(*each) for each in losses)
+                yield where, first, second, _scaled(scaled) if column == 0 else ""
     if sum(task.kind == "regression" for task in result.tasks) > 1:
         yield "average", "", "", _scaled(result.scaled_average(model))
+
+
+def _loss(value: float, ends: Interval) -> str:
+    reach = ends[1] - value  # the lower end may be cut off at 0
+    return f"{value:.4g} ±{reach:.2g}" if math.isfinite(reach) else f"{value:.4g}"
 
 
 def _scaled(value: float | None) -> str:

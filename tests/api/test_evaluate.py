@@ -12,9 +12,11 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from onnxmerge import EvaluationResult, InputError, UsageError, evaluate, merge
-from onnxmerge.evaluation.scorer import Accuracy, Regression
+from onnxmerge.evaluation.intervals import wilson
+from onnxmerge.evaluation.scorer import Accuracy, Regression, Scores
 from onnxmerge.evaluation.task import Task
 from tests.graphs import build, normal
 
@@ -69,10 +71,10 @@ def test_a_head_for_each_task_beside_the_parents_and_their_ensemble() -> None:
     ]
     parents = [linear(weights["v"], "logits"), linear(weights["w"], "logits")]
     found = evaluate({"merged": build(HEADS, weights)}, ROWS, labels, tasks=tasks, parents=parents)
-    first, second, ensemble, merged = found.models
-    assert [model.role for model in found.models] == ["parent", "parent", "ensemble", "model"]
-    assert first.scores.tasks == (Accuracy((1.0,), 20), None)
-    assert second.scores.tasks == (None, Accuracy((1.0,), 20))
+    first, second, ensemble, _, merged = found.models
+    assert [model.role for model in found.models] == ["parent", "parent", "ensemble", "answer", "model"]
+    assert (top(found, 0, 0), first.scores.tasks[1]) == (1.0, None)
+    assert (second.scores.tasks[0], top(found, 1, 1)) == (None, 1.0)
     assert first.scores.joint is None
     assert merged.scores == ensemble.scores
     assert merged.scores.average == (1.0,)
@@ -81,6 +83,76 @@ def test_a_head_for_each_task_beside_the_parents_and_their_ensemble() -> None:
     assert merged.scores.joint is not None
     assert merged.scores.joint.top[0] == pytest.approx(expected)
     assert 0 < expected < 1
+
+
+def by_role(found: EvaluationResult, role: str) -> Scores:
+    (scores,) = (model.scores for model in found.models if model.role == role)
+    return scores
+
+
+def test_the_ensemble_as_a_merge_aims_at_it_beside_the_plain_one() -> None:
+    axes = np.eye(4, dtype=np.float32)
+    tasks = [
+        Task(name, row_of={first: 0, first + 1: 1}, vectors=axes[first : first + 2])
+        for name, first in (("low", 0), ("high", 2))
+    ]
+    answers = [
+        np.array(
+            [[0.6, 0.55, 0, 0], [0.5, 0.48, 0, 0]], np.float32
+        ),  # of the first parent to the samples of labels 0, 2
+        np.array([[0, 0, 0.9, 0.88], [0, 0, 0.9, 0.7]], np.float32),
+    ]
+    model = "(float[n,2] x) => (float[n,4] y) { y = MatMul(x, w) }"
+    parents = [build(model, {"w": weight}) for weight in answers]
+    found = evaluate([], np.eye(2, dtype=np.float32), np.array([0, 2]), tasks=tasks, parents=parents)
+    for role, temperature in (("ensemble", 0.01), ("answer", 0.05)):
+        cosines = [own / np.linalg.norm(own, axis=1, keepdims=True) for own in answers]
+        each = [
+            softmax(own[:, part] / temperature, axis=1)
+            for own, part in zip(cosines, (slice(2), slice(2, 4)), strict=True)
+        ]
+        both = np.concatenate(each, axis=1)
+        assert both.argmax(axis=1).tolist() == [0, 2]
+        joint = by_role(found, role).joint
+        assert joint is not None
+        assert joint.top[0] == 1
+        assert joint.calibration_error == pytest.approx(1 - both.max(axis=1).mean(), abs=1e-6)
+
+
+def test_parents_of_one_label_set_average_milder_probabilities() -> None:
+    weights = [np.diag(scale) for scale in ([9.0, 0, 0], [0.0, 3, 0], [0.0, 3, 0])]
+    one = np.ones((1, 3), np.float32)
+    found = evaluate([], one, np.array([1]), parents=[linear(weight) for weight in weights])
+    for role, temperature in (("ensemble", 1), ("answer", 2)):
+        chances = np.mean([softmax(one @ weight / temperature) for weight in weights], axis=0)
+        (score,) = by_role(found, role).tasks
+        assert isinstance(score, Accuracy)
+        assert score.top[0] == 1.0
+        assert score.calibration_error == pytest.approx(1 - chances[0, 1], abs=1e-6)
+    assert found.notes == (
+        "output 'y': logits, for its columns are scores of classes; ECE takes their softmax",
+        "ensemble as --answer forms it: each parent among the classes that it learned, logits at temperature 2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("outputs", "error"), [(None, 0.45), ("probabilities", 0.45), ("y=probabilities", 0.45), ("logits", 0.0743)]
+)
+def test_calibration_error_by_what_the_output_is(outputs: str | None, error: float) -> None:
+    chances = np.array([[0.7, 0.3], [0.4, 0.6], [0, 0]])
+    found = evaluate(linear(chances), np.eye(2, 3, dtype=np.float32), np.array([0, 0]), outputs=outputs)
+    (score,) = found.models[0].scores.tasks
+    assert isinstance(score, Accuracy)
+    assert score.calibration_error == pytest.approx(error, abs=1e-4)
+    assert score.intervals == (wilson(1, 2),)
+    json = found.to_dict()["models"][0]["tasks"]["classes"]
+    assert json["calibration_error"] == score.calibration_error
+    assert json["interval"] == {"top1": list(wilson(1, 2))}
+
+
+def test_a_model_that_answers_no_numbers_has_no_calibration_error() -> None:
+    found = evaluate(linear(np.full((3, 2), np.inf)), ROWS, np.zeros(40, int))
+    assert found.to_dict()["models"][0]["tasks"]["classes"]["calibration_error"] is None
 
 
 def test_class_vectors_from_a_file(digits: Path, tmp_path: Path) -> None:
@@ -98,7 +170,7 @@ def test_class_vectors_from_a_file(digits: Path, tmp_path: Path) -> None:
 def test_the_task_file_knows_what_each_parent_learned(digits: Path) -> None:
     parents, test = [digits / "b.onnx", digits / "a.onnx"], digits / "test.npz"
     found = evaluate([], test, test, tasks=digits / "task.json", parents=parents)
-    assert [model.learned for model in found.models] == [(1,), (0,), ()]
+    assert [model.learned for model in found.models] == [(1,), (0,), (), ()]
     assert top(found, 2, 0) > 0.98
 
 
@@ -129,6 +201,9 @@ def test_errors_of_regressions_and_scores_scaled_to_the_plain_average() -> None:
     difference = ROWS @ weights[2][:, 1:] - targets["flow"]
     np.testing.assert_allclose(model.absolute, np.abs(difference).mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(model.squared, np.square(difference).mean(axis=0), rtol=1e-5)
+    low, high = model.absolute_intervals[0]
+    assert low < model.absolute[0] < high
+    assert found.to_dict()["models"][-1]["tasks"]["flow"]["mean_absolute_error_interval"][0] == [low, high]
     mean = (weights[0] + weights[1]) / 2
     lowest = np.square(ROWS @ mean[:, 1:] - targets["flow"]).mean()
     expected = (lowest - np.square(difference).mean()) / (lowest - 0.04)
@@ -193,6 +268,9 @@ def test_the_data_is_read_once_for_all_models() -> None:
         ({"tasks": [Task("a"), Task("a")]}, UsageError, "names of their own"),
         ({"parents": [linear(np.eye(3))], "tasks": [Task("a"), Task("b")]}, UsageError, "1 parents and 2 tasks"),
         ({"tasks": [Task("a", vectors=np.eye(3, dtype=np.float32))], "vectors": "v.npy"}, UsageError, "have no use"),
+        ({"outputs": "embedding"}, UsageError, "an embedding needs class vectors"),
+        ({"outputs": "z=logits"}, UsageError, "there is no output 'z'; there is y"),
+        ({"outputs": "probabilities"}, InputError, "expected probabilities from 0 to 1, as --outputs says"),
         ({"labels": np.zeros(39, int)}, InputError, "more samples than labels"),
         ({"data": np.zeros((40, 4), np.float32)}, InputError, "expected, found shape"),
     ],
@@ -238,7 +316,7 @@ def test_agrees_exactly_with_the_independent_scorer(shared: Path, tmp_path: Path
     expected = independent(shared, folder, data)
     parents = [folder / "a.onnx", folder / "b.onnx"]
     found = evaluate([], data, data, tasks=folder / "pair.json", parents=parents, provider="cpu")
-    for index, (model, wanted) in enumerate(zip(found.models, expected, strict=True)):
+    for index, (model, wanted) in enumerate(zip(found.models[:3], expected, strict=True)):
         scores = model.scores
         assert (top(found, index, 0), top(found, index, 1)) == (wanted["ta"], wanted["tb"])
         assert scores.average == (wanted["avg"],)

@@ -23,15 +23,16 @@ def test_parents_ensemble_and_model_side_by_side(cli: Cli, digits: Path) -> None
     )
     assert (code, err) == (0, "")
     rows = [line.split("  ") for line in out.splitlines()]
-    assert rows[0][0] == "evaluation: accuracy on 539 samples, %"
-    assert [row[0].strip() for row in rows[2:]] == [
+    assert rows[0][0] == "evaluation: accuracy on 539 samples, % (± 95% interval)"
+    assert [row[0].strip() for row in rows[2:7]] == [
         f"{digits / 'a.onnx'} (trained on 0-4)",
         "b.onnx (trained on 5-9)",
         "ensemble of the parents",
+        "ensemble as --answer forms it",
         str(digits / "a.onnx"),
     ]
-    parent, _, _, model = ([cell.strip() for cell in row[1:] if cell.strip()] for row in rows[2:])
-    assert parent == model == ["100.0", "15.6", "57.8", "50.1"]
+    parent, _, _, _, model = ([cell.strip() for cell in row[1:] if cell.strip()] for row in rows[2:7])
+    assert parent == model == ["100.0 ±1.4", "15.6 ±4.8", "57.8 ±2.4", "50.1 ±4.2", "45.7"]
 
 
 def test_json_to_a_file_beside_the_table(cli: Cli, digits: Path, tmp_path: Path) -> None:
@@ -44,7 +45,11 @@ def test_json_to_a_file_beside_the_table(cli: Cli, digits: Path, tmp_path: Path)
     found = json.loads(file.read_text())
     (model,) = found["models"]
     assert (model["role"], model["tasks"]["0-4"]["accuracy"]["top1"]) == ("model", 1.0)
-    assert set(model) == {"name", "role", "learned", "tasks", "average", "joint", "scaled_average"}
+    scores = {f"{score}{part}" for score in ("average", "joint") for part in ("", "_interval", "_calibration_error")}
+    assert set(model) == {"name", "role", "learned", "tasks", "scaled_average"} | scores
+    low, high = model["joint_interval"]["top1"]
+    assert low < model["joint"]["top1"] < high
+    assert model["tasks"]["0-4"]["output"] == {"meaning": "embedding", "why": "it is compared with class vectors"}
 
 
 def test_json_on_standard_output_is_all_there_is(cli: Cli, tmp_path: Path) -> None:
@@ -122,6 +127,9 @@ BAD = [
     (["m.onnx", "--data", "x.npy", "--labels", "y.npy", "--task", "a=0", "--regression"], 2, "not from several"),
     (["m.onnx", "--data", "x.npy", "--labels", "y.npy", "--tasks", "nosuch.json"], 1, "nosuch.json"),
     (["m.onnx", "--data", "x.npy", "--labels", "y.npy", "--vectors", "nosuch.npy"], 1, "nosuch.npy"),
+    (["m.onnx", "--data", "x.npy", "--labels", "y.npy", "--outputs", "scores"], 2, "'scores' is none of logits"),
+    (["m.onnx", "--data", "x.npy", "--labels", "y.npy", "--outputs", "probabilities"], 1, "m.onnx, output 'y': has"),
+    (["m.onnx", "--data", "x.npy", "--labels", "y.npy", "--outputs", "y=logits"], 0, ""),
     (["m.onnx", "--data", "x.npy", "--labels", "y.npy", "--top-k", "0"], 2, "such as 1,5"),
     (["nosuch.onnx", "--data", "x.npy", "--labels", "y.npy"], 1, "nosuch.onnx"),
 ]

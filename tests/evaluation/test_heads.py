@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
-from onnxmerge.evaluation.heads import answer, cosines, log_probabilities, on_one_scale
+from onnxmerge.evaluation.heads import Answers, answer, cosines, log_probabilities, logits, on_one_scale, sureness
 from onnxmerge.evaluation.task import Task
+from onnxmerge.merging.answer.meaning import Meaning
 
 LOGITS: NDArray[np.float32] = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -81,30 +82,66 @@ def test_embeddings_of_the_wrong_width() -> None:
 
 
 def test_log_probabilities() -> None:
-    found = log_probabilities(Task("t"), np.array([[1.0, 2, 3]]))
+    found = log_probabilities(np.array([[1.0, 2, 3]]))
     np.testing.assert_allclose(np.exp(found).sum(), 1)
     np.testing.assert_allclose(np.diff(found), 1)
 
 
 def test_certainty_beyond_rounding_still_decides() -> None:
-    vectors = Task("t", vectors=np.eye(2, dtype=np.float32))
-    surer, sure = log_probabilities(vectors, np.array([[1.0, -0.1]])), log_probabilities(vectors, np.array([[0.7, 0]]))
+    surer, sure = log_probabilities(np.array([[100.0, -10]])), log_probabilities(np.array([[70.0, 0]]))
     assert surer.max() > sure.max()
 
 
-def test_scores_of_one_output_stay_as_they_are() -> None:
+VECTORS = Task("t", vectors=np.eye(2, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("task", "meaning", "scores", "probabilities"),
+    [
+        (Task("t"), "logits", [0.0, np.log(3)], [0.25, 0.75]),
+        (Task("t"), "probabilities", [0.25, 0.75], [0.25, 0.75]),
+        (Task("t"), "probabilities", [0.1, 0.3], [0.25, 0.75]),  # one of several tasks in a Softmax
+        (Task("t"), "probabilities", [0.0, 1.0], [0, 1]),
+        (Task("t", threshold=0.0), "logits", [0.0, np.log(3)], [0.25, 0.75]),
+        (Task("t", threshold=0.5), "probabilities", [0.5, 0.75], [0.25, 0.75]),
+        (Task("t", threshold=0.2), "probabilities", [0.2, 0.2], [0.5, 0.5]),
+        (Task("t", threshold=0.5), "probabilities", [0.5, 1.0], [0, 1]),
+        (VECTORS, "embedding", [0.0, np.log(3) / 20], [0.25, 0.75]),
+    ],
+)
+def test_what_probabilities_scores_stand_for(
+    task: Task, meaning: Meaning, scores: list[float], probabilities: list[float]
+) -> None:
+    found = logits(task, np.array([scores]), meaning, cosines_at=0.05)
+    np.testing.assert_allclose(np.exp(log_probabilities(found)), [probabilities], atol=1e-12)
+
+
+def from_outputs(*outputs: str) -> tuple[list[Task], Answers]:
     tasks = [Task("a"), Task("b"), Task("depth", kind="regression")]
-    given = [LOGITS.astype(float), LOGITS.astype(float) * 2, np.zeros((2, 1))]
-    for found, before in zip(on_one_scale(tasks, given, ["y", "y", "z"]), given, strict=True):
+    given = [LOGITS.astype(float), LOGITS.astype(float) * 2, np.full((2, 1), 5.0)]
+    return tasks, Answers(given, ["logits", "logits", None], outputs)
+
+
+def test_scores_of_one_output_stay_as_they_are() -> None:
+    tasks, answers = from_outputs("y", "y", "z")
+    for found, before in zip(on_one_scale(tasks, answers), answers.given, strict=True):
         assert found is before
+    assert not sureness(tasks, answers).apart
 
 
 def test_scores_of_different_outputs_become_probabilities() -> None:
-    tasks = [Task("a"), Task("b"), Task("depth", kind="regression")]
-    given = [LOGITS.astype(float), LOGITS.astype(float) * 2, np.full((2, 1), 5.0)]
-    one, other, depth = on_one_scale(tasks, given, ["y", "z", "z"])
+    tasks, answers = from_outputs("y", "z", "z")
+    one, other, depth = on_one_scale(tasks, answers)
     assert one is not None
     assert other is not None
     np.testing.assert_allclose(np.exp(one).sum(axis=1), 1)
     np.testing.assert_allclose(np.exp(other).sum(axis=1), 1)
-    assert depth is given[2]
+    assert depth is answers.given[2]
+    assert sureness(tasks, answers).apart
+
+
+def test_a_model_is_as_sure_as_cosines_at_the_temperature_that_merges_use() -> None:
+    answers = Answers([np.array([[0.3, 0.1]])], ["embedding"], ["y"])
+    (found,) = sureness([VECTORS], answers).logits
+    assert found is not None
+    np.testing.assert_allclose(found, [[6.0, 2.0]])

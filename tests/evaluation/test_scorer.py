@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.heads import answer
+from onnxmerge.evaluation.intervals import wilson
 from onnxmerge.evaluation.labels import read_labels
-from onnxmerge.evaluation.scorer import Accuracy, Regression, Scorer, Scores
+from onnxmerge.evaluation.scorer import Accuracy, Regression, Scorer, Scores, Sureness
 from onnxmerge.evaluation.task import Task
 from onnxmerge.evaluation.truth import truth
 
@@ -69,7 +70,7 @@ def test_a_task_without_an_answer() -> None:
     scorer = Scorer([LOW, HIGH], truth([LOW, HIGH], read_labels(np.array([0, 7]))))
     scorer.update([np.eye(2), None])
     found = scorer.scores()
-    assert found == Scores((Accuracy((1.0,), 1), None), None, None)
+    assert found == Scores((Accuracy((1.0,), 1, (wilson(1, 1),)), None), None, None)
 
 
 def test_a_regression_without_an_answer_leaves_the_average_of_the_others() -> None:
@@ -77,7 +78,8 @@ def test_a_regression_without_an_answer_leaves_the_average_of_the_others() -> No
     labels = read_labels({"kind": np.array([1, 0]), "depth": np.array([1.0, 2])})
     scorer = Scorer(tasks, truth(tasks, labels))
     scorer.update([np.eye(2), None])
-    assert scorer.scores() == Scores((Accuracy((0.0,), 2), None), (0.0,), None)
+    none = (wilson(0, 2),)
+    assert scorer.scores() == Scores((Accuracy((0.0,), 2, none), None), (0.0,), None, none)
 
 
 def test_regression_beside_classification() -> None:
@@ -87,10 +89,37 @@ def test_regression_beside_classification() -> None:
     scorer.update([np.array([[0.0, 1]]), np.array([[1.0, 4]])])
     scorer.update([np.array([[0.0, 1]]), np.array([[0.0, 4]])])
     found = scorer.scores()
-    assert found.tasks == (Accuracy((0.5,), 2), Regression((1.5, 1.0), (4.5, 2.0), 2))
+    kind, depth = found.tasks
+    assert kind == Accuracy((0.5,), 2, (wilson(1, 2),))
+    assert isinstance(depth, Regression)
+    assert (depth.absolute, depth.squared, depth.samples) == ((1.5, 1.0), (4.5, 2.0), 2)
+    assert depth.absolute_intervals[0] == pytest.approx((0.0, 1.5 + 1.959964 * 1.5))
     assert found.average == (0.5,)
     assert isinstance(found.tasks[1], Regression)
     assert found.tasks[1].loss("absolute") == 1.25
+
+
+@pytest.mark.parametrize(("apart", "confidence"), [(False, 0.45), (True, 0.9)])
+def test_how_sure_a_model_is_among_all_classes(apart: bool, confidence: float) -> None:  # noqa: FBT001
+    # By one output over all classes; by two that know nothing of each other, as sure as the one that answers.
+    scorer = Scorer([LOW, HIGH], truth([LOW, HIGH], read_labels(np.array([0, 7]))))
+    chances = [np.array([[0.9, 0.1]] * 2), np.array([[0.8, 0.2]] * 2)]
+    scorer.update(chances, Sureness([np.log(each) for each in chances], apart=apart))
+    found = scorer.scores()
+    assert [score.calibration_error for score in found.tasks if isinstance(score, Accuracy)] == pytest.approx(
+        [0.1, 0.2]
+    )
+    assert found.average_calibration_error == pytest.approx(0.15)
+    assert found.joint is not None
+    assert found.joint.top == (0.5,)
+    assert found.joint.calibration_error == pytest.approx(abs(0.5 - confidence))
+
+
+def test_tasks_of_the_same_samples_have_an_average_that_may_move_with_both() -> None:
+    even, same = (Task(name, row_of={0: 0, 1: 1}, vectors=AXES[:2]) for name in ("even", "same"))
+    found = score(AXES[:2], [0, 0], even, same)
+    assert found.average_intervals is not None
+    assert found.average_intervals[0] == pytest.approx(wilson(1, 2))
 
 
 def test_other_numbers_of_samples_than_of_labels() -> None:

@@ -45,7 +45,7 @@ def test_class_vectors_are_orthonormal(digits: Path) -> None:
 def test_each_parent_knows_its_own_task_only(digits: Path) -> None:
     tasks, test = read_tasks(digits / "task.json"), digits / "test.npz"
     found = evaluate([], test, test, tasks=tasks, parents=[path for path, _ in tasks.models])
-    *alone, ensemble = [model.scores for model in found.models]
+    *alone, ensemble, _ = [model.scores for model in found.models]
     for own, scores in enumerate(alone):
         known, other = scores.tasks[own], scores.tasks[1 - own]
         assert isinstance(known, Accuracy)

@@ -79,6 +79,18 @@ def meaning_of(
         vectors: Whether the user gave class vectors that it is compared with.
 
     """
+    known = known_meaning(value, asked=asked, vectors=vectors)
+    if known is not None:
+        return known
+    name = str(value.name)
+    width = answers[0].shape[1] if answers else 0
+    if width <= 1:
+        return OutputMeaning(name, "regression", "it is one number")
+    return _guessed(name, answers)
+
+
+def known_meaning(value: ir.Value, *, asked: Meaning | None = None, vectors: bool = False) -> OutputMeaning | None:
+    """What an output is by what the user says or the graph shows; None where only its values can tell."""
     name = str(value.name)
     if asked is not None:
         return OutputMeaning(name, asked, "as --outputs says")
@@ -89,10 +101,7 @@ def meaning_of(
         return OutputMeaning(name, _ENDS[end.op_type], f"it ends in {end.op_type}")
     if end is not None and _divides_by_length(end):
         return OutputMeaning(name, "embedding", "it is divided by its length")
-    width = answers[0].shape[1] if answers else 0
-    if width <= 1:
-        return OutputMeaning(name, "regression", "it is one number")
-    return _guessed(name, answers)
+    return None
 
 
 def ending(value: ir.Value) -> ir.Node | None:

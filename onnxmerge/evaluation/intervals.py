@@ -1,0 +1,58 @@
+"""95% intervals: how far a score on some samples may be from the score on all that could be drawn.
+
+They know of nothing but the number of samples. Models that are scored on the same samples differ by less than two
+intervals suggest, since they find the same samples hard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from scipy.special import ndtri
+
+Interval: TypeAlias = tuple[float, float]
+"""The lower and the upper end."""
+
+LEVEL = 0.95
+Z = float(ndtri((1 + LEVEL) / 2))
+"""How many standard deviations from its mean a normal variable stays, at this level."""
+
+
+def wilson(hits: int, samples: int) -> Interval:
+    """The interval of a rate of ``hits`` among ``samples`` (at least 1), within 0 and 1.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927. Right also where
+    all or no samples are hits. ``scipy.stats`` has it too, but takes longer to import than a small evaluation.
+    """
+    rate, square = hits / samples, Z * Z
+    middle = (rate + square / (2 * samples)) / (1 + square / samples)
+    reach = Z * math.sqrt(rate * (1 - rate) / samples + square / (4 * samples**2)) / (1 + square / samples)
+    return (0.0 if hits == 0 else middle - reach), (1.0 if hits == samples else middle + reach)
+
+
+def of_mean_of_rates(rates: Sequence[float], intervals: Sequence[Interval], *, apart: bool) -> Interval:
+    """The interval of the mean of some rates, from their own.
+
+    ``apart`` says that each rate has samples of its own. Then distances to the ends add up in squares (Zou and Donner,
+    Construction of confidence limits about effect measures, Statistics in Medicine 2008). Rates of the same samples
+    may move together: then the distances themselves add up, which is the most that they can.
+    """
+    mean = sum(rates) / len(rates)
+    below = [rate - low for rate, (low, _) in zip(rates, intervals, strict=True)]
+    above = [high - rate for rate, (_, high) in zip(rates, intervals, strict=True)]
+    added = math.hypot if apart else lambda *distances: math.fsum(distances)
+    return mean - added(*below) / len(rates), mean + added(*above) / len(rates)
+
+
+def of_mean(mean: float, mean_square: float, samples: int) -> Interval:
+    """The interval of the mean of numbers that are not negative, from that of their squares; normal, from 0 on.
+
+    Both ends are nan where one number says nothing of how they vary.
+    """
+    if samples < 2:
+        return math.nan, math.nan
+    variance = max(mean_square - mean * mean, 0.0) * samples / (samples - 1)
+    reach = Z * math.sqrt(variance / samples)
+    return max(mean - reach, 0.0), mean + reach
