@@ -27,25 +27,29 @@ _NAME = 20
 
 
 def print_evaluation(result: EvaluationResult, title: str = "evaluation") -> None:
-    """One table of accuracies and one of regressions, as there are tasks of the sort."""
+    """One table of accuracies and one of regressions, as there are tasks of the sort.
+
+    Headings are lines of their own: a table's would be folded to its width, and that of one model is narrow.
+    """
     console, kinds = terminal(), {task.kind for task in result.tasks}
     if "classification" in kinds:
-        full = _accuracies(result, title, intervals=True)
+        full = _accuracies(result, intervals=True)
         names = max(len(_name(model, result)) for model in result.models)
         wide = Measurement.get(console, console.options.update_width(_ANY), full).maximum
         fits = wide - max(names - _NAME, 0) <= console.width
-        console.print(full if fits else _accuracies(result, title, intervals=False))
+        console.say(f"{title}: accuracy on {result.samples} samples, %{' (± 95% interval)' if fits else ''}")
+        console.print(full if fits else _accuracies(result, intervals=False))
         if not fits:
             console.say("note  the terminal is too narrow for 95% intervals: --json has them")
     if "regression" in kinds:
-        console.print(_regressions(result, title))
+        console.say(f"{title}: errors on {result.samples} samples (± 95% interval)")
+        console.print(_regressions(result))
     for note in result.notes:
         console.say(f"note  {note}")
 
 
-def _accuracies(result: EvaluationResult, title: str, *, intervals: bool) -> Table:
-    heading = f"{title}: accuracy on {result.samples} samples, %"
-    table = Table(title=f"{heading} (± 95% interval)" if intervals else heading, title_justify="left", box=None)
+def _accuracies(result: EvaluationResult, *, intervals: bool) -> Table:
+    table = Table(box=None)
     table.add_column("model")
     tasks = [index for index, task in enumerate(result.tasks) if task.kind == "classification"]
     several = len(tasks) > 1
@@ -61,7 +65,7 @@ def _accuracies(result: EvaluationResult, title: str, *, intervals: bool) -> Tab
             given += [(scores.average, scores.average_intervals), _rates(scores.joint)]
         cells = [cell for each in given for cell in _percent(*each, len(result.top_k), intervals=intervals)]
         error = _error(scores.joint) if joint else scores.average_calibration_error
-        table.add_row(_name(model, result), *cells, "-" if error is None else f"{100 * error:.1f}")
+        table.add_row(_name(model, result), *cells, "-" if error is None or math.isnan(error) else f"{100 * error:.1f}")
     return table
 
 
@@ -90,9 +94,8 @@ def _reach(value: float, ends: Interval) -> float:
     return max(value - ends[0], ends[1] - value)
 
 
-def _regressions(result: EvaluationResult, title: str) -> Table:
-    heading = f"{title}: errors on {result.samples} samples (± 95% interval)"
-    table = Table(title=heading, title_justify="left", box=None)
+def _regressions(result: EvaluationResult) -> Table:
+    table = Table(box=None)
     table.add_column("model")
     table.add_column("task, column")
     for name in ("mean absolute", "mean squared", "scaled score"):

@@ -41,3 +41,13 @@ def test_intervals_stand_where_they_fit(
     out = capsys.readouterr().out
     assert row in [line.strip() for line in out.splitlines()], out
     assert out.count("too narrow for 95% intervals") == notes
+
+
+def test_a_heading_is_one_line_and_what_is_no_number_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    scorer = Scorer([Task("t")], truth([Task("t")], read_labels(np.array([0, 1]))))
+    scorer.update([nothing := np.full((2, 2), np.nan)], Sureness([nothing]))
+    model = ModelScores("m.onnx", "model", (), scorer.scores(), (None,))
+    evaluation.print_evaluation(EvaluationResult((Task("t"),), 2, (1,), None, (model,), ()))
+    heading, _, row = capsys.readouterr().out.splitlines()
+    assert heading == "evaluation: accuracy on 2 samples, % (± 95% interval)"
+    assert row.split() == ["m.onnx", "0.0", "±65.8", "-"]
