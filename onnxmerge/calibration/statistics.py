@@ -104,11 +104,21 @@ class Gram:
     def correlations(self, models: int) -> Array:
         """Pearson correlation [models * n, models * n] of the units of all models, model after model.
 
+        Units are scaled by the very products that compare them, so that those that always say the same are equals,
+        in one model as in two: what float32 leaves of their difference is the same in both.
+
         Raises:
             KeyError: products of some two models, or inside one, were not asked for.
 
         """
-        return np.block([[self.correlation(i, j) for j in range(models)] for i in range(models)])
+        live = np.concatenate([self.variance(model) > 0 for model in range(models)])
+        found = np.block([[self.covariance(i, j) for j in range(models)] for i in range(models)])
+        variances = np.where(live, np.diagonal(found), 0.0)
+        scale = np.sqrt(variances.clip(min=0.0))
+        scale = np.outer(scale, scale)
+        ratio: Array = np.divide(found, scale, out=np.zeros_like(scale), where=scale > 0)
+        ratio.clip(-1.0, 1.0, out=ratio)
+        return ratio
 
 
 @dataclass(frozen=True, slots=True, eq=False)

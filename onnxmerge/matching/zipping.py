@@ -19,7 +19,7 @@ from onnxmerge.errors import InputError, UsageError
 
 PREFERENCE = 1e-10
 """Bonus for units at the same place in two models, as a share of the largest similarity: ties (dead or equal units)
-go to the identity."""
+go to the identity. Units of two models get half of it, so that a tie never merges units inside a model."""
 
 RESEMBLING = 2e-7
 """A similarity of less than this share of the largest is none; where all are equal up to that, they break ties."""
@@ -97,12 +97,14 @@ class _Pool:
         np.fill_diagonal(similarity, 0.0)
         constant = np.flatnonzero(np.abs(similarity).max(axis=1, initial=0.0) <= RESEMBLING * span)
         similarity[np.ix_(constant, constant)] += span
+        owner = np.repeat(np.arange(models), size)
+        similarity += np.where(owner[:, None] != owner, PREFERENCE / 2 * span, 0.0)
         for shift in range(size, units, size):
-            similarity[place[:-shift], place[shift:]] += PREFERENCE * span
-            similarity[place[shift:], place[:-shift]] += PREFERENCE * span
+            similarity[place[:-shift], place[shift:]] += PREFERENCE / 2 * span
+            similarity[place[shift:], place[:-shift]] += PREFERENCE / 2 * span
         np.fill_diagonal(similarity, -np.inf)
         self.similarity = similarity
-        self.owner = np.repeat(np.arange(models), size)
+        self.owner = owner
         self.budget = np.zeros(models, np.int64)
         self._discount, self._penalty = discount, 4 * span + 1
         self._merged_into = np.arange(units)

@@ -112,6 +112,17 @@ def test_mlp_pools_taps_and_pairs(mlp: tuple[onnx.ModelProto, Weights]) -> None:
         gram.correlation(0, 2)
 
 
+def test_a_unit_is_like_no_other_more_than_like_its_copy(mlp: tuple[onnx.ModelProto, Weights]) -> None:
+    model, first = mlp
+    first = {**first, "w": np.outer([1.0, 1.7, -0.3, 2.9, 0.1], first["w"][0]).astype(np.float32)}
+    data = RANDOM.standard_normal((300, 4)).astype(np.float32)
+    every = [(0, 0), (0, 1), (1, 1)]
+    found = collect(model, [first, first], MLP_TYPING, [GramRequest("u", ("h",))], data, pairs=every, batch_size=7)
+    similarity = found.gram["u"].correlations(2)
+    np.testing.assert_allclose(np.diagonal(similarity), 1, rtol=1e-12)
+    np.testing.assert_allclose(np.diagonal(similarity, 5), 1, rtol=1e-12)
+
+
 def test_batches_make_no_difference(mlp: tuple[onnx.ModelProto, Weights]) -> None:
     model, first = mlp
     data = RANDOM.standard_normal((300, 4)).astype(np.float32)

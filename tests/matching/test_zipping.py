@@ -112,6 +112,13 @@ def test_dead_units_go_together_in_place() -> None:
     np.testing.assert_array_equal(zip_units(np.zeros((12, 12)), 2, "p"), [np.arange(6)] * 2)
 
 
+def test_equals_are_merged_with_those_of_another_model() -> None:
+    x = features(2)
+    labels = zip_units(correlations(x[[0, 0, 1, 1]], x[[1, 1, 0, 0]]), 2, "p")
+    assert [sorted(own) for own in labels.tolist()] == [[0, 1, 2, 3]] * 2
+    assert {*labels[0, :2]} == {*labels[1, 2:]}
+
+
 def test_dead_units_make_room() -> None:
     alive = features(5)
     similarity = np.zeros((12, 12))
