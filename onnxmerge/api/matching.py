@@ -14,9 +14,10 @@ from onnxmerge.api.methods import METHODS, compares_activations, compares_all_pa
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.resizing import kept_apart
 from onnxmerge.calibration.enough import enough
+from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.statistics import Gram, GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.calibration.subset import Spread, rows
-from onnxmerge.errors import UsageError
+from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
@@ -25,6 +26,7 @@ from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
 from onnxmerge.merging.task_vectors import TaskVectorMethod
+from onnxmerge.model.network import Network
 
 Weights: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -62,23 +64,54 @@ def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
     requests: list[GramRequest | MomentRequest] = [*grams, *plans.moments]
     if job.source is None or not requests:
         return plans
-    models, source = prepared.models, job.source
+    source = job.source
     if job.options.samples is None:
         source = Spread(source, enough(prepared.typing, grams, rows(prepared.trace.sample)))
-    every = range(len(models.weights))
+    every = range(len(prepared.models.weights))
     together = any(map(compares_all_pairs, comparing))
+    pairs = [(one, other) for other in every for one in every[: other + 1]] if together else None
+    if prepared.traced is prepared.models.template or not grams:
+        return replace(plans, statistics=_gathered(job, prepared.models.template, requests, source, pairs))
+    seen = _seen_inside(job, grams, source, pairs)
+    moments = _gathered(job, prepared.models.template, plans.moments, source, pairs) if plans.moments else seen
+    return replace(plans, statistics=Statistics(seen.gram, moments.moments))
+
+
+def _seen_inside(
+    job: Job, grams: Sequence[GramRequest], source: CalibrationSource, pairs: Sequence[tuple[int, int]] | None
+) -> Statistics:
+    """What units do that the bodies of Ifs and loops have too, in the network that was traced (see ``model.hoist``).
+
+    It computes what the model skips, and loops as often as on the traced sample: where the data is not made for that,
+    only what stands outside of bodies is seen.
+    """
+    prepared = job.prepared
+    try:
+        return _gathered(job, prepared.traced, grams, source, pairs)
+    except InputError:
+        outside = {value.name for node in prepared.models.template.graph for value in node.outputs}
+        kept = [replace(each, tensors=tuple(name for name in each.tensors if name in outside)) for each in grams]
+        return _gathered(job, prepared.models.template, [each for each in kept if each.tensors], source, pairs)
+
+
+def _gathered(
+    job: Job,
+    network: Network,
+    requests: Sequence[GramRequest | MomentRequest],
+    source: CalibrationSource,
+    pairs: Sequence[tuple[int, int]] | None,
+) -> Statistics:
     with job.progress("calibrating") as report:
-        statistics = gather(
-            models.template,
-            models.weights,
-            prepared.typing,
+        return gather(
+            network,
+            job.prepared.models.weights,
+            job.prepared.typing,
             requests,
             source,
             provider=job.options.provider,
             progress=report,
-            pairs=[(one, other) for other in every for one in every[: other + 1]] if together else None,
+            pairs=pairs,
         )
-    return replace(plans, statistics=statistics)
 
 
 def match(job: Job, evidence: Evidence) -> MatchResult:

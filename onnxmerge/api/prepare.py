@@ -104,7 +104,6 @@ def type_models(models: ModelSet, sample: Mapping[str, NDArray[Any]] | None, ope
     A border tensor that no order of its axes could bring back for the heads is fixed like any output.
     """
     table = None if operators is None else read_operators(operators)
-    table = None if operators is None else read_operators(operators)
     traced, found = trace_inside(models.template, sample)
     while True:
         typing = type_graph(traced, found, models.weights, table, models.border)
