@@ -344,8 +344,15 @@ def _require_finite(parents: Parents, product: Product, sample: Mapping[str, NDA
     apart = parents.separation is not None
     for network, names in zip(parents.networks if apart else parents.networks[:1], product.outputs, strict=False):
         before = run(open_session(network.model, provider=provider), inputs_of(network, sample))
-        for name, own in zip(names, before.values(), strict=True):
+        for place, (name, own) in enumerate(zip(names, before.values(), strict=True)):
             if own.dtype.kind == "f" and np.isfinite(own).all() and not np.isfinite(after[name]).all():
+                for other in () if apart else parents.networks[1:]:
+                    theirs = run(open_session(other.model, provider=provider), inputs_of(other, sample))
+                    if not np.isfinite(list(theirs.values())[place]).all():
+                        raise ValidationError(
+                            f"{other.label}: has infinities of its own: its output for {name!r} is not finite where "
+                            f"that of {network.label} is, and so is the merged model's; leave this model out"
+                        )
                 raise ValidationError(
                     f"{network.label}: output {name!r} of the merged model is not finite where its parents' is; "
                     "try --repair none, or another method"

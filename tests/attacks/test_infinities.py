@@ -141,7 +141,16 @@ def _both_signs(method: str) -> Callable[[Path], list[object]]:
     return build_up
 
 
+def _infinite_head(folder: Path) -> list[object]:
+    for file, seed in (("a.onnx", 0), ("b.onnx", 7)):
+        weights = normal(table=(9, 6), w=(6, 8), b=(8,), v=(8, 6), head=(6, 9), seed=seed)
+        weights["head"][0, 0] = np.inf if seed else 1
+        onnx.save(build(TABLE, weights), folder / file)
+    return ["run", "a.onnx", "b.onnx", "--method", "average", "-o", "m.onnx"]
+
+
 @attacks(
+    Attack("one parent's own output is infinite", _infinite_head, 3, ("b.onnx: has infinities", "'y'", "leave this")),
     Attack("both signs", _both_signs("rebasin"), 1, ("initializer table", "no mean")),
     Attack("both signs, zipped", _both_signs("weight-zip"), 1, ("initializer table", "no mean")),
     Attack("nan that nothing reads", _nan("spare"), 0, ("b.onnx: initializer 'spare' holds nan",), ("m.onnx",)),
