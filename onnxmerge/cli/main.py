@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,9 @@ Exit codes: 0 done; 1 bad input or model; 2 usage; 3 validation failed and nothi
 ONNXMERGE_TRACEBACK=1 shows where an error came from.
 """
 
+ALLOCATIONS = 10_000
+"""So many new objects make Python's garbage collector look through the newest (its own number is 700)."""
+
 
 @click.group(
     cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -39,7 +43,7 @@ def commands() -> None:
 def main() -> None:
     """Run the command line. Every error that is the user's to act on ends as one line on standard error."""
     files = Files()
-    with guarded_streams() as streams, _silent_libraries():
+    with guarded_streams() as streams, _silent_libraries(), _collected_seldom():
         code = _code(files) or _code_of_output(streams, files)
     if code:
         sys.exit(code)
@@ -107,6 +111,17 @@ def _silent_libraries() -> Iterator[None]:
             yield
         finally:
             root.removeHandler(unheard)
+
+
+@contextlib.contextmanager
+def _collected_seldom() -> Iterator[None]:
+    """Look for garbage in cycles less often: while a graph of many nodes is built there is none to be found."""
+    usual = gc.get_threshold()
+    gc.set_threshold(ALLOCATIONS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _traceback() -> None:

@@ -19,7 +19,7 @@ from onnxmerge.merging.layers.linear_layers import OPERATORS
 from onnxmerge.model.quantised import reads_quantised
 from onnxmerge.model.restored import is_restored
 from onnxmerge.model.signature import operands
-from onnxmerge.model.structure import Structure, compares_by_value, passes_on, source
+from onnxmerge.model.structure import Structure, compares_by_value, passes_on, sources
 
 NEAR = 3
 """So many similar names are shown where one is unknown."""
@@ -75,7 +75,10 @@ def numbers_until(first: Structure, names: Sequence[str]) -> set[int]:
 
 def _named(first: Structure, names: Sequence[str]) -> list[ir.Node]:
     graph = first.network.graph
-    makers = {node: source(node.outputs[0]).producer() if passes_on(node) else node for node in graph}
+    copies = sources(graph)
+    makers = {
+        node: copies.get(node.outputs[0], node.outputs[0]).producer() if passes_on(node) else node for node in graph
+    }
     nodes = {str(value.name): maker for node, maker in makers.items() if maker for value in node.outputs if value.name}
     nodes.update((str(node.name), maker) for node, maker in makers.items() if maker)
     unknown = [name for name in names if name not in nodes]
@@ -175,8 +178,9 @@ def _trunk(structure: Structure, numbers: Collection[int]) -> dict[ir.Node, None
     graph = structure.network.graph
     fed, behind = set(graph.inputs), set[ir.Node]()
     found: dict[ir.Node, None] = {}
+    copies = sources(graph)
     for node in graph:
-        read = [source(value) for value in operands(node)]
+        read = [copies.get(value, value) for value in operands(node)]
         if structure.numbers[node] not in numbers or any(value.producer() in behind for value in read):
             behind.add(node)
         if not fed.isdisjoint(read):

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import ResourceError
 from onnxmerge.memory import require_room
-from onnxmerge.model.inference import infer
+from onnxmerge.model.inference import graphs, infer, without_weights
 from onnxmerge.model.network import Array, Network
 from onnxmerge.model.structure import SHAPES, trips
 
@@ -79,24 +79,31 @@ def demand(network: Network) -> Demand:
                 f"{network.label}: node {str(node.name)[:100]!r} (Loop) takes {count} trips, of which at most "
                 f"{MOST_TRIPS} can be run; export with fewer, or with a condition that ends it"
             )
-    copy = network.model.clone()
-    graph = copy.graph
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is not None and tensor.size > (MANY if tensor.dtype.is_integer() else FEW):
-            del graph.initializers[name]
-            value.const_value = None
-            value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
-            graph.inputs.append(value)
-    for node in graph.all_nodes():
-        for value in node.outputs:
-            value.shape = None  # declared shapes may be wrong, or of other inputs
-    return Demand(network.label, ir.to_proto(copy), _longest(graph) <= MOST_PROPAGATED)
+    proto = without_weights(network.model, _may_be_shape)
+    for graph in graphs(proto.graph):
+        computed = {name for node in graph.node for name in node.output}
+        for value in (*graph.value_info, *graph.output):
+            if value.name in computed:
+                _forget_shape(value.type)  # declared shapes may be wrong, or of other inputs
+    return Demand(network.label, proto, _longest(network.graph) <= MOST_PROPAGATED)
+
+
+def _may_be_shape(tensor: ir.TensorProtocol) -> bool:
+    return tensor.size <= (MANY if tensor.dtype.is_integer() else FEW)
+
+
+def _forget_shape(declared: onnx.TypeProto) -> None:
+    kind = declared.WhichOneof("value")
+    if kind in {"tensor_type", "sparse_tensor_type"}:
+        getattr(declared, kind).ClearField("shape")
+    elif kind in {"sequence_type", "optional_type"}:
+        _forget_shape(getattr(declared, kind).elem_type)
 
 
 def _longest(graph: ir.Graph) -> int:
     """An upper bound of how many elements any shape can have that is put together in the main graph."""
-    lengths = {value: value.const_value.size for value in graph.initializers.values() if value.const_value is not None}
+    tensors = {value: value.const_value for value in graph.initializers.values() if value.const_value is not None}
+    lengths = {value: tensor.size for value, tensor in tensors.items() if _may_be_shape(tensor)}
     for node in graph:
         if node.op_type in SHAPES:
             lengths.update(dict.fromkeys(node.outputs, _RANK))

@@ -6,10 +6,11 @@ ends the process. So nodes of these operators are not inferred; the tensors that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import onnx
 import onnx.shape_inference
+import onnx_ir as ir
 
 _UNGUARDED = {
     "EyeLike": "",
@@ -22,6 +23,38 @@ _UNGUARDED = {
 without a type to every operator of onnx, in all its versions."""
 _UNKNOWN = "onnxmerge.not.inferred"
 """A domain of no operators: inference passes over what it does not know."""
+
+
+def without_weights(model: ir.Model, keeps: Callable[[ir.TensorProtocol], bool]) -> onnx.ModelProto:
+    """A model as a message in which all initializers but those that ``keeps`` are inputs, of which nothing is read.
+
+    Raises whatever onnx-ir raises for what it reads but cannot write.
+    """
+    graph = model.graph
+    inputs, initializers = list(graph.inputs), []
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or keeps(tensor):
+            initializers.append(value)
+        else:
+            # Nodes say by name what they read, so the graph need not be copied to give them another value.
+            inputs.append(ir.val(name, tensor.dtype, tensor.shape.numpy()))
+    view = ir.GraphView(
+        inputs,
+        graph.outputs,
+        nodes=graph,
+        initializers=initializers,
+        opset_imports=graph.opset_imports,
+        name=graph.name,
+    )
+    return ir.to_proto(
+        ir.Model(
+            view,  # type: ignore[arg-type]  # as its documentation says
+            ir_version=max(model.ir_version, 4),  # before that every initializer had to be an input too
+            functions=tuple(model.functions.values()),
+            device_configurations=model.device_configurations,
+        )
+    )
 
 
 def infer(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
@@ -48,10 +81,16 @@ def _plain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph, and of the graphs in it."""
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and the graphs in it."""
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from graphs(inner)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph, and of the graphs in it."""
+    for each in graphs(graph):
+        yield from each.node

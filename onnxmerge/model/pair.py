@@ -23,7 +23,7 @@ from onnxmerge.model.structure import (
     analyse,
     compares_by_value,
     passes_on,
-    source,
+    sources,
 )
 from onnxmerge.model.transposes import folded, unfolded
 
@@ -286,14 +286,10 @@ def _clone(value: ir.Value, sites: list[Site], names: set[str | None]) -> ir.Val
 
 def _drop_copies(ours: Structure) -> None:
     """Read initializers directly: an Identity between them and a node is the exporter's way to store a tensor once."""
+    copies = sources(ours.nodes)
     for node in ours.nodes:
         for slot, value in enumerate(node.inputs):
-            origin = source(value) if value is not None else None
-            if (
-                origin is not None
-                and origin is not value
-                and origin.producer() is None
-                and origin.const_value is not None
-            ):
+            origin = copies.get(value) if value is not None else None
+            if origin is not None and origin.producer() is None and origin.const_value is not None:
                 node.replace_input_with(slot, origin)
     passes.RemoveUnusedNodesPass()(ours.network.model)

@@ -146,13 +146,51 @@ def open_session(
         UsageError: the provider is not available.
 
     """
-    where = label(model)
-    ready = prepared(model, weights or {}, outputs)
+    return open_sessions(
+        model,
+        [weights or {}],
+        outputs=outputs,
+        provider=provider,
+        optimise=optimise,
+        threads=threads,
+        alternating=alternating,
+    )[0]
+
+
+def open_sessions(
+    model: ir.Model,
+    versions: Sequence[Mapping[str, Array]],
+    *,
+    outputs: Sequence[str] | None = None,
+    provider: str = "cpu",
+    optimise: bool = False,
+    threads: int | None = None,
+    alternating: bool = False,
+) -> list[ort.InferenceSession]:
+    """Open a session over each version of a model, which is copied only once. See ``open_session``.
+
+    ``versions`` are arrays that replace initializers, of the same names in each; at least one is given.
+    """
+    given = versions[0]
+    # The lazy tensors of the copy ask for what is given when they are read, which is when the copy is handed over.
+    ready = prepared(model, {name: lambda name=name: given[name] for name in given}, outputs)
     chosen = providers(provider)
     options = _options(threads, optimise=optimise, spin=optimise and not alternating)
     size = sum(tensor.nbytes for graph in ready.graphs() for tensor in _tensors(graph))
+    loops = any(node.op_type in _LOOPS for node in ready.graph.all_nodes())
+    sessions = []
+    for given in versions:  # noqa: B007  (what the functions above read)
+        session = _accepted(ready, size, options, chosen, label(model))
+        if loops:
+            _with_loops[session] = size
+        sessions.append(session)
+    return sessions
+
+
+def _accepted(model: ir.Model, size: int, options: Any, chosen: list[Provider], where: str) -> ort.InferenceSession:
+    """A session as ``_opened`` gives it; what is wrong is told as ``open_session`` says."""
     try:
-        session = _opened(ready, size, options, chosen)
+        return _opened(model, size, options, chosen)
     except Exception as error:  # ORT's exceptions share no base of their own
         cause = own_cause(error)
         if isinstance(cause, InputError):
@@ -160,9 +198,6 @@ def open_session(
         if cause is not None:
             raise InputError(f"{where}: no room for a temporary copy of {size} bytes ({cause}); set TMPDIR") from error
         raise refusal(error, f"{where}: ONNX Runtime does not accept it") from error
-    if any(node.op_type in _LOOPS for node in ready.graph.all_nodes()):
-        _with_loops[session] = size
-    return session
 
 
 def _opened(model: ir.Model, size: int, options: Any, chosen: list[Provider]) -> ort.InferenceSession:
@@ -191,8 +226,11 @@ def _tensors(graph: ir.Graph | ir.Function) -> list[ir.TensorProtocol]:
     return [value.const_value for value in graph.initializers.values() if value.const_value is not None]
 
 
-def prepared(model: ir.Model, weights: Mapping[str, Array], outputs: Sequence[str] | None) -> ir.Model:
-    """A copy of the model with other weights and outputs; no array is read before it is serialised."""
+def prepared(model: ir.Model, weights: Mapping[str, Any], outputs: Sequence[str] | None) -> ir.Model:
+    """A copy of the model with other weights and outputs; no array is read before it is serialised.
+
+    ``weights`` are arrays, or functions that give them.
+    """
     copy = model.clone()
     # Before IR version 4 every initializer had to be a graph input too, which reading undoes.
     copy.ir_version = max(copy.ir_version, 4)

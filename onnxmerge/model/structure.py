@@ -8,7 +8,7 @@ are described by shape and type; other integer and boolean ones (shape arithmeti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,16 @@ def source(value: ir.Value) -> ir.Value:
     return value
 
 
+def sources(nodes: Iterable[ir.Node]) -> dict[ir.Value, ir.Value]:
+    """What ``source`` gives for each value that is a copy, of nodes in topological order: linear in their number."""
+    found: dict[ir.Value, ir.Value] = {}
+    for node in nodes:
+        copied = node.inputs[0] if passes_on(node) and node.inputs else None
+        if copied is not None:
+            found[node.outputs[0]] = found.get(copied, copied)
+    return found
+
+
 def trips(node: ir.Node) -> int | None:
     """How many trips a Loop takes where that is constant: nothing in its body ends it. None for any other node."""
     if node.op_type != "Loop" or node.domain not in STANDARD or len(node.inputs) < 2:
@@ -116,6 +126,7 @@ def analyse(network: Network, numbering: Numbering) -> Structure:
     operands: dict[ir.Node, tuple[Operand, ...]] = {}
     operand_numbers: dict[ir.Node, tuple[int, ...]] = {}
     numbers: dict[ir.Node, int] = {}
+    copies = sources(nodes)
 
     def number(value: Operand, reader: ir.Node | None) -> int:
         producer = value.producer() if value is not None else None
@@ -125,10 +136,10 @@ def analyse(network: Network, numbering: Numbering) -> Structure:
 
     for node in nodes:
         signatures[node] = mark = signature(node, network.model.opset_imports)
-        operands[node] = _operands(node)
+        operands[node] = _operands(node, copies)
         operand_numbers[node] = read = tuple(number(value, node) for value in operands[node])
         numbers[node] = numbering["node", mark, tuple(sorted(read)) if mark.commutative else read]
-    outputs = tuple(source(value) for value in network.graph.outputs)
+    outputs = tuple(copies.get(value, value) for value in network.graph.outputs)
     return Structure(
         network,
         nodes,
@@ -142,11 +153,11 @@ def analyse(network: Network, numbering: Numbering) -> Structure:
     )
 
 
-def _operands(node: ir.Node) -> tuple[Operand, ...]:
-    read: list[Operand] = [source(value) if value is not None else None for value in node.inputs]
+def _operands(node: ir.Node, copies: Mapping[ir.Value, ir.Value]) -> tuple[Operand, ...]:
+    read: list[Operand] = [copies.get(value, value) if value is not None else None for value in node.inputs]
     while read and read[-1] is None:
         read.pop()
-    read.extend(source(value) for _, graph in subgraphs(node) for value in graph.outputs)
+    read.extend(copies.get(value, value) for _, graph in subgraphs(node) for value in graph.outputs)
     return tuple(read)
 
 

@@ -50,6 +50,8 @@ class _Plan:
 
 def unroll(network: Network, found: Trace) -> Network:
     """The network with the loops of its main graph unrolled; the same object where there is nothing to unroll."""
+    if not any(_plan(node, found, network.graph.opset_imports.get("", 1)) for node in network.graph):
+        return network
     model = network.model.clone()
     changed, room = False, MOST_ADDED
     for node in list(model.graph):

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.check import one_line, root
-from onnxmerge.model.inference import infer
+from onnxmerge.model.inference import infer, without_weights
 from onnxmerge.model.walk import short
 
 SMALL = 1024
@@ -27,7 +27,7 @@ def require_valid(model: ir.Model, label: str) -> None:
     Initializers are not read: they are inputs of the graph that is checked.
     """
     try:
-        proto = ir.to_proto(_without_weights(model))
+        proto = without_weights(model, _may_be_shape)
     except Exception as error:  # what onnx-ir reads but cannot write: it wraps whatever went wrong in its own types
         raise InputError(f"{label}: the graph cannot be written ({one_line(root(error))}); export again") from error
     _require_agreement(proto, label)
@@ -70,19 +70,8 @@ def require_declared(model: ir.Model, label: str) -> None:
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(shape)
 
 
-def _without_weights(model: ir.Model) -> ir.Model:
-    """A copy whose initializers are inputs, but for those that may be shapes."""
-    copy = model.clone()
-    copy.ir_version = max(copy.ir_version, 4)  # before that every initializer had to be an input too
-    graph = copy.graph
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or (tensor.dtype.is_integer() and 0 < tensor.size <= SMALL):
-            continue
-        graph.initializers.pop(name)
-        value.const_value = None
-        graph.inputs.append(value)
-    return copy
+def _may_be_shape(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype.is_integer() and 0 < tensor.size <= SMALL
 
 
 def _require_agreement(proto: onnx.ModelProto, label: str) -> None:

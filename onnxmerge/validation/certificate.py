@@ -25,7 +25,7 @@ from onnxmerge.errors import StructureError
 from onnxmerge.merging.combine import LazyWeights, is_floating, transported
 from onnxmerge.merging.transport import Permutations, random_permutations, transport
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_sessions, run
 from onnxmerge.model.trace import Trace
 from onnxmerge.validation.comparison import (
     EXACT,
@@ -74,10 +74,8 @@ class _Versions:
 
     def run(self, tensors: Sequence[str], feeds: Iterable[Arrays]) -> Iterator[tuple[Arrays, Arrays]]:
         """The tensors before and after, feed by feed."""
-        sessions = [
-            open_session(self.network.model, weights=weights, outputs=tensors, provider=self.provider)
-            for weights in (self.original, self.permuted)
-        ]
+        versions = (self.original, self.permuted)
+        sessions = open_sessions(self.network.model, versions, outputs=tensors, provider=self.provider)
         for feed in feeds:
             before, after = (_arrays(run(session, feed)) for session in sessions)
             yield before, after

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from numpy.typing import ArrayLike
 
 from onnxmerge.errors import InputError, StructureError
-from onnxmerge.model import ModelSet, open_session, pair, read_network, run, synthesize
+from onnxmerge.model import ModelSet, open_session, pair, read_network, run, structure, synthesize
 from tests import graphs
 from tests.graphs import normal
 from tests.model.scramble import scramble
@@ -360,3 +361,20 @@ def test_negative_families_are_refused(shared: Path, family: str, pattern: str) 
         with pytest.raises(StructureError, match=pattern) as caught:
             pair([one, other])
         assert "\n" not in str(caught.value)
+
+
+def test_copies_of_copies_are_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    length = 300
+    steps = " ".join(f"h{index + 1} = Identity(h{index})" for index in range(length))
+    text = f"(float[n,4] x) => (float[n,4] y) {{ h0 = MatMul(x, w) {steps} y = Relu(h{length}) }}"
+    network = read_network(graphs.build(text, normal(w=(4, 4))))
+    asked = []
+    real = structure.passes_on
+
+    def counted(node: ir.Node) -> bool:
+        asked.append(node)
+        return real(node)
+
+    monkeypatch.setattr(structure, "passes_on", counted)
+    pair([network])
+    assert len(asked) < 10 * length

@@ -8,11 +8,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.model import open_session, providers, read_network, run
 from onnxmerge.model import session as session_module
+from onnxmerge.model.session import open_sessions
 from tests import graphs
 from tests.graphs import execute, normal
 
@@ -32,6 +34,27 @@ def test_replaces_weights_and_outputs_without_changing_the_model() -> None:
     assert [value.name for value in network.graph.outputs] == ["y"]
     np.testing.assert_array_equal(network.weights["w"], arrays["w"])
     assert list(run(open_session(network.model), {"x": X})) == ["y"]
+
+
+@pytest.mark.parametrize("in_memory", [session_module.IN_MEMORY, 0])
+def test_versions_of_a_model_are_sessions_of_one_copy(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "IN_MEMORY", in_memory)
+    network = read_network(build(MLP, normal(w=(4, 3), b=(3,))))
+    copies = []
+    clone = ir.Model.clone
+
+    def counted(model: ir.Model) -> ir.Model:
+        copies.append(model)
+        return clone(model)
+
+    monkeypatch.setattr(ir.Model, "clone", counted)
+    versions = [normal(w=(4, 3), b=(3,), seed=seed) for seed in (1, 2, 3)]
+    sessions = open_sessions(network.model, versions, outputs=["h", "y"])
+    assert len(copies) == 1
+    for session, arrays in zip(sessions, versions, strict=True):
+        found = run(session, {"x": X})
+        np.testing.assert_allclose(found["h"], X @ arrays["w"], rtol=1e-5)
+        np.testing.assert_allclose(found["y"], X @ arrays["w"] + arrays["b"], rtol=1e-5)
 
 
 def test_runs_only_what_the_outputs_need() -> None:

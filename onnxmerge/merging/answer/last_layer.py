@@ -23,7 +23,7 @@ from onnxmerge.merging.closed_form.amounts import ROWS, too_wide
 from onnxmerge.merging.closed_form.goals import Goal, plan_layers
 from onnxmerge.merging.layers.patches import pick, values_at
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session, open_sessions, run
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Rows: TypeAlias = NDArray[np.float32]
@@ -119,10 +119,7 @@ def answers_of(
         alternating=True,
     )
     template, every = parents
-    sessions = [
-        open_session(template.model, weights=own, outputs=tensors, provider=provider, optimise=True, alternating=True)
-        for own in every
-    ]
+    sessions = open_sessions(template.model, every, outputs=tensors, provider=provider, optimise=True, alternating=True)
     batches, rng = count(source), np.random.default_rng(seed)
     parts: list[list[Answers]] = [[] for _ in layers]
     seen = 0
