@@ -78,7 +78,13 @@ def known_activations(plan: Plan, activations: ActivationSimilarity, models: int
         owner = next((outer for outer in outers if plan.spaces[outer].size > 1), name)
         if plan.spaces[owner].free and units == math.prod(composite_shape(owner, plan.spaces)):
             found.setdefault(owner, []).append(similarity)
-    return {name: np.round(sum(several[1:], several[0]) / len(several), DIGITS) for name, several in found.items()}
+    return {name: _known(sum(several[1:], several[0]) / len(several)) for name, several in found.items()}
+
+
+def _known(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlations to the digits that they carry; one that is not told from 1 is 1, whichever way it was rounded."""
+    rounded = np.round(correlations, DIGITS)
+    return np.where(rounded > 1 - 2.5 * 10.0**-DIGITS, 1.0, rounded)
 
 
 def has_twins(similarity: NDArray[np.float64]) -> bool:

@@ -164,6 +164,14 @@ def test_single_inner_units_stand_for_their_outer_unit() -> None:
     np.testing.assert_array_equal(found["g"], np.eye(9) / 2)
 
 
+def test_what_is_not_told_from_one_is_one() -> None:
+    """Of units woken by one sample all correlate by 1, whatever rounding makes of it: then signatures choose."""
+    seen = np.full((5, 5), 0.5)
+    seen[0] = [1.0, 0.9999994, 0.9999996, 0.99999, -0.9999996]
+    found = known_activations(make_plan(depthwise_convolution()), {"g": np.pad(seen, (0, 4))})["g"]
+    np.testing.assert_array_equal(found[0, :5], [1.0, 1.0, 1.0, 0.99999, -1.0])
+
+
 def test_activations_of_another_size_are_an_error() -> None:
     with pytest.raises(StructureError, match="space qk: expected activation similarities of 15 x 15"):
         known_activations(make_plan(attention()), {"qk": np.eye(5)})
