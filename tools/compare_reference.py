@@ -42,9 +42,16 @@ METHODS = {
     "act-align +ls": None,
     "zipit +ls": None,
     "auto": None,
+    "default": None,
+    "default +vectors": None,
+    "fast": None,
+    "fast +vectors": None,
+    "best": None,
+    "best +vectors": None,
 }
 """Method, perhaps with a refinement, and its name in reference.json (None: the reference has nothing of the kind).
-``auto`` searches alpha as well."""
+``auto`` searches alpha as well. "default", "fast" and "best" are efforts; "+vectors" gives the tasks' class vectors."""
+EFFORTS = {"default": "balanced", "fast": "fast", "best": "best"}
 
 
 def main() -> None:
@@ -90,10 +97,13 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
                 started = time.perf_counter()
                 name, _, refinement = method.partition(" +")
                 settings: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
-                settings |= {"refine": refinement} if refinement else {}
+                settings |= {"effort": EFFORTS[name]} if name in EFFORTS else {"method": name}
+                settings |= {"tasks": SHARED / "pairs" / pair / "pair.json"} if refinement == "vectors" else {}
+                settings |= {"refine": refinement} if refinement and refinement != "vectors" else {}
+                settings |= {"share": share} if share != 1 else {}
                 settings |= {"alpha": "auto"} if name == "auto" else {}
                 models = [SHARED / "pairs" / pair / file for file in files]
-                result = merge(models, calibration=calibration, method=name, share=share, **settings)
+                result = merge(models, calibration=calibration, **settings)
                 result.save(merged)
                 seconds = time.perf_counter() - started
                 size = result.report.footprints[-1].parameters / result.report.footprints[0].parameters

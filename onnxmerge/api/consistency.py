@@ -21,7 +21,7 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
     """Raise UsageError where this number of models cannot be merged by these options and with this data."""
     if models < 2:
         raise UsageError(f"merging takes two models or more, found {models}")
-    if options.method not in METHODS and options.method != AUTO:
+    if options.method not in (*METHODS, AUTO):
         raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join((*METHODS, AUTO))}")
     _require_ranges(options)
     _require_weights(options.weights, models)
@@ -80,8 +80,6 @@ USES: Mapping[str, Use] = {
     "zip_b": _by_methods(lambda method: isinstance(method, ZipMethod)),
     "groups": _by_methods(_matches),
     "rotate": _by_methods(lambda method: not isinstance(method, TaskVectorMethod)),
-    "output_scale": Use(lambda options: options.refine in ("ls", AUTO), "--refine ls; --refine {refine}"),
-    "outputs": Use(lambda options: options.answer == "ensemble", "--answer ensemble; --answer {answer}"),
     "output_mean": Use(lambda options: options.answer == "ensemble", "--answer ensemble; --answer {answer}"),
 }
 """Options that only some merges look at (those without a default of their own say so where they are read)."""
@@ -133,10 +131,15 @@ def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:
         )
 
 
+def decidable(options: MergeOptions) -> bool:
+    """Whether a merge has something to choose that labels could decide."""
+    return options.searches or (options.repair == AUTO and not options.refines)
+
+
 def _require_use_of_labels(options: MergeOptions, *, calibrated: bool, based: bool) -> None:
     if not calibrated:
         raise UsageError("--labels are of calibration samples: give calibration data (--calib)")
-    if based or (not options.searches and (options.repair != AUTO or options.refines)):
+    if based or not decidable(options):
         raise UsageError("--labels decide a choice: give --method auto, --alpha auto or --repair auto")
 
 
@@ -188,6 +191,8 @@ def _require_refinable(options: MergeOptions, *, calibrated: bool) -> None:
 
 
 def _require_answerable(options: MergeOptions, *, calibrated: bool, based: bool) -> None:
+    if options.outputs is not None and not calibrated:
+        raise UsageError("--outputs says what is measured: give calibration data (--calib)")
     if options.answer != "ensemble":
         return
     if not calibrated:

@@ -11,6 +11,7 @@ from onnxmerge.api.prepare import Base, Prepared
 from onnxmerge.axes.resize import Widths
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.answer.outputs import NO_OUTPUTS, Outputs
 from onnxmerge.merging.combine import shares_of
 from onnxmerge.model.network import Network
 
@@ -36,7 +37,7 @@ class Job:
     """Typed models, the data to calibrate on (None: none was given), and how to merge.
 
     ``base`` is the model that all others were fine-tuned from, where it was given; ``resized`` what merging makes of
-    the parents' graph, where groups of it get another width.
+    the parents' graph, where groups of it get another width; ``outputs`` what the parents' outputs mean.
     """
 
     prepared: Prepared
@@ -45,6 +46,7 @@ class Job:
     progress: Progress
     base: Base | None = None
     resized: Resized | None = None
+    outputs: Outputs = NO_OUTPUTS
 
     @property
     def network(self) -> Network:

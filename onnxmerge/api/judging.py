@@ -38,8 +38,11 @@ def divide(source: CalibrationSource, models: ModelSet, options: MergeOptions, *
     must = options.searches or labelled
     if not must and (options.repair != "auto" or options.refines):
         return None
-    if not must and not holds(source, PLENTY):
-        return None
+    return None if not must and not holds(source, PLENTY) else held_out(source, models)
+
+
+def held_out(source: CalibrationSource, models: ModelSet) -> Split:
+    """The source with a fifth of it held out. Raises InputError where it is a single sample."""
     specs = input_specs(models.template.model)
     return hold_out(source, divisible=is_batched(specs) and fixed_batch(specs) is None)
 
@@ -106,7 +109,9 @@ def judge_on(job: Job, held: CalibrationSource, asked: Questions | None = None) 
     if job.source is None:
         raise UsageError("candidates are compared by activations: give calibration data (--calib)")
     feeds = list(each(Spread(held, EVALUATION_SAMPLES)))
-    found = reference(job.prepared.models, job.prepared.typing, feeds, job.options.provider, job.network)
+    found = reference(
+        job.prepared.models, job.prepared.typing, feeds, job.options.provider, job.network, job.outputs.directions
+    )
     return Judge(found, None if asked is None else examine(job, held, asked))
 
 

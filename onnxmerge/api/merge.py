@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.api.answering import ClassVectors, answered, class_vectors, output_names
+from onnxmerge.api.answering import answered
 from onnxmerge.api.choosing import Chosen, chosen_by, matched_by
-from onnxmerge.api.consistency import require_consistent
-from onnxmerge.api.examining import questions
+from onnxmerge.api.consistency import decidable, require_consistent
+from onnxmerge.api.effort import WITHOUT_DATA, EffortReport, best_way, flags, ways
+from onnxmerge.api.examining import Questions, questions
 from onnxmerge.api.files import sources
 from onnxmerge.api.job import Job, Progress, silent
-from onnxmerge.api.judging import divide
+from onnxmerge.api.judging import PLENTY, divide, held_out, judge_on
 from onnxmerge.api.known_inputs import Completed, open_with
 from onnxmerge.api.matching import evidence_of
+from onnxmerge.api.meanings import class_vectors, output_names, outputs_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
 from onnxmerge.api.prepare import Base, ModelSource, SampleInput, read_models, require, type_models
@@ -38,12 +40,14 @@ from onnxmerge.calibration.recut import Recut
 from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.statistics import GramRequest
-from onnxmerge.calibration.subset import Split, rows
+from onnxmerge.calibration.subset import Split, holds, rows
 from onnxmerge.errors import InputError, UsageError, ValidationError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.merging.answer.meaning import asked_meanings
+from onnxmerge.merging.answer.outputs import ClassVectors
+from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.model.interface import batch_inside, declare_ranks, with_batch
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.precision import halved
@@ -91,12 +95,20 @@ def merge(
         ValidationError: a certificate failed, or the merged model gives values that are not finite.
 
     """
-    how = (MergeOptions(**settings) if options is None else options).settled()
     given = _Given(calibration, base, image_options or {}, inputs or {})
-    begun = _begin(models, given, how, progress or silent, labelled=labels is not None)
-    job, parents, clock = begun.job, begun.parents, begun.clock
+    asked_how = (MergeOptions(**settings) if options is None else options).settled()
+    every = _ways(models, given, asked_how, labelled=labels is not None)
+    begun = _begin(models, given, every[0], progress or silent)
+    parents, clock = begun.parents, begun.clock
     asked = questions(labels, tasks, vectors, data=calibration, models=models, parents=parents)
-    known = _known_vectors(tasks, vectors, models, parents, how, labelled=labels is not None)
+    known = _known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
+    begun = replace(begun, job=replace(begun.job, outputs=outputs_of(begun.job, known)))
+    with clock.stage("try"):
+        how, tried = _best_way(begun, asked_how, every, asked)
+    asked = asked if tried is None or decidable(how) else None
+    tried = None if tried is None else replace(tried, labelled=asked is not None)
+    begun = _divided(begun, how, labelled=asked is not None)
+    job = begun.job
     with clock.stage("calibrate"):
         trials = choices(how, len(job.prepared.models.weights))
         evidence = evidence_of(job, [replace(how, method=method, alpha=alpha) for method, alpha in trials])
@@ -106,7 +118,7 @@ def merge(
     with clock.stage("merge"):
         repair = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)
         result = repair.merged or merged(chosen.job, chosen.matched, chosen.evidence, repair.step)
-        result, answers = answered(chosen.job, result, known, apart=parents.separation is not None)
+        result, answers = answered(chosen.job, result, apart=parents.separation is not None)
         product = _product(parents, chosen, result)
         if how.output_type == "float16":
             product = replace(product, network=halved(product.network, product.weights), weights={})
@@ -117,7 +129,8 @@ def merge(
         found = errors(parents, product, held, how.provider, judges.reference)
         costs = footprints(parents, job.prepared, product)
     report = report_of(chosen, begun.certificates, result, repair, product, seconds=clock.seconds)
-    notes = tuple(dict.fromkeys((*begun.notes, *report.notes, *_of_data(begun))))
+    notes = (*begun.notes, *report.notes, *_of_data(begun))
+    notes = tuple(dict.fromkeys(notes))
     recipe = canonical_recipe(
         how,
         models=report.sha256,
@@ -128,7 +141,7 @@ def merge(
         vectors=known,
     )
     report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None, notes=notes)
-    report = replace(report, recipe=recipe, answers=answers)
+    report = replace(report, recipe=recipe, answers=answers, effort=tried)
     read = sources("one of the models", *models, base, model=True)
     read += sources("the data", calibration, labels, tasks, vectors, how.operators)
     return MergeResult(product.network, product.weights, report, read)
@@ -148,16 +161,17 @@ def plan(
 
     Takes the arguments of ``merge`` and raises what it raises so far.
     """
-    how = (MergeOptions(**settings) if options is None else options).settled()
     given = _Given(calibration, base, image_options or {}, inputs or {})
-    begun = _begin(models, given, how, silent, labelled=False)
+    every = _ways(models, given, (MergeOptions(**settings) if options is None else options).settled(), labelled=False)
+    how = every[0]
+    begun = _divided(_begin(models, given, how, silent), how, labelled=False)
     job, prepared = begun.job, begun.job.prepared
     overrides(how.groups, prepared.typing)  # raises for a rule that names no group
     border = None if begun.parents.separation is None else tuple(sorted(prepared.models.border))
     return MergePlan(
         models=tuple(network.label for network in prepared.models.sources),
         options=how,
-        candidates=len(choices(how, len(prepared.models.weights))),
+        candidates=sum(len(choices(each, len(prepared.models.weights))) for each in every),
         groups=group_reports(job, None),
         border=border,
         coverage=coverage(prepared.models.weights[0], prepared.typing),
@@ -204,13 +218,59 @@ class _Begun:
     notes: tuple[str, ...]
 
 
-def _begin(
-    models: Sequence[ModelSource], given: _Given, how: MergeOptions, progress: Progress, *, labelled: bool
-) -> _Begun:
+def _ways(
+    models: Sequence[ModelSource], given: _Given, how: MergeOptions, *, labelled: bool
+) -> tuple[MergeOptions, ...]:
+    """The ways to merge that are to be tried: of those of an effort, all that can be done. Raises UsageError."""
+    calibrated, based = given.calibration is not None, given.base is not None
+    found, errors_found = [], []
+    every = ways(how, len(models), calibrated=calibrated)
+    for each in every:
+        decides = labelled and (how.effort is None or decidable(each))
+        try:
+            require_consistent(each, len(models), calibrated=calibrated, labelled=decides, based=based)
+            found.append(each)
+        except UsageError as error:
+            errors_found.append(error)
+    if not found:
+        raise errors_found[0]
+    return tuple(found)
+
+
+def _best_way(
+    begun: _Begun, asked_how: MergeOptions, every: Sequence[MergeOptions], asked: Questions | None
+) -> tuple[MergeOptions, EffortReport | None]:
+    """The way to merge that is taken, and how it was found; None where the user said which."""
+    if asked_how.effort is None:
+        return every[0], None
+    told = EffortReport(asked_how.effort, flags(every[0]))
+    if begun.source is None:
+        return every[0], replace(told, notes=(WITHOUT_DATA,))
+    if len(every) == 1:
+        return every[0], told
+    if not holds(begun.source, PLENTY):
+        return every[0], replace(
+            told, notes=(f"with fewer than {PLENTY} samples, only {' '.join(flags(every[0]))} was tried",)
+        )
+    split = held_out(begun.source, begun.job.prepared.models)
+    job = replace(begun.job, source=split.fit, options=asked_how)
+    try:
+        judge = judge_on(job, split.held, None if asked is None else asked.held_out(split))
+    except NothingToCompareError as error:
+        return every[0], replace(told, notes=(f"one way was tried: {error}",))
+    return best_way(job, every, split, judge)
+
+
+def _divided(begun: _Begun, how: MergeOptions, *, labelled: bool) -> _Begun:
+    """The same to be merged in one way, with data held out for what that way has to choose."""
+    job, source = begun.job, begun.source
+    start = job.base is not None
+    split = None if source is None or start else divide(source, job.prepared.models, how, labelled=labelled)
+    return replace(begun, split=split, job=replace(job, options=how, source=source if split is None else split.fit))
+
+
+def _begin(models: Sequence[ModelSource], given: _Given, how: MergeOptions, progress: Progress) -> _Begun:
     base = given.base
-    require_consistent(
-        how, len(models), calibrated=given.calibration is not None, labelled=labelled, based=base is not None
-    )
     clock = _Clock()
     with clock.stage("read"):
         networks = read_models([*models, *([] if base is None else [base])], given.inputs)
@@ -224,8 +284,7 @@ def _begin(
     with clock.stage("type"):
         sample = _first_rows(parents.models, source) if source is not None else sample_for(parents, given.inputs)
         prepared = type_models(parents.models, sample, how.operators)
-    split = None if source is None or start else divide(source, prepared.models, how, labelled=labelled)
-    job = Job(prepared, source if split is None else split.fit, how, progress, start)
+    job = Job(prepared, source, how, progress, start)
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
         job = replace(job, resized=resize(prepared, how))
@@ -233,7 +292,7 @@ def _begin(
         *(note for network in networks for note in network.notes),
         *(() if size is None else (_fixed_inside(parents, size),)),
     )
-    return _Begun(job, parents, data, source, split, certificates, clock, notes)
+    return _Begun(job, parents, data, source, None, certificates, clock, notes)
 
 
 def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.effort import EffortReport
 from onnxmerge.api.files import Output, Source, require_apart
 from onnxmerge.api.job import Job
 from onnxmerge.api.options import MergeOptions
@@ -64,12 +65,13 @@ class MergeReport:
     ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``base`` (label, sha256), ``scale`` and
     ``density`` are those of task vectors. ``search`` says how method and alpha were chosen (None: by the user),
     ``rules`` are those for single groups, ``rotated`` the spaces that were rotated, ``repairs`` what the repair was
-    chosen from (empty: by the user, or by rule). ``heads`` is None where everything was merged, ``share`` the fraction
-    of each group's units that was merged, ``width`` that of a model's units which a zip made of each group (None: all);
-    see ``api.resizing``. ``footprints`` are of each parent, then of the merged model. ``reconstruction`` is the
-    relative error of each parent's outputs (see ``validation.reconstruction``), on ``held_out`` data or else on that of
-    calibration; None without any. ``answers`` says of each output what it is and what its layer was solved for (empty
-    where that was not asked for). ``recipe`` is all that was asked for (``api.provenance``). ``seconds`` is by stage,
+    chosen from (empty: by the user, or by rule). ``heads`` is None where everything was merged, ``share`` the
+    fraction of each group's units that was merged, ``width`` that of a model's units which a zip made of each group
+    (None: all); see ``api.resizing``. ``footprints`` are of each parent, then of the merged model.
+    ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
+    ``held_out`` data or else on that of calibration; None without any. ``answers`` says of each output what it is
+    and what its layer was solved for (empty where that was not asked for). ``effort`` says how the way to merge was
+    found (None: by the user). ``recipe`` is all that was asked for (``api.provenance``). ``seconds`` is by stage,
     ``peak_memory`` in bytes (None: unknown).
     """
 
@@ -107,6 +109,7 @@ class MergeReport:
     reconstruction: tuple[float | None, ...] | None = None
     recipe: str = ""
     answers: tuple[Answered, ...] = ()
+    effort: EffortReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge.api.answering import ClassVectors
 from onnxmerge.api.examining import Questions
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import SampleInput
 from onnxmerge.errors import InputError
+from onnxmerge.merging.answer.outputs import ClassVectors
 from onnxmerge.model.session import providers
 
 

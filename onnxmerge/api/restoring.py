@@ -15,7 +15,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.alike import computed_alike
 from onnxmerge.merging.closed_form.draft import Draft, Refined
-from onnxmerge.merging.closed_form.least_squares import OutputScale, refine
+from onnxmerge.merging.closed_form.least_squares import refine
 from onnxmerge.merging.closed_form.regmean import regmean
 from onnxmerge.merging.combine import Overlay, combine
 from onnxmerge.merging.layers.normalisation import batchnorms
@@ -68,7 +68,7 @@ def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairSte
     refined = _refined(job, matched, weights, job.source, alike)
     weights, notes = Overlay(weights, refined.weights), tuple(refined.notes)
     if job.options.refine == "ls":
-        return Merged(weights, (f"least squares ({_output_scale(job)})",), notes)
+        return Merged(weights, ("least squares",), notes)
     return _reestimated(job, Merged(weights, ("RegMean",), notes), step, alike)
 
 
@@ -205,12 +205,7 @@ def _refined(
         with job.progress("RegMean") as report:
             return regmean(draft, matched.permutations, progress=report)
     with job.progress("least squares") as report:
-        return refine(draft, matched.matchings, output_scale=_output_scale(job), progress=report)
-
-
-def _output_scale(job: Job) -> OutputScale:
-    """What is handed on to heads keeps its scale: they were not made for another one."""
-    return "keep" if job.prepared.models.border else job.options.output_scale
+        return refine(draft, matched.matchings, directions=job.outputs.directions, progress=report)
 
 
 def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None, alike: Collection[str]) -> ModelSet:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from onnxmerge.api import MergeOptions
 from onnxmerge.api.consistency import idle, require_use
-from onnxmerge.api.options import differing
+from onnxmerge.api.options import DEFAULT, ONE_WAY, differing
 from onnxmerge.cli.files import files_of
 from onnxmerge.cli.tasks import take_tasks
 from onnxmerge.errors import UsageError
@@ -54,6 +54,8 @@ def _options(written: MergeOptions, given: Mapping[str, Any]) -> MergeOptions:
     What a recipe says of another method than the one that is given goes with it.
     """
     options = replace(written, **given)
+    if options.method == DEFAULT and options.effort is None and any(name in ONE_WAY for name in given):
+        options = replace(options, method="mudsc-align")  # though it may be given as what it is by default
     require_use(options.settled(), given)
     own = set(idle(written.settled(), differing(written)))
     stale = [name for name in idle(options.settled(), differing(options)) if name not in own]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import click
 
 from onnxmerge.api import merge, plan
 from onnxmerge.api.methods import METHODS, needs
-from onnxmerge.api.options import AUTO
+from onnxmerge.api.options import AUTO, EFFORTS
+from onnxmerge.api.outcome import MergeReport
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
@@ -44,7 +46,33 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     return number
 
 
-@click.command(epilog=_listed())
+class _Run(click.Command):
+    """Remembers what was written on the command line, to say it again."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as any command does."""
+        ctx.meta[_WRITTEN] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+_WRITTEN = "onnxmerge.written"
+
+
+def _again(context: click.Context, report: MergeReport) -> str | None:
+    """The command that merges in the way that was chosen, and tries nothing; None where nothing was chosen."""
+    if report.effort is None:
+        return None
+    dropped = {"--effort", "--answer"} | (set() if report.effort.labelled else {"--labels"})
+    kept, skip = [], False
+    for word in context.meta[_WRITTEN]:
+        name, equals, _ = word.partition("=")
+        if not skip and name not in dropped:
+            kept.append(word)
+        skip = not skip and name in dropped and not equals
+    return shlex.join(["onnxmerge", "run", *kept, *report.effort.chosen_flags])
+
+
+@click.command(cls=_Run, epilog=_listed())
 @click.argument(
     "models",
     nargs=-1,
@@ -60,11 +88,16 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function.",
 )
 @click.option(
+    "--effort",
+    type=click.Choice(EFFORTS),
+    show_default="balanced",
+    help="What is tried to find the best way to merge. fast: match and average; balanced: also zip and solve all "
+    "layers, whichever agrees better with the parents' ensemble on held-out data; best: every method and refinement.",
+)
+@click.option(
     "--method",
     type=click.Choice([*METHODS, AUTO]),
-    default="mudsc-align",
-    show_default=True,
-    help="How models are merged, see below; auto tries all that match units, on held-out calibration data.",
+    help="One method instead, see below; auto tries all that match units, on held-out calibration data.",
 )
 @click.option(
     "--alpha",
@@ -133,18 +166,12 @@ def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> flo
     "regmean: average it by the Gram matrices of what the parents' layers read; auto: try ls with --method auto.",
 )
 @click.option(
-    "--output-scale",
-    type=click.Choice(["auto", "keep", "unit"]),
-    default="auto",
-    show_default=True,
-    help="Outputs for --refine ls: as they are (logits), or only their directions (embeddings).",
-)
-@click.option(
     "--answer",
-    type=click.Choice(["mean", "ensemble"]),
-    default="mean",
+    type=click.Choice(["auto", "mean", "ensemble"]),
+    default=AUTO,
     show_default=True,
-    help="ensemble: solve the last layers for what the parents answer together, after any method.",
+    help="ensemble: solve the last layers for what the parents answer together, after any method; auto: unless "
+    "--method says how to merge.",
 )
 @click.option(
     "--outputs",
@@ -264,7 +291,7 @@ def run(
             result = merge(recipe.models, **asked, progress=progress_bar, **inputs)
             written = result.save(output, together=publication)
             told = {**result.report.to_dict(), "output": str(written)}
-            show = partial(print_merge, result.report, written)
+            show = partial(print_merge, result.report, written, _again(context, result.report))
         if json_file is not None:
             texts[json_file] = json.dumps(told, indent=1, default=str) + "\n"
         if save_recipe is not None:

@@ -23,7 +23,7 @@ def compare(folder: Path, options: MergeOptions) -> tuple[TaskFile, MergeResult,
     plain = MergeOptions(method="average", seed=options.seed, provider=options.provider)
     models = {
         "plain average": merge(parents, calibration=data, options=plain),
-        f"merged ({options.method})": result,
+        f"merged ({result.report.method})": result,
     }
     scores = evaluate(models, test, test, tasks=tasks, parents=parents, provider=options.provider)
     return tasks, result, scores

@@ -14,14 +14,14 @@ are read by weights that may absorb a factor c, so they are compared at the best
 That is their cosine, corrected for the cosine of different samples: crowding around the mean earns nothing. Both are 1
 for an equal network, about 0 for an unrelated one.
 
-Outputs that are directions (``skewness.is_direction``) are compared as who reads them does, by cosines with vectors
+Outputs that are directions are compared as who reads them does, by cosines with vectors
 that lie where the parent's own answers lie: rows of length one, weighed by the parent's covariance C, so that x and y
 become x L and y L with L L^T = C.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -35,7 +35,6 @@ from onnxmerge.merging.alignment import axis_orders, zip_orders
 from onnxmerge.merging.closed_form.consensus import lengths
 from onnxmerge.merging.combine import Matchings, Overlay
 from onnxmerge.merging.layers.linear_layers import LinearLayer, linear_layers
-from onnxmerge.merging.skewness import is_direction
 from onnxmerge.merging.zip_transport import Zipped
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run
@@ -166,17 +165,23 @@ class Reference:
 
 
 def reference(
-    models: ModelSet, typing: Typing, feeds: Sequence[Arrays], provider: str, network: Network | None = None
+    models: ModelSet,
+    typing: Typing,
+    feeds: Sequence[Arrays],
+    provider: str,
+    network: Network | None = None,
+    directions: Collection[str] = (),
 ) -> Reference:
     """Run the parents on ``feeds``; ``network`` is the merged graph where it is not the parents' own.
+
+    ``directions`` names the outputs of which only the direction counts.
 
     Raises InputError where there is nothing to compare.
     """
     features = last_features(models.template.graph, typing)
     rows = tuple(features_of(models.template, weights, features, feeds, provider)[0] for weights in models.weights)
-    answers = [feature.tensor for feature in features if feature.answer]
-    directions = [name for name in answers if all(is_direction(own[name]) for own in rows)]
-    readers = tuple({name: _reader(own[name]) for name in directions} for own in rows)
+    read = [feature.tensor for feature in features if feature.answer and feature.tensor in directions]
+    readers = tuple({name: _reader(own[name]) for name in read} for own in rows)
     return Reference(network or models.template, typing, features, tuple(feeds), rows, readers, provider)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from onnxmerge.api.effort import EffortReport
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
 from onnxmerge.api.search import SearchReport
@@ -20,11 +21,13 @@ from onnxmerge.validation.coverage import Coverage
 _CHAIN = 8
 
 
-def print_merge(report: MergeReport, written: Path) -> None:
-    """The summary of a merge: groups, similarities, what was chosen and proved, costs, stages."""
+def print_merge(report: MergeReport, written: Path, again: str | None = None) -> None:
+    """The summary of a merge: groups, similarities, what was chosen and proved, costs, stages, how to repeat it."""
     console = terminal()
     alpha = "" if report.alpha is None else f", alpha {report.alpha:g}"
     _print_groups(console, report.groups, f"{len(report.models)} models, {report.method}{alpha}")
+    if report.effort is not None and report.effort.ways:
+        _print_effort(console, report.effort)
     if report.search is not None:
         _print_search(console, report.search)
     for title, told in _facts(report):
@@ -36,6 +39,8 @@ def print_merge(report: MergeReport, written: Path) -> None:
         console.say(f"peak memory      {report.peak_memory / 2**20:.0f} MiB")
     for note in report.notes:
         console.say(f"note             {note}")
+    if again is not None:
+        console.say(f"the same again   {again}")
     console.say(f"wrote            {written}")
 
 
@@ -83,6 +88,8 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     if report.rotated:
         yield "rotated", f"{len(report.rotated)} spaces: {', '.join(report.rotated)}"
     among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
+    for told in () if report.effort is None else report.effort.notes:
+        yield "effort", told
     yield "statistics", f"{report.repair}{among}"
     for answer in report.answers:
         yield "output", _answer(answer)
@@ -109,6 +116,19 @@ def _answer(found: Answered) -> str:
         return f"{kind}; {found.form}{mean}"
     agreed = f"agreement with the ensemble {found.before:.4f} -> {found.after:.4f} on {found.samples} held-out samples"
     return f"{kind}; {found.form}{mean}; {agreed}"
+
+
+def _print_effort(console: Terminal, effort: EffortReport) -> None:
+    """The ways to merge that were tried, the chosen one marked."""
+    title = f"--effort {effort.effort}: chosen by {effort.criterion} on {effort.samples} held-out samples"
+    table = Table(title=title, title_justify="left", box=None)
+    labelled = any(way.accuracy is not None for way in effort.ways)
+    for heading in ("", "way to merge", "agreement", *(("accuracy",) if labelled else ())):
+        table.add_column(heading, justify="left" if heading in ("", "way to merge") else "right")
+    for index, way in enumerate(effort.ways):
+        accuracy = () if way.accuracy is None else (f"{way.accuracy:.4f}",)
+        table.add_row("*" if index == effort.chosen else "", " ".join(way.flags), f"{way.agreement:.4f}", *accuracy)
+    console.print(table)
 
 
 def _print_search(console: Terminal, search: SearchReport) -> None:

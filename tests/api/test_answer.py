@@ -101,7 +101,7 @@ def test_the_summary_says_what_the_output_is(digits: Path, cli: Cli, tmp_path: P
     ("arguments", "said"),
     [
         (("--answer", "ensemble", "--method", "rebasin"), "give calibration data"),
-        (("--outputs", "logits", "--method", "rebasin"), "--outputs is for --answer ensemble"),
+        (("--outputs", "logits", "--method", "rebasin"), "--outputs says what is measured: give calibration data"),
         (("--output-mean", "drop", "--method", "rebasin"), "--output-mean is for --answer ensemble"),
         (("--answer", "ensemble", "--calib", "CALIB", "--method", "ties", "--base", "A"), "adds to a base"),
         (("--answer", "ensemble", "--calib", "CALIB", "--outputs", "nose=logits"), "no output 'nose'"),

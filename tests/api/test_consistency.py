@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from onnxmerge.api.consistency import USES, require_consistent
+from onnxmerge.api.effort import ways
 from onnxmerge.api.methods import METHODS
-from onnxmerge.api.options import MergeOptions
+from onnxmerge.api.options import EFFORTS, MergeOptions
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.overrides import GroupRule
 
@@ -20,7 +21,6 @@ CHANGED: dict[str, Any] = {
     "zip_b": 0.3,
     "groups": (GroupRule("p0", pin=True),),
     "rotate": True,
-    "output_scale": "unit",
 }
 USED = {
     "average": {"rotate"},
@@ -34,25 +34,56 @@ USED = {
     "task-arithmetic": set(),
     "ties": set(),
     "dare": set(),
-    "auto": {"alpha", "zip_a", "zip_b", "groups", "rotate", "output_scale"},
+    "auto": {"alpha", "zip_a", "zip_b", "groups", "rotate"},
 }
 
 
 def check(options: MergeOptions, *, based: bool = False) -> None:
-    require_consistent(options.settled(), 2, calibrated=True, labelled=False, based=based)
+    (how, *_) = ways(options.settled(), 2, calibrated=True)
+    require_consistent(how, 2, calibrated=True, labelled=False, based=based)
 
 
 def test_every_method_is_in_the_table() -> None:
     assert set(USED) == {*METHODS, "auto"}
-    assert {*CHANGED, "outputs", "output_mean"} == set(USES)
+    assert {*CHANGED, "output_mean"} == set(USES)
 
 
-@pytest.mark.parametrize(("name", "value"), [("outputs", "logits"), ("output_mean", "drop")])
-def test_what_outputs_mean_is_of_the_ensemble_s_answer(name: str, value: str) -> None:
-    given: dict[str, Any] = {name: value}
-    check(MergeOptions(answer="ensemble", **given))
-    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is for --answer ensemble"):
-        check(MergeOptions(**given))
+def test_an_embedding_s_mean_is_of_the_ensemble_s_answer() -> None:
+    check(MergeOptions(output_mean="drop"))
+    check(MergeOptions(method="zipit", answer="ensemble", output_mean="drop"))
+    with pytest.raises(UsageError, match="--output-mean is for --answer ensemble"):
+        check(MergeOptions(method="zipit", output_mean="drop"))
+
+
+def test_what_outputs_mean_is_seen_in_data() -> None:
+    check(MergeOptions(outputs="logits"))
+    with pytest.raises(UsageError, match="--outputs says what is measured"):
+        require_consistent(
+            MergeOptions(method="rebasin", outputs="logits").settled(), 2, calibrated=False, labelled=False, based=False
+        )
+
+
+def test_an_effort_or_one_way() -> None:
+    assert MergeOptions().settled().effort == "balanced"
+    assert MergeOptions(alpha=0.3).settled().method == "mudsc-align"
+    for given in ({"method": "zipit"}, {"alpha": 0.3}, {"refine": "ls"}):
+        with pytest.raises(UsageError, match="--effort fast finds out how to merge: leave out --"):
+            MergeOptions(effort="fast", **given).settled()
+
+
+def test_settling_twice_changes_nothing() -> None:
+    for options in (MergeOptions(), MergeOptions(refine="ls"), MergeOptions(method="auto", alpha="auto")):
+        assert options.settled().settled() == options.settled()
+
+
+def test_what_an_effort_tries_can_be_done() -> None:
+    """Each way is one that a user could ask for, and all are different."""
+    for effort in EFFORTS:
+        every = ways(MergeOptions(effort=effort).settled(), 3, calibrated=True)
+        assert len(set(every)) == len(every)
+        for how in every:
+            require_consistent(how, 3, calibrated=True, labelled=False, based=False)
+            assert how == how.settled()
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -68,12 +99,6 @@ def test_an_option_is_taken_where_it_has_an_effect_alone(method: str, name: str)
     else:
         with pytest.raises(UsageError, match=f"{name.replace('_', '-')}|zips"):
             check(options, based=based)
-
-
-def test_output_scale_is_of_least_squares() -> None:
-    check(MergeOptions(refine="ls", output_scale="unit"))
-    with pytest.raises(UsageError, match="--output-scale is for --refine ls; --refine regmean does not use it"):
-        check(MergeOptions(refine="regmean", output_scale="unit"))
 
 
 @pytest.mark.parametrize(

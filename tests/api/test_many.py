@@ -63,7 +63,7 @@ def answers(models: Sequence[Path], folder: Path, options: MergeOptions, *, data
         (MergeOptions(method="c2m3", repair="none"), SHUFFLED),
         (MergeOptions(method="c2m3", repair="none", alpha=0.0), SHUFFLED),
         (MergeOptions(method="c2m3", repair="none", alpha=1.0, objective="inner"), SHUFFLED),
-        (MergeOptions(method="c2m3", refine="ls", output_scale="keep"), TWICE),
+        (MergeOptions(method="c2m3", refine="ls", outputs="features"), TWICE),
         (MergeOptions(method="zipit", repair="none"), SHUFFLED),
         (MergeOptions(method="mudsc-zip", repair="none"), SHUFFLED),
     ],

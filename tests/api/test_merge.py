@@ -24,7 +24,7 @@ def pair_of(digits: Path) -> list[Path]:
 
 @pytest.mark.smoke
 def test_merging_beats_the_plain_average_on_the_example(digits: Path) -> None:
-    _, result, scores = compare(digits, MergeOptions())
+    _, result, scores = compare(digits, MergeOptions(method="mudsc-align"))
     merged, average = scores["merged (mudsc-align)"].scores, scores["plain average"].scores
     assert merged.average is not None
     assert average.average is not None

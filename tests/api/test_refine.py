@@ -39,7 +39,7 @@ def test_it_answers_more_as_its_parents_do(digits: Path) -> None:
         scores[choice] = float((goal * directions(model, result.weights, feed)).sum(axis=1).mean())
         labels[choice] = result.report.repair
     assert scores["ls"] > scores["none"]
-    assert labels["ls"] == "least squares (auto)"
+    assert labels["ls"] == "least squares"
 
 
 def test_regmean_is_followed_by_what_restores_statistics(digits: Path) -> None:

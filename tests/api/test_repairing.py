@@ -84,7 +84,7 @@ def test_bias_alone_can_be_asked_for(tmp_path: Path) -> None:
 def test_least_squares_is_tried_where_everything_is_searched() -> None:
     found = merge([network(1), network(2)], calibration={"x": X}, method="auto").report
     labels = [candidate.repair for candidate in found.repairs]
-    assert labels[-1] == "least squares (auto)"
+    assert labels[-1] == "least squares"
     best = max(found.repairs, key=lambda candidate: candidate.reconstruction)
     assert found.repair == best.repair == labels[-1]
     asked = merge([network(1), network(2)], calibration={"x": X}, method="auto", refine="none").report

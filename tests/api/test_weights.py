@@ -57,7 +57,7 @@ def test_one_model_can_count_for_nearly_everything(tmp_path: Path, method: str, 
     repair: RepairChoice = "auto" if refine == "ls" else "repair"
     options = MergeOptions(method=method, refine=refine, repair=repair, weights=(1e-7, 1.0))
     options = replace(options, zip_b=0.0) if method == "mudsc-zip" else options
-    options = replace(options, output_scale="keep") if refine == "ls" else options
+    options = replace(options, outputs="features") if refine == "ls" else options
     result = merge(models, calibration={"x": X}, options=options)
     np.testing.assert_allclose(output(saved(result, tmp_path)), output(models[1]), rtol=1e-2, atol=2e-2)
 

@@ -103,7 +103,6 @@ IDLE = {
     "objective": ("--method", "act-align", "--calib", "x.npy", "--objective", "correlation"),
     "zip-a": ("--method", "rebasin", "--zip-a", 0.5),
     "zip-b": ("--method", "average", "--zip-b", 1),
-    "output-scale": ("--method", "rebasin", "--output-scale", "auto"),
     "samples": ("--method", "rebasin", "--samples", 9),
     "mean": ("--calib", "x.npy", "--mean", 0.5),
     "layout": ("--calib", "x.npy", "--layout", "nchw"),

@@ -66,13 +66,17 @@ def test_the_package_offers_what_it_lists() -> None:
 @pytest.mark.smoke
 def test_run_writes_a_model_and_a_summary(digits: Path, tmp_path: Path, checkout: Path) -> None:
     arguments = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "-o", "m.onnx"]
-    done = process(*arguments, "--samples", 200, "--json", "r.json", folder=tmp_path, checkout=checkout)
+    done = process(
+        *arguments, "--effort", "fast", "--samples", 200, "--json", "r.json", folder=tmp_path, checkout=checkout
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "mean similarity" in done.stdout
     onnx.checker.check_model(str(tmp_path / "m.onnx"))
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["method"] == "mudsc-align"
+    assert report["effort"]["effort"] == "fast"
+    assert report["method"] == report["effort"]["chosen_flags"][1]
+    assert f"the same again   onnxmerge run {digits / 'a.onnx'} " in done.stdout
     assert {"read", "type", "certify", "calibrate", "match", "merge"} <= set(report["seconds"])
     assert all(group["similarity_after"] > group["similarity_before"] for group in report["groups"])
 
@@ -171,7 +175,7 @@ def test_demo_prints_the_table(cli: Cli) -> None:
     done = cli("demo")
     assert done.returncode == 0, done.stderr
     assert "plain average" in done.stdout
-    assert "merged (mudsc-align)" in done.stdout
+    assert "merged (zipit)" in done.stdout
 
 
 BAD = [
@@ -179,7 +183,7 @@ BAD = [
     (["run", "a.onnx", "text.onnx", "-o", "m.onnx", "--method", "average"], 1, "text.onnx"),
     (["run", "a.onnx", "cut.onnx", "-o", "m.onnx", "--method", "average"], 1, "cut.onnx"),
     (["run", "a.onnx", "other.onnx", "-o", "m.onnx", "--method", "average"], 1, "other.onnx"),
-    (["run", "a.onnx", "b.onnx", "-o", "m.onnx"], 2, "--calib"),
+    (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--method", "zipit"], 2, "--calib"),
     (["run", "a.onnx", "-o", "m.onnx"], 2, "two models"),
     (["run", "a.onnx", "b.onnx", "-o", "a.onnx", "--method", "average"], 2, "one of the models"),
     (["run", "a.onnx", "b.onnx", "-o", "m.onnx", "--calib", "nodata"], 1, "nodata"),

@@ -37,6 +37,8 @@ def test_models_of_other_class_counts_share_a_trunk(tmp_path: Path) -> None:
         *files,
         "--calib",
         tmp_path / "x.npy",
+        "--method",
+        "mudsc-align",
         "-o",
         tmp_path / "m.onnx",
         "--json",

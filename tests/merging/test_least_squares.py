@@ -15,7 +15,7 @@ from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.goals import Goal, Settling, plan_goals
-from onnxmerge.merging.closed_form.least_squares import OutputScale, refine
+from onnxmerge.merging.closed_form.least_squares import refine
 from onnxmerge.merging.combine import combine, transported
 from onnxmerge.merging.skewness import is_direction
 from onnxmerge.merging.transport import invert, random_permutations
@@ -62,13 +62,13 @@ def refined(
     typing: Typing,
     perms: Sequence[Mapping[str, Positions]],
     source: Source,
-    scale: OutputScale = "keep",
+    directions: tuple[str, ...] = (),
     memory: int = 1 << 30,
 ) -> tuple[Weights, Weights]:
     """The matched average, and that average refined."""
     average = dict(combine(sets, typing, [dict(each) for each in perms]))
     draft = Draft(sets, typing, trace(sets.template).dtypes, average, source, memory=memory)
-    found = refine(draft, perms, output_scale=scale)
+    found = refine(draft, perms, directions=directions)
     assert not found.notes
     return average, ChainMap(found.weights, average)
 
@@ -165,7 +165,7 @@ def test_two_batchnorms_may_share_a_bias() -> None:
     assert not notes
     average = {name: 0.5 * array if name in ("w1", "w2") else array for name, array in net.weights.items()}
     draft = Draft(models(net, net), typing, trace(net).dtypes, average, source)
-    found = refine(draft, [{}], output_scale="keep").weights
+    found = refine(draft, [{}]).weights
     feed = images(60, 60, seed=5).feeds[0]
     assert error(net, {**average, **found}, [net.weights], feed) < 1e-6
     assert not np.array_equal(found["n_mean"], net.weights["n_mean"])
@@ -207,20 +207,19 @@ def test_batches_of_one_sample_are_enough() -> None:
     assert error(net, weights, sets.weights, feed) < error(net, average, sets.weights, feed)
 
 
-def test_unit_outputs_count_parents_alike() -> None:
-    """With one parent's output ten times as long, keep follows it and unit does not."""
+def test_directions_count_parents_alike() -> None:
+    """With one parent's output ten times as long, its numbers are followed and directions are not."""
     text = "(float[n,20] x) => (float[n,20] y) { y = MatMul(x, w) }"
     one, other = (normal(w=(20, 20), seed=seed)["w"] for seed in (0, 1))
     sets = models(network(text, {"w": one}), network(text, {"w": 10 * other}))
     x = np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)
     cosines = {}
-    scales: tuple[OutputScale, ...] = ("keep", "unit")
-    for scale in scales:
-        _, weights = refined(sets, typed(sets.template), [{}], Source([{"x": x}]), scale)
+    for kind, directions in (("numbers", ()), ("directions", ("y",))):
+        _, weights = refined(sets, typed(sets.template), [{}], Source([{"x": x}]), directions)
         y, a = x @ weights["w"], x @ one
-        cosines[scale] = np.mean((y * a).sum(1) / np.linalg.norm(y, axis=1) / np.linalg.norm(a, axis=1))
-    assert cosines["keep"] < 0.3
-    assert cosines["unit"] > 0.6
+        cosines[kind] = np.mean((y * a).sum(1) / np.linalg.norm(y, axis=1) / np.linalg.norm(a, axis=1))
+    assert cosines["numbers"] < 0.3
+    assert cosines["directions"] > 0.6
 
 
 def test_embeddings_are_told_from_logits() -> None:

@@ -101,7 +101,7 @@ def test_directions_are_read_along_the_parents_own_answers() -> None:
     few = np.diag([1.0] * 6 + [1e-3] * 14).astype(np.float32)  # the answers that a task needs, of all that could be
     sets = models(network(text, {"w": few}), network(text, {"w": few}))
     feed = {"x": np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)}
-    found = reference(sets, typing, [feed], "cpu")
+    found = reference(sets, typing, [feed], "cpu", directions=("y",))
     own = found.rows[0]["y"]
     noise = np.random.default_rng(1).normal(size=own.shape).astype(np.float32)
     lengths = np.random.default_rng(2).uniform(0.5, 2.0, (len(own), 1)).astype(np.float32)

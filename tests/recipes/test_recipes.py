@@ -43,7 +43,9 @@ def test_a_recipe_says_what_the_command_line_says(tmp_path: Path) -> None:
     assert recipe.tasks == ("low=0-4", "high=5-9@y")
     assert recipe.inputs == {"x": "1,3,8", "rate": str(tmp_path / "rate.npy"), "gain": "scalar"}
     rules = (GroupRule("layer3.*", pin=True), GroupRule("p1", alpha=1))
-    assert recipe.options == MergeOptions(alpha=0.25, operators=tmp_path / "own.yaml", groups=rules)
+    assert recipe.options == MergeOptions(
+        method="mudsc-align", alpha=0.25, operators=tmp_path / "own.yaml", groups=rules
+    )
 
 
 def test_what_is_written_reads_as_the_same(tmp_path: Path) -> None:

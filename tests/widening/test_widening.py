@@ -259,7 +259,7 @@ def test_a_wider_network_costs_more_and_reconstructs_better() -> None:
 def test_least_squares_follows_what_is_shared(share: float, tmp_path: Path) -> None:
     """Wider layers are solved like others, so what a model and its copy agree on stays."""
     copy = permute(mlp(0), seed=1).save(tmp_path / "copy.onnx")
-    options: dict[str, Any] = {"method": "act-align", "calibration": data(mlp(), 256), "output_scale": "keep"}
+    options: dict[str, Any] = {"method": "act-align", "calibration": data(mlp(), 256), "outputs": "features"}
     found, wide = run([mlp(0), copy], tmp_path, share=share, refine="ls", **options)
     np.testing.assert_allclose(found["y"], execute(mlp(0), {"x": data(mlp(0))})["y"], rtol=1e-3, atol=1e-3)
     assert initializers(wide)["w1"].shape[0] > initializers(mlp(0))["w1"].shape[0]

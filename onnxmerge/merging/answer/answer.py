@@ -25,8 +25,9 @@ from onnxmerge.merging.answer.ensemble import (
     AveragedProbabilities,
     ByLogits,
     ByOdds,
-    ByVectors,
+    ByReading,
     Form,
+    Reading,
     Vectors,
     clusters,
     common_embedding,
@@ -100,7 +101,9 @@ def answer(
     if judged < JUDGES or held.all() or meaning.meaning in ("features", "regression") or _one_answer(found.parents):
         return {}, Answered(meaning, AS_IT_WAS, mean=kept)
     fit, rest = found.of(~held), found.of(held)
-    forms, agrees = _forms(layer, meaning, fit, tuple(shares), vectors=vectors, mean=mean, seed=seed)
+    reading = reading_of(meaning, fit.parents, vectors, seed)
+    agrees = agreement(layer, reading, shares)
+    forms = _forms(layer, fit, tuple(shares), reading, mean)
     prior = layer.goal.form.matrix(current[layer.goal.layer.weight])
     before = agrees(rest.merged, rest.parents)
     every = [agrees(_given(_solved(layer, fit, form(fit.parents), prior), rest.x), rest.parents) for form in forms]
@@ -116,33 +119,42 @@ def answer(
     return stored_plainly(layer.goal, current, solution), told
 
 
+def reading_of(meaning: OutputMeaning, answers: Sequence[Rows], vectors: Vectors | None, seed: int) -> Reading | None:
+    """By what an embedding is read: class vectors that are known, or clusters of the parents' own answers [n, u]."""
+    if meaning.meaning != "embedding":
+        return None
+    return clusters(answers, seed) if vectors is None else Reading(vectors)
+
+
+def agreement(layer: LastLayer, reading: Reading | None, shares: Sequence[float]) -> Agreement:
+    """What says how well answers of a layer agree with the parents' ensemble, by what its output means."""
+    if reading is not None:
+        return ByReading(reading, tuple(shares))
+    end = ending(layer.output)
+    return ByOdds(tuple(shares)) if end is not None and end.op_type == "Sigmoid" else ByLogits(tuple(shares))
+
+
 def _forms(
     layer: LastLayer,
-    meaning: OutputMeaning,
     fit: Answers,
     shares: tuple[float, ...],
-    *,
-    vectors: Vectors | None,
+    reading: Reading | None,
     mean: MeanChoice,
-    seed: int,
-) -> tuple[list[Form], Agreement]:
-    """What the layer may be solved for, in order of preference, and what judges it."""
-    if meaning.meaning == "embedding":
-        known = clusters(fit.parents, seed) if vectors is None else vectors
-        keeping = [True] if mean == "keep" or (mean == "auto" and vectors is None) else [True, False]
+) -> list[Form]:
+    """What the layer may be solved for, in order of preference."""
+    if reading is not None:
+        guessed = bool(reading.centres)  # clusters are read about the mean, so they cannot tell whether it helps
+        keeping = [True] if mean == "keep" or (mean == "auto" and guessed) else [True, False]
         keeping = [False] if mean == "drop" else keeping
-        forms: list[Form] = [
-            common_embedding(fit.parents, shares, own, keeps_mean=keeps, of_classes=vectors is not None)
-            for keeps in keeping
-            for own in ((), known)
+        return [
+            common_embedding(fit.parents, shares, own, keeps_mean=keeps) for keeps in keeping for own in (None, reading)
         ]
-        return forms, ByVectors(known, shares)
     end = ending(layer.output)
     if end is not None and end.op_type == "Sigmoid":
-        return [AveragedOdds(shares)], ByOdds(shares)
+        return [AveragedOdds(shares)]
     exact = end is not None and end.op_type in ("Softmax", "LogSoftmax")
     temperatures = LOGIT_TEMPERATURES[:1] if exact else LOGIT_TEMPERATURES
-    return [AveragedProbabilities(shares, temperature) for temperature in temperatures], ByLogits(shares)
+    return [AveragedProbabilities(shares, temperature) for temperature in temperatures]
 
 
 def _one_answer(parents: Sequence[Rows]) -> bool:

@@ -11,8 +11,8 @@ softmax of the cosines of parent m's answer with its own vectors, and q the squa
     t = c + b V^+ (q - mean q),
 
 c being the consensus about its mean, V^+ the pseudo-inverse, and b such that both terms have one deviation. Where no
-class vectors are known, the centres of clusters of each parent's own answers stand in for them: an embedding that was
-trained for classes crowds around their vectors.
+class vectors are known, the centres of clusters of each parent's own answers stand in for them: about its mean, an
+embedding that was trained for classes varies towards one of them at a time.
 
 The mean of an embedding is a constant opinion on classes, and the mean of two parents' means favours some classes of
 both. It is added to t unless it is to be dropped, which changes what the output says to whoever reads more than
@@ -50,8 +50,8 @@ LOGIT_TEMPERATURES = (1.0, 2.0, 4.0)
 FLOOR = 1e-4
 """Added to probabilities before their logarithm is taken."""
 
-CLUSTERS = 10
-"""Clusters of a parent's own answers."""
+CLUSTER_TEMPERATURE = 0.2
+"""Of the softmax over cosines with clusters, about the mean: these reach from -1 to 1, cosines about 0 do not."""
 
 CLUSTERED = 4096
 """Answers of which clusters are formed, at most."""
@@ -105,8 +105,50 @@ class AveragedOdds:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """By what somebody reads embeddings: for each parent, ``vectors`` that its answers are compared with.
+
+    Clusters of answers are read about the mean: ``centres`` are the mean directions of the parents (empty: as it is).
+    """
+
+    vectors: Vectors
+    centres: Sequence[Rows] = ()
+
+    @property
+    def label(self) -> str:
+        """What it is, for people."""
+        return "clusters of answers" if self.centres else "class vectors"
+
+    @property
+    def joint(self) -> Rows:
+        """The vectors of all parents, of length one [classes, u]."""
+        return np.concatenate([_unit(own) for own in self.vectors])
+
+    def probabilities(self, answers: Sequence[Rows]) -> list[Scores]:
+        """For each parent the probabilities of its own vectors [n, classes], by its answers [n, u]."""
+        centres = self.centres or [np.zeros(own.shape[1], np.float32) for own in answers]
+        temperature = CLUSTER_TEMPERATURE if self.centres else COSINE_TEMPERATURE
+        found: list[Scores] = []
+        for own, centre, vectors in zip(answers, centres, self.vectors, strict=True):
+            cosines = _unit(_unit(own) - centre).astype(np.float64) @ _unit(vectors).astype(np.float64).T
+            found.append(softmax(cosines / temperature, axis=1))
+        return found
+
+    def cosines(self, merged: Rows) -> list[Rows]:
+        """The cosines of merged answers [n, u] with each parent's vectors; about their own mean, for clusters."""
+        found = _unit(merged)
+        if self.centres:
+            found = _unit(found - found.mean(axis=0))
+        return [found @ _unit(vectors).T for vectors in self.vectors]
+
+    def read(self, answers: Sequence[Rows]) -> Rows:
+        """q: the square roots of all parents' probabilities of their own vectors, [n, classes]."""
+        return np.sqrt(np.concatenate(self.probabilities(answers), axis=1)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CommonEmbedding:
-    """The consensus of embeddings, with what is read of each parent by its ``vectors`` where there are any.
+    """The consensus of embeddings, with what is read of each parent by a ``reading`` where there is one.
 
     ``back`` [classes, u] is V^+ times b, ``typical`` [classes] the mean of q.
     """
@@ -114,7 +156,7 @@ class CommonEmbedding:
     label: str
     agreed: Consensus
     keeps_mean: bool
-    vectors: Vectors = ()
+    reading: Reading | None = None
     back: Rows | None = None
     typical: Rows | None = None
 
@@ -122,36 +164,46 @@ class CommonEmbedding:
         found: Rows = self.agreed(answers)
         if not self.keeps_mean:
             found = np.asarray(found - self.agreed.centre, np.float32)
-        if self.back is not None and self.typical is not None:
-            found = np.asarray(found + (_read(answers, self.vectors) - self.typical) @ self.back, np.float32)
+        if self.reading is not None and self.back is not None and self.typical is not None:
+            found = np.asarray(found + (self.reading.read(answers) - self.typical) @ self.back, np.float32)
         return found
 
 
 def common_embedding(
-    answers: Sequence[Rows], shares: Sequence[float], vectors: Vectors, *, keeps_mean: bool, of_classes: bool
+    answers: Sequence[Rows], shares: Sequence[float], reading: Reading | None, *, keeps_mean: bool
 ) -> CommonEmbedding:
-    """Learn the form from some of the parents' answers [n, u]; ``of_classes`` says that the vectors are the user's."""
+    """Learn the form from some of the parents' answers [n, u]; without a ``reading`` it is their consensus alone."""
     agreed = consensus(answers, shares)
-    label = "consensus of directions" if not vectors else "class vectors" if of_classes else "clusters of answers"
-    if not vectors:
-        return CommonEmbedding(label, agreed, keeps_mean)
-    read = _read(answers, vectors)
+    if reading is None:
+        return CommonEmbedding("consensus of directions", agreed, keeps_mean)
+    read = reading.read(answers)
     typical = read.mean(axis=0)
-    back = np.linalg.pinv(np.concatenate([_unit(own) for own in vectors]).astype(np.float64)).T
+    back = np.linalg.pinv(reading.joint.astype(np.float64)).T
     deviation = float((agreed(answers) - agreed.centre).std())
     own = float(((read - typical) @ back).std())
     scaled = np.asarray(back * (deviation / own if own > 0 else 0.0), np.float32)
-    return CommonEmbedding(label, agreed, keeps_mean, vectors, scaled, typical)
+    return CommonEmbedding(reading.label, agreed, keeps_mean, reading, scaled, typical)
 
 
-def clusters(answers: Sequence[Rows], seed: int) -> list[Rows]:
-    """For each parent the centres of clusters of its own answers, as directions [CLUSTERS, u]."""
-    found = []
+def clusters(answers: Sequence[Rows], seed: int) -> Reading:
+    """Read each parent by the centres of clusters of its own answers, as directions about their mean.
+
+    There is one cluster more than the directions in which its answers vary: classes that lie apart from each other
+    span one direction less than there are. Directions are counted by the participation ratio of their variances.
+    """
+    found, centres = [], []
     for own in answers:
         some = _unit(own[:: -(-len(own) // CLUSTERED)]).astype(np.float64)
-        centres, _ = kmeans2(some, min(CLUSTERS, len(some)), seed=seed, minit="++", missing="warn")
-        found.append(_unit(centres.astype(np.float32)))
-    return found
+        centre = some.mean(axis=0)
+        about = some - centre
+        variances = np.square(np.linalg.svd(about, compute_uv=False))
+        total = float(np.square(variances).sum())
+        directions = float(variances.sum()) ** 2 / total if total > 0 else 0.0
+        wanted = min(int(np.ceil(directions)) + 1, len(some))
+        middles, _ = kmeans2(_unit(about), wanted, seed=seed, minit="++", missing="warn")
+        found.append(_unit(middles.astype(np.float32)))
+        centres.append(centre.astype(np.float32))
+    return Reading(found, centres)
 
 
 class Agreement(Protocol):
@@ -183,22 +235,21 @@ class ByOdds:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ByVectors:
+class ByReading:
     """The mean probability, by the parent that knows it, of the vector that is nearest to the answer.
 
     Nearest among each parent's own vectors, and among those of all, in equal parts: the parents' tasks may share their
-    samples, or not. ``vectors`` that all parents share are one set, of which their probabilities are averaged.
+    samples, or not. Vectors that all parents share are one set, of which their probabilities are averaged.
     """
 
-    vectors: Vectors
+    reading: Reading
     shares: tuple[float, ...]
 
     def __call__(self, merged: Rows, answers: Sequence[Rows]) -> Scores:
-        own = [_probabilities(given, vectors) for given, vectors in zip(answers, self.vectors, strict=True)]
-        found = _unit(merged)
-        if all(vectors is self.vectors[0] for vectors in self.vectors):
-            return _expected(np.average(own, axis=0, weights=self.shares), found @ _unit(self.vectors[0]).T)
-        cosines = [found @ _unit(vectors).T for vectors in self.vectors]
+        own, vectors = self.reading.probabilities(answers), self.reading.vectors
+        cosines = self.reading.cosines(merged)
+        if all(each is vectors[0] for each in vectors):
+            return _expected(np.average(own, axis=0, weights=self.shares), cosines[0])
         each = [_expected(chances, near) for chances, near in zip(own, cosines, strict=True)]
         joint = _expected(np.concatenate(own, axis=1), np.concatenate(cosines, axis=1))
         apart: Scores = np.average(each, axis=0, weights=self.shares)
@@ -216,18 +267,6 @@ def _mean_probabilities(answers: Sequence[Rows], shares: Sequence[float], temper
     logs = [log_softmax(own.astype(np.float64) / temperature, axis=1) for own in answers]
     weights = np.asarray(shares).reshape(-1, 1, 1)
     found: NDArray[np.float64] = np.exp(logsumexp(np.stack(logs), axis=0, b=weights / weights.sum()))
-    return found
-
-
-def _read(answers: Sequence[Rows], vectors: Vectors) -> Rows:
-    """q: the square roots of all parents' probabilities of their own vectors, [n, classes]."""
-    read = [np.sqrt(_probabilities(own, known)) for own, known in zip(answers, vectors, strict=True)]
-    return np.concatenate(read, axis=1).astype(np.float32)
-
-
-def _probabilities(answers: Rows, vectors: Rows) -> NDArray[np.float64]:
-    cosines = _unit(answers).astype(np.float64) @ _unit(vectors).astype(np.float64).T
-    found: NDArray[np.float64] = softmax(cosines / COSINE_TEMPERATURE, axis=1)
     return found
 
 

@@ -15,7 +15,7 @@ Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean 
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Collection
 
 from onnxmerge.calibration.progress import Report
 from onnxmerge.merging.alignment import meeting
@@ -28,16 +28,13 @@ from onnxmerge.merging.closed_form.segments import blocked, frontier
 from onnxmerge.merging.closed_form.solution import solve
 from onnxmerge.merging.closed_form.storing import matrix, settled, stored
 from onnxmerge.merging.combine import Matchings
-from onnxmerge.merging.skewness import is_direction
-
-OutputScale: TypeAlias = Literal["auto", "keep", "unit"]
 
 
 def refine(
     draft: Draft,
     matchings: Matchings,
     *,
-    output_scale: OutputScale = "auto",
+    directions: Collection[str] = (),
     progress: Report | None = None,
 ) -> Refined:
     """Solve every layer of the merged network.
@@ -45,11 +42,10 @@ def refine(
     Args:
         draft: The matched average of the parents.
         matchings: By which they were averaged.
-        output_scale: ``unit`` gives every sample of every parent's output the same length before they are averaged,
-            right where only the direction counts (an embedding that is compared by cosine), lets each parent count
-            where its answers vary, and gives the sample its mean length back (``consensus``); ``keep`` leaves them as
-            they are, right for logits and regression. The file does not say which it is: ``auto`` looks at the outputs
-            (``is_direction``).
+        directions: Tensors right before the outputs of which only the direction counts (an embedding that is compared
+            by cosine). Every sample of every parent's answer gets the same length there before they are averaged, each
+            parent counts where its answers vary, and the sample gets its mean length back (``consensus``). All others
+            are averaged as they are.
         progress: Told how many layers are done, and of how many.
 
     Raises InputError where the data is empty or activations are not finite.
@@ -70,7 +66,7 @@ def refine(
         elif (units := meeting(typing.activations[step.target], step.axis, typing, matchings, draft.parts)) is None:
             notes.append(_left(step, f"{step.target} cannot be aligned by axes"))
         else:
-            evidence = prefixes.evidence(step, units, _agreed(prefixes, step, output_scale), edge)
+            evidence = prefixes.evidence(step, units, _agreed(prefixes, step, directions), edge)
             solution = solve(evidence, matrix(step, prefixes.current), biased=step.biased)
             found.weights.update(stored(step, prefixes.current, evidence, solution))
         if progress is not None:
@@ -82,11 +78,8 @@ def _left(goal: Goal, why: str) -> str:
     return f"{goal.layer.node}: {why}, so it is not solved by least squares; it stays the average"
 
 
-def _agreed(prefixes: Prefixes, goal: Goal, output_scale: OutputScale) -> Consensus | None:
+def _agreed(prefixes: Prefixes, goal: Goal, directions: Collection[str]) -> Consensus | None:
     """How the parents' outputs are to be agreed on where they are directions; None where they are numbers."""
-    if not goal.last or output_scale == "keep":
+    if not goal.last or goal.output not in directions:
         return None
-    given = prefixes.answers(goal)
-    if output_scale == "auto" and not all(map(is_direction, given)):
-        return None
-    return consensus(given, prefixes.draft.parts)
+    return consensus(prefixes.answers(goal), prefixes.draft.parts)

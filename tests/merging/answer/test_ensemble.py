@@ -9,7 +9,8 @@ from onnxmerge.merging.answer.ensemble import (
     AveragedOdds,
     AveragedProbabilities,
     ByLogits,
-    ByVectors,
+    ByReading,
+    Reading,
     clusters,
     common_embedding,
 )
@@ -55,27 +56,27 @@ def test_probabilities_are_averaged_at_the_temperature() -> None:
 def test_an_embedding_says_what_each_parent_says_of_its_own_classes(read_by: str) -> None:
     answers, vectors, label = disjoint()
     of_classes = read_by == "class vectors"
-    known = vectors if of_classes else clusters(answers, seed=0)
+    known = Reading(vectors) if of_classes else clusters(answers, seed=0)
     shares = (0.5, 0.5)
     together = np.concatenate(vectors)
 
     def joint(found: Rows) -> float:
         return float(((found @ together.T).argmax(axis=1) == label).mean())
 
-    form = common_embedding(answers, shares, known, keeps_mean=True, of_classes=of_classes)
+    form = common_embedding(answers, shares, known, keeps_mean=True)
     assert form.label == read_by
     found = form(answers)
     np.testing.assert_allclose(found.mean(axis=0), form.agreed.centre, atol=1e-4)
     plain = joint(np.asarray(np.mean(answers, axis=0), np.float32))
     assert joint(found) > plain
-    dropped = common_embedding(answers, shares, known, keeps_mean=False, of_classes=of_classes)(answers)
+    dropped = common_embedding(answers, shares, known, keeps_mean=False)(answers)
     np.testing.assert_allclose(dropped.mean(axis=0), 0, atol=1e-4)
     assert joint(dropped) > plain
 
 
 def test_agreement_is_highest_for_what_the_ensemble_itself_says() -> None:
     answers, vectors, label = disjoint()
-    judge = ByVectors(vectors, (0.5, 0.5))
+    judge = ByReading(Reading(vectors), (0.5, 0.5))
     right = np.concatenate(vectors)[label]
     wrong = np.concatenate(vectors)[(label + 3) % 6]
     assert judge(right, answers).mean() > judge(wrong, answers).mean()
@@ -88,5 +89,5 @@ def test_agreement_is_highest_for_what_the_ensemble_itself_says() -> None:
 
 def test_clusters_are_the_same_each_time() -> None:
     answers, _, _ = disjoint()
-    for one, other in zip(clusters(answers, 3), clusters(answers, 3), strict=True):
+    for one, other in zip(clusters(answers, 3).vectors, clusters(answers, 3).vectors, strict=True):
         np.testing.assert_array_equal(one, other)

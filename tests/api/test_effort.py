@@ -1,0 +1,98 @@
+"""The plain command tries whole ways to merge, takes the best, and says how to do that again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmerge import MergeOptions, merge
+from onnxmerge.api.effort import WITHOUT_DATA, flags
+from tests.command_line import Cli
+from tests.graphs import build, execute, normal
+
+MLP = """(float[n,12] x) => (float[n,4] y) {
+    a = MatMul(x, w1) b = Add(a, b1) r = Relu(b) c = MatMul(r, w2) y = Add(c, b2)
+}"""
+
+
+def model(seed: int) -> onnx.ModelProto:
+    return build(MLP, normal(w1=(12, 16), b1=(16,), w2=(16, 4), b2=(4,), seed=seed))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[str, str, str]:
+    for index, name in enumerate("ab"):
+        onnx.save(model(index), tmp_path / f"{name}.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32))
+    return "a.onnx", "b.onnx", "x.npy"
+
+
+def test_what_it_says_repeats_it(pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
+    """Three ways are tried; the command that is printed tries nothing and gives the same bytes."""
+    one, other, data = pair
+    done = cli("run", one, other, "--calib", data, "-o", "m.onnx", "--outputs", "logits", "--json", "m.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())["effort"]
+    assert (found["effort"], len(found["ways"]), found["samples"]) == ("balanced", 3, 80)
+    best = max(found["ways"], key=lambda way: way["agreement"])
+    assert found["chosen_flags"] == best["flags"] == found["ways"][found["chosen"]]["flags"]
+    first = (tmp_path / "m.onnx").read_bytes()
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("the same again"))
+    command = shlex.split(line.removeprefix("the same again"))
+    assert command[:2] == ["onnxmerge", "run"]
+    again = cli(*command[1:])
+    assert again.returncode == 0, again.stderr
+    assert "the same again" not in again.stdout
+    assert (tmp_path / "m.onnx").read_bytes() == first
+
+
+def test_labels_decide_where_there_are_any(pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
+    one, other, data = pair
+    x = np.load(tmp_path / "x.npy")
+    np.save(tmp_path / "y.npy", execute(model(1), {"x": x})["y"].argmax(axis=1))
+    arguments = ("run", one, other, "--calib", data, "--labels", "y.npy", "-o", "m.onnx", "--json", "m.json")
+    done = cli(*arguments, "--effort", "balanced")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())["effort"]
+    assert found["criterion"] == "accuracy"
+    assert found["ways"][found["chosen"]]["accuracy"] == max(way["accuracy"] for way in found["ways"])
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("the same again"))
+    assert "--effort" not in line
+    assert cli(*shlex.split(line.removeprefix("the same again"))[1:]).returncode == 0
+
+
+def test_without_data_weights_are_matched_and_it_is_said(pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
+    one, other, _ = pair
+    done = cli("run", one, other, "-o", "m.onnx", "--json", "m.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert (found["method"], found["effort"]["notes"]) == ("rebasin", [WITHOUT_DATA])
+    assert "with --calib DATA" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("effort", ["fast", "best"])
+def test_more_effort_tries_more(effort: str) -> None:
+    x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
+    found = merge([model(0), model(1)], calibration={"x": x}, effort=effort, outputs="logits").report.effort
+    assert found is not None
+    if effort == "fast":
+        assert (found.ways, found.chosen_flags) == ((), ("--method", "mudsc-align", "--answer", "ensemble"))
+    else:
+        assert len(found.ways) > 20
+        tried = [way.flags for way in found.ways]
+        assert len(set(tried)) == len(tried)
+        assert flags(MergeOptions(method="zipit", refine="ls", answer="ensemble")) in tried
+
+
+def test_two_equal_parents_give_themselves() -> None:
+    x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
+    for meaning in ("logits", "embedding"):
+        result = merge([model(0), model(0)], calibration={"x": x}, outputs=meaning)
+        weights = {each.name: onnx.numpy_helper.to_array(each) for each in model(0).graph.initializer}
+        for name, array in weights.items():
+            np.testing.assert_allclose(result.weights[name], array, rtol=1e-4, atol=1e-5)
