@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.api.job import Job, silent
 from onnxmerge.api.matching import Evidence, evidence_of, match, planned
+from onnxmerge.api.meanings import outputs_of
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Prepared, type_models
 from onnxmerge.api.restoring import merged
@@ -109,7 +110,8 @@ def moved(model: Model, *, permuted: bool, settings: Sequence[str] = tuple(SETTI
     models = ModelSet(network, (network.weights, copy), (network, network))
     both = replace(prepared, models=models)
     source = open_source([dict(feed) for feed in model.feeds], input_specs(network.model))
-    job = Job(both, source, MergeOptions(provider="cpu"), silent)
+    job = Job(both, source, MergeOptions(method="mudsc-align", refine="none", provider="cpu"), silent)
+    job = replace(job, outputs=outputs_of(job, {}))
     session = open_session(network.model)
     own = [run(session, feed) for feed in model.tests]
     trials = {name: replace(job.options, **SETTINGS[name]) for name in settings}
