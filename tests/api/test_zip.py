@@ -15,7 +15,7 @@ MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu
 ZIPS = ["zipit", "weight-zip", "mudsc-zip"]
 
 
-@pytest.mark.parametrize("method", ZIPS)
+@pytest.mark.parametrize("method", ["zipit", *(pytest.param(name, marks=pytest.mark.slow) for name in ZIPS[1:])])
 def test_a_model_zipped_with_its_permuted_copy_is_the_model(digits: Path, tmp_path: Path, method: str) -> None:
     model = digits / "a.onnx"
     copy = permute(model, seed=3).save(tmp_path / "copy.onnx")
