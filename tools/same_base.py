@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Merge the fine-tunes of shared/suite-c100 and score them: mean accuracy within each group's five classes, percent.
+
+    python tools/same_base.py [--way average "average +ls" default ...] [--models N] [--samples N] [--markdown]
+
+Calibrated on unlabelled training images of all groups, mixed. A way is a method, with "+ls" least squares and with
+"+answer" the ensemble's answer; "default" is what `onnxmerge run` does by itself. Needs onnxmerge, Pillow and the
+folder of real material beside the checkout (or in ONNXMERGE_SHARED).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from onnxmerge import merge
+from onnxmerge.model.session import open_session, run
+
+SHARED = Path(os.environ.get("ONNXMERGE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+MEAN, DEVIATION = np.array([125.307, 122.961, 113.8575]), np.array([51.5865, 50.847, 51.255])
+"""Of the pixels, as in shared/tools/score.py."""
+
+
+def main() -> None:
+    """Merge in each of the ways and print a row for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--way", nargs="*", default=["average", "average +ls", "default"])
+    parser.add_argument("--models", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    suite = SHARED / "suite-c100"
+    tasks = json.loads((suite / "suite.json").read_text())["tasks"][: arguments.models]
+    data = np.load(SHARED / "data" / "cifar100.npz")
+    names = [str(name) for name in data["coarse_names"]]
+    groups = [np.flatnonzero(data["coarse_of"] == names.index(task["group"])) for task in tasks]
+    mine = np.flatnonzero(np.isin(data["y_train"], np.concatenate(groups)))
+    chosen = np.random.default_rng(0).permutation(mine)[: arguments.samples]
+    test = np.flatnonzero(np.isin(data["y_test"], np.concatenate(groups)))
+    held, labels = _images(data, "test", test), data["y_test"][test]
+    vectors = np.load(suite / "vectors.npz")["fine"]
+    calibration = _images(data, "train", chosen)
+    print(_row(("way", "accuracy", "seconds", "what was done"), markdown=arguments.markdown), flush=True)
+    if arguments.markdown:
+        print(_row(("---",) * 4, markdown=True))
+    for way in arguments.way:
+        started = time.perf_counter()
+        result = merge([suite / task["file"] for task in tasks], calibration=calibration, **_settings(way))
+        seconds = time.perf_counter() - started
+        session = open_session(result.template.model, weights=result.weights)
+        (name,) = (str(value.name) for value in result.template.graph.inputs)
+        parts = [next(iter(run(session, {name: part}).values())) for part in np.array_split(held, 20)]
+        accuracy = 100 * np.mean([_accuracy(np.concatenate(parts), labels, group, vectors) for group in groups])
+        done = f"{result.report.method}, {result.report.repair}"
+        print(_row((way, f"{accuracy:.2f}", f"{seconds:.0f}", done), markdown=arguments.markdown), flush=True)
+
+
+def _settings(way: str) -> dict[str, Any]:
+    method, *more = way.split(" +")
+    if method == "default":
+        return {}
+    answer = {"answer": "ensemble"} if "answer" in more else {}
+    return {"method": method, "refine": "ls" if "ls" in more else "none", **answer}
+
+
+def _accuracy(found: NDArray[Any], labels: NDArray[Any], group: NDArray[Any], vectors: NDArray[Any]) -> float:
+    own = np.isin(labels, group)
+    return float((group[(found[own] @ vectors[group].T).argmax(axis=1)] == labels[own]).mean())
+
+
+def _images(data: Any, split: str, chosen: NDArray[Any]) -> NDArray[np.float32]:
+    blob, ends = data[f"jpeg_{split}"], data[f"ends_{split}"]
+    starts = np.concatenate([[0], ends[:-1]])
+    pixels = [np.asarray(Image.open(io.BytesIO(blob[starts[each] : ends[each]].tobytes()))) for each in chosen]
+    return np.ascontiguousarray(((np.stack(pixels) - MEAN) / DEVIATION).transpose(0, 3, 1, 2), np.float32)
+
+
+def _row(cells: tuple[str, ...], *, markdown: bool) -> str:
+    return f"| {' | '.join(cells)} |" if markdown else f"{cells[0]:28s} {cells[1]:>10s} {cells[2]:>8s}  {cells[3]}"
+
+
+if __name__ == "__main__":
+    main()
