@@ -21,7 +21,9 @@ import onnx
 import onnx.checker
 import onnx.numpy_helper
 import onnx.parser
+import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 from numpy.typing import ArrayLike, NDArray
 
 
@@ -89,3 +91,16 @@ def execute(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> dict[s
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def copies_made(monkeypatch: pytest.MonkeyPatch) -> list[ir.Model]:
+    """The models that are copied from now on, in a list that grows."""
+    copies: list[ir.Model] = []
+    clone = ir.Model.clone
+
+    def counted(model: ir.Model) -> ir.Model:
+        copies.append(model)
+        return clone(model)
+
+    monkeypatch.setattr(ir.Model, "clone", counted)
+    return copies

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
 import pytest
 
 from onnxmerge import inspect
-from tests.graphs import build, normal
+from tests.graphs import build, copies_made, normal
 
 
 def test_a_graph_is_copied_to_be_paired_up_traced_and_certified(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "(float[n,4] x) => (float[n,3] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
     model = build(text, normal(w=(4, 6), v=(6, 3)))
-    copies = []
-    clone = ir.Model.clone
-
-    def counted(model: ir.Model) -> ir.Model:
-        copies.append(model)
-        return clone(model)
-
-    monkeypatch.setattr(ir.Model, "clone", counted)
+    copies = copies_made(monkeypatch)
     certificate = inspect(model, certify=True).certificate
     assert certificate is not None
     assert certificate.passed

@@ -8,7 +8,6 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 
 from onnxmerge.errors import InputError, UsageError
@@ -16,7 +15,7 @@ from onnxmerge.model import open_session, providers, read_network, run
 from onnxmerge.model import session as session_module
 from onnxmerge.model.session import open_sessions
 from tests import graphs
-from tests.graphs import execute, normal
+from tests.graphs import copies_made, execute, normal
 
 build = functools.partial(graphs.build, check=False)  # most outputs here are written without their types
 
@@ -40,14 +39,7 @@ def test_replaces_weights_and_outputs_without_changing_the_model() -> None:
 def test_versions_of_a_model_are_sessions_of_one_copy(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "IN_MEMORY", in_memory)
     network = read_network(build(MLP, normal(w=(4, 3), b=(3,))))
-    copies = []
-    clone = ir.Model.clone
-
-    def counted(model: ir.Model) -> ir.Model:
-        copies.append(model)
-        return clone(model)
-
-    monkeypatch.setattr(ir.Model, "clone", counted)
+    copies = copies_made(monkeypatch)
     versions = [normal(w=(4, 3), b=(3,), seed=seed) for seed in (1, 2, 3)]
     sessions = open_sessions(network.model, versions, outputs=["h", "y"])
     assert len(copies) == 1
