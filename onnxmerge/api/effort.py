@@ -14,31 +14,37 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxmerge.api.answering import answered
+from onnxmerge.api.consistency import decidable, require_consistent
+from onnxmerge.api.examining import Questions
 from onnxmerge.api.job import Job
-from onnxmerge.api.judging import Judge
+from onnxmerge.api.judging import PLENTY, Judge, Verdict, held_out, judge_on
 from onnxmerge.api.matching import Weights, evidence_of, match
 from onnxmerge.api.methods import METHODS
 from onnxmerge.api.options import DEFAULT, MergeOptions
 from onnxmerge.api.restoring import merged
 from onnxmerge.api.search import GRID
-from onnxmerge.calibration.subset import Split, Spread
-from onnxmerge.errors import InputError
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.subset import Split, Spread, holds
+from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.answer.answer import agreement, reading_of
-from onnxmerge.merging.answer.last_layer import answers_of
+from onnxmerge.merging.answer.last_layer import LastLayer, answers_of
+from onnxmerge.merging.answer.meaning import OutputMeaning
+from onnxmerge.merging.answer.outputs import Outputs
+from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.repair.choice import repair_step
 
 TRIED_ON = 2048
 """Samples that a way to merge is tried on, at most."""
 
+JUDGED_BY = 1024
+"""Held-out samples that judge it, at most."""
+
 WITHOUT_DATA = (
     "there is no calibration data, so units were matched by weights alone and nothing was measured; with --calib DATA "
     "statistics are repaired, layers are solved for what the parents compute, and the best way is found"
 )
-
-JUDGED_BY = 1024
-"""Held-out samples that judge it, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +64,8 @@ class Way:
 class EffortReport:
     """What an ``effort`` tried, in order, and which of it was ``chosen`` by ``criterion`` on held-out ``samples``.
 
-    Nothing was judged where there is one way only; ``chosen_flags`` say it. ``labelled``: labels still decide something
-    in the way that was chosen (its repair).
+    Nothing was judged where there is one way only; ``chosen_flags`` say it. ``labelled``: labels decide something in
+    the way that was chosen too (its repair).
     """
 
     effort: str
@@ -68,8 +74,8 @@ class EffortReport:
     samples: int = 0
     ways: tuple[Way, ...] = ()
     chosen: int = 0
-    notes: tuple[str, ...] = ()
     labelled: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[MergeOptions, ...]:
@@ -111,15 +117,58 @@ def flags(options: MergeOptions) -> tuple[str, ...]:
     return (*found, "--answer", options.answer)
 
 
-def best_way(job: Job, every: Sequence[MergeOptions], split: Split, judge: Judge) -> tuple[MergeOptions, EffortReport]:
-    """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals.
+def possible_ways(
+    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool
+) -> tuple[MergeOptions, ...]:
+    """Those of the `ways` that can be done with what is given. Raises UsageError where none can."""
+    found, errors = [], []
+    for way in ways(options, models, calibrated=calibrated):
+        decides = labelled and (options.effort is None or decidable(way))
+        try:
+            require_consistent(way, models, calibrated=calibrated, labelled=decides, based=based)
+            found.append(way)
+        except UsageError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return tuple(found)
 
-    Raises InputError where none can be merged.
+
+def chosen_way(
+    job: Job, options: MergeOptions, every: Sequence[MergeOptions], asked: Questions | None
+) -> tuple[MergeOptions, EffortReport | None]:
+    """Which of the ways to merge is taken, and how that was found: None where the user said which.
+
+    ``job`` has all of the data; ``options`` are what the user asked for, ``asked`` what labels say of the data.
+
+    Raises InputError where no way can be merged, or labels do not fit.
     """
-    trial = replace(job, source=Spread(split.fit, TRIED_ON))
-    evidence, together = evidence_of(trial, every), _Together(trial, split)
-    tried: list[tuple[tuple[float, float], MergeOptions, Way]] = []
+    if options.effort is None:
+        return every[0], None
+    only = EffortReport(options.effort, flags(every[0]), labelled=asked is not None and decidable(every[0]))
+    if job.source is None:
+        return every[0], replace(only, notes=(WITHOUT_DATA,))
+    if len(every) == 1:
+        return every[0], only
+    if not holds(job.source, PLENTY):
+        told = f"with fewer than {PLENTY} samples, only {' '.join(only.chosen_flags)} was tried"
+        return every[0], replace(only, notes=(told,))
+    split = held_out(job.source, job.prepared.models)
+    job = replace(job, source=split.fit, options=options)
+    try:
+        judge = judge_on(job, split.held, None if asked is None else asked.held_out(split))
+    except NothingToCompareError as error:
+        return every[0], replace(only, notes=(f"only {' '.join(only.chosen_flags)} was tried: {error}",))
+    return _best(job, every, split, judge)
+
+
+def _best(job: Job, every: Sequence[MergeOptions], split: Split, judge: Judge) -> tuple[MergeOptions, EffortReport]:
+    """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
+    trial, held = replace(job, source=Spread(split.fit, TRIED_ON)), Spread(split.held, JUDGED_BY)
+    evidence, together = evidence_of(trial, every), _answered_together(job.outputs)
+    tried: list[tuple[Verdict, MergeOptions]] = []
     notes: list[str] = []
+    samples = judge.samples
     with job.progress("trying ways to merge") as report:
         for index, how in enumerate(every):
             own = replace(trial, options=how)
@@ -127,70 +176,57 @@ def best_way(job: Job, every: Sequence[MergeOptions], split: Split, judge: Judge
                 step = repair_step(job.prepared.models.template.graph, job.prepared.typing, how.repair)
                 matched = match(own, evidence)
                 result, _ = answered(own, merged(own, matched, evidence, step), apart=False)
-                verdict = judge(result.weights, matched.matchings)
-                agreed = together(result.weights)
+                if together:
+                    agreed, samples = _agreement(own, together, result.weights, held)
+                    mark = None if judge.exam is None else judge.exam(result.weights, matched.matchings)
+                    verdict = Verdict(agreed, mark)
+                else:
+                    verdict = judge(result.weights, matched.matchings)
             except InputError as error:  # a zip cannot merge what an alignment can
                 notes.append(f"{' '.join(flags(how))} was left out: {error}")
                 continue
             finally:
                 report(index + 1, len(every))
-            found = replace(verdict, reconstruction=verdict.reconstruction if agreed is None else agreed)
-            tried.append((found.rank, how, Way(flags(how), found.reconstruction, found.accuracy)))
+            tried.append((verdict, how))
     if not tried:
         raise InputError(f"none of {len(every)} ways can be merged: {notes[-1]}")
-    chosen = max(range(len(tried)), key=lambda index: tried[index][0])
-    ours = "agreement with the ensemble" if together.answers else "reconstruction"
-    criterion, samples = (judge.criterion, judge.samples) if judge.exam is not None else (ours, together.samples)
+    chosen = max(range(len(tried)), key=lambda index: tried[index][0].rank)
     how = tried[chosen][1]
-    told = EffortReport(
+    criterion = "agreement with the ensemble" if together and judge.exam is None else judge.criterion
+    return how, EffortReport(
         str(job.options.effort),
         flags(how),
         criterion,
-        samples or judge.samples,
-        tuple(way for _, _, way in tried),
+        samples if judge.exam is None else judge.samples,
+        tuple(Way(flags(each), verdict.reconstruction, verdict.accuracy) for verdict, each in tried),
         chosen,
-        tuple(dict.fromkeys(notes)),
+        labelled=judge.exam is not None and decidable(how),
+        notes=tuple(dict.fromkeys(notes)),
     )
-    return how, told
 
 
-class _Together:
-    """How well merged weights agree with the parents' ensemble on held-out data, over all outputs that have one."""
+def _answered_together(outputs: Outputs) -> list[tuple[LastLayer, OutputMeaning]]:
+    """The layers of the outputs that the parents answer together, and what these mean."""
+    found = [(layer, outputs.meanings.get(str(layer.output.name))) for layer in outputs.layers]
+    return [(layer, own) for layer, own in found if own is not None and own.meaning not in ("features", "regression")]
 
-    def __init__(self, job: Job, split: Split) -> None:
-        self._job, self._held = job, Spread(split.held, JUDGED_BY)
-        meanings = [(layer, job.outputs.meanings.get(str(layer.output.name))) for layer in job.outputs.layers]
-        self._judged = [
-            (layer, meaning)
-            for layer, meaning in meanings
-            if meaning is not None and meaning.meaning not in ("features", "regression")
-        ]
-        self.samples = 0
 
-    @property
-    def answers(self) -> bool:
-        """Whether there is an output that the parents answer together."""
-        return bool(self._judged)
-
-    def __call__(self, weights: Weights) -> float | None:
-        """The mean over outputs and samples; None where the parents' outputs have no common answer."""
-        if not self._judged:
-            return None
-        job, models = self._job, self._job.prepared.models
-        rows = answers_of(
-            [layer for layer, _ in self._judged],
-            job.network,
-            weights,
-            (models.template, models.weights),
-            self._held,
-            provider=job.options.provider,
-            seed=job.options.seed,
-        )
-        agreed = []
-        for (layer, meaning), found in zip(self._judged, rows, strict=True):
-            vectors = job.outputs.vectors_of(meaning)
-            reading = reading_of(meaning, found.parents, vectors, job.options.seed)
-            judge = agreement(layer, reading, job.shares)
-            agreed.append(float(judge(found.merged, found.parents).mean()))
-            self.samples = len(np.unique(found.samples))
-        return float(np.mean(agreed))
+def _agreement(
+    job: Job, together: Sequence[tuple[LastLayer, OutputMeaning]], weights: Weights, held: CalibrationSource
+) -> tuple[float, int]:
+    """How well merged weights agree with the parents' ensemble, the mean over outputs, and on how many samples."""
+    models, options = job.prepared.models, job.options
+    rows = answers_of(
+        [layer for layer, _ in together],
+        job.network,
+        weights,
+        (models.template, models.weights),
+        held,
+        provider=options.provider,
+        seed=options.seed,
+    )
+    agreed = []
+    for (layer, meaning), found in zip(together, rows, strict=True):
+        reading = reading_of(meaning, found.parents, job.outputs.vectors_of(meaning), options.seed)
+        agreed.append(float(agreement(layer, reading, job.shares)(found.merged, found.parents).mean()))
+    return float(np.mean(agreed)), len(np.unique(rows[0].samples))

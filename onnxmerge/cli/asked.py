@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from onnxmerge.api import MergeOptions
-from onnxmerge.api.consistency import idle, require_use
+from onnxmerge.api.consistency import decidable, idle, require_use
 from onnxmerge.api.options import DEFAULT, ONE_WAY, differing
 from onnxmerge.cli.files import files_of
 from onnxmerge.cli.tasks import take_tasks
@@ -35,6 +35,9 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
     options = _options(
         recipe.options, {name: given[name] for name in MergeOptions.__dataclass_fields__ if name in given}
     )
+    undecided = options.settled().effort is None and not decidable(options.settled())
+    if undecided and decidable(recipe.options.settled()):
+        recipe = replace(recipe, labels=None)  # labels that decided what the command line says now
     return Recipe(
         recipe.models,
         base=_path(given.get("base"), recipe.base),
@@ -51,10 +54,15 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
 def _options(written: MergeOptions, given: Mapping[str, Any]) -> MergeOptions:
     """Those ``given`` on the command line before those of a recipe; raises UsageError where one has no effect.
 
-    What a recipe says of another method than the one that is given goes with it.
+    What a recipe says of another method than the one that is given goes with it, and so does an effort with a method.
     """
+    one_way = [name for name in given if name in ("method", *ONE_WAY)]
+    if one_way and "effort" not in given:
+        written = replace(written, effort=None)
+    if "effort" in given and not one_way:
+        written = replace(written, **{name: getattr(_DEFAULT, name) for name in ("method", *ONE_WAY)})
     options = replace(written, **given)
-    if options.method == DEFAULT and options.effort is None and any(name in ONE_WAY for name in given):
+    if options.method == DEFAULT and options.effort is None and one_way:
         options = replace(options, method="mudsc-align")  # though it may be given as what it is by default
     require_use(options.settled(), given)
     own = set(idle(written.settled(), differing(written)))

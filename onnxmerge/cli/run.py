@@ -69,7 +69,7 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
         if not skip and name not in dropped:
             kept.append(word)
         skip = not skip and name in dropped and not equals
-    return shlex.join(["onnxmerge", "run", *kept, *report.effort.chosen_flags])
+    return shlex.join(["onnxmerge", "run", *report.effort.chosen_flags, *kept])
 
 
 @click.command(cls=_Run, epilog=_listed())

@@ -48,9 +48,10 @@ def print_plan(plan: MergePlan) -> None:
     """What a merge would do."""
     console = terminal()
     how = plan.options
-    _print_groups(console, plan.groups, f"{len(plan.models)} models, {how.method}, alpha {how.alpha}")
+    way = f"{how.method}, alpha {how.alpha}" if how.effort is None else f"--effort {how.effort}"
+    _print_groups(console, plan.groups, f"{len(plan.models)} models, {way}")
     if plan.candidates > 1:
-        console.say(f"to be tried      {plan.candidates} ways to match, on held-out calibration data")
+        console.say(f"to be tried      {plan.candidates} ways to merge, on held-out calibration data")
     if plan.border is not None:
         console.say(f"merged up to     {', '.join(plan.border)}")
     for certificate, model in zip(plan.certificates, plan.models, strict=True):

@@ -66,6 +66,24 @@ def test_labels_decide_where_there_are_any(pair: tuple[str, str, str], tmp_path:
     assert cli(*shlex.split(line.removeprefix("the same again"))[1:]).returncode == 0
 
 
+@pytest.mark.parametrize("line", ["effort: balanced", "method: auto", "labels: y.npy", ""])
+def test_a_recipe_s_own_choice_gives_way(line: str, pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
+    """What the command line says of how to merge goes before what a recipe says, its labels included."""
+    one, other, data = pair
+    x = np.load(tmp_path / "x.npy")
+    np.save(tmp_path / "y.npy", execute(model(1), {"x": x})["y"].argmax(axis=1))
+    text = f"models: [{one}, {other}]\ncalibration: {{data: {data}}}\noutputs: logits\n{line}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    given = ("--effort", "balanced") if line.startswith("method") else ()
+    done = cli("run", *given, "-o", "m.onnx", "--", "r.yaml")
+    assert done.returncode == 0, done.stderr
+    first = (tmp_path / "m.onnx").read_bytes()
+    (said,) = (each for each in done.stdout.splitlines() if each.startswith("the same again"))
+    again = cli(*shlex.split(said.removeprefix("the same again"))[1:])
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == first
+
+
 def test_without_data_weights_are_matched_and_it_is_said(pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
     one, other, _ = pair
     done = cli("run", one, other, "-o", "m.onnx", "--json", "m.json")

@@ -76,7 +76,7 @@ def test_run_writes_a_model_and_a_summary(digits: Path, tmp_path: Path, checkout
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["effort"]["effort"] == "fast"
     assert report["method"] == report["effort"]["chosen_flags"][1]
-    assert f"the same again   onnxmerge run {digits / 'a.onnx'} " in done.stdout
+    assert "the same again   onnxmerge run --method " in done.stdout
     assert {"read", "type", "certify", "calibrate", "match", "merge"} <= set(report["seconds"])
     assert all(group["similarity_after"] > group["similarity_before"] for group in report["groups"])
 

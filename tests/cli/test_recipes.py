@@ -56,7 +56,7 @@ def test_a_run_that_was_written_down_can_be_repeated(digits: Path, tmp_path: Pat
 def test_a_dry_run_proves_the_groups_and_writes_nothing(digits: Path, tmp_path: Path) -> None:
     file = recipe(tmp_path, digits, 'groups: [{match: "p0", pin: true}]\n')
     done = run(file, "--dry-run", "--alpha", "auto", "--method", "mudsc-align", "--json", tmp_path / "r.json")
-    assert "to be tried      11 ways to match" in done.output
+    assert "to be tried      11 ways to merge" in done.output
     assert done.output.count("certificate      passed") == 2
     assert "nothing was merged" in done.output
     found = json.loads((tmp_path / "r.json").read_text())
