@@ -34,6 +34,10 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
             raise UsageError("a search for method or alpha compares activations: give calibration data (--calib)")
     elif compares_activations(options) and not calibrated:
         raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
+    for name in ("outputs", "output_mean"):
+        if name in differing(options) and not calibrated:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} says what is measured: give calibration data (--calib)")
     require_use(options, differing(options))
     if labelled:
         _require_use_of_labels(options, calibrated=calibrated, based=based)
@@ -80,7 +84,7 @@ USES: Mapping[str, Use] = {
     "zip_b": _by_methods(lambda method: isinstance(method, ZipMethod)),
     "groups": _by_methods(_matches),
     "rotate": _by_methods(lambda method: not isinstance(method, TaskVectorMethod)),
-    "output_mean": Use(lambda options: options.answer == "ensemble", "--answer ensemble; --answer {answer}"),
+    "output_mean": Use(lambda options: options.answer in ("ensemble", AUTO), "--answer ensemble; --answer {answer}"),
 }
 """Options that only some merges look at (those without a default of their own say so where they are read)."""
 
@@ -191,8 +195,6 @@ def _require_refinable(options: MergeOptions, *, calibrated: bool) -> None:
 
 
 def _require_answerable(options: MergeOptions, *, calibrated: bool, based: bool) -> None:
-    if options.outputs is not None and not calibrated:
-        raise UsageError("--outputs says what is measured: give calibration data (--calib)")
     if options.answer != "ensemble":
         return
     if not calibrated:

@@ -20,7 +20,7 @@ from onnxmerge.api.job import Job
 from onnxmerge.api.judging import PLENTY, Judge, Verdict, held_out, judge_on
 from onnxmerge.api.matching import Weights, evidence_of, match
 from onnxmerge.api.methods import METHODS
-from onnxmerge.api.options import DEFAULT, MergeOptions
+from onnxmerge.api.options import AUTO, DEFAULT, MergeOptions
 from onnxmerge.api.restoring import merged
 from onnxmerge.api.search import GRID
 from onnxmerge.calibration.sources import CalibrationSource
@@ -65,7 +65,7 @@ class EffortReport:
     """What an ``effort`` tried, in order, and which of it was ``chosen`` by ``criterion`` on held-out ``samples``.
 
     Nothing was judged where there is one way only; ``chosen_flags`` say it. ``labelled``: labels decide something in
-    the way that was chosen too (its repair).
+    the way that was chosen too (its repair). ``vectors``: class vectors are read, whether there are labels or not.
     """
 
     effort: str
@@ -75,6 +75,7 @@ class EffortReport:
     ways: tuple[Way, ...] = ()
     chosen: int = 0
     labelled: bool = False
+    vectors: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -82,9 +83,12 @@ def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[Merge
     """The ways that the effort of ``options`` tries for so many models, the plainest first; one without an effort."""
     if options.method != DEFAULT:
         return (options,)
-    how = replace(options, effort=None)
+    answer = options.answer
+    if answer == AUTO:
+        answer = "ensemble" if calibrated else "mean"
+    how = replace(options, effort=None, answer=answer)
     if not calibrated:
-        return (replace(how, method="rebasin", refine="none", answer="mean"),)
+        return (replace(how, method="rebasin" if options.width is None else "weight-zip", refine="none"),)
     plain = replace(how, method="mudsc-align" if options.width is None else "zipit", refine="none")
     solved = replace(how, method="zipit", refine="ls")
     if options.effort == "fast":
@@ -191,6 +195,8 @@ def _best(job: Job, every: Sequence[MergeOptions], split: Split, judge: Judge) -
     if not tried:
         raise InputError(f"none of {len(every)} ways can be merged: {notes[-1]}")
     chosen = max(range(len(tried)), key=lambda index: tried[index][0].rank)
+    if not np.isfinite(tried[chosen][0].rank).all():
+        notes.append("no way could be judged, for none gives finite values on held-out samples; the first was taken")
     how = tried[chosen][1]
     criterion = "agreement with the ensemble" if together and judge.exam is None else judge.criterion
     return how, EffortReport(

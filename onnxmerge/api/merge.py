@@ -17,6 +17,7 @@ from onnxmerge.api.effort import chosen_way, possible_ways
 from onnxmerge.api.examining import questions
 from onnxmerge.api.files import sources
 from onnxmerge.api.job import Progress, silent
+from onnxmerge.api.judging import PLENTY
 from onnxmerge.api.matching import evidence_of
 from onnxmerge.api.meanings import class_vectors, output_names, outputs_of
 from onnxmerge.api.options import MergeOptions
@@ -31,6 +32,7 @@ from onnxmerge.api.separation import Parents, Product, inputs_of, joined
 from onnxmerge.api.summary import errors, footprints
 from onnxmerge.api.tasks import TaskSpec
 from onnxmerge.calibration.sources import SourceSpec
+from onnxmerge.calibration.subset import holds
 from onnxmerge.errors import UsageError, ValidationError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
@@ -83,7 +85,7 @@ def merge(
 
     """
     given = Given(calibration, base, image_options or {}, inputs or {})
-    asked_for = (MergeOptions(**settings) if options is None else options).settled()
+    asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=labels is not None)
     begun = begin(models, given, every[0], progress or silent)
     parents, clock = begun.parents, begun.clock
@@ -92,6 +94,7 @@ def merge(
     with clock.stage("try"):
         begun = replace(begun, job=replace(begun.job, outputs=outputs_of(begun.job, known)))
         how, tried = chosen_way(begun.job, asked_for, every, asked)
+    tried = None if tried is None else replace(tried, vectors=bool(known))
     asked = asked if tried is None or tried.labelled else None
     begun = divided(begun, how, labelled=asked is not None)
     job = begun.job
@@ -147,17 +150,19 @@ def plan(
     Takes the arguments of ``merge`` and raises what it raises so far.
     """
     given = Given(calibration, base, image_options or {}, inputs or {})
-    asked_for = (MergeOptions(**settings) if options is None else options).settled()
+    asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=False)
     how = every[0]
     begun = divided(begin(models, given, how, silent), how, labelled=False)
     job, prepared = begun.job, begun.job.prepared
     overrides(how.groups, prepared.typing)  # raises for a rule that names no group
+    asked_meanings(how.outputs, output_names(begun.parents.models.template.graph))  # the same for an output
+    tried = every if begun.source is not None and holds(begun.source, PLENTY) else every[:1]
     border = None if begun.parents.separation is None else tuple(sorted(prepared.models.border))
     return MergePlan(
         models=tuple(network.label for network in prepared.models.sources),
         options=asked_for,
-        candidates=sum(len(choices(each, len(prepared.models.weights))) for each in every),
+        candidates=sum(len(choices(each, len(prepared.models.weights))) for each in tried),
         groups=group_reports(job, None),
         border=border,
         coverage=coverage(prepared.models.weights[0], prepared.typing),
@@ -165,6 +170,13 @@ def plan(
         calibrated=job.source is not None,
         notes=begun.notes,
     )
+
+
+def _settled(options: MergeOptions | None, settings: Mapping[str, Any]) -> MergeOptions:
+    """The options, or those made of ``settings``; raises UsageError for both, or for words that they do not know."""
+    if options is not None and settings:
+        raise UsageError(f"options were given, so {next(iter(settings))}= has no effect: put it into the options")
+    return (MergeOptions(**settings) if options is None else options).settled()
 
 
 def _possible(
@@ -187,7 +199,10 @@ def _known_vectors(
     """The class vectors for the ensemble's answer. Raises UsageError for tasks or vectors that nothing would use."""
     if how.answer == "ensemble":
         asked_meanings(how.outputs, output_names(parents.models.template.graph))  # raises now what it would later
-        return class_vectors(tasks, vectors, models, parents)
+        known = class_vectors(tasks, vectors, models, parents)
+        if known or labelled or tasks is None:
+            return known
+        raise UsageError("tasks without class vectors say what labels mean: give the labels too (--labels)")
     if not labelled and (tasks is not None or vectors is not None):
         raise UsageError(
             "tasks and class vectors say what labels mean: give the labels too (--labels), or --answer ensemble, "

@@ -13,6 +13,7 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.answer.answer import MeanChoice
 from onnxmerge.merging.repair.choice import RepairChoice
+from onnxmerge.text import shown
 
 Refinement = Literal["auto", "none", "ls", "regmean"]
 OutputType = Literal["keep", "float16"]
@@ -40,6 +41,18 @@ ONE_WAY = (
     "groups",
 )
 """Options of one way to merge: who gives one has chosen the method too."""
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "effort": EFFORTS,
+    "objective": get_args(Objective),
+    "repair": get_args(RepairChoice),
+    "refine": get_args(Refinement),
+    "answer": get_args(AnswerChoice),
+    "output_mean": get_args(MeanChoice),
+    "heads": get_args(HeadsChoice),
+    "output_type": get_args(OutputType),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +130,7 @@ class MergeOptions:
 
         Raises UsageError where both an effort and one way to merge are asked for.
         """
+        self._require_choices()
         method, effort, refine = self.method, self.effort, self.refine
         given = differing(self)
         own = [name for name in ("method", *ONE_WAY) if name in given]
@@ -127,11 +141,22 @@ class MergeOptions:
         elif method == DEFAULT:
             effort = effort or "balanced"
         answer: AnswerChoice = self.answer
-        if answer == AUTO:
-            answer = "mean" if effort is None else "ensemble"
+        if answer == AUTO and effort is None:
+            answer = "mean"
         if refine == AUTO and effort is None and (method, self.repair) != (AUTO, AUTO):
             refine = "none"
         return replace(self, method=method, effort=effort, answer=answer, refine=refine)
+
+    def _require_choices(self) -> None:
+        """Raise UsageError for a word that an option does not know."""
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in known:
+                if value is None and name == "effort":
+                    continue
+                raise UsageError(
+                    f"--{name.replace('_', '-')}: expected one of {', '.join(known)}, found {shown(value)}"
+                )
 
     @property
     def searches(self) -> bool:

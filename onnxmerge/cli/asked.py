@@ -57,9 +57,11 @@ def _options(written: MergeOptions, given: Mapping[str, Any]) -> MergeOptions:
     What a recipe says of another method than the one that is given goes with it, and so does an effort with a method.
     """
     one_way = [name for name in given if name in ("method", *ONE_WAY)]
-    if one_way and "effort" not in given:
+    if one_way and "effort" in given:
+        raise UsageError(f"--effort {given['effort']} finds out how to merge: leave out {_flag(one_way[0])}")
+    if one_way:
         written = replace(written, effort=None)
-    if "effort" in given and not one_way:
+    if "effort" in given:
         written = replace(written, **{name: getattr(_DEFAULT, name) for name in ("method", *ONE_WAY)})
     options = replace(written, **given)
     if options.method == DEFAULT and options.effort is None and one_way:
@@ -71,6 +73,10 @@ def _options(written: MergeOptions, given: Mapping[str, Any]) -> MergeOptions:
 
 
 _DEFAULT = MergeOptions()
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _path(given: str | Path | None, otherwise: str | None) -> str | None:

@@ -19,7 +19,7 @@ from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
-from onnxmerge.cli.tasks import read_tasks, task_options
+from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
 from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
 from onnxmerge.report.progress import progress_bar
@@ -62,13 +62,23 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     """The command that merges in the way that was chosen, and tries nothing; None where nothing was chosen."""
     if report.effort is None:
         return None
-    dropped = {"--effort", "--answer"} | (set() if report.effort.labelled else {"--labels"})
-    kept, skip = [], False
-    for word in context.meta[_WRITTEN]:
+    dropped = {"effort", "answer"} | (set() if report.effort.labelled else {"labels"})
+    if not report.effort.labelled and not report.effort.vectors:
+        dropped |= {"vectors", *TASK_OPTIONS}  # they say what labels mean, and labels decide nothing now
+    options = {name: option for option in context.command.params for name in option.opts if name.startswith("-")}
+    kept: list[str] = []
+    words = iter(context.meta[_WRITTEN])
+    for word in words:
+        if word == "--":
+            kept += [word, *words]
+            break
         name, equals, _ = word.partition("=")
-        if not skip and name not in dropped:
-            kept.append(word)
-        skip = not skip and name in dropped and not equals
+        option = options.get(name)
+        own = [word]
+        if isinstance(option, click.Option) and not option.is_flag and not equals:
+            own.append(next(words, ""))
+        if option is None or option.name not in dropped:
+            kept += own
     return shlex.join(["onnxmerge", "run", *report.effort.chosen_flags, *kept])
 
 

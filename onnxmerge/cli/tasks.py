@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 WrittenTasks = str | tuple[str, ...] | None
 """A task file, or tasks in one line each (see `notation`); None where nothing is said."""
 
-_NAMES = ("flags", "file", "regression")
+TASK_OPTIONS = ("flags", "file", "regression")
 
 
 def task_options(command: F) -> F:
@@ -51,7 +51,7 @@ def task_options(command: F) -> F:
 
 def take_tasks(settings: dict[str, Any]) -> WrittenTasks:
     """Remove the options from ``settings``, and return what they say. Raises UsageError where they contradict."""
-    flags, file, regression = (settings.pop(name, None) for name in _NAMES)
+    flags, file, regression = (settings.pop(name, None) for name in TASK_OPTIONS)
     if sum(map(bool, (flags, file, regression))) > 1:
         raise UsageError("tasks come from --task, from --tasks FILE or are one --regression, not from several of these")
     if regression:

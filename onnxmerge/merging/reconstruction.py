@@ -225,8 +225,8 @@ def features_of(
 
 
 def _thinned(array: NDArray[Any], axis: int, feeds: int) -> Rows:
-    """The rows [positions, units] of one feed's tensor that are kept."""
-    units = np.moveaxis(array, axis, -1)
+    """The rows [positions, units] of one feed's tensor that are kept; a tensor of one axis has a number a sample."""
+    units = array.reshape(-1, 1) if array.ndim == 1 else np.moveaxis(array, axis, -1)
     flat = units.reshape(-1, units.shape[-1])
     kept = -(-ROWS // feeds)
     step = max(-(-len(flat) // kept), 1) if units.ndim > 2 else 1

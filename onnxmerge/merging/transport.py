@@ -88,6 +88,13 @@ def composite_sources(
     return tuple(sources)
 
 
+def require_shape(array: NDArray[Any], layout: TensorLayout) -> None:
+    """Raise StructureError if the array has another shape than the layout."""
+    if array.shape != layout.shape:
+        expected = list(layout.shape)
+        raise StructureError(f"tensor {layout.name}: expected shape {expected}, found {list(array.shape)}")
+
+
 def transport(
     array: NDArray[Any], layout: TensorLayout, spaces: Mapping[str, Space], perms: Mapping[str, Positions]
 ) -> NDArray[Any]:
@@ -96,9 +103,7 @@ def transport(
     Returns ``array`` itself where nothing moves. Raises StructureError if the array has another shape than the
     layout, or if a space stands in a block where its outer space cannot be told.
     """
-    if array.shape != layout.shape:
-        expected = list(layout.shape)
-        raise StructureError(f"tensor {layout.name}: expected shape {expected}, found {list(array.shape)}")
+    require_shape(array, layout)
     moving = [block for block in layout.blocks if any(name in perms and spaces[name].free for name in block.spaces)]
     if not moving:
         return array

@@ -25,7 +25,7 @@ from scipy.sparse import csc_array
 
 from onnxmerge.axes.layout import Block, Positions, Space, TensorLayout, Typing
 from onnxmerge.axes.resize import Widths, resized_layout, resized_spaces
-from onnxmerge.merging.transport import Slot, bind, composite_shape, covers
+from onnxmerge.merging.transport import Slot, bind, composite_shape, covers, require_shape
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -63,6 +63,7 @@ def zipped(
     sums = [np.zeros([axis.positions.size for axis in block.axes]) for block in merged.blocks]
     for array, labels, share in zip(arrays, zips.models, shares, strict=True):
         if share != 0:  # a mask's -inf must not turn into nan
+            require_shape(array, layout)
             for index, block in enumerate(layout.blocks):
                 added = project(array, layout, block, typing.spaces, labels, widths=zips.widths)
                 sums[index] += share * added.reshape(sums[index].shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ import pytest
 
 from onnxmerge import MergeOptions, merge
 from onnxmerge.api.effort import WITHOUT_DATA, flags
+from onnxmerge.errors import UsageError
 from tests.command_line import Cli
 from tests.graphs import build, execute, normal
 
@@ -64,6 +66,90 @@ def test_labels_decide_where_there_are_any(pair: tuple[str, str, str], tmp_path:
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("the same again"))
     assert "--effort" not in line
     assert cli(*shlex.split(line.removeprefix("the same again"))[1:]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--labels", "y.npy"),
+        ("--labels=y.npy", "--answer=mean", "--vectors", "v.npy"),
+        ("--labels", "y.npy", "--task", "a=0-1", "--task", "b=2-3"),
+        ("--vectors", "v.npy", "--effort=best"),
+        ("--labels", "y.npy", "--vectors", "v.npy"),
+        ("--width", "1.5"),
+    ],
+)
+def test_it_repeats_whatever_was_given(
+    given: tuple[str, ...], pair: tuple[str, str, str], tmp_path: Path, cli: Cli
+) -> None:
+    """What decided between ways, and decides nothing in the one that was chosen, is left out of the command."""
+    one, other, data = pair
+    x = np.load(tmp_path / "x.npy")
+    np.save(tmp_path / "y.npy", execute(model(1), {"x": x})["y"].argmax(axis=1))
+    np.save(tmp_path / "v.npy", np.eye(4, dtype=np.float32))
+    done = cli("run", *given, "--calib", data, "-o", "m.onnx", "--", one, other)
+    assert done.returncode == 0, done.stderr
+    first = (tmp_path / "m.onnx").read_bytes()
+    (said,) = (each for each in done.stdout.splitlines() if each.startswith("the same again"))
+    again = cli(*shlex.split(said.removeprefix("the same again"))[1:])
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--answer", "ensemble"), "--answer ensemble measures what the parents say"),
+        (("--output-mean", "drop"), "--output-mean says what is measured"),
+        (("--calib", "x.npy", "--regression"), "give the labels too"),
+        (("--calib", "x.npy", "--effort", "fast", "--alpha", "0.5"), "leave out --alpha"),
+    ],
+)
+def test_what_would_be_left_undone_is_refused(
+    given: tuple[str, ...], says: str, pair: tuple[str, str, str], cli: Cli
+) -> None:
+    done = cli("run", *pair[:2], *given, "-o", "m.onnx")
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"effort": "super"}, {"answer": "both"}, {"refine": "more"}, {"heads": None}],
+)
+def test_words_that_no_option_knows(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(UsageError, match=f"--{name}: expected one of"):
+        merge([model(0), model(1)], **settings)
+    with pytest.raises(UsageError, match="put it into the options"):
+        merge([model(0), model(1)], options=MergeOptions(), **settings)
+
+
+def test_an_output_of_one_number_a_sample() -> None:
+    """Its only axis is the batch, of whatever size each feed has."""
+    text = MLP.replace("float[n,4] y", "float[n] y").replace("y = Add(c, b2)", "d = Add(c, b2) y = Squeeze(d, one)")
+    models = []
+    for seed in (0, 1):
+        weights = normal(w1=(12, 16), b1=(16,), w2=(16, 1), b2=(1,), seed=seed)
+        models.append(build(text, {**weights, "one": np.array([1])}))
+    x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
+    report = merge(models, calibration={"x": x}).report
+    assert report.effort is not None
+    assert [np.isfinite(way.agreement) for way in report.effort.ways] == [True] * 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "zipit"}, {"method": "zipit", "refine": "ls"}])
+def test_a_sample_without_an_axis_for_samples(settings: dict[str, Any], tmp_path: Path, cli: Cli) -> None:
+    text = "(float[6] x) => (float[4] y) { a = MatMul(x, w1) r = Relu(a) y = MatMul(r, w2) }"
+    for seed, name in enumerate("ab"):
+        onnx.save(build(text, normal(w1=(6, 12), w2=(12, 4), seed=seed)), tmp_path / f"{name}.onnx")
+    lines = ["import numpy as np", "def one():", "    for i in range(300):"]
+    lines.append("        yield {'x': np.random.default_rng(i).normal(size=6).astype(np.float32)}")
+    (tmp_path / "d.py").write_text("\n".join(lines))
+    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    done = cli("run", "a.onnx", "b.onnx", "--calib", "d.py:one", *flags, "-o", "m.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
 
 
 @pytest.mark.parametrize("line", ["effort: balanced", "method: auto", "labels: y.npy", ""])

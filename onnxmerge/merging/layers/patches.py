@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.errors import InputError
 from onnxmerge.merging.layers.linear_layers import LinearLayer
 
 Picks: TypeAlias = tuple[NDArray[np.int64], ...]
@@ -118,7 +119,12 @@ def form_of(node: ir.Node, layer: LinearLayer) -> Form | None:
 
 
 def pick(shape: tuple[int, ...], channel: int, count: int, rng: np.random.Generator) -> Picks:
-    """At most ``count`` positions of a tensor over all axes but ``channel``, drawn without replacement, in order."""
+    """At most ``count`` positions of a tensor over all axes but ``channel``, drawn without replacement, in order.
+
+    Raises InputError for a tensor of units alone: the model takes one sample without an axis for it.
+    """
+    if len(shape) < 2:
+        raise InputError("a layer's values have no axis besides their units; export the models with a batch axis")
     axis = channel % len(shape)
     sizes = shape[:axis] + shape[axis + 1 :]
     total = int(np.prod(sizes))
