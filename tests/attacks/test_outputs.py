@@ -18,6 +18,7 @@ import onnx
 import pytest
 
 import onnxmerge
+from onnxmerge.api import beginning
 from onnxmerge.api.prepare import Prepared
 from onnxmerge.cli.commands import COMMANDS
 from onnxmerge.cli.files import InputFile, OutputFile
@@ -373,7 +374,7 @@ def test_the_api_keeps_inputs_too(tmp_path: Path) -> None:
 
 
 PHASES = {
-    "reading": (onnxmerge.api.merge.__globals__, "read_models"),
+    "reading": (vars(beginning), "read_models"),
     "matching": (onnxmerge.api.merge.__globals__, "matched_by"),
     "writing": (vars(write_module), "_check"),
 }
