@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout, Typing
+from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout, Typing
 
 Axes = Mapping[str, Sequence[str]]
 

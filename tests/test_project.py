@@ -67,7 +67,7 @@ def test_the_readme_s_test_command_is_what_ci_runs(checkout: Path) -> None:
         "merging/task_vectors/dare.py",
         "merging/task_vectors/task_arithmetic.py",
         "merging/task_vectors/ties.py",
-        "symmetry/procrustes.py",
+        "matching/procrustes.py",
     ],
 )
 def test_a_closed_form_fits_beside_its_source(checkout: Path, module: str) -> None:

@@ -13,7 +13,7 @@ from onnxmerge.calibration.enough import LEAST
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.answer.answer import Answered, answer
 from onnxmerge.merging.answer.last_layer import answers_of
-from onnxmerge.merging.combine import Overlay
+from onnxmerge.model.lazy_weights import Overlay
 
 ENOUGH = 10 * LEAST
 """Samples that the last layers are solved on, at most."""

@@ -29,9 +29,9 @@ from onnxmerge.evaluation.scorer import Accuracy, Regression, Scorer, Scores, sc
 from onnxmerge.evaluation.task import Task
 from onnxmerge.evaluation.truth import Truth, truth
 from onnxmerge.heads.assembly import readings
-from onnxmerge.merging.combine import Matchings
-from onnxmerge.merging.transport import identity
 from onnxmerge.model.network import Network
+from onnxmerge.units.permutations import identity
+from onnxmerge.units.zips import Matchings
 
 LABELLED_SAMPLES = 1024
 """Held-out samples that candidates are examined on, at most; a sample tells no more than right or wrong."""

@@ -11,9 +11,9 @@ import networkx as nx
 
 from onnxmerge.api.prepare import ModelSource, Prepared, SampleInput, load, sample_from, type_models
 from onnxmerge.axes.explain import AxisReason, explain
-from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.spaces import UNIFORM
 from onnxmerge.units.graph import unit_graph
+from onnxmerge.units.layout import Typing
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage, coverage
 

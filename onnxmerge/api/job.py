@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Base, Prepared
-from onnxmerge.axes.resize import Widths
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.answer.outputs import NO_OUTPUTS, Outputs
 from onnxmerge.merging.combine import shares_of
 from onnxmerge.model.network import Network
+from onnxmerge.units.resize import Widths
 
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Makes a progress display for one titled piece of work."""

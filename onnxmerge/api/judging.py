@@ -16,9 +16,10 @@ from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split, Spread, hold_out, holds, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.combine import Matchings, Overlay
 from onnxmerge.merging.reconstruction import Reference, reference
+from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
+from onnxmerge.units.zips import Matchings
 
 REPAIR_SAMPLES = 256
 """Samples that a candidate's statistics are repaired on; the one that is chosen gets more."""

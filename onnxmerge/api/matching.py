@@ -21,11 +21,11 @@ from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import MatchOptions, MatchProblem, MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.matching.zipping import ZipRule
-from onnxmerge.merging.combine import LazyWeights
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
 from onnxmerge.merging.task_vectors import TaskVectorMethod
+from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 
 Weights: TypeAlias = Mapping[str, NDArray[Any]]

@@ -14,11 +14,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.axes.infer import type_graph
-from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.operators import OperatorTable, read_operators
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.heads.assembly import inseparable
-from onnxmerge.merging.combine import is_floating
+from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.hoist import trace_inside
 from onnxmerge.model.interface import declared_alike
 from onnxmerge.model.network import ModelSet, Network
@@ -26,6 +25,7 @@ from onnxmerge.model.pair import pair
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import synthesize
 from onnxmerge.model.trace import Trace
+from onnxmerge.units.layout import Typing
 from onnxmerge.validation.certificate import Certificate, certify
 
 ModelSource = str | os.PathLike[str] | ir.Model | onnx.ModelProto

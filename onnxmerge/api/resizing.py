@@ -12,12 +12,12 @@ from onnxmerge.api.job import Job, Resized
 from onnxmerge.api.methods import alpha_of, compares_activations
 from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.prepare import Prepared
-from onnxmerge.axes.resize import resizable_spaces
 from onnxmerge.calibration.statistics import Statistics
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import overrides
-from onnxmerge.matching.plan import make_plan
-from onnxmerge.merging.transport import composite, composite_shape, composite_sources, identity, invert
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.permutations import composite, composite_shape, composite_sources, identity, invert
+from onnxmerge.units.resize import resizable_spaces
 from onnxmerge.widening.budget import budget_of, shared_units, weight_likeness
 from onnxmerge.widening.layout import apart
 from onnxmerge.widening.network import resized_network

@@ -17,8 +17,7 @@ from onnxmerge.merging.alike import computed_alike
 from onnxmerge.merging.closed_form.draft import Draft, Refined
 from onnxmerge.merging.closed_form.least_squares import refine
 from onnxmerge.merging.closed_form.regmean import regmean
-from onnxmerge.merging.combine import Overlay, combine
-from onnxmerge.merging.layers.normalisation import batchnorms
+from onnxmerge.merging.combine import combine
 from onnxmerge.merging.repair.batchnorm import reestimate
 from onnxmerge.merging.repair.choice import RepairStep
 from onnxmerge.merging.repair.in_graph import independent_moments, probe_of
@@ -27,7 +26,9 @@ from onnxmerge.merging.repair.plan import RepairPlan, Target, plan_repair, targe
 from onnxmerge.merging.repair.repair import repair
 from onnxmerge.merging.scales import balanced
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
+from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
+from onnxmerge.model.normalisation import batchnorms
 
 
 @dataclass(frozen=True, slots=True, eq=False)

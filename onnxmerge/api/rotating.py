@@ -14,13 +14,13 @@ import numpy as np
 from onnxmerge.api.job import Job
 from onnxmerge.api.matching import Evidence
 from onnxmerge.api.methods import alpha_of
-from onnxmerge.axes.layout import Positions, Typing
+from onnxmerge.axes.linear_spaces import rotatable
 from onnxmerge.calibration.statistics import Statistics, gather
 from onnxmerge.matching.method import MatchResult
-from onnxmerge.merging.combine import transported
-from onnxmerge.symmetry.linear_spaces import rotatable
-from onnxmerge.symmetry.procrustes import covariances, procrustes, products
-from onnxmerge.symmetry.rotation import Array, in_own_units, places, rotated
+from onnxmerge.matching.procrustes import covariances, procrustes, products
+from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.units.permutations import transported
+from onnxmerge.units.rotation import Array, in_own_units, places, rotated
 from onnxmerge.validation.rotation import certify_rotations
 
 

@@ -15,7 +15,7 @@ from onnxmerge.errors import AdapterError, StructureError, UsageError
 from onnxmerge.heads.assembly import assemble
 from onnxmerge.heads.cutting import Separation, separate
 from onnxmerge.heads.splicing import Reading
-from onnxmerge.merging.combine import Overlay
+from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.quantised import require_alike_quantised

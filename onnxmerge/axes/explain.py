@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.infer import Weights, infer, resolve_inference
-from onnxmerge.axes.layout import Space, TensorLayout
 from onnxmerge.axes.operators import OperatorTable
 from onnxmerge.axes.signature import NEUTRAL
 from onnxmerge.axes.structure import Event
 from onnxmerge.errors import UsageError
 from onnxmerge.model.network import Network
 from onnxmerge.model.trace import Trace
+from onnxmerge.units.layout import Space, TensorLayout
 
 _CONTAINS = ("factor", "part", "member")
 _SHOWN = 6

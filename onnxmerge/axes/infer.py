@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.choice import choose, offered_values
-from onnxmerge.axes.layout import Typing
 from onnxmerge.axes.operators import OperatorTable, builtin_operators, find_operator
 from onnxmerge.axes.resolve import resolve
 from onnxmerge.axes.roles import consumed
@@ -24,6 +23,7 @@ from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.structure import SHAPES
 from onnxmerge.model.trace import Trace
+from onnxmerge.units.layout import Typing
 
 Weights = Mapping[str, NDArray[Any]]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.expand import Grid, Region
-from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout
+from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout
 
 UNIFORM = "uniform: nothing there can be told apart"
 UNCARRIED = "no weight carries it"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.axes.layout import AxisBlock, Block, Positions, TensorLayout
 from onnxmerge.errors import InputError
+from onnxmerge.units.layout import AxisBlock, Block, Positions, TensorLayout
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.statistics import POSITIONS, GramRequest
+from onnxmerge.units.layout import Typing
 
 LEAST = 512
 """Samples from which a mean and a deviation of each unit are known well enough, however many rows each gives."""

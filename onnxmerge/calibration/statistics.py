@@ -14,7 +14,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Space, Typing
 from onnxmerge.calibration.columns import unit_columns
 from onnxmerge.calibration.instrument import instrument
 from onnxmerge.calibration.sources import CalibrationSource
@@ -30,6 +29,7 @@ from onnxmerge.calibration.views import (
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
+from onnxmerge.units.layout import Space, Typing
 
 Array = NDArray[np.float64]
 

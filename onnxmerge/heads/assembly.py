@@ -11,16 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions, Typing
-from onnxmerge.axes.resize import resized_layout
 from onnxmerge.errors import StructureError
 from onnxmerge.heads.cutting import Separation
 from onnxmerge.heads.splicing import Reading, UniqueNames, splice
-from onnxmerge.merging.alignment import axis_orders, zip_orders
-from onnxmerge.merging.combine import Matchings
-from onnxmerge.merging.transport import identity, invert
-from onnxmerge.merging.zip_transport import Zipped
 from onnxmerge.model.network import Network
+from onnxmerge.units.alignment import axis_orders, zip_orders
+from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.units.permutations import identity, invert
+from onnxmerge.units.resize import resized_layout
+from onnxmerge.units.zips import Matchings, Zipped
 
 
 def inseparable(typing: Typing, border: Collection[str]) -> frozenset[str]:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.closed_form.segments import blocked
-from onnxmerge.merging.layers.linear_layers import OPERATORS
+from onnxmerge.model.linear_layers import OPERATORS
 from onnxmerge.model.quantised import reads_quantised
 from onnxmerge.model.restored import is_restored
 from onnxmerge.model.signature import operands

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxmerge.axes.layout import Positions
 from onnxmerge.errors import StructureError
 from onnxmerge.heads.cutting import Head
 from onnxmerge.model.network import Weights
 from onnxmerge.model.session import lazy
 from onnxmerge.model.signature import STANDARD, operands, signature, subgraphs
+from onnxmerge.units.layout import Positions
 
 Reading: TypeAlias = Mapping[str, Mapping[int, Positions]]
 """Border tensor -> axis -> which merged position stands at each position that the parent's tail reads."""

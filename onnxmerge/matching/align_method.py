@@ -25,10 +25,10 @@ from onnxmerge.matching.method import (
     without_activations,
 )
 from onnxmerge.matching.objective import Likeness, Meter
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, by_signatures, by_weights, sweep
-from onnxmerge.merging.transport import Permutations, identity
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.permutations import Permutations, identity
 
 PROMISING = 0.8
 """A start with less than this share of the objective that was found elsewhere is not climbed from."""

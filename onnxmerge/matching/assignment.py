@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from onnxmerge.axes.layout import Positions
 from onnxmerge.errors import InputError
+from onnxmerge.units.layout import Positions
 
 PREFERENCE = 1e-10
 """Bonus for staying in place, as a share of the largest similarity: ties (dead or equal units) go to the identity.

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.matching.plan import Group
 from onnxmerge.matching.problem import GroupProblem, together
 from onnxmerge.matching.structured import score, solve
 from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
 from onnxmerge.matching.universe import ModelsToJoin, Universe, likeness, problem_of_pair
-from onnxmerge.merging.transport import Permutations
+from onnxmerge.units.groups import Group
+from onnxmerge.units.permutations import Permutations
 
 TURNS = 8
 """A group's visit ends after so many moves a model: it has converged long before, or it stands on two axes."""

@@ -24,11 +24,11 @@ from onnxmerge.matching.method import (
     without_activations,
 )
 from onnxmerge.matching.objective import Meter
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
 from onnxmerge.matching.universe import ModelsToJoin, Universe, first_universe, likeness, relative
-from onnxmerge.merging.transport import Permutations, identity
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.permutations import Permutations, identity
 
 
 @dataclass(frozen=True, slots=True)

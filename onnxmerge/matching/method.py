@@ -10,12 +10,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
-from onnxmerge.axes.resize import Widths
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.objective import Likeness
 from onnxmerge.matching.overrides import Overrides
-from onnxmerge.matching.plan import Plan
 from onnxmerge.matching.similarity import (
     ActivationSimilarity,
     Objective,
@@ -24,9 +21,11 @@ from onnxmerge.matching.similarity import (
 )
 from onnxmerge.matching.sweeps import Sweeps
 from onnxmerge.matching.zipping import ZipRule
-from onnxmerge.merging.combine import Matchings
-from onnxmerge.merging.transport import Permutations, composite_shape
-from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.units.groups import Plan
+from onnxmerge.units.layout import Typing
+from onnxmerge.units.permutations import Permutations, composite_shape
+from onnxmerge.units.resize import Widths
+from onnxmerge.units.zips import Matchings, Zipped
 
 MAX_RESTARTS = 8
 RESTART_BUDGET = 10**8

@@ -14,11 +14,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions
-from onnxmerge.matching.plan import Occurrence
 from onnxmerge.matching.problem import Array
 from onnxmerge.matching.similarity import PairOfModels, UnitSums, unit_columns, unit_sums, unit_view, weight_similarity
-from onnxmerge.merging.transport import composite_shape, composite_sources, gather
+from onnxmerge.units.groups import Occurrence
+from onnxmerge.units.layout import Positions
+from onnxmerge.units.permutations import composite_shape, composite_sources, gather
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import UsageError
+from onnxmerge.units.layout import Typing
 
 SHARES: Mapping[str, float] = {"act-align": 0.0, "rebasin": 1.0}
 """The share of weight space that a method stands for."""

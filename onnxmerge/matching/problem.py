@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions
+from onnxmerge.units.layout import Positions
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from onnxmerge.matching.plan import Group, Occurrence, Plan
 from onnxmerge.matching.problem import Array
 from onnxmerge.matching.similarity import has_twins, unit_columns, unit_view
-from onnxmerge.merging.transport import bind, composite_shape, gather
+from onnxmerge.units.groups import Group, Occurrence, Plan
+from onnxmerge.units.permutations import bind, composite_shape, gather
 
 Weights = Mapping[str, NDArray[Any]]
 

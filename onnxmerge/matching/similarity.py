@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions
 from onnxmerge.errors import StructureError
-from onnxmerge.matching.plan import Group, Occurrence, Plan
 from onnxmerge.matching.problem import Array, GroupProblem, Term
-from onnxmerge.merging.transport import composite_shape, gather
+from onnxmerge.units.groups import Group, Occurrence, Plan
+from onnxmerge.units.layout import Positions
+from onnxmerge.units.permutations import composite_shape, gather
 
 ActivationSimilarity: TypeAlias = Mapping[str, NDArray[np.float64]]
 """Space id -> correlation [n, n] of the flattened composite units (outer spaces, then the space), rows for the first

@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions
 from onnxmerge.matching.assignment import assign
 from onnxmerge.matching.problem import Array, GroupProblem, one_of
-from onnxmerge.merging.transport import Permutations
+from onnxmerge.units.layout import Positions
+from onnxmerge.units.permutations import Permutations
 
 Tree = Mapping[str, Sequence[str]]
 

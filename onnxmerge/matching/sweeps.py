@@ -15,13 +15,13 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions
 from onnxmerge.matching.objective import Likeness, Meter
-from onnxmerge.matching.plan import Group, inward
 from onnxmerge.matching.signatures import alike, signatures
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
-from onnxmerge.merging.transport import Permutations, identity
+from onnxmerge.units.groups import Group, inward
+from onnxmerge.units.layout import Positions
+from onnxmerge.units.permutations import Permutations, identity
 
 Matching = TypeVar("Matching")
 

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.matching.objective import Likeness, measure
-from onnxmerge.matching.plan import Group, Occurrence, Plan
 from onnxmerge.matching.problem import GroupProblem
 from onnxmerge.matching.similarity import ActivationSimilarity, Objective, PairOfModels, problem_of
 from onnxmerge.matching.sweeps import Sweeps
-from onnxmerge.merging.transport import Permutations, compose, gather, identity, invert
+from onnxmerge.units.groups import Group, Occurrence, Plan
+from onnxmerge.units.permutations import Permutations, compose, gather, identity, invert
 
 Universe: TypeAlias = tuple[Permutations, ...]
 """For each model the permutations that bring it to the universe."""

@@ -21,12 +21,12 @@ from onnxmerge.matching.method import (
     shares_of,
     without_activations,
 )
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.signatures import tell_apart
 from onnxmerge.matching.similarity import known_activations
 from onnxmerge.matching.zip_objective import ZipMeter
 from onnxmerge.matching.zip_similarity import ModelsToZip
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
+from onnxmerge.units.groups import make_plan
 
 
 @dataclass(frozen=True, slots=True)

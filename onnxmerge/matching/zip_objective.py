@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions
 from onnxmerge.matching.objective import Likeness
-from onnxmerge.matching.plan import Group
 from onnxmerge.matching.similarity import CHUNK_BYTES
 from onnxmerge.matching.zip_similarity import (
     Array,
@@ -26,7 +24,9 @@ from onnxmerge.matching.zip_similarity import (
     unit_vectors,
     zipped_spaces,
 )
-from onnxmerge.merging.zip_transport import Zipped, membership
+from onnxmerge.units.groups import Group
+from onnxmerge.units.layout import Positions
+from onnxmerge.units.zips import Zipped, membership
 
 
 @dataclass(frozen=True, slots=True)

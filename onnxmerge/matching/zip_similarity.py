@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, Typing
-from onnxmerge.axes.resize import Widths, resized_spaces
-from onnxmerge.matching.plan import Group, Occurrence, Plan
 from onnxmerge.matching.problem import GroupProblem
 from onnxmerge.matching.similarity import CHUNK_BYTES, PairOfModels, finite_features, inverse_norm, problem_of
-from onnxmerge.merging.transport import composite, composite_shape
-from onnxmerge.merging.zip_transport import Projections, Zipped, member_counts, project, slots_of
+from onnxmerge.units.groups import Group, Occurrence, Plan
+from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.units.permutations import composite, composite_shape
+from onnxmerge.units.resize import Widths, resized_spaces
+from onnxmerge.units.zips import Projections, Zipped, member_counts, project, slots_of
 
 Array: TypeAlias = NDArray[np.float64]
 

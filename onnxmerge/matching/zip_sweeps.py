@@ -13,8 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions
-from onnxmerge.matching.plan import Group, inward
 from onnxmerge.matching.structured import solve
 from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
 from onnxmerge.matching.zip_objective import ZipMeter, retained_in
@@ -27,8 +25,10 @@ from onnxmerge.matching.zip_similarity import (
     zipped_spaces,
 )
 from onnxmerge.matching.zipping import ZipRule, zip_units
-from onnxmerge.merging.transport import invert
-from onnxmerge.merging.zip_transport import Zipped, identity_zip
+from onnxmerge.units.groups import Group, inward
+from onnxmerge.units.layout import Positions
+from onnxmerge.units.permutations import invert
+from onnxmerge.units.zips import Zipped, identity_zip
 
 
 def unmoved_zip(models: ModelsToZip) -> Zipped:

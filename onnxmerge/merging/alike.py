@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.merging.combine import identical, is_floating
+from onnxmerge.model.arrays import identical, is_floating
 from onnxmerge.model.signature import operands, subgraphs
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -7,71 +7,19 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, TensorLayout, Typing
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.merging.transport import invert, transport
-from onnxmerge.merging.zip_transport import Zipped, zipped
+from onnxmerge.model.arrays import identical, is_floating
+from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import ModelSet
-
-Matchings: TypeAlias = Sequence[Mapping[str, Positions]] | Zipped
-"""How the models' units correspond: permutations that bring each model but the first to it, or a zip of them all."""
-
-
-class LazyWeights(Mapping[str, NDArray[Any]]):
-    """Arrays by name, each computed on every access: never more than one is held."""
-
-    def __init__(self, names: Iterable[str], compute: Callable[[str], NDArray[Any]]) -> None:
-        self._names = dict.fromkeys(names)
-        self._compute = compute
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._compute(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class Overlay(Mapping[str, NDArray[Any]]):
-    """Weights of which some have been replaced, or added to them."""
-
-    def __init__(self, base: Mapping[str, NDArray[Any]], changed: Mapping[str, NDArray[Any]]) -> None:
-        self._base, self._changed = base, changed
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._changed[name] if name in self._changed else self._base[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._changed or name in self._base
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self._base, *self._changed]))
-
-    def __len__(self) -> int:
-        return len(dict.fromkeys([*self._base, *self._changed]))
-
-
-def transported(weights: Mapping[str, NDArray[Any]], typing: Typing, perms: Mapping[str, Positions]) -> LazyWeights:
-    """``weights`` in the coordinates to which ``perms`` lead. A tensor without a layout does not move."""
-
-    def moved(name: str) -> NDArray[Any]:
-        layout = typing.initializers.get(name)
-        return weights[name] if layout is None else transport(weights[name], layout, typing.spaces, perms)
-
-    return LazyWeights(weights, moved)
+from onnxmerge.units.layout import Positions, TensorLayout, Typing
+from onnxmerge.units.permutations import invert, transport, transported
+from onnxmerge.units.zips import Matchings, Zipped, zipped
 
 
 def combine(
@@ -194,18 +142,3 @@ def _known(name: str, mean: NDArray[Any]) -> NDArray[Any]:
             "mean; merge models that mask alike"
         )
     return mean
-
-
-def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Whether values of this type can be averaged: floats of any width, ml_dtypes' among them, and complex numbers."""
-    return dtype.kind in "fc" or dtype.name.startswith(("bfloat", "float"))
-
-
-def identical(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    """Equal bit by bit; nan patterns count as equal."""
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    if one.dtype == object:
-        return bool(np.array_equal(one, other))
-    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
-    return bool(np.array_equal(left, right))

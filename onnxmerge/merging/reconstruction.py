@@ -29,16 +29,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
-from onnxmerge.merging.alignment import axis_orders, zip_orders
 from onnxmerge.merging.closed_form.consensus import lengths
-from onnxmerge.merging.combine import Matchings, Overlay
-from onnxmerge.merging.layers.linear_layers import LinearLayer, linear_layers
-from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.model.lazy_weights import Overlay
+from onnxmerge.model.linear_layers import LinearLayer, linear_layers
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.variants import variants
+from onnxmerge.units.alignment import axis_orders, zip_orders
+from onnxmerge.units.layout import Typing
+from onnxmerge.units.zips import Matchings, Zipped
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Rows: TypeAlias = NDArray[np.float32]

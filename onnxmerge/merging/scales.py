@@ -20,12 +20,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.statistics import MomentRequest, Statistics
-from onnxmerge.merging.combine import LazyWeights
-from onnxmerge.merging.layers.linear_layers import LinearLayer, initializer_of, linear_layers
 from onnxmerge.merging.repair.channels import channel_layout, channel_moments, measurable
+from onnxmerge.model.lazy_weights import LazyWeights
+from onnxmerge.model.linear_layers import LinearLayer, initializer_of, linear_layers
 from onnxmerge.model.network import ModelSet
+from onnxmerge.units.layout import Typing
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]

@@ -1,5 +1,6 @@
-"""The unit graph (networkx): spaces, initializers and where the ones stand in the others."""
+"""What a unit is and how it moves.
 
-from onnxmerge.units.graph import graph_text, to_dot, unit_graph
-
-__all__ = ["graph_text", "to_dot", "unit_graph"]
+``layout`` says which spaces of units there are and where they stand in each tensor; typing (``axes``) finds that out.
+``permutations``, ``zips`` and ``rotation`` carry tensors along, ``alignment`` does so along single axes, ``resize``
+gives spaces another size. ``groups`` are the spaces that are matched together, ``graph`` shows all of it (networkx).
+"""

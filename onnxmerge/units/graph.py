@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import networkx as nx
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import UsageError
 from onnxmerge.text import printable
+from onnxmerge.units.layout import Typing
 
 SUFFIXES = (".graphml", ".dot")
 

@@ -20,13 +20,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, Space, TensorLayout, Typing
 from onnxmerge.errors import StructureError
-from onnxmerge.merging.combine import LazyWeights, is_floating, transported
-from onnxmerge.merging.transport import Permutations, random_permutations, transport
+from onnxmerge.model.arrays import is_floating
+from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_sessions, run
 from onnxmerge.model.trace import Trace
+from onnxmerge.units.layout import Positions, Space, TensorLayout, Typing
+from onnxmerge.units.permutations import Permutations, random_permutations, transport, transported
 from onnxmerge.validation.comparison import (
     EXACT,
     Arrays,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.merging.combine import is_floating
+from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
 from onnxmerge.model.trace import Trace
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Space, TensorLayout, Typing
-from onnxmerge.merging.combine import is_floating
+from onnxmerge.model.arrays import is_floating
+from onnxmerge.units.layout import Space, TensorLayout, Typing
 
 
 @dataclass(frozen=True, slots=True)

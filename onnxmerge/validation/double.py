@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from onnxmerge.merging.combine import is_floating
+from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import prepared
 from onnxmerge.model.widen import widen

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.combine import is_floating
 from onnxmerge.merging.reconstruction import Reference, features_of
+from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
 

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Block, Positions, TensorLayout, Typing
-from onnxmerge.merging.combine import is_floating, transported
-from onnxmerge.merging.transport import gather
+from onnxmerge.model.arrays import is_floating
+from onnxmerge.units.layout import Block, Positions, TensorLayout, Typing
+from onnxmerge.units.permutations import gather, transported
 from onnxmerge.widening.layout import Budget
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions
-from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.units.layout import Positions
+from onnxmerge.units.zips import Zipped
 
 
 @dataclass(frozen=True, slots=True, eq=False)

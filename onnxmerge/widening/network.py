@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxmerge.axes.layout import Typing
-from onnxmerge.axes.resize import Widths, resized_axes, resized_layout
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import lazy
+from onnxmerge.units.layout import Typing
+from onnxmerge.units.resize import Widths, resized_axes, resized_layout
 from onnxmerge.widening.sizes import SizesInGraph
 
 

@@ -15,14 +15,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
-from onnxmerge.axes.resize import resized_layout, resized_orders
 from onnxmerge.errors import InputError
-from onnxmerge.merging.alignment import reordered
-from onnxmerge.merging.combine import combine, is_floating
-from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.merging.combine import combine
+from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.session import open_session, run
+from onnxmerge.units.alignment import reordered
+from onnxmerge.units.layout import Typing
+from onnxmerge.units.resize import resized_layout, resized_orders
+from onnxmerge.units.zips import Zipped
 from onnxmerge.validation.comparison import TOLERANCES
 from onnxmerge.widening.layout import Budget, apart
 from onnxmerge.widening.network import resized_network

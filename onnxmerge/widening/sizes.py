@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import TensorLayout, Typing
-from onnxmerge.axes.resize import Widths, resized_axes, resized_bound, resized_layout
 from onnxmerge.axes.spaces import UNIFORM
 from onnxmerge.model.network import ModelSet
+from onnxmerge.units.layout import TensorLayout, Typing
+from onnxmerge.units.resize import Widths, resized_axes, resized_bound, resized_layout
 
 Sizes: TypeAlias = NDArray[np.int64]
 

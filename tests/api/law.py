@@ -22,8 +22,8 @@ from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.errors import OnnxmergeError
 from onnxmerge.matching.method import MatchResult
-from onnxmerge.merging.combine import identical
 from onnxmerge.merging.repair.choice import repair_step
+from onnxmerge.model.arrays import identical
 from onnxmerge.model.network import Array, ModelSet, Network
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import plausible_samples

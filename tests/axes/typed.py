@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from onnxmerge.api import Inspection, inspect
-from onnxmerge.axes.layout import Typing
+from onnxmerge.units.layout import Typing
 
 Group = tuple[int, tuple[int, ...], frozenset[tuple[str, int]]]
 """(size, sizes of the spaces it varies with, {(initializer, axis)})."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.axes.layout import AxisBlock, Block, TensorLayout
 from onnxmerge.calibration.columns import Factor, unit_columns
 from onnxmerge.errors import InputError
+from onnxmerge.units.layout import AxisBlock, Block, TensorLayout
 
 
 def axis(positions: object, *spaces: str) -> AxisBlock:

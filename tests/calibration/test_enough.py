@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnxmerge.axes.layout import Space
 from onnxmerge.calibration.enough import FEWEST, LEAST, ROWS_PER_UNIT, enough, too_few
 from onnxmerge.calibration.statistics import POSITIONS, GramRequest
+from onnxmerge.units.layout import Space
 from tests.layouts import typed
 
 SPACES = [Space("wide", 1000), Space("h", 4), Space("i", 100, ("h",))]

@@ -13,13 +13,13 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout, Typing
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.calibration.statistics import GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.errors import InputError
 from onnxmerge.model.read import read_network
 from onnxmerge.model.session import open_session, run
+from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout, Typing
 from tests.graphs import build
 
 Weights = dict[str, NDArray[Any]]

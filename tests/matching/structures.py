@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout, Typing
-from onnxmerge.merging.transport import (
+from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout, Typing
+from onnxmerge.units.permutations import (
     Permutations,
     composite_shape,
     composite_sources,

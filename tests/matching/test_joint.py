@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import UsageError
 from onnxmerge.matching import method
 from onnxmerge.matching.joint import improve, joint_sweep
 from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.method import MatchOptions, MatchProblem
 from onnxmerge.matching.methods import MATCHERS
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import known_activations, weight_shares
 from onnxmerge.matching.universe import ModelsToJoin, likeness, relative
-from onnxmerge.merging.transport import (
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.layout import Typing
+from onnxmerge.units.permutations import (
     Permutations,
     compose,
     composite_shape,

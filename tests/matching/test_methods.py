@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxmerge.axes.layout import Space
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import MatchOptions, MatchProblem
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.matching.similarity import has_twins
-from onnxmerge.merging.transport import Permutations, identity, invert, random_permutations, transport
-from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.units.layout import Space
+from onnxmerge.units.permutations import Permutations, identity, invert, random_permutations, transport
+from onnxmerge.units.zips import Zipped
 from tests.matching.structures import STRUCTURES, Example, attention, example, fixed, mlp, random_weights, typing
 
 LEARNING = [name for name, method in MATCHERS.items() if name != "average" and not method.zips]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from onnxmerge.matching.objective import Meter, measure
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import PairOfModels, group_problem, weight_shares
 from onnxmerge.matching.structured import score
-from onnxmerge.merging.transport import random_permutations, transport
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.permutations import random_permutations, transport
 from tests.matching.structures import STRUCTURES, attention, example
 
 

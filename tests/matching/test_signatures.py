@@ -7,14 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from onnxmerge.axes.layout import Space
 from onnxmerge.matching.method import MatchOptions, MatchProblem
 from onnxmerge.matching.methods import MATCHERS
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.signatures import alike, signatures
 from onnxmerge.matching.similarity import PairOfModels, weight_shares
 from onnxmerge.matching.sweeps import by_signatures
-from onnxmerge.merging.transport import random_permutations, transport
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.layout import Space
+from onnxmerge.units.permutations import random_permutations, transport
 from tests.matching.structures import STRUCTURES, example, fixed, mlp, typing
 
 

@@ -6,10 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import StructureError
 from onnxmerge.matching import similarity
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import (
     ActivationSimilarity,
     PairOfModels,
@@ -17,7 +15,9 @@ from onnxmerge.matching.similarity import (
     known_activations,
     weight_shares,
 )
-from onnxmerge.merging.transport import Permutations, identity, random_permutations, transport
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.layout import Typing
+from onnxmerge.units.permutations import Permutations, identity, random_permutations, transport
 from tests.matching.structures import (
     Weights,
     attention,

@@ -6,11 +6,11 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.problem import GroupProblem, Term
 from onnxmerge.matching.similarity import Objective, PairOfModels, group_problem, weight_shares
 from onnxmerge.matching.structured import score, solve
-from onnxmerge.merging.transport import identity, random_permutations
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.permutations import identity, random_permutations
 from tests.matching.structures import STRUCTURES, random_weights
 
 

@@ -9,9 +9,9 @@ import pytest
 from onnxmerge.matching import sweeps
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.objective import Meter, measure
-from onnxmerge.matching.plan import Group, make_plan
 from onnxmerge.matching.similarity import Objective, PairOfModels, weight_shares
-from onnxmerge.merging.transport import Permutations, identity, random_permutations
+from onnxmerge.units.groups import Group, make_plan
+from onnxmerge.units.permutations import Permutations, identity, random_permutations
 from tests.matching.structures import STRUCTURES, mlp, random_weights
 from tests.matching.test_cache import Counted
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Space
 from onnxmerge.matching import zip_objective
 from onnxmerge.matching.objective import Likeness
-from onnxmerge.matching.plan import make_plan
 from onnxmerge.matching.similarity import known_activations, weight_shares
 from onnxmerge.matching.zip_objective import ZipMeter, retained_in
 from onnxmerge.matching.zip_similarity import ModelsToZip, similarities
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_group, zip_sweep
 from onnxmerge.matching.zipping import ZipRule
-from onnxmerge.merging.transport import composite_sources, identity
-from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.layout import Space
+from onnxmerge.units.permutations import composite_sources, identity
+from onnxmerge.units.zips import Zipped
 from tests.matching.structures import STRUCTURES, Example, Weights, example, fixed, random_weights, typing
 
 RULE = ZipRule()

@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Space, Typing
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.read import read_network
 from onnxmerge.model.session import open_session, run
+from onnxmerge.units.layout import Space, Typing
 from tests.graphs import batchnorm, build, normal
 from tests.layouts import typed
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.merging.combine import LazyWeights
-from onnxmerge.merging.layers.normalisation import batchnorms
 from onnxmerge.merging.repair.batchnorm import reestimate
+from onnxmerge.model.lazy_weights import LazyWeights
+from onnxmerge.model.normalisation import batchnorms
 from tests.graphs import batchnorm, normal
 from tests.layouts import typed
 from tests.merging.networks import KEPT, Source, images, network, residual, residual_typing, values

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Space, Typing
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.merging.combine import LazyWeights, combine, transported
-from onnxmerge.merging.transport import invert, random_permutations
+from onnxmerge.merging.combine import combine
+from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import ModelSet
+from onnxmerge.units.layout import Space, Typing
+from onnxmerge.units.permutations import invert, random_permutations, transported
 from tests.layouts import typed
 from tests.merging.networks import models, network
 

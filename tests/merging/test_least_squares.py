@@ -11,16 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.axes.infer import type_graph
-from onnxmerge.axes.layout import Positions, Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.goals import Goal, Settling, plan_goals
 from onnxmerge.merging.closed_form.least_squares import refine
-from onnxmerge.merging.combine import combine, transported
+from onnxmerge.merging.combine import combine
 from onnxmerge.merging.skewness import is_direction
-from onnxmerge.merging.transport import invert, random_permutations
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace
+from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.units.permutations import invert, random_permutations, transported
 from tests.graphs import batchnorm, normal
 from tests.merging.networks import FOLDED, KEPT, Source, images, models, network, residual, values
 

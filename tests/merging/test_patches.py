@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnxmerge.merging.closed_form.ridge import Sums
-from onnxmerge.merging.layers.linear_layers import linear_layers
-from onnxmerge.merging.layers.patches import form_of, pick, values_at
+from onnxmerge.merging.patches import form_of, pick, values_at
+from onnxmerge.model.linear_layers import linear_layers
 from tests.graphs import normal
 from tests.merging.networks import network, values
 

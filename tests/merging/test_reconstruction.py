@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Space
 from onnxmerge.errors import InputError
-from onnxmerge.merging.combine import transported
 from onnxmerge.merging.reconstruction import Feature, agreement, last_features, reference
-from onnxmerge.merging.transport import invert, random_permutations
-from onnxmerge.merging.zip_transport import Zipped, identity_zip
+from onnxmerge.units.layout import Space
+from onnxmerge.units.permutations import invert, random_permutations, transported
+from onnxmerge.units.zips import Zipped, identity_zip
 from tests.graphs import normal
 from tests.layouts import typed
 from tests.merging.networks import models, network

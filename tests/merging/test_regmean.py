@@ -10,15 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.axes.infer import type_graph
-from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form import regmean as module
 from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.regmean import OFF_DIAGONAL, regmean
-from onnxmerge.merging.combine import combine, transported
-from onnxmerge.merging.transport import Permutations, invert, random_permutations
+from onnxmerge.merging.combine import combine
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace
+from onnxmerge.units.layout import Typing
+from onnxmerge.units.permutations import Permutations, invert, random_permutations, transported
 from tests.graphs import normal
 from tests.merging.networks import FOLDED, KEPT, Source, images, models, network, residual
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Positions, Space, Typing
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.combine import combine, transported
+from onnxmerge.merging.combine import combine
 from onnxmerge.merging.repair.in_graph import Mode, probe_of
 from onnxmerge.merging.repair.moments import measure
 from onnxmerge.merging.repair.plan import Target, Which, applies, plan_repair, targets
 from onnxmerge.merging.repair.repair import repair
-from onnxmerge.merging.transport import invert, random_permutations
 from onnxmerge.model.network import Network
+from onnxmerge.units.layout import Positions, Space, Typing
+from onnxmerge.units.permutations import invert, random_permutations, transported
 from tests.graphs import normal
 from tests.layouts import typed
 from tests.merging.networks import KEPT, Source, images, models, network, residual, residual_typing, values

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxmerge.merging.combine import Overlay
+from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import Array
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.variants import variants

@@ -9,7 +9,7 @@ import pytest
 
 from onnxmerge import inspect
 from onnxmerge.errors import UsageError
-from onnxmerge.units import graph_text, to_dot, unit_graph
+from onnxmerge.units.graph import graph_text, to_dot, unit_graph
 from tests.axes.typed import typed
 from tests.graphs import build, normal
 

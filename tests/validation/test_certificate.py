@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxmerge.axes.layout import Space, Typing
 from onnxmerge.model.network import Network
 from onnxmerge.model.read import read_network
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.trace import trace
+from onnxmerge.units.layout import Space, Typing
 from onnxmerge.validation.certificate import (
     Certificate,
     border_tensors,

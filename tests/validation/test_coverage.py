@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout, Typing
+from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout, Typing
 from onnxmerge.validation.coverage import Coverage, coverage
 from tests.layouts import typed
 

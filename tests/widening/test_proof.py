@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxmerge.api.prepare import Prepared, load, type_models
-from onnxmerge.axes.resize import resizable_spaces
 from onnxmerge.merging.combine import combine
-from onnxmerge.merging.zip_transport import Zipped, identity_zip
 from onnxmerge.model.session import open_session, run
+from onnxmerge.units.resize import resizable_spaces
+from onnxmerge.units.zips import Zipped, identity_zip
 from onnxmerge.widening.layout import Budget, apart
 from onnxmerge.widening.network import resized_network
 from onnxmerge.widening.proof import provable

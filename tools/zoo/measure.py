@@ -14,10 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from onnxmerge.axes.infer import type_graph
-from onnxmerge.axes.layout import Block, Space, Typing
 from onnxmerge.errors import OnnxmergeError
 from onnxmerge.model import Weights, read_network
 from onnxmerge.model.hoist import trace_inside
+from onnxmerge.units.layout import Block, Space, Typing
 from onnxmerge.validation.certificate import certify
 from onnxmerge.validation.coverage import coverage
 from tests.zoo.topology import label, load_topology

@@ -15,15 +15,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.answer.meaning import SHAPING, ending
 from onnxmerge.merging.batches import count, each
 from onnxmerge.merging.closed_form.amounts import ROWS, too_wide
 from onnxmerge.merging.closed_form.goals import Goal, plan_layers
-from onnxmerge.merging.layers.patches import pick, values_at
+from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, open_sessions, run
+from onnxmerge.units.layout import Typing
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Rows: TypeAlias = NDArray[np.float32]

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.enough import LEAST
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.goals import Goal
+from onnxmerge.units.layout import Typing
 
 ROWS = 65_536
 """Positions that a layer is solved from at most, evenly over all batches; fewer where the data has fewer."""

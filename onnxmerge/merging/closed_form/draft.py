@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.combine import shares_of
 from onnxmerge.model.network import ModelSet, Network
+from onnxmerge.units.layout import Typing
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from onnxmerge.calibration.progress import Report
-from onnxmerge.merging.alignment import meeting
 from onnxmerge.merging.closed_form.amounts import sampled, too_wide
 from onnxmerge.merging.closed_form.consensus import Consensus, consensus
 from onnxmerge.merging.closed_form.draft import Draft, Refined
@@ -27,7 +26,8 @@ from onnxmerge.merging.closed_form.prefixes import Prefixes
 from onnxmerge.merging.closed_form.segments import blocked, frontier
 from onnxmerge.merging.closed_form.solution import solve
 from onnxmerge.merging.closed_form.storing import matrix, settled, stored
-from onnxmerge.merging.combine import Matchings
+from onnxmerge.units.alignment import meeting
+from onnxmerge.units.zips import Matchings
 
 
 def refine(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxmerge.merging.layers.linear_layers import initializer_of
+from onnxmerge.model.linear_layers import initializer_of
 
 
 @dataclass(frozen=True, slots=True)

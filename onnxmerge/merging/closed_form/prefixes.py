@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.subset import Spread
-from onnxmerge.merging.alignment import Meeting, reordered
 from onnxmerge.merging.batches import count, each
 from onnxmerge.merging.closed_form.amounts import ROWS, rows
 from onnxmerge.merging.closed_form.consensus import Consensus
@@ -17,9 +16,10 @@ from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.goals import Goal, Settling
 from onnxmerge.merging.closed_form.segments import Purse, Relay, feeds
 from onnxmerge.merging.closed_form.tally import Evidence, Tally, no_data
-from onnxmerge.merging.combine import Overlay
-from onnxmerge.merging.layers.patches import pick, values_at
+from onnxmerge.merging.patches import pick, values_at
+from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.session import open_session, run
+from onnxmerge.units.alignment import Meeting, reordered
 
 AGREEING = 2048
 """Samples from which is learnt where each parent's answers vary."""

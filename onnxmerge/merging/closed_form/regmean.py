@@ -15,9 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions
 from onnxmerge.calibration.progress import Report
-from onnxmerge.merging.alignment import axis_orders, reordered
 from onnxmerge.merging.batches import count
 from onnxmerge.merging.closed_form.amounts import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.draft import Arrays, Draft, Refined
@@ -25,8 +23,10 @@ from onnxmerge.merging.closed_form.goals import Goal, plan_layers
 from onnxmerge.merging.closed_form.ridge import Array, Problem, ridge
 from onnxmerge.merging.closed_form.segments import Purse, Relay, blocked, feeds, frontier
 from onnxmerge.merging.closed_form.tally import no_data, not_finite
-from onnxmerge.merging.combine import transported
-from onnxmerge.merging.layers.patches import pick
+from onnxmerge.merging.patches import pick
+from onnxmerge.units.alignment import axis_orders, reordered
+from onnxmerge.units.layout import Positions
+from onnxmerge.units.permutations import transported
 
 OFF_DIAGONAL = 0.95
 """Just below 1, as in the paper: correlations seen by chance count less, and the sum can be inverted."""

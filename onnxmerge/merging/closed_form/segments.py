@@ -19,7 +19,7 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.combine import LazyWeights
+from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.signature import operands
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
-from onnxmerge.merging.alignment import Meeting
 from onnxmerge.merging.closed_form.consensus import Consensus
 from onnxmerge.merging.closed_form.goals import Goal
 from onnxmerge.merging.closed_form.ridge import Array, Sums
-from onnxmerge.merging.layers.patches import pick, values_at
+from onnxmerge.merging.patches import pick, values_at
+from onnxmerge.units.alignment import Meeting
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 

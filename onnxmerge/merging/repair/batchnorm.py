@@ -14,11 +14,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.merging.layers.linear_layers import initializer_of
-from onnxmerge.merging.layers.normalisation import batchnorms
 from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, settle
+from onnxmerge.model.linear_layers import initializer_of
+from onnxmerge.model.normalisation import batchnorms
+from onnxmerge.units.layout import Typing
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.calibration.columns import unit_columns
 from onnxmerge.calibration.statistics import MomentRequest, Statistics
-from onnxmerge.merging.layers.linear_layers import LinearLayer
-from onnxmerge.merging.transport import composite
+from onnxmerge.model.linear_layers import LinearLayer
+from onnxmerge.units.layout import AxisBlock, Block, TensorLayout, Typing
+from onnxmerge.units.permutations import composite
 
 Vector: TypeAlias = NDArray[np.float64]
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnxmerge.axes.layout import Typing
-from onnxmerge.merging.layers.normalisation import batchnorms
 from onnxmerge.merging.repair.plan import Which, applies, plan_repair
+from onnxmerge.model.normalisation import batchnorms
+from onnxmerge.units.layout import Typing
 
 RepairChoice = Literal["auto", "none", "rescale", "repair", "bias"]
 RepairMode = Literal["rescale", "repair", "bias"]

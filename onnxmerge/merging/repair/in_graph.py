@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.batches import each
-from onnxmerge.merging.layers.linear_layers import LinearLayer
 from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, levels, measure
 from onnxmerge.merging.repair.plan import RepairPlan, Target
+from onnxmerge.model.linear_layers import LinearLayer
+from onnxmerge.units.layout import Typing
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Mode: TypeAlias = Literal["none", "rescale", "repair", "bias"]

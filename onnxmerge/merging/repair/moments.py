@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.merging.batches import each, grouped, takes_batches
-from onnxmerge.merging.combine import Overlay
+from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.opset import make_measurable
 from onnxmerge.model.session import open_session, run
 

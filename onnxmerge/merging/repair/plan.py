@@ -8,12 +8,13 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
-from onnxmerge.axes.layout import Typing
-from onnxmerge.merging.combine import Matchings, average
-from onnxmerge.merging.layers.linear_layers import LinearLayer, linear_layers
-from onnxmerge.merging.layers.normalisation import normalises
+from onnxmerge.merging.combine import average
 from onnxmerge.merging.repair.channels import Vector, channel_layout, measurable
 from onnxmerge.merging.repair.moments import Moments
+from onnxmerge.model.linear_layers import LinearLayer, linear_layers
+from onnxmerge.model.normalisation import normalises
+from onnxmerge.units.layout import Typing
+from onnxmerge.units.zips import Matchings
 
 Which: TypeAlias = Literal["free", "fixed", "all"]
 

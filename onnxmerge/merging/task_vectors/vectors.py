@@ -13,10 +13,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
-from onnxmerge.merging.combine import LazyWeights, identical, is_floating, mean_of
+from onnxmerge.merging.combine import mean_of
+from onnxmerge.model.arrays import identical, is_floating
+from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import ModelSet
+from onnxmerge.units.layout import Typing
 
 Array: TypeAlias = NDArray[np.float64]
 

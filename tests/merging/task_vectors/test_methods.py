@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from onnxmerge.axes.layout import Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.task_vectors import TASK_VECTORS, Settings, TaskVectors, add_task_vectors
 from onnxmerge.merging.task_vectors.ties import trimmed
 from onnxmerge.model.network import ModelSet
+from onnxmerge.units.layout import Typing
 from tests.merging.networks import models, network
 
 GRAPH = "(float[n,4] x) => (float[n,4] y) { y = Add(x, w) }"

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Block, Positions, Space, TensorLayout
 from onnxmerge.errors import StructureError
+from onnxmerge.model.lazy_weights import LazyWeights
+from onnxmerge.units.layout import Block, Positions, Space, TensorLayout, Typing
 
 Permutations: TypeAlias = dict[str, Positions]
 """Space id -> int64 array [*sizes of ``varies_with``, size]: ``perm[o1, ..., u]`` is the source's unit that comes to
@@ -113,6 +114,16 @@ def transport(
     for block in moving:
         out[_region(block)] = gather(array, layout, block, spaces, perms)
     return out
+
+
+def transported(weights: Mapping[str, NDArray[Any]], typing: Typing, perms: Mapping[str, Positions]) -> LazyWeights:
+    """``weights`` in the coordinates to which ``perms`` lead. A tensor without a layout does not move."""
+
+    def moved(name: str) -> NDArray[Any]:
+        layout = typing.initializers.get(name)
+        return weights[name] if layout is None else transport(weights[name], layout, typing.spaces, perms)
+
+    return LazyWeights(weights, moved)
 
 
 def gather(

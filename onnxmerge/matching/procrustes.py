@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxmerge.axes.layout import Positions, Typing
-from onnxmerge.merging.transport import composite_shape, composite_sources
-from onnxmerge.symmetry.rotation import Array, Arrays, places, units_of
+from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.units.permutations import composite_shape, composite_sources
+from onnxmerge.units.rotation import Array, Arrays, places, units_of
 
 
 def products(first: Arrays, other: Arrays, typing: Typing, space: str) -> Array:

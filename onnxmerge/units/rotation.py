@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Block, Positions, Space, TensorLayout, Typing
-from onnxmerge.merging.combine import LazyWeights
-from onnxmerge.merging.transport import Slot, bind, composite_shape, composite_sources
-from onnxmerge.merging.zip_transport import slot_sizes, slots_of
+from onnxmerge.model.lazy_weights import LazyWeights
+from onnxmerge.units.layout import Block, Positions, Space, TensorLayout, Typing
+from onnxmerge.units.permutations import Slot, bind, composite_shape, composite_sources
+from onnxmerge.units.zips import slot_sizes, slots_of
 
 Array: TypeAlias = NDArray[np.float64]
 Rotations: TypeAlias = Mapping[str, Array]

@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmerge.axes.layout import Space
-from onnxmerge.merging.alignment import axis_orders, meeting, reordered, zip_orders
-from onnxmerge.merging.transport import random_permutations, transport
-from onnxmerge.merging.zip_transport import Zipped, zipped
+from onnxmerge.units.alignment import axis_orders, meeting, reordered, zip_orders
+from onnxmerge.units.layout import Space
+from onnxmerge.units.permutations import random_permutations, transport
+from onnxmerge.units.zips import Zipped, zipped
 from tests.layouts import typed
 
 SPACES = [Space("h", 2), Space("i", 3, ("h",)), Space("t", 4)]

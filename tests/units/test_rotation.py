@@ -14,11 +14,11 @@ from scipy.linalg import expm
 
 from onnxmerge.api import merge, permute
 from onnxmerge.api.prepare import Prepared, load, type_models
+from onnxmerge.axes.linear_spaces import rotatable
 from onnxmerge.errors import UsageError, ValidationError
-from onnxmerge.merging.transport import identity, random_permutations, transport
-from onnxmerge.symmetry.linear_spaces import rotatable
-from onnxmerge.symmetry.procrustes import procrustes, products
-from onnxmerge.symmetry.rotation import in_own_units, random_rotations, rotate, rotated
+from onnxmerge.matching.procrustes import procrustes, products
+from onnxmerge.units.permutations import identity, random_permutations, transport
+from onnxmerge.units.rotation import in_own_units, random_rotations, rotate, rotated
 from onnxmerge.validation.rotation import certify_rotations
 from tests.graphs import build, execute, normal
 

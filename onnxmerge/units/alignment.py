@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from onnxmerge.axes.layout import AxisBlock, Block, Positions, TensorLayout, Typing
-from onnxmerge.axes.resize import resized_axes, resized_layout, resized_orders
 from onnxmerge.errors import StructureError
-from onnxmerge.merging.combine import Matchings
-from onnxmerge.merging.transport import transport
-from onnxmerge.merging.zip_transport import Zipped
+from onnxmerge.units.layout import AxisBlock, Block, Positions, TensorLayout, Typing
+from onnxmerge.units.permutations import transport
+from onnxmerge.units.resize import resized_axes, resized_layout, resized_orders
+from onnxmerge.units.zips import Matchings, Zipped
 
 Float = TypeVar("Float", bound=np.floating[Any])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from numpy.typing import ArrayLike
 
-from onnxmerge.merging.layers.normalisation import normalises
+from onnxmerge.model.normalisation import normalises
 from onnxmerge.model.read import read_network
 from tests.graphs import build, normal
 

@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxmerge.axes.layout import AxisBlock, Block, Positions, Space, TensorLayout, Typing
 from onnxmerge.errors import StructureError
+from onnxmerge.units.layout import AxisBlock, Block, Positions, Space, TensorLayout, Typing
 
 Widths: TypeAlias = Mapping[str, int]
 """Space id -> how many units it has instead of its own number; a space that is absent keeps its size."""

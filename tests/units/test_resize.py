@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout, Typing
-from onnxmerge.axes.resize import resizable_spaces, resized_axes, resized_layout, resized_orders, resized_spaces
+from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout, Typing
+from onnxmerge.units.resize import resizable_spaces, resized_axes, resized_layout, resized_orders, resized_spaces
 from tests.layouts import typed
 from tests.matching.structures import fixed, typing
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.axes.layout import Space, Typing
 from onnxmerge.errors import InputError
 from onnxmerge.merging.combine import average, combine
-from onnxmerge.merging.transport import identity, random_permutations, transport
-from onnxmerge.merging.zip_transport import Zipped, identity_zip, member_counts, project, zipped
 from onnxmerge.model.network import ModelSet
+from onnxmerge.units.layout import Space, Typing
+from onnxmerge.units.permutations import identity, random_permutations, transport
+from onnxmerge.units.zips import Zipped, identity_zip, member_counts, project, zipped
 from tests.graphs import normal
 from tests.layouts import typed
 from tests.merging.networks import models, network

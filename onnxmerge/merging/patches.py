@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
-from onnxmerge.merging.layers.linear_layers import LinearLayer
+from onnxmerge.model.linear_layers import LinearLayer
 
 Picks: TypeAlias = tuple[NDArray[np.int64], ...]
 """Sampled positions of a layer's output: one index array for each axis but the channels'."""

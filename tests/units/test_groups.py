@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from onnxmerge.axes.layout import Space
 from onnxmerge.errors import StructureError
-from onnxmerge.matching.plan import make_plan
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.layout import Space
 from tests.matching.structures import (
     attention,
     batch_norm,

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxmerge.axes.layout import TensorLayout, Typing
 from onnxmerge.errors import StructureError
-from onnxmerge.merging.transport import bind
 from onnxmerge.model.signature import operands
+from onnxmerge.units.layout import TensorLayout, Typing
+from onnxmerge.units.permutations import bind
 
 MOVING = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "Slice", "Gather", "Expand"}
 """Operators that move entries of their first operand and compute nothing."""

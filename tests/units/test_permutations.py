@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmerge.axes.layout import AxisBlock, Block, Space, TensorLayout
 from onnxmerge.errors import StructureError
-from onnxmerge.merging.transport import compose, identity, invert, random_permutations, transport
+from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout
+from onnxmerge.units.permutations import compose, identity, invert, random_permutations, transport
 
 SPACES = {
     space.id: space

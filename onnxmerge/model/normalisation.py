@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxmerge.merging.layers.linear_layers import OPERATORS, initializer_of
+from onnxmerge.model.linear_layers import OPERATORS, initializer_of
 
 NORMALISATIONS = frozenset(
     {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.merging.layers.linear_layers import linear_layers
+from onnxmerge.model.linear_layers import linear_layers
 from tests.graphs import normal
 from tests.merging.networks import network, values
 

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
-from onnxmerge.axes.layout import Block, Positions, Space, TensorLayout, Typing
-from onnxmerge.axes.resize import Widths, resized_layout, resized_spaces
-from onnxmerge.merging.transport import Slot, bind, composite_shape, covers, require_shape
+from onnxmerge.units.layout import Block, Positions, Space, TensorLayout, Typing
+from onnxmerge.units.permutations import Slot, bind, composite_shape, covers, require_shape
+from onnxmerge.units.resize import Widths, resized_layout, resized_spaces
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -44,6 +44,10 @@ class Zipped:
 
     models: tuple[Projections, ...]
     widths: Widths = field(default_factory=dict)
+
+
+Matchings: TypeAlias = Sequence[Mapping[str, Positions]] | Zipped
+"""How the models' units correspond: permutations that bring each model but the first to it, or a zip of them all."""
 
 
 def identity_zip(spaces: Mapping[str, Space]) -> dict[str, Positions]:

@@ -10,8 +10,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from onnxmerge.axes.layout import Block, Space, TensorLayout, Typing
-from onnxmerge.merging.transport import Slot, bind, composite_shape
+from onnxmerge.units.layout import Block, Space, TensorLayout, Typing
+from onnxmerge.units.permutations import Slot, bind, composite_shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)

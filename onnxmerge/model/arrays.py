@@ -1,0 +1,23 @@
+"""What can be averaged, and what is the same: arrays of every type that weights are stored in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether values of this type can be averaged: floats of any width, ml_dtypes' among them, and complex numbers."""
+    return dtype.kind in "fc" or dtype.name.startswith(("bfloat", "float"))
+
+
+def identical(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Equal bit by bit; nan patterns count as equal."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if one.dtype == object:
+        return bool(np.array_equal(one, other))
+    left, right = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    return bool(np.array_equal(left, right))
