@@ -4,9 +4,9 @@ from onnxmerge.api.evaluate import evaluate
 from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.inspection import Inspection, inspect
 from onnxmerge.api.merge import merge, plan
-from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergePlan, MergeReport, MergeResult
 from onnxmerge.api.permute import PermutedModel, permute
+from onnxmerge.pipeline.options import MergeOptions
 
 __all__ = [
     "EvaluationResult",

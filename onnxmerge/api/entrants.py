@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from onnxmerge.api.evaluation_result import Role
 from onnxmerge.api.merge import merge
 from onnxmerge.api.outcome import MergeResult
-from onnxmerge.api.prepare import ModelSource
 from onnxmerge.errors import StructureError
 from onnxmerge.evaluation.candidate import Candidate, open_candidate
 from onnxmerge.evaluation.task import Task
 from onnxmerge.model.read import read_network
+from onnxmerge.pipeline.prepare import ModelSource
 
 Evaluable = ModelSource | MergeResult
 """A model to evaluate: a path, a model in memory, or a merge that is not written yet."""

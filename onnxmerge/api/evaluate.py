@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from onnxmerge.api.entrants import Entrant, Evaluable, entrant, named, plain_average
-from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores, Role, scaled_scores
-from onnxmerge.api.job import Progress
-from onnxmerge.api.prepare import ModelSource
-from onnxmerge.api.tasks import Listed, TaskSpec, require_own_folder, tasks_learned, tasks_of
+from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores, Role
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import BATCH_SIZE, CalibrationSource, SourceSpec, open_source
 from onnxmerge.errors import UsageError
@@ -22,10 +19,14 @@ from onnxmerge.evaluation.heads import Answers, on_one_scale, sureness
 from onnxmerge.evaluation.heads import Scores as Heads
 from onnxmerge.evaluation.labels import LabelSpec, read_labels
 from onnxmerge.evaluation.meanings import meanings_of, require_fitting, require_probabilities, told
+from onnxmerge.evaluation.scaled import scaled_scores
 from onnxmerge.evaluation.scorer import Scorer, Scores, Sureness, scores_of_means
 from onnxmerge.evaluation.task import Task
 from onnxmerge.evaluation.truth import Truth, truth
 from onnxmerge.merging.answer.meaning import Meaning, OutputMeaning, asked_meanings
+from onnxmerge.pipeline.job import Progress
+from onnxmerge.pipeline.prepare import ModelSource
+from onnxmerge.pipeline.tasks import Listed, TaskSpec, require_own_folder, tasks_learned, tasks_of
 
 ENSEMBLE = "ensemble of the parents"
 AS_THE_TOOL = "ensemble as --answer forms it"

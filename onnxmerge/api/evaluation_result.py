@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from onnxmerge.evaluation.intervals import Interval
-from onnxmerge.evaluation.metrics import scaled_score
 from onnxmerge.evaluation.scorer import Accuracy, Regression, Scores
 from onnxmerge.evaluation.task import Task
 from onnxmerge.merging.answer.meaning import OutputMeaning
@@ -122,33 +121,6 @@ class EvaluationResult:
 
     def _by_k(self, values: Sequence[T] | None) -> dict[str, T] | None:
         return None if values is None else {f"top{k}": value for k, value in zip(self.top_k, values, strict=True)}
-
-
-def scaled_scores(
-    tasks: Sequence[Task], scores: Scores, baseline: Scores | None, parents: Sequence[tuple[Sequence[int], Scores]]
-) -> tuple[float | None, ...]:
-    """The scaled score of each regression, against ``baseline`` and the mean loss of the parents that learned it.
-
-    ``parents`` are pairs: the indices of the tasks that one learned, and its scores.
-    """
-    if baseline is None:
-        return tuple(None for _ in tasks)
-    return tuple(
-        _scaled(task, own, lowest, [theirs.tasks[index] for learned, theirs in parents if index in learned])
-        for index, (task, own, lowest) in enumerate(zip(tasks, scores.tasks, baseline.tasks, strict=True))
-    )
-
-
-def _scaled(
-    task: Task,
-    own: Accuracy | Regression | None,
-    lowest: Accuracy | Regression | None,
-    parents: Sequence[Accuracy | Regression | None],
-) -> float | None:
-    losses = [parent.loss(task.loss) for parent in parents if isinstance(parent, Regression)]
-    if not (isinstance(own, Regression) and isinstance(lowest, Regression) and losses):
-        return None
-    return scaled_score(own.loss(task.loss), baseline=lowest.loss(task.loss), parent=sum(losses) / len(losses))
 
 
 def _ends(intervals: Sequence[Interval] | None) -> list[list[float | None]] | None:

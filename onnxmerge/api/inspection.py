@@ -9,9 +9,10 @@ from typing import Any
 
 import networkx as nx
 
-from onnxmerge.api.prepare import ModelSource, Prepared, SampleInput, load, sample_from, type_models
 from onnxmerge.axes.explain import AxisReason, explain
 from onnxmerge.axes.spaces import UNIFORM
+from onnxmerge.model.sample import SampleInput
+from onnxmerge.pipeline.prepare import ModelSource, Prepared, load, sample_from, type_models
 from onnxmerge.units.graph import unit_graph
 from onnxmerge.units.layout import Typing
 from onnxmerge.validation.certificate import Certificate

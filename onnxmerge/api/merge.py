@@ -7,41 +7,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from onnxmerge.api.answering import answered
-from onnxmerge.api.beginning import Given, begin, divided, of_data
-from onnxmerge.api.choosing import Chosen, chosen_by, matched_by
-from onnxmerge.api.effort import chosen_way, possible_ways
-from onnxmerge.api.examining import questions
-from onnxmerge.api.files import sources
-from onnxmerge.api.job import Progress, silent
-from onnxmerge.api.judging import PLENTY
-from onnxmerge.api.matching import evidence_of
-from onnxmerge.api.meanings import class_vectors, output_names, outputs_of
-from onnxmerge.api.options import MergeOptions
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
-from onnxmerge.api.prepare import ModelSource, SampleInput
-from onnxmerge.api.provenance import canonical_recipe
-from onnxmerge.api.repairing import choose_repair
 from onnxmerge.api.reporting import report_of
-from onnxmerge.api.restoring import Merged, merged
-from onnxmerge.api.search import choices
-from onnxmerge.api.separation import Parents, Product, inputs_of, joined
-from onnxmerge.api.summary import errors, footprints
-from onnxmerge.api.tasks import TaskSpec
 from onnxmerge.calibration.sources import SourceSpec
 from onnxmerge.calibration.subset import holds
-from onnxmerge.errors import UsageError, ValidationError
+from onnxmerge.errors import UsageError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.merging.answer.meaning import asked_meanings
-from onnxmerge.merging.answer.outputs import ClassVectors
-from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.precision import halved
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.sample import SampleInput
+from onnxmerge.pipeline.answering import answered
+from onnxmerge.pipeline.beginning import Given, begin, divided, of_data
+from onnxmerge.pipeline.job import Progress, silent
+from onnxmerge.pipeline.matching import evidence_of
+from onnxmerge.pipeline.meanings import known_vectors, output_names, outputs_of
+from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.prepare import ModelSource
+from onnxmerge.pipeline.provenance import canonical_recipe
+from onnxmerge.pipeline.publish import sources
+from onnxmerge.pipeline.restoring import Merged, merged
+from onnxmerge.pipeline.selection.choosing import Chosen, chosen_by, matched_by
+from onnxmerge.pipeline.selection.effort import chosen_way, possible_ways
+from onnxmerge.pipeline.selection.examining import questions
+from onnxmerge.pipeline.selection.judging import PLENTY
+from onnxmerge.pipeline.selection.repairing import choose_repair
+from onnxmerge.pipeline.selection.search import choices
+from onnxmerge.pipeline.separation import Parents, Product, joined
+from onnxmerge.pipeline.tasks import TaskSpec
+from onnxmerge.pipeline.validate import errors, footprints, require_finite
 from onnxmerge.validation.coverage import coverage
 
 
@@ -67,7 +62,7 @@ def merge(
             ``script.py:function``), arrays, or a reader. Optional for methods that compare no activations.
         base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
         labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead: by
-            the mean over tasks of accuracies, or scaled scores of regressions (``api.examining``).
+            the mean over tasks of accuracies, or scaled scores of regressions (``selection.examining``).
         tasks: What labels mean, and which output answers: see `evaluate`. By default classes of the first output.
             With class vectors in them, also what the ensemble's answer is read by (``answer="ensemble"``).
         vectors: File of class vectors that outputs are compared with: see `evaluate`.
@@ -90,7 +85,7 @@ def merge(
     begun = begin(models, given, every[0], progress or silent)
     parents, clock = begun.parents, begun.clock
     asked = questions(labels, tasks, vectors, data=calibration, models=models, parents=parents)
-    known = _known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
+    known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
     with clock.stage("try"):
         begun = replace(begun, job=replace(begun.job, outputs=outputs_of(begun.job, known)))
         how, tried = chosen_way(begun.job, asked_for, every, asked)
@@ -112,7 +107,7 @@ def merge(
         if how.output_type == "float16":
             product = replace(product, network=halved(product.network, product.weights), weights={})
     with clock.stage("check"):
-        _require_finite(parents, product, job.prepared.trace.sample, how.provider)
+        require_finite(parents, product, job.prepared.trace.sample, how.provider)
     with clock.stage("compare"):
         held = begun.source if begun.split is None else begun.split.held
         found = errors(parents, product, held, how.provider, judges.reference)
@@ -187,57 +182,8 @@ def _possible(
     return possible_ways(how, len(models), calibrated=calibrated, labelled=labelled, based=based)
 
 
-def _known_vectors(
-    tasks: TaskSpec | None,
-    vectors: str | Path | None,
-    models: Sequence[ModelSource],
-    parents: Parents,
-    how: MergeOptions,
-    *,
-    labelled: bool,
-) -> ClassVectors:
-    """The class vectors for the ensemble's answer. Raises UsageError for tasks or vectors that nothing would use."""
-    if how.answer == "ensemble":
-        asked_meanings(how.outputs, output_names(parents.models.template.graph))  # raises now what it would later
-        known = class_vectors(tasks, vectors, models, parents)
-        if known or labelled or tasks is None:
-            return known
-        raise UsageError("tasks without class vectors say what labels mean: give the labels too (--labels)")
-    if not labelled and (tasks is not None or vectors is not None):
-        raise UsageError(
-            "tasks and class vectors say what labels mean: give the labels too (--labels), or --answer ensemble, "
-            "which is read by class vectors"
-        )
-    return {}
-
-
 def _product(parents: Parents, chosen: Chosen, result: Merged) -> Product:
     """The merged network, with the heads behind it where they are apart."""
     job, matched = chosen.job, chosen.matched
     reads = readings(job.prepared.typing, sorted(job.prepared.models.border), matched.matchings)
     return joined(parents, job.network, result.weights, reads)
-
-
-def _require_finite(parents: Parents, product: Product, sample: Mapping[str, NDArray[Any]], provider: str) -> None:
-    """The merged model must run on the traced sample, and give finite values wherever the first parent does.
-
-    Where heads are apart, wherever each head's own parent does. Ranks that no model declares are noted on the way.
-    """
-    after = run(open_session(product.model, weights=product.weights, provider=provider), sample)
-    declare_ranks(product.model.graph, {**sample, **after})
-    apart = parents.separation is not None
-    for network, names in zip(parents.networks if apart else parents.networks[:1], product.outputs, strict=False):
-        before = run(open_session(network.model, provider=provider), inputs_of(network, sample))
-        for place, (name, own) in enumerate(zip(names, before.values(), strict=True)):
-            if own.dtype.kind == "f" and np.isfinite(own).all() and not np.isfinite(after[name]).all():
-                for other in () if apart else parents.networks[1:]:
-                    theirs = run(open_session(other.model, provider=provider), inputs_of(other, sample))
-                    if not np.isfinite(list(theirs.values())[place]).all():
-                        raise ValidationError(
-                            f"{other.label}: has infinities of its own: its output for {name!r} is not finite where "
-                            f"that of {network.label} is, and so is the merged model's; leave this model out"
-                        )
-                raise ValidationError(
-                    f"{network.label}: output {name!r} of the merged model is not finite where its parents' is; "
-                    "try --repair none, or another method"
-                )

@@ -12,12 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.api.effort import EffortReport
-from onnxmerge.api.files import Output, Source, require_apart
-from onnxmerge.api.job import Job
-from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.repairing import RepairCandidate
-from onnxmerge.api.search import SearchReport
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.answer.answer import Answered
@@ -25,6 +19,12 @@ from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
 from onnxmerge.model.write import save_network
+from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.publish import Output, Source, require_apart
+from onnxmerge.pipeline.selection.effort import EffortReport
+from onnxmerge.pipeline.selection.repairing import RepairCandidate
+from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
 from onnxmerge.version import __version__
@@ -67,11 +67,11 @@ class MergeReport:
     ``rules`` are those for single groups, ``rotated`` the spaces that were rotated, ``repairs`` what the repair was
     chosen from (empty: by the user, or by rule). ``heads`` is None where everything was merged, ``share`` the
     fraction of each group's units that was merged, ``width`` that of a model's units which a zip made of each group
-    (None: all); see ``api.resizing``. ``footprints`` are of each parent, then of the merged model.
+    (None: all); see ``pipeline.resizing``. ``footprints`` are of each parent, then of the merged model.
     ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
     ``held_out`` data or else on that of calibration; None without any. ``answers`` says of each output what it is
     and what its layer was solved for (empty where that was not asked for). ``effort`` says how the way to merge was
-    found (None: by the user). ``recipe`` is all that was asked for (``api.provenance``). ``seconds`` is by stage,
+    found (None: by the user). ``recipe`` is all that was asked for (``pipeline.provenance``). ``seconds`` is by stage,
     ``peak_memory`` in bytes (None: unknown).
     """
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxmerge.api.files import Output, Source, require_apart, sources
-from onnxmerge.api.prepare import ModelSource, SampleInput, load, require, sample_from, type_models
 from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
+from onnxmerge.model.sample import SampleInput
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.write import save_network
+from onnxmerge.pipeline.prepare import ModelSource, load, require, sample_from, type_models
+from onnxmerge.pipeline.publish import Output, Source, require_apart, sources
 from onnxmerge.validation.certificate import Certificate, permute_network
 from onnxmerge.validation.coverage import Coverage, coverage
 from onnxmerge.version import __version__

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxmerge.api.choosing import Chosen
-from onnxmerge.api.methods import METHODS, alpha_of, settings_of
 from onnxmerge.api.outcome import HeadsReport, MergeReport, group_reports, peak_memory
-from onnxmerge.api.repairing import ChosenRepair
-from onnxmerge.api.restoring import Merged
-from onnxmerge.api.separation import Product
 from onnxmerge.matching.zip_method import ZipMethod
+from onnxmerge.pipeline.methods import METHODS, alpha_of, settings_of
+from onnxmerge.pipeline.restoring import Merged
+from onnxmerge.pipeline.selection.choosing import Chosen
+from onnxmerge.pipeline.selection.repairing import ChosenRepair
+from onnxmerge.pipeline.separation import Product
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import coverage
 

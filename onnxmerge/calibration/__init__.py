@@ -1,1 +1,1 @@
-"""Calibration: data sources, and statistics of activations compiled into the graph."""
+"""Calibration data: where samples come from, how they are read, cut into batches and split."""

@@ -11,11 +11,11 @@ import click
 from click.core import ParameterSource
 
 from onnxmerge.api import MergeOptions
-from onnxmerge.api.consistency import decidable, idle, require_use
-from onnxmerge.api.options import DEFAULT, ONE_WAY, differing
 from onnxmerge.cli.files import files_of
 from onnxmerge.cli.tasks import take_tasks
 from onnxmerge.errors import UsageError
+from onnxmerge.pipeline.consistency import decidable, idle, require_use
+from onnxmerge.pipeline.options import DEFAULT, ONE_WAY, differing
 from onnxmerge.recipes.recipe import Calibration, Recipe, is_recipe
 
 _IMAGE = ("image_size", "mean", "std", "layout")

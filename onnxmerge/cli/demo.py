@@ -8,12 +8,12 @@ import click
 
 from onnxmerge import examples
 from onnxmerge.api import MergeOptions
-from onnxmerge.api.methods import METHODS
-from onnxmerge.api.options import DEFAULT
+from onnxmerge.api.comparison import compare
 from onnxmerge.cli.files import OutputFile, files_of, publishing
 from onnxmerge.cli.options import memory_option
-from onnxmerge.evaluation.comparison import compare
 from onnxmerge.merging.task_vectors import TaskVectorMethod
+from onnxmerge.pipeline.methods import METHODS
+from onnxmerge.pipeline.options import DEFAULT
 from onnxmerge.report.evaluation import print_evaluation
 from onnxmerge.report.terminal import terminal
 

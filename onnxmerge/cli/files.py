@@ -37,9 +37,9 @@ class Files:
         self.written.append((name, path, model))
 
     def check(self, like: str | None, factor: float) -> None:
-        """Raise unless all outputs can be written and are no inputs; see ``api.files``."""
-        from onnxmerge.api.files import Output, require_apart, require_room, sources
+        """Raise unless all outputs can be written and are no inputs; see ``pipeline.publish``."""
         from onnxmerge.model.paths import absolute
+        from onnxmerge.pipeline.publish import Output, require_apart, require_room, sources
 
         if sum(path == str(STANDARD_OUTPUT) for _, path, _ in self.written) > 1:
             raise UsageError("only one of the outputs can be standard output (-)")

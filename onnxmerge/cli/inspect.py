@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from onnxmerge import api
-from onnxmerge.api.prepare import require
 from onnxmerge.cli.files import InputFile, OutputFile, publishing
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.pipeline.prepare import require
 from onnxmerge.report.console import print_explanation, print_inspection
 from onnxmerge.report.terminal import emit
 from onnxmerge.units.graph import SUFFIXES, graph_text

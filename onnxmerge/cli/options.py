@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxmerge.api.known_inputs import known, parse
-from onnxmerge.api.prepare import SampleInput
+from onnxmerge.calibration.known_inputs import known, parse
 from onnxmerge.cli.files import InputFile
 from onnxmerge.errors import UsageError
 from onnxmerge.memory import default_limit, memory_limit, parse_size
+from onnxmerge.model.sample import SampleInput
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,8 +11,6 @@ from typing import Any
 import click
 
 from onnxmerge.api import merge, plan
-from onnxmerge.api.methods import METHODS, needs
-from onnxmerge.api.options import AUTO, EFFORTS
 from onnxmerge.api.outcome import MergeReport
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
@@ -20,6 +18,8 @@ from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishi
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
+from onnxmerge.pipeline.methods import METHODS, needs
+from onnxmerge.pipeline.options import AUTO, EFFORTS
 from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
 from onnxmerge.report.progress import progress_bar

@@ -13,8 +13,8 @@ from itertools import repeat
 
 import onnx_ir as ir
 
+from onnxmerge.activations.segments import blocked
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.closed_form.segments import blocked
 from onnxmerge.model.linear_layers import OPERATORS
 from onnxmerge.model.quantised import reads_quantised
 from onnxmerge.model.restored import is_restored

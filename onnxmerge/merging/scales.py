@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.statistics import MomentRequest, Statistics
+from onnxmerge.activations.statistics import MomentRequest, Statistics
 from onnxmerge.merging.repair.channels import channel_layout, channel_moments, measurable
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.linear_layers import LinearLayer, initializer_of, linear_layers

@@ -24,6 +24,9 @@ from onnxmerge.model.session import open_session, run
 
 T = TypeVar("T")
 
+SampleInput = tuple[int, ...] | Array
+"""What is known of one input of the traced sample: its shape, or its value."""
+
 IMAGES = (64, 32, 96, 128, 224, 256, 320, 384, 448, 512, 640, 48, 299, 28)
 LENGTHS = (16, 8, 32, 64, 96, 128, 256, 480, 512, 576, 1024, 1536, 2048, 4096, 8192, 16000, 32000, 64000, 160000)
 SIGNALS = (512, 576, 1024, 256, 1536, 4096, 8192, 16000, 32000, 64000, 160000, 128, 64, 32, 16)

@@ -23,12 +23,12 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from onnxmerge.api.known_inputs import parse
-from onnxmerge.api.options import MergeOptions, differing
+from onnxmerge.calibration.known_inputs import parse
 from onnxmerge.documents import read_yaml
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named
 from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.pipeline.options import MergeOptions, differing
 from onnxmerge.recipes.recipe import Calibration, Recipe
 from onnxmerge.text import reason, shown
 

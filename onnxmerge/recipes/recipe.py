@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmerge.api.options import MergeOptions
+from onnxmerge.pipeline.options import MergeOptions
 
 SUFFIXES = (".yaml", ".yml")
 

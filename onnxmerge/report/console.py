@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from onnxmerge.api.effort import EffortReport
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
-from onnxmerge.api.search import SearchReport
 from onnxmerge.axes.explain import AxisReason
 from onnxmerge.merging.answer.answer import Answered
+from onnxmerge.pipeline.selection.effort import EffortReport
+from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.report.terminal import Terminal, terminal
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage

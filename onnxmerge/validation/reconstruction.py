@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
-from onnxmerge.merging.batches import each
 from onnxmerge.merging.reconstruction import Reference, features_of
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import ValidationError
+from onnxmerge.model.comparison import compare, limits_for
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.trace import Trace
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.rotation import random_rotations, rotated
-from onnxmerge.validation.comparison import compare, limits_for
 
 Arrays = Mapping[str, NDArray[Any]]
 

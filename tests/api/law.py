@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.api.job import Job, silent
-from onnxmerge.api.matching import Evidence, evidence_of, match, planned
-from onnxmerge.api.meanings import outputs_of
-from onnxmerge.api.options import MergeOptions
-from onnxmerge.api.prepare import Prepared, type_models
-from onnxmerge.api.restoring import merged
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.errors import OnnxmergeError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.model.arrays import identical
+from onnxmerge.model.comparison import Limits, compare
 from onnxmerge.model.network import Array, ModelSet, Network
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import plausible_samples
 from onnxmerge.model.session import open_session, run
+from onnxmerge.pipeline.job import Job, silent
+from onnxmerge.pipeline.matching import Evidence, evidence_of, match, planned
+from onnxmerge.pipeline.meanings import outputs_of
+from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.prepare import Prepared, type_models
+from onnxmerge.pipeline.restoring import merged
 from onnxmerge.validation.certificate import permute_network
-from onnxmerge.validation.comparison import Limits, compare
 
 Feed = Mapping[str, Array]
 

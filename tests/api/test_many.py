@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge import MergeOptions, UsageError, evaluate, merge, permute
-from onnxmerge.api.methods import METHODS
 from onnxmerge.merging.task_vectors import TASK_VECTORS
+from onnxmerge.pipeline.methods import METHODS
 from tests.graphs import build, execute, initializers, normal
 
 MLP = """(float[n,6] x) => (float[n,3] y) {

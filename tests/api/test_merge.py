@@ -12,7 +12,7 @@ import pytest
 
 from onnxmerge import InputError, OnnxmergeError, StructureError, UsageError, merge, permute
 from onnxmerge.api import MergeOptions
-from onnxmerge.evaluation.comparison import compare
+from onnxmerge.api.comparison import compare
 from tests.graphs import build, execute, initializers, normal
 
 MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = MatMul(r, w2) }"

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge import MergeOptions, MergeResult, UsageError, merge
-from onnxmerge.api.options import Refinement
 from onnxmerge.merging.repair.choice import RepairChoice
+from onnxmerge.pipeline.options import Refinement
 from tests.graphs import build, execute, initializers, normal
 
 MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"

@@ -21,7 +21,7 @@ from tests.api.test_zip import ZIPS, networks
 from tests.graphs import build, execute, initializers, normal
 from tests.heads.networks import LAST, attention, cnn, data, mlp
 from tests.heads.networks import MLP as TWO_LAYERS
-from tests.widening.test_widening import _shown, residual
+from tests.resizing.test_resizing import _shown, residual
 
 DEPTHWISE = """(float[n,3,8,8] x) => (float[n,4] y) {
     a = Conv<pads=[1,1,1,1]>(x, w1, b1) q = Relu(a) d = Conv<group=8, pads=[1,1,1,1]>(q, w2, b2) u = Relu(d)

@@ -18,14 +18,14 @@ import onnx
 import pytest
 
 import onnxmerge
-from onnxmerge.api import beginning
-from onnxmerge.api.prepare import Prepared
 from onnxmerge.cli.commands import COMMANDS
 from onnxmerge.cli.files import InputFile, OutputFile
 from onnxmerge.cli.main import commands
 from onnxmerge.model import write as write_module
 from onnxmerge.model.publication import PREFIX
 from onnxmerge.model.scratch import LOCK
+from onnxmerge.pipeline import beginning
+from onnxmerge.pipeline.prepare import Prepared
 from onnxmerge.validation.certificate import Certificate
 from tests.attacks.attack import Attack, attacks, contents
 from tests.command_line import Cli

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from onnxmerge import inspect
-from onnxmerge.api.prepare import load, type_models
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.operators import OperatorSpec
 from onnxmerge.model.trace import trace
+from onnxmerge.pipeline.prepare import load, type_models
 from onnxmerge.validation.certificate import certify
 from tests.axes.typed import certified, free_axes, groups
 from tests.graphs import batchnorm, build, normal

@@ -15,9 +15,9 @@ import onnx
 import pytest
 
 import onnxmerge
-from onnxmerge.api.methods import METHODS, needs
 from onnxmerge.cli.commands import COMMANDS
 from onnxmerge.cli.main import commands
+from onnxmerge.pipeline.methods import METHODS, needs
 from tests.command_line import Cli
 from tests.graphs import build, normal
 

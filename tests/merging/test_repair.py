@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnxmerge.activations.moments import measure
+from onnxmerge.calibration.batches import each
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.batches import each
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.repair.in_graph import Mode, probe_of
-from onnxmerge.merging.repair.moments import measure
 from onnxmerge.merging.repair.plan import Target, Which, applies, plan_repair, targets
 from onnxmerge.merging.repair.repair import repair
 from onnxmerge.model.network import Network

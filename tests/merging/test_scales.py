@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.api.prepare import Prepared, load, type_models
-from onnxmerge.calibration.statistics import Statistics, gather
+from onnxmerge.activations.statistics import Statistics, gather
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, balanced, comparable, plan_scales
+from onnxmerge.pipeline.prepare import Prepared, load, type_models
 from tests.graphs import batchnorm, build, normal
 from tests.merging.networks import Source
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 
 from onnxmerge.api import merge, permute
-from onnxmerge.api.prepare import Prepared, load, type_models
 from onnxmerge.axes.linear_spaces import rotatable
 from onnxmerge.errors import UsageError, ValidationError
 from onnxmerge.matching.procrustes import procrustes, products
+from onnxmerge.pipeline.prepare import Prepared, load, type_models
 from onnxmerge.units.permutations import identity, random_permutations, transport
 from onnxmerge.units.rotation import in_own_units, random_rotations, rotate, rotated
 from onnxmerge.validation.rotation import certify_rotations

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from onnxmerge.model.comparison import Limits, compare
 from onnxmerge.model.network import Network
 from onnxmerge.model.read import read_network
 from onnxmerge.model.session import open_session, run
@@ -21,7 +22,6 @@ from onnxmerge.validation.certificate import (
     permute_network,
     randomised,
 )
-from onnxmerge.validation.comparison import Limits, compare
 from tests.graphs import batchnorm, build, normal
 from tests.layouts import typed
 

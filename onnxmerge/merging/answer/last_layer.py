@@ -15,12 +15,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.activations.patches import pick, values_at
+from onnxmerge.calibration.batches import count, each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.answer.meaning import SHAPING, ending
-from onnxmerge.merging.batches import count, each
 from onnxmerge.merging.closed_form.amounts import ROWS, too_wide
 from onnxmerge.merging.closed_form.goals import Goal, plan_layers
-from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, open_sessions, run
 from onnxmerge.units.layout import Typing

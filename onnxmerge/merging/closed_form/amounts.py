@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmerge.calibration.enough import LEAST
+from onnxmerge.activations.enough import LEAST
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.goals import Goal

@@ -14,10 +14,10 @@ import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
+from onnxmerge.activations.patches import Form, form_of
+from onnxmerge.activations.segments import blocked
 from onnxmerge.errors import StructureError
 from onnxmerge.merging.closed_form.norms import Norm, norm_of
-from onnxmerge.merging.closed_form.segments import blocked
-from onnxmerge.merging.patches import Form, form_of
 from onnxmerge.model.linear_layers import OPERATORS, LinearLayer, linear_layers, readers
 from onnxmerge.units.layout import Typing
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from onnxmerge.activations.segments import blocked, frontier
 from onnxmerge.calibration.progress import Report
 from onnxmerge.merging.closed_form.amounts import sampled, too_wide
 from onnxmerge.merging.closed_form.consensus import Consensus, consensus
 from onnxmerge.merging.closed_form.draft import Draft, Refined
 from onnxmerge.merging.closed_form.goals import Goal, plan_goals
 from onnxmerge.merging.closed_form.prefixes import Prefixes
-from onnxmerge.merging.closed_form.segments import blocked, frontier
 from onnxmerge.merging.closed_form.solution import solve
 from onnxmerge.merging.closed_form.storing import matrix, settled, stored
 from onnxmerge.units.alignment import meeting

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.activations.patches import pick, values_at
+from onnxmerge.activations.segments import Purse, Relay, feeds
+from onnxmerge.calibration.batches import count, each
 from onnxmerge.calibration.subset import Spread
-from onnxmerge.merging.batches import count, each
 from onnxmerge.merging.closed_form.amounts import ROWS, rows
 from onnxmerge.merging.closed_form.consensus import Consensus
 from onnxmerge.merging.closed_form.draft import Draft
 from onnxmerge.merging.closed_form.goals import Goal, Settling
-from onnxmerge.merging.closed_form.segments import Purse, Relay, feeds
 from onnxmerge.merging.closed_form.tally import Evidence, Tally, no_data
-from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.session import open_session, run
 from onnxmerge.units.alignment import Meeting, reordered

@@ -15,15 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from onnxmerge.activations.patches import pick
+from onnxmerge.activations.segments import Purse, Relay, blocked, feeds, frontier
+from onnxmerge.calibration.batches import count
 from onnxmerge.calibration.progress import Report
-from onnxmerge.merging.batches import count
 from onnxmerge.merging.closed_form.amounts import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.draft import Arrays, Draft, Refined
 from onnxmerge.merging.closed_form.goals import Goal, plan_layers
 from onnxmerge.merging.closed_form.ridge import Array, Problem, ridge
-from onnxmerge.merging.closed_form.segments import Purse, Relay, blocked, feeds, frontier
 from onnxmerge.merging.closed_form.tally import no_data, not_finite
-from onnxmerge.merging.patches import pick
 from onnxmerge.units.alignment import axis_orders, reordered
 from onnxmerge.units.layout import Positions
 from onnxmerge.units.permutations import transported

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.activations.patches import pick, values_at
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form.consensus import Consensus
 from onnxmerge.merging.closed_form.goals import Goal
 from onnxmerge.merging.closed_form.ridge import Array, Sums
-from onnxmerge.merging.patches import pick, values_at
 from onnxmerge.units.alignment import Meeting
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]

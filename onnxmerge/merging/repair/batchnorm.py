@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.activations.moments import Moments, Probe, Surgeon, settle
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, settle
 from onnxmerge.model.linear_layers import initializer_of
 from onnxmerge.model.normalisation import batchnorms
 from onnxmerge.units.layout import Typing

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.columns import unit_columns
-from onnxmerge.calibration.statistics import MomentRequest, Statistics
+from onnxmerge.activations.columns import unit_columns
+from onnxmerge.activations.statistics import MomentRequest, Statistics
 from onnxmerge.model.linear_layers import LinearLayer
 from onnxmerge.units.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.units.permutations import composite

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.activations.moments import Moments, Probe, Surgeon, levels, measure
+from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.merging.batches import each
-from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, levels, measure
 from onnxmerge.merging.repair.plan import RepairPlan, Target
 from onnxmerge.model.linear_layers import LinearLayer
 from onnxmerge.units.layout import Typing

@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
+from onnxmerge.activations.moments import Moments
 from onnxmerge.merging.combine import average
 from onnxmerge.merging.repair.channels import Vector, channel_layout, measurable
-from onnxmerge.merging.repair.moments import Moments
 from onnxmerge.model.linear_layers import LinearLayer, linear_layers
 from onnxmerge.model.normalisation import normalises
 from onnxmerge.units.layout import Typing
@@ -45,7 +45,7 @@ def plan_repair(graph: ir.Graph, typing: Typing, which: Which = "free") -> Repai
     "free" is what BatchNorm does: with it, a network with BatchNorm folded ends up as the one with BatchNorm kept.
     "fixed" are the embedding or the logits at the end before all: their units are aligned by definition, their
     variance collapses like any other's while their bias keeps its size. What helps is found out on the models at hand
-    (``api.repairing``).
+    (``selection.repairing``).
     """
     layers, notes = linear_layers(graph)
     chosen = [

@@ -20,10 +20,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.activations.moments import Moments, Probe, Surgeon, settle
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.repair.in_graph import DEAD, Arrays, Mode, aims_beside, probe_of, use_target
-from onnxmerge.merging.repair.moments import Moments, Probe, Surgeon, settle
 from onnxmerge.merging.repair.plan import RepairPlan, Target
 from onnxmerge.model.linear_layers import LinearLayer
 from onnxmerge.units.layout import Typing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from onnxmerge.api.inspection import unit_groups
-from onnxmerge.api.prepare import load, type_models
+from onnxmerge.pipeline.prepare import load, type_models
 from tests.axes.typed import Group
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.api.prepare import load, type_models
+from onnxmerge.pipeline.prepare import load, type_models
 from tests.axes.structures.expected import certified_groups, group
 from tests.axes.typed import certified, groups
 from tests.graphs import batchnorm, build, normal

@@ -1,0 +1,254 @@
+"""Mean and variance of every channel of chosen tensors, measured in a running network and accumulated in float64.
+
+The measurement is compiled into a copy of the graph, which ends in a few numbers for each channel: activations never
+leave ONNX Runtime. A batch's variance is taken about the batch's own mean, so large means cost no precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.calibration.batches import each, grouped, takes_batches
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.errors import InputError
+from onnxmerge.model.lazy_weights import Overlay
+from onnxmerge.model.opset import make_measurable
+from onnxmerge.model.session import open_session, run
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A tensor of ``rank`` axes to measure along its axis ``channel``; all other axes are averaged over."""
+
+    tensor: str
+    channel: int
+    rank: int
+    dtype: ir.DataType
+
+    @property
+    def wide(self) -> ir.DataType:
+        """The type to compute in."""
+        return self.dtype if self.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+
+    @property
+    def reduced(self) -> list[int]:
+        return [axis for axis in range(self.rank) if axis != self.channel % self.rank]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """``count`` values a channel, their mean and their population variance, float64 [channels]."""
+
+    count: int
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        return np.sqrt(self.variance)
+
+    def pooled(self, other: Moments) -> Moments:
+        """The moments of both sets of values together (Chan, Golub and LeVeque 1979)."""
+        count = self.count + other.count
+        share = other.count / count
+        delta = other.mean - self.mean
+        variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * delta**2
+        return Moments(count, self.mean + share * delta, variance)
+
+
+class Surgeon:
+    """A copy of a model into which operators are inserted. The original is never changed."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model.clone()
+        self.graph = self.model.graph
+        self.values = {str(value.name): value for value in (*self.graph.inputs, *self.graph.initializers.values())}
+        self.values.update((str(value.name), value) for node in self.graph for value in node.outputs)
+        self._opset = make_measurable(self.model)
+        self._cursor: ir.Node | None = None
+        self._count = 0
+
+    def at(self, value: ir.Value) -> None:
+        """Insert what follows right behind the operator that makes ``value``."""
+        self._cursor = value.producer()
+
+    def apply(self, operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        node = ir.node(operator, inputs, attributes)
+        self._count += 1
+        node.name = f"onnxmerge::{operator}_{self._count}"
+        node.outputs[0].name = f"onnxmerge::value_{self._count}"
+        if self._cursor is not None:
+            self.graph.insert_after(self._cursor, node)
+        else:
+            self.graph.insert_before(self.graph[0], node)
+        self._cursor = node
+        return node.outputs[0]
+
+    def constant(self, array: NDArray[Any]) -> ir.Value:
+        self._count += 1
+        value = ir.val(f"onnxmerge::constant_{self._count}", const_value=ir.tensor(array))
+        self.graph.register_initializer(value)
+        return value
+
+    def mean(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """ReduceMean that keeps its axes; they became an input in opset 18."""
+        if self._opset >= 18:
+            return self.apply("ReduceMean", value, self.constant(np.array(axes, np.int64)), keepdims=1)
+        node_value = self.apply("ReduceMean", value, keepdims=1)
+        producer = node_value.producer()
+        if producer is not None:
+            producer.attributes["axes"] = ir.AttrInt64s("axes", list(axes))
+        return node_value
+
+    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        return self.apply("Cast", value, to=int(dtype))
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
+        """Another input of the graph: what each batch brings with it."""
+        value = ir.val(name, dtype, shape)
+        self.graph.inputs.append(value)
+        return value
+
+
+Rewrite: TypeAlias = Callable[[Surgeon, Probe, ir.Value, ir.Value, ir.Value], None]
+"""Called for each probe with its tensor less the batch mean, that mean, and the batch variance (axes kept). All are
+of the type ``probe.wide``."""
+
+
+def measure(
+    model: ir.Model,
+    weights: Arrays,
+    probes: Sequence[Probe],
+    batches: Iterable[Arrays],
+    *,
+    rewrite: Rewrite | None = None,
+    provider: str = "cpu",
+) -> dict[str, Moments]:
+    """Moments of each probe's tensor over all ``batches``, in one pass through ``model`` with ``weights``.
+
+    ``rewrite`` may change what the rest of the network sees, batch by batch. Raises InputError where there is no
+    batch, or where a moment is not finite.
+    """
+    return pooled(probes, by_batch(model, weights, probes, batches, rewrite=rewrite, provider=provider))
+
+
+def by_batch(
+    model: ir.Model,
+    weights: Arrays,
+    probes: Sequence[Probe],
+    batches: Iterable[Arrays],
+    *,
+    rewrite: Rewrite | None = None,
+    provider: str = "cpu",
+) -> Iterator[dict[str, Moments]]:
+    """The same for each batch by itself; a tensor that has no values in a batch is missing there."""
+    surgeon = Surgeon(model)
+    outputs = {probe.tensor: _instrument(surgeon, probe, rewrite) for probe in probes}
+    names = [str(value.name) for values in outputs.values() for value in values]
+    session = open_session(surgeon.model, weights=weights, outputs=names, provider=provider, optimise=True)
+    for batch in batches:
+        results, found = run(session, dict(batch)), dict[str, Moments]()
+        for tensor, values in outputs.items():
+            size, mean, variance = (results[str(value.name)].astype(np.float64).reshape(-1) for value in values)
+            if size[0] > 0:
+                found[tensor] = Moments(round(size[0] / mean.size), mean, variance)
+        yield found
+
+
+def pooled(probes: Sequence[Probe], batches: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
+    """The moments over all batches together. Raises InputError where there is none, or a moment is not finite."""
+    total: dict[str, Moments] = {}
+    for batch in batches:
+        for tensor, moments in batch.items():
+            total[tensor] = total[tensor].pooled(moments) if tensor in total else moments
+    for probe in probes:
+        if probe.tensor not in total:
+            raise InputError("no calibration data reached the network; expected at least one batch")
+        if not np.isfinite(total[probe.tensor].mean).all() or not np.isfinite(total[probe.tensor].variance).all():
+            raise InputError(
+                f"tensor {probe.tensor}: activations on the calibration data are not finite; check its scale and values"
+            )
+    return total
+
+
+def _instrument(surgeon: Surgeon, probe: Probe, rewrite: Rewrite | None) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Insert the measurement of one probe: (number of values, means, variances)."""
+    value = surgeon.values[probe.tensor]
+    surgeon.at(value)
+    wide = value if probe.dtype == probe.wide else surgeon.cast(value, probe.wide)
+    mean = surgeon.mean(wide, probe.reduced)
+    centred = surgeon.apply("Sub", wide, mean)
+    variance = surgeon.mean(surgeon.apply("Mul", centred, centred), probe.reduced)
+    size = surgeon.apply("Size", value)
+    if rewrite is not None:
+        rewrite(surgeon, probe, centred, mean, variance)
+    return size, mean, variance
+
+
+def settle(
+    model: ir.Model,
+    weights: Arrays,
+    probes: Sequence[Probe],
+    source: CalibrationSource,
+    *,
+    rewrite: Rewrite,
+    fold: Callable[[Arrays, Mapping[str, Moments]], dict[str, NDArray[Any]]],
+    beside: Iterable[Arrays] | None = None,
+    provider: str = "cpu",
+) -> dict[str, NDArray[Any]]:
+    """New weights for which the tensors have the moments that ``rewrite`` gives them, each on a settled prefix.
+
+    ``fold`` turns the weights and the moments of some probes into the weights that change. In one pass over the data
+    where batches are large: every batch is rewritten by its own moments, which is where settling layer after layer
+    leads; ``beside`` has what ``rewrite`` wants with each of these batches (see ``measured_batches``). Where a network
+    takes a sample or a few at a time those would say nothing, so there one level of layers after another is measured
+    over all data, then folded.
+    """
+    if takes_batches(model, source):
+        batches = measured_batches(model, source)
+        if beside is not None:
+            batches = ({**batch, **more} for batch, more in zip(batches, beside, strict=False))
+        measured = measure(model, weights, probes, batches, rewrite=rewrite, provider=provider)
+        return fold(weights, measured)
+    changed: dict[str, NDArray[Any]] = {}
+    current = Overlay(weights, changed)
+    for level in levels(model.graph, probes):
+        changed.update(fold(current, measure(model, current, level, each(source), provider=provider)))
+    return changed
+
+
+def measured_batches(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
+    """The batches in which all networks of one interface are measured, the merged one and its parents."""
+    return grouped(model, source) if takes_batches(model, source) else each(source)
+
+
+def levels(graph: ir.Graph, probes: Sequence[Probe]) -> list[list[Probe]]:
+    """The probes in the order in which they must be settled if each is to see settled ones before it only.
+
+    Probes of one level do not depend on each other.
+    """
+    probed = {probe.tensor: probe for probe in probes}
+    depth: dict[ir.Value, int] = {}
+    found: dict[int, list[Probe]] = {}
+
+    def place(value: ir.Value, before: int) -> None:
+        name = str(value.name)
+        if name in probed:
+            found.setdefault(before, []).append(probed[name])
+        depth[value] = before + (name in probed)
+
+    for value in graph.inputs:
+        place(value, 0)
+    for node in graph:
+        before = max((depth.get(value, 0) for value in node.inputs if value is not None), default=0)
+        for value in node.outputs:
+            place(value, before)
+    return [found[level] for level in sorted(found)]

@@ -1,0 +1,334 @@
+"""Statistics of activations over a calibration source: what matching and repair know about the data.
+
+Batch after batch goes through the instrumented graph (all models at once); what comes back is added up in float64.
+One batch of activations is held at a time, and none is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxmerge.activations.columns import unit_columns
+from onnxmerge.activations.instrument import instrument
+from onnxmerge.activations.views import (
+    POSITION_BUDGET,
+    Product,
+    View,
+    mean_output,
+    product_output,
+    rows_output,
+    variance_output,
+)
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.errors import InputError
+from onnxmerge.model.network import Network
+from onnxmerge.model.session import open_session, run
+from onnxmerge.units.layout import Space, Typing
+
+Array = NDArray[np.float64]
+
+POSITIONS = 256
+"""Default budget of positions (pixels, tokens) per sample: more are thinned out evenly, neighbours being alike."""
+
+DEAD = 1e-10
+"""A unit whose variance is below this share of its mean square is constant up to float32 rounding."""
+
+_FLUSH_ROWS = 128  # means of so many batches are multiplied at once: one by one would be slow where batches are of 1
+
+
+@dataclass(frozen=True, slots=True)
+class GramRequest:
+    """Products between the models' units of a space, pooled over the activations ``tensors`` (template names)."""
+
+    space: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MomentRequest:
+    """Mean and variance of each unit of a space in one activation (template name), in each model."""
+
+    tensor: str
+    space: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gram:
+    """Sums over all samples of a space's units, row-major over its outer spaces and itself (n units, M models).
+
+    ``sums`` and ``squares`` [M, n]; ``cross[i, j]`` [n, n] is the sum of x_i y_j, for the pairs asked for.
+    """
+
+    count: int
+    sums: Array
+    squares: Array
+    cross: Mapping[tuple[int, int], Array]
+
+    def covariance(self, i: int, j: int) -> Array:
+        """Covariance [n, n] of the units of model i (rows) with those of model j.
+
+        Raises:
+            KeyError: products of these two models were not asked for.
+
+        """
+        if (i, j) not in self.cross and (j, i) in self.cross:
+            return self.covariance(j, i).T
+        covariance: Array = self.cross[i, j] / self.count
+        covariance -= np.outer(self.sums[i] / self.count, self.sums[j] / self.count)
+        return covariance
+
+    def variance(self, model: int) -> Array:
+        """Variance [n]; exactly 0 for units that are constant up to rounding."""
+        return _variance(self.count, self.sums[model], self.squares[model])
+
+    def correlation(self, i: int, j: int) -> Array:
+        """Pearson correlation [n, n] of the units of model i (rows) with those of model j; 0 where a unit is dead.
+
+        Raises:
+            KeyError: products of these two models were not asked for.
+
+        """
+        rows, columns = np.sqrt(self.variance(i)), np.sqrt(self.variance(j))
+        scale = np.outer(rows, columns)
+        # "divide" leaves the zeros of `out` where a deviation is zero.
+        ratio: Array = np.divide(self.covariance(i, j), scale, out=np.zeros_like(scale), where=scale > 0)
+        ratio.clip(-1.0, 1.0, out=ratio)
+        return ratio
+
+    def correlations(self, models: int) -> Array:
+        """Pearson correlation [models * n, models * n] of the units of all models, model after model.
+
+        Units are scaled by the very products that compare them, so that those that always say the same are equals,
+        in one model as in two: what float32 leaves of their difference is the same in both.
+
+        Raises:
+            KeyError: products of some two models, or inside one, were not asked for.
+
+        """
+        live = np.concatenate([self.variance(model) > 0 for model in range(models)])
+        found = np.block([[self.covariance(i, j) for j in range(models)] for i in range(models)])
+        variances = np.where(live, np.diagonal(found), 0.0)
+        scale = np.sqrt(variances.clip(min=0.0))
+        scale = np.outer(scale, scale)
+        ratio: Array = np.divide(found, scale, out=np.zeros_like(scale), where=scale > 0)
+        ratio.clip(-1.0, 1.0, out=ratio)
+        return ratio
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Mean and variance [n] of each unit over ``count`` samples."""
+
+    count: int
+    mean: Array
+    variance: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statistics:
+    """``gram`` by space id; ``moments`` by (model, tensor, space id).
+
+    A space without an entry in ``gram`` has no comparable samples: in every tap other free units stand where samples
+    should be, and these are not in the same order in all models.
+    """
+
+    gram: Mapping[str, Gram]
+    moments: Mapping[tuple[int, str, str], Moments]
+
+
+def gather(
+    template: ir.Model | Network,
+    weights: Sequence[Mapping[str, NDArray[Any]]],
+    typing: Typing,
+    requests: Sequence[GramRequest | MomentRequest],
+    source: CalibrationSource,
+    *,
+    provider: str = "cpu",
+    progress: Callable[[int, int | None], None] | None = None,
+    max_positions: int = POSITIONS,
+    pairs: Sequence[tuple[int, int]] | None = None,
+) -> Statistics:
+    """Run every set of ``weights`` through the template on the calibration data, once, and collect what is requested.
+
+    ``pairs`` are the pairs of models whose products a Gram holds: each other model with the first by default; (m, m)
+    gives products inside a model.
+
+    Raises:
+        InputError: the source holds nothing or lacks an input, a requested tensor or space does not exist, a model
+            cannot run on the data, or an activation is not finite.
+
+    """
+    model = template if isinstance(template, ir.Model) else template.model
+    if pairs is None:
+        pairs = [(0, other) for other in range(1, len(weights))]
+    plan = _plan(model, typing, requests, pairs)
+    accumulators = _Accumulators(plan, len(weights))
+    if plan.views:
+        session = open_session(instrument(model, weights, plan.views, plan.products), provider=provider, optimise=True)
+        inputs = tuple(value.name or "" for value in model.graph.inputs)
+        done = 0
+        for done, batch in enumerate(source, start=1):
+            accumulators.add(run(session, _feeds(batch, inputs, max_positions)))
+            if progress is not None:
+                progress(done, source.batches)
+        if not done:
+            raise InputError("the calibration source gave no batch; it needs at least one sample")
+    return accumulators.finish()
+
+
+def _feeds(batch: Mapping[str, NDArray[Any]], inputs: Sequence[str], max_positions: int) -> dict[str, NDArray[Any]]:
+    missing = [name for name in inputs if name not in batch]
+    if missing:
+        raise InputError(f"calibration data lacks the model's input {missing[0]!r}; it has {sorted(batch)}")
+    feeds = {name: batch[name] for name in inputs}
+    samples = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
+    return {**feeds, POSITION_BUDGET: np.array([max(1, samples * max_positions)], np.int64)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """The views to compute, each once, and which of them each request pools."""
+
+    views: tuple[View, ...]
+    grams: Mapping[str, tuple[int, ...]]
+    moments: Mapping[tuple[str, str], tuple[int, ...]]
+    products: tuple[Product, ...]
+
+
+def _plan(
+    model: ir.Model,
+    typing: Typing,
+    requests: Sequence[GramRequest | MomentRequest],
+    pairs: Sequence[tuple[int, int]],
+) -> _Plan:
+    computed = {value.name for node in model.graph for value in node.outputs}
+    views: list[View] = []
+    index: dict[tuple[str, tuple[str, ...], int], int] = {}
+    grams: dict[str, tuple[int, ...]] = {}
+    moments: dict[tuple[str, str], tuple[int, ...]] = {}
+
+    def of(tensor: str, space: Space, *, comparable: bool) -> tuple[int, ...]:
+        if tensor not in typing.activations or tensor not in computed:
+            raise InputError(f"{tensor!r} is not an activation of the model; its statistics cannot be taken")
+        composite = (*space.varies_with, space.id)
+        found: list[int] = []
+        for region, columns in enumerate(unit_columns(typing.activations[tensor], composite)):
+            if comparable and any(typing.spaces[other].free for other in columns.others):
+                continue  # the samples run over units that may stand in another order in another model
+            if (tensor, composite, region) not in index:
+                index[tensor, composite, region] = len(views)
+                views.append(View(tensor, columns))
+            found.append(index[tensor, composite, region])
+        return tuple(found)
+
+    for request in requests:
+        if request.space not in typing.spaces:
+            raise InputError(f"{request.space!r} is not a space of the model; it has {len(typing.spaces)} spaces")
+        space = typing.spaces[request.space]
+        if isinstance(request, MomentRequest):
+            moments[request.tensor, request.space] = of(request.tensor, space, comparable=False)
+            continue
+        pooled = [view for tensor in dict.fromkeys(request.tensors) for view in of(tensor, space, comparable=True)]
+        if pooled:
+            grams[request.space] = tuple(pooled)
+    products = tuple(Product(space, pooled, pair) for space, pooled in grams.items() for pair in pairs)
+    return _Plan(tuple(views), grams, moments, products)
+
+
+@dataclass(slots=True, eq=False)
+class _Accumulators:
+    """Float64 sums of what the runs give. Means wait until there are enough for one matrix product of them all."""
+
+    plan: _Plan
+    models: int
+    counts: NDArray[np.int64] = field(init=False)
+    sums: list[Array] = field(init=False)
+    squares: list[Array] = field(init=False)
+    cross: dict[Product, Array] = field(init=False)
+    waiting: list[tuple[NDArray[np.int64], list[Array]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        sizes = [view.columns.units for view in self.plan.views]
+        self.counts = np.zeros(len(sizes), np.int64)
+        self.sums = [np.zeros((self.models, size)) for size in sizes]
+        self.squares = [np.zeros((self.models, size)) for size in sizes]
+        self.cross = {product: np.zeros((sizes[product.views[0]],) * 2) for product in self.plan.products}
+
+    def add(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        """Add one batch.
+
+        Raises:
+            InputError: an activation is not finite.
+
+        """
+        rows = np.array([int(outputs[rows_output(v)]) for v in range(len(self.plan.views))], np.int64)
+        means: list[Array] = []
+        for v, view in enumerate(self.plan.views):
+            mean, variance = (self._stacked(outputs, name, v) for name in (mean_output, variance_output))
+            if not rows[v]:
+                mean, variance = np.zeros_like(mean), np.zeros_like(mean)  # over nothing they are not numbers
+            elif not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+                raise InputError(
+                    f"activation {view.tensor!r} has NaN or infinite values on the calibration data; "
+                    "check its scale against what the model was trained on"
+                )
+            self.sums[v] += rows[v] * mean
+            self.squares[v] += rows[v] * (variance + mean**2)
+            means.append(mean)
+        self.counts += rows
+        for product in self.plan.products:
+            self.cross[product] += outputs[product_output(product)]
+        self.waiting.append((rows, means))
+        if len(self.waiting) >= _FLUSH_ROWS:
+            self._flush()
+
+    def _stacked(self, outputs: Mapping[str, NDArray[Any]], name: Callable[[int, int], str], view: int) -> Array:
+        """One output of a view, of all models [M, units]."""
+        return np.stack([outputs[name(view, m)].reshape(-1) for m in range(self.models)]).astype(np.float64)
+
+    def _flush(self) -> None:
+        """What centring took out of the products: rows times mean times mean, for each batch and view."""
+        if not self.waiting:
+            return
+        for product in self.plan.products:
+            i, j = product.pair
+            rows = np.concatenate([[batch[v] for v in product.views] for batch, _ in self.waiting])
+            left = np.stack([means[v][i] for _, means in self.waiting for v in product.views])
+            right = np.stack([means[v][j] for _, means in self.waiting for v in product.views])
+            self.cross[product] += (left * rows[:, None]).T @ right
+        self.waiting.clear()
+
+    def finish(self) -> Statistics:
+        self._flush()
+        gram = {
+            space: Gram(
+                int(sum(self.counts[v] for v in views)),
+                np.sum([self.sums[v] for v in views], axis=0),
+                np.sum([self.squares[v] for v in views], axis=0),
+                {product.pair: total for product, total in self.cross.items() if product.key == space},
+            )
+            for space, views in self.plan.grams.items()
+        }
+        return Statistics(gram, self._moments())
+
+    def _moments(self) -> dict[tuple[int, str, str], Moments]:
+        found: dict[tuple[int, str, str], Moments] = {}
+        for (tensor, space), views in self.plan.moments.items():
+            count = int(sum(self.counts[v] for v in views))
+            for model in range(self.models if count else 0):
+                sums: Array = np.sum([self.sums[v][model] for v in views], axis=0)
+                squares: Array = np.sum([self.squares[v][model] for v in views], axis=0)
+                found[model, tensor, space] = Moments(count, sums / count, _variance(count, sums, squares))
+        return found
+
+
+def _variance(count: int, sums: Array, squares: Array) -> Array:
+    mean_square = squares / count
+    variance: Array = mean_square - (sums / count) ** 2
+    return np.where(variance > DEAD * mean_square, variance, 0.0)

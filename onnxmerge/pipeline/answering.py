@@ -1,0 +1,65 @@
+"""The stage after repair: the last linear layers are solved for the ensemble's answer (see ``merging.answer``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxmerge.activations.enough import LEAST
+from onnxmerge.calibration.subset import Spread
+from onnxmerge.merging.answer.answer import Answered, answer
+from onnxmerge.merging.answer.last_layer import answers_of
+from onnxmerge.model.lazy_weights import Overlay
+from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.restoring import Merged
+
+ENOUGH = 10 * LEAST
+"""Samples that the last layers are solved on, at most."""
+
+
+def answered(job: Job, before: Merged, *, apart: bool) -> tuple[Merged, tuple[Answered, ...]]:
+    """The merged network with its outputs' layers solved for the ensemble's answer, and what became of each output.
+
+    Nothing is done where heads are kept ``apart``, for each is its own parent's; a note says so.
+    """
+    options, outputs = job.options, job.outputs
+    if options.answer != "ensemble" or job.source is None:
+        return before, ()
+    if apart:
+        return replace(before, notes=(*before.notes, "heads are apart: each answers as its own parent does")), ()
+    notes = [
+        f"output {name!r}: no linear layer gives it, so its answer is as the layers before left it"
+        for name in outputs.without
+    ]
+    layers = [layer for layer in outputs.layers if str(layer.output.name) in outputs.meanings]
+    if not layers:
+        return replace(before, notes=(*before.notes, *notes)), ()
+    rows = answers_of(
+        layers,
+        job.network,
+        before.weights,
+        (job.prepared.models.template, job.prepared.models.weights),
+        Spread(job.source, ENOUGH),
+        provider=options.provider,
+        seed=options.seed,
+    )
+    changed: dict[str, NDArray[Any]] = {}
+    told: list[Answered] = []
+    for layer, found in zip(layers, rows, strict=True):
+        meaning = outputs.meanings[str(layer.output.name)]
+        weights, became = answer(
+            layer,
+            meaning,
+            found,
+            before.weights,
+            shares=job.shares,
+            vectors=outputs.vectors_of(meaning),
+            mean=options.output_mean,
+            seed=options.seed,
+        )
+        changed |= weights
+        told.append(became)
+    done = (*before.done, "ensemble's answer (output layers)") if changed else before.done
+    return Merged(Overlay(before.weights, changed), done, (*before.notes, *notes)), tuple(told)

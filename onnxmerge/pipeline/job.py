@@ -1,0 +1,70 @@
+"""What the stages of one merge share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from onnxmerge.calibration.progress import Report
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.merging.answer.outputs import NO_OUTPUTS, Outputs
+from onnxmerge.merging.combine import shares_of
+from onnxmerge.model.network import Network
+from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.prepare import Base, Prepared
+from onnxmerge.units.resize import Widths
+
+Progress = Callable[[str], AbstractContextManager[Report]]
+"""Makes a progress display for one titled piece of work."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resized:
+    """The parents' graph with groups of other ``widths``, and a note on those that keep theirs.
+
+    ``apart``: every group is as wide as all parents together.
+    """
+
+    network: Network
+    widths: Widths
+    notes: tuple[str, ...]
+    apart: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Typed models, the data to calibrate on (None: none was given), and how to merge.
+
+    ``base`` is the model that all others were fine-tuned from, where it was given; ``resized`` what merging makes of
+    the parents' graph, where groups of it get another width; ``outputs`` what the parents' outputs mean.
+    """
+
+    prepared: Prepared
+    source: CalibrationSource | None
+    options: MergeOptions
+    progress: Progress
+    base: Base | None = None
+    resized: Resized | None = None
+    outputs: Outputs = NO_OUTPUTS
+
+    @property
+    def network(self) -> Network:
+        """The graph that merged weights belong to."""
+        return self.prepared.models.template if self.resized is None else self.resized.network
+
+    @property
+    def apart(self) -> bool:
+        """Whether the merged network has all units of all parents side by side: no two are to be merged."""
+        return self.resized is not None and self.resized.apart
+
+    @property
+    def shares(self) -> list[float]:
+        """Each model's share in the merged one."""
+        return shares_of(self.options.weights, len(self.prepared.models.weights))
+
+
+@contextmanager
+def silent(_title: str) -> Iterator[Report]:
+    """A progress display that shows nothing."""
+    yield lambda _done, _total: None

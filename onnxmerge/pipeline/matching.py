@@ -1,0 +1,148 @@
+"""The stages before merging: what is measured in the parents, and which of their units are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.activations.enough import enough
+from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, gather
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.subset import Spread, rows
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.matching.method import MatchOptions, MatchProblem, MatchResult
+from onnxmerge.matching.overrides import overrides
+from onnxmerge.matching.zipping import ZipRule
+from onnxmerge.merging.repair.choice import repair_step
+from onnxmerge.merging.repair.plan import plan_repair
+from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
+from onnxmerge.merging.task_vectors import TaskVectorMethod
+from onnxmerge.model.lazy_weights import LazyWeights
+from onnxmerge.model.network import Network
+from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.methods import METHODS, compares_activations, compares_all_pairs
+from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.resizing import kept_apart
+
+Weights: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What is known of the parents. ``statistics`` are None where nothing was measured.
+
+    ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
+    """
+
+    moments: tuple[MomentRequest, ...] = ()
+    scales: ScalePlan | None = None
+    statistics: Statistics | None = None
+
+
+def planned(job: Job) -> Evidence:
+    """What statistics the scale of units needs. Raises UsageError where they lack calibration data."""
+    graph, typing, choice = job.prepared.models.template.graph, job.prepared.typing, job.options.repair
+    step = repair_step(graph, typing, choice)
+    if job.source is None and choice not in ("auto", "none"):
+        raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
+    if job.source is None or step is None or job.base is not None:
+        return Evidence()
+    hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()
+    scales = plan_scales(graph, typing, hidden)
+    return Evidence(scales.requests, scales if scales.layers else None)
+
+
+def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
+    """What all ways to merge that are to be tried need to know of the parents, in one pass over the data."""
+    prepared, plans = job.prepared, planned(job)
+    comparing = [METHODS[trial.method] for trial in trials if compares_activations(trial)]
+    grams = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()] if comparing else []
+    requests: list[GramRequest | MomentRequest] = [*grams, *plans.moments]
+    if job.source is None or not requests:
+        return plans
+    source = job.source
+    if job.options.samples is None:
+        source = Spread(source, enough(prepared.typing, grams, rows(prepared.trace.sample)))
+    every = range(len(prepared.models.weights))
+    together = any(map(compares_all_pairs, comparing))
+    pairs = [(one, other) for other in every for one in every[: other + 1]] if together else None
+    if prepared.traced is prepared.models.template or not grams:
+        return replace(plans, statistics=_gathered(job, prepared.models.template, requests, source, pairs))
+    seen = _seen_inside(job, grams, source, pairs)
+    moments = _gathered(job, prepared.models.template, plans.moments, source, pairs) if plans.moments else seen
+    return replace(plans, statistics=Statistics(seen.gram, moments.moments))
+
+
+def _seen_inside(
+    job: Job, grams: Sequence[GramRequest], source: CalibrationSource, pairs: Sequence[tuple[int, int]] | None
+) -> Statistics:
+    """What units do that the bodies of Ifs and loops have too, in the network that was traced (see ``model.hoist``).
+
+    It computes what the model skips, and loops as often as on the traced sample: where the data is not made for that,
+    only what stands outside of bodies is seen.
+    """
+    prepared = job.prepared
+    try:
+        return _gathered(job, prepared.traced, grams, source, pairs)
+    except InputError:
+        outside = {value.name for node in prepared.models.template.graph for value in node.outputs}
+        kept = [replace(each, tensors=tuple(name for name in each.tensors if name in outside)) for each in grams]
+        return _gathered(job, prepared.models.template, [each for each in kept if each.tensors], source, pairs)
+
+
+def _gathered(
+    job: Job,
+    network: Network,
+    requests: Sequence[GramRequest | MomentRequest],
+    source: CalibrationSource,
+    pairs: Sequence[tuple[int, int]] | None,
+) -> Statistics:
+    with job.progress("calibrating") as report:
+        return gather(
+            network,
+            job.prepared.models.weights,
+            job.prepared.typing,
+            requests,
+            source,
+            provider=job.options.provider,
+            progress=report,
+            pairs=pairs,
+        )
+
+
+def match(job: Job, evidence: Evidence) -> MatchResult:
+    """Match the units of all models by the chosen method; task vectors are added up without any matching."""
+    options, models, typing = job.options, job.prepared.models, job.prepared.typing
+    method = METHODS[options.method]
+    if isinstance(method, TaskVectorMethod):
+        return MatchResult(method.name)
+    weights: Sequence[Weights] = models.weights
+    if evidence.scales is not None and evidence.statistics is not None:
+        weights, typing = comparable(models, typing, evidence.scales, evidence.statistics)
+    grams = evidence.statistics.gram if evidence.statistics is not None and compares_activations(options) else {}
+    if compares_all_pairs(method):
+        seen = [space for space, gram in grams.items() if gram.cross]
+        together = LazyWeights(seen, lambda space: grams[space].correlations(len(weights)))
+        problem = MatchProblem(typing, weights, together=together, shares=job.shares)
+    else:
+        activations = [LazyWeights(grams, _with_first(grams, other)) for other in range(1, len(weights))]
+        problem = MatchProblem(typing, weights, activations)
+    settings = MatchOptions(
+        alpha=options.weight_share,
+        objective=options.objective,
+        seed=options.seed,
+        zip=ZipRule(options.zip_a, options.zip_b),
+        widths={} if job.resized is None else job.resized.widths,
+        overrides=overrides(options.groups, typing),
+    )
+    found = method(problem, settings)
+    return found if options.share == 1 else kept_apart(job, found, evidence.statistics)
+
+
+def _with_first(grams: Mapping[str, Gram], other: int) -> Callable[[str], NDArray[np.float64]]:
+    """The correlations of the first model's units with another's, by space."""
+    return lambda space: grams[space].correlation(0, other)

@@ -1,0 +1,227 @@
+"""The stages after matching: average, and give back what averaging takes from the statistics of units."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from onnxmerge.activations.enough import LEAST
+from onnxmerge.activations.moments import Moments, by_batch, measured_batches, pooled
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.subset import Spread, rows
+from onnxmerge.errors import UsageError
+from onnxmerge.matching.method import MatchResult
+from onnxmerge.merging.alike import computed_alike
+from onnxmerge.merging.closed_form.draft import Draft, Refined
+from onnxmerge.merging.closed_form.least_squares import refine
+from onnxmerge.merging.closed_form.regmean import regmean
+from onnxmerge.merging.combine import combine
+from onnxmerge.merging.repair.batchnorm import reestimate
+from onnxmerge.merging.repair.choice import RepairStep
+from onnxmerge.merging.repair.in_graph import independent_moments, probe_of
+from onnxmerge.merging.repair.plan import RepairPlan, Target, plan_repair, targets
+from onnxmerge.merging.repair.repair import repair
+from onnxmerge.merging.scales import balanced
+from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
+from onnxmerge.model.lazy_weights import Overlay
+from onnxmerge.model.network import ModelSet
+from onnxmerge.model.normalisation import batchnorms
+from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.matching import Evidence, Weights
+from onnxmerge.pipeline.methods import METHODS, settings_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merged:
+    """Merged weights, what was done to their statistics, and what the user should know about it."""
+
+    weights: Weights
+    done: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def repaired(self) -> str:
+        """What was done, for people."""
+        return ", ".join(self.done) or "none"
+
+
+def merged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Merged:
+    """Average the matched models and restore their statistics, by ``step`` or by the refinement of the options."""
+    return Repairs(job, matched, evidence)(averaged(job, matched, evidence, step), step)
+
+
+def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Merged:
+    """The matched models averaged, or refined, with the statistics of kept BatchNorm measured anew.
+
+    It is the same for every two steps of one ``basis``.
+    """
+    typing, method = job.prepared.typing, METHODS[job.options.method]
+    if isinstance(method, TaskVectorMethod):
+        return _task_vectors(job, method, step)
+    alike = tensors_alike(job, matched)
+    models = in_one_scale(job, evidence, step, alike)
+    weights: Weights = combine(models, typing, matched.matchings, weights=job.shares)
+    if job.source is None:
+        told = ("statistics were averaged, not repaired: there is no calibration data",)
+        return Merged(weights, notes=told if step is not None else ())
+    if not job.options.refines:
+        return _reestimated(job, Merged(weights), step, alike)
+    refined = _refined(job, matched, weights, job.source, alike)
+    weights, notes = Overlay(weights, refined.weights), tuple(refined.notes)
+    if job.options.refine == "ls":
+        return Merged(weights, ("least squares",), notes)
+    return _reestimated(job, Merged(weights, ("RegMean",), notes), step, alike)
+
+
+def tensors_alike(job: Job, matched: MatchResult) -> frozenset[str]:
+    """The tensors that all parents compute alike, which are left as they are (see ``merging.alike``)."""
+    models = job.prepared.models
+    average = combine(models, job.prepared.typing, matched.matchings, weights=job.shares)
+    return computed_alike(job.network.model.graph, average, models.weights[0])
+
+
+def basis(job: Job, step: RepairStep | None) -> tuple[bool, bool]:
+    """What of a step the average depends on."""
+    return _reestimates(job, step), _sets_scales(job, step)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repairs:
+    """The ways to repair the linear layers of one average, each measured once for all that can share it."""
+
+    job: Job
+    matched: MatchResult
+    evidence: Evidence
+    _alike: list[frozenset[str]] = field(default_factory=list)
+    _known: dict[tuple[tuple[bool, bool], str], dict[str, Moments] | None] = field(default_factory=dict)
+    _measured: dict[tuple[int, frozenset[str]], list[list[dict[str, Moments]]]] = field(default_factory=dict)
+
+    def __call__(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Merged:
+        """``before`` (see ``averaged``) repaired by ``step``, on so many samples, where there is data to do it by."""
+        changed = self.changes(before, step, samples)
+        if step is None or changed is None:
+            return before
+        return Merged(Overlay(before.weights, changed), (*before.done, step.label), before.notes)
+
+    def changes(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Weights | None:
+        """The weights that ``step`` changes; None where it does not apply."""
+        job = self.job
+        without = job.options.refine == "ls" or isinstance(METHODS[job.options.method], TaskVectorMethod)
+        if step is None or job.source is None or without:
+            return None
+        model, typing, provider = job.network.model, job.prepared.typing, job.options.provider
+        if job.apart:  # the parents stand side by side, so hidden statistics are right as they are
+            step = replace(step, which="fixed")
+        if not self._alike:
+            self._alike.append(tensors_alike(job, self.matched))
+        plan = plan_repair(model.graph, typing, step.which).without(self._alike[0])
+        if not plan.layers:
+            return None
+        key = basis(job, step), step.which
+        if key not in self._known:
+            data = Spread(job.source, LEAST)
+            self._known[key] = independent_moments(model, typing, before.weights, plan, data, provider)
+        known = self._known[key]
+        every = self._parents(plan, LEAST if known is not None else samples)
+        probes = [probe_of(model.graph, layer, typing) for layer in plan.layers]
+
+        def aims(moments: Sequence[Mapping[str, Moments]]) -> dict[str, Target]:
+            return targets(plan, typing, moments, self.matched.matchings, shares=job.shares)
+
+        return repair(
+            model,
+            typing,
+            before.weights,
+            plan,
+            aims([pooled(probes, own) for own in every]),
+            Spread(job.source, samples),
+            mode=step.mode,
+            batches=[aims(batch) for batch in zip(*every, strict=True)],
+            provider=provider,
+            known=known,
+        )
+
+    def _parents(self, plan: RepairPlan, samples: int) -> list[list[dict[str, Moments]]]:
+        """The moments that each parent has in each batch: measured where and as those of the merged network are."""
+        job, models = self.job, self.job.prepared.models
+        key = samples, frozenset(layer.output for layer in plan.layers)
+        if job.source is not None and key not in self._measured:
+            graph, data = models.template.model, Spread(job.source, samples)
+            probes = [probe_of(graph.graph, layer, job.prepared.typing) for layer in plan.layers]
+            self._measured[key] = [
+                list(by_batch(graph, own, probes, measured_batches(graph, data), provider=job.options.provider))
+                for own in models.weights
+            ]
+        return self._measured[key]
+
+
+def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -> Merged:
+    """The base with the merged task vector; of statistics only those of kept BatchNorm are measured anew."""
+    prepared, settings = job.prepared, settings_of(job.options)
+    if job.base is None or settings is None:
+        raise UsageError(f"method {method.name} adds to a base: give it (--base)")
+    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from the base"]
+    added = add_task_vectors(prepared.models, job.base.weights, prepared.typing, method.rule, settings, job.shares)
+    alike = computed_alike(job.network.model.graph, added, prepared.models.weights[0])
+    found = _reestimated(job, Merged(added), step, alike)
+    if prepared.typing.statistics and not found.done:
+        notes.append("running statistics were averaged, not re-estimated")
+    return replace(found, notes=tuple(notes))
+
+
+def _reestimated(job: Job, before: Merged, step: RepairStep | None, alike: Collection[str]) -> Merged:
+    """The same with the statistics of kept BatchNorm measured anew, where there is data; but for what is ``alike``."""
+    if job.source is None or not _reestimates(job, step):
+        return before
+    data, provider = Spread(job.source, LEAST), job.options.provider
+    model, typing = job.network.model, job.prepared.typing
+    found = reestimate(model, typing, before.weights, data, alike, provider=provider)
+    return replace(before, weights=Overlay(before.weights, found), done=(*before.done, "BatchNorm re-estimated"))
+
+
+def _reestimates(job: Job, step: RepairStep | None) -> bool:
+    """Whether ``step`` includes measuring the statistics of kept BatchNorm anew."""
+    return job.source is not None and step is not None and not job.apart and bool(batchnorms(job.network.model.graph))
+
+
+def _refined(
+    job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource, alike: Collection[str]
+) -> Refined:
+    """The linear layers solved anew, by least squares or RegMean."""
+    prepared, options = job.prepared, job.options
+    draft = Draft(
+        prepared.models,
+        prepared.typing,
+        prepared.trace.dtypes,
+        weights,
+        source,
+        shares=tuple(job.shares),
+        provider=options.provider,
+        seed=options.seed,
+        traced=rows(prepared.trace.sample) if options.samples is None else None,
+        network=job.network,
+        alike=alike,
+    )
+    if options.refine == "regmean":
+        with job.progress("RegMean") as report:
+            return regmean(draft, matched.permutations, progress=report)
+    with job.progress("least squares") as report:
+        return refine(draft, matched.matchings, directions=job.outputs.directions, progress=report)
+
+
+def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None, alike: Collection[str]) -> ModelSet:
+    """The models as they are averaged: where ``step`` sets the scale of hidden units anew, by what these compute.
+
+    Layers keep theirs whose outputs are ``alike`` in all parents.
+    """
+    models, typing = job.prepared.models, job.prepared.typing
+    if evidence.scales is None or evidence.statistics is None or not _sets_scales(job, step):
+        return models
+    return balanced(models, typing, evidence.scales.without(alike), evidence.statistics)
+
+
+def _sets_scales(job: Job, step: RepairStep | None) -> bool:
+    if step is None or job.options.refines or job.apart:
+        return False
+    kept = bool(batchnorms(job.prepared.models.template.graph))
+    return kept or (step.which == "all" and step.mode == "repair")

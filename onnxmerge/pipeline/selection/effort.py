@@ -1,0 +1,238 @@
+"""``--effort``: try whole ways to merge, and take the one whose answers agree best with the parents' ensemble.
+
+What a method or a refinement does for a pair of networks depends on the pair: least squares after a zip is far better
+than an average for networks trained apart, and may be worse for fine-tunes of one base. So each way is tried, on some
+of the calibration data, up to its last layers, and judged on samples that none of it has seen. The one that is best is
+then done in full, on all of the data, exactly as if it had been asked for by its own options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.subset import Split, Spread, holds
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.matching.joint_method import JointMethod
+from onnxmerge.matching.methods import MATCHERS
+from onnxmerge.merging.answer.answer import agreement, reading_of
+from onnxmerge.merging.answer.last_layer import LastLayer, answers_of
+from onnxmerge.merging.answer.meaning import OutputMeaning
+from onnxmerge.merging.answer.outputs import Outputs
+from onnxmerge.merging.reconstruction import NothingToCompareError
+from onnxmerge.merging.repair.choice import repair_step
+from onnxmerge.pipeline.answering import answered
+from onnxmerge.pipeline.consistency import decidable, require_consistent
+from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.matching import Weights, evidence_of, match
+from onnxmerge.pipeline.methods import METHODS
+from onnxmerge.pipeline.options import AUTO, DEFAULT, MergeOptions
+from onnxmerge.pipeline.restoring import merged
+from onnxmerge.pipeline.selection.examining import Questions
+from onnxmerge.pipeline.selection.judging import PLENTY, Judge, Verdict, held_out, judge_on
+from onnxmerge.pipeline.selection.search import GRID
+
+TRIED_ON = 2048
+"""Samples that a way to merge is tried on, at most."""
+
+JUDGED_BY = 1024
+"""Held-out samples that judge it, at most."""
+
+WITHOUT_DATA = (
+    "there is no calibration data, so units were matched by weights alone and nothing was measured; with --calib DATA "
+    "statistics are repaired, layers are solved for what the parents compute, and the best way is found"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to merge, in words of the command line, and how it did on held-out samples.
+
+    ``agreement`` is with the parents' ensemble (``merging.answer``), or with each parent (``merging.reconstruction``)
+    where their outputs have no common answer; ``accuracy`` is None without labels.
+    """
+
+    flags: tuple[str, ...]
+    agreement: float
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EffortReport:
+    """What an ``effort`` tried, in order, and which of it was ``chosen`` by ``criterion`` on held-out ``samples``.
+
+    Nothing was judged where there is one way only; ``chosen_flags`` say it. ``labelled``: labels decide something in
+    the way that was chosen too (its repair). ``vectors``: class vectors are read, whether there are labels or not.
+    """
+
+    effort: str
+    chosen_flags: tuple[str, ...]
+    criterion: str = ""
+    samples: int = 0
+    ways: tuple[Way, ...] = ()
+    chosen: int = 0
+    labelled: bool = False
+    vectors: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[MergeOptions, ...]:
+    """The ways that the effort of ``options`` tries for so many models, the plainest first; one without an effort."""
+    if options.method != DEFAULT:
+        return (options,)
+    answer = options.answer
+    if answer == AUTO:
+        answer = "ensemble" if calibrated else "mean"
+    how = replace(options, effort=None, answer=answer)
+    if not calibrated:
+        return (replace(how, method="rebasin" if options.width is None else "weight-zip", refine="none"),)
+    plain = replace(how, method="mudsc-align" if options.width is None else "zipit", refine="none")
+    solved = replace(how, method="zipit", refine="ls")
+    if options.effort == "fast":
+        return (plain,)
+    found = [plain, solved]
+    if options.width is None:
+        found.append(replace(how, method="average", refine="ls"))  # fine-tunes of one base need no matching
+    if options.effort == "balanced":
+        return tuple(found)
+    joint = [name for name, method in METHODS.items() if models > 2 and isinstance(method, JointMethod)]
+    for name in (*MATCHERS, *joint):
+        method = METHODS[name]
+        zips = name in MATCHERS and MATCHERS[name].zips
+        if options.width is not None and not zips:
+            continue
+        mixes = isinstance(method, JointMethod) or (name in MATCHERS and MATCHERS[name].alpha is None)
+        for refine in ("none", "ls") if zips else ("none", "ls", "regmean"):
+            alphas = GRID if mixes and refine == "none" else (options.weight_share,)
+            found += [replace(how, method=name, refine=refine, alpha=alpha) for alpha in alphas]
+    return tuple(dict.fromkeys(found))
+
+
+def flags(options: MergeOptions) -> tuple[str, ...]:
+    """The options of one way to merge, as the command line has them."""
+    found = ["--method", options.method]
+    if options.alpha != MergeOptions().alpha:
+        found += ["--alpha", f"{options.alpha}"]
+    if options.refine != "none":
+        found += ["--refine", options.refine]
+    return (*found, "--answer", options.answer)
+
+
+def possible_ways(
+    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool
+) -> tuple[MergeOptions, ...]:
+    """Those of the `ways` that can be done with what is given. Raises UsageError where none can."""
+    found, errors = [], []
+    for way in ways(options, models, calibrated=calibrated):
+        decides = labelled and (options.effort is None or decidable(way))
+        try:
+            require_consistent(way, models, calibrated=calibrated, labelled=decides, based=based)
+            found.append(way)
+        except UsageError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return tuple(found)
+
+
+def chosen_way(
+    job: Job, options: MergeOptions, every: Sequence[MergeOptions], asked: Questions | None
+) -> tuple[MergeOptions, EffortReport | None]:
+    """Which of the ways to merge is taken, and how that was found: None where the user said which.
+
+    ``job`` has all of the data; ``options`` are what the user asked for, ``asked`` what labels say of the data.
+
+    Raises InputError where no way can be merged, or labels do not fit.
+    """
+    if options.effort is None:
+        return every[0], None
+    only = EffortReport(options.effort, flags(every[0]), labelled=asked is not None and decidable(every[0]))
+    if job.source is None:
+        return every[0], replace(only, notes=(WITHOUT_DATA,))
+    if len(every) == 1:
+        return every[0], only
+    if not holds(job.source, PLENTY):
+        told = f"with fewer than {PLENTY} samples, only {' '.join(only.chosen_flags)} was tried"
+        return every[0], replace(only, notes=(told,))
+    split = held_out(job.source, job.prepared.models)
+    job = replace(job, source=split.fit, options=options)
+    try:
+        judge = judge_on(job, split.held, None if asked is None else asked.held_out(split))
+    except NothingToCompareError as error:
+        return every[0], replace(only, notes=(f"only {' '.join(only.chosen_flags)} was tried: {error}",))
+    return _best(job, every, split, judge)
+
+
+def _best(job: Job, every: Sequence[MergeOptions], split: Split, judge: Judge) -> tuple[MergeOptions, EffortReport]:
+    """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
+    trial, held = replace(job, source=Spread(split.fit, TRIED_ON)), Spread(split.held, JUDGED_BY)
+    evidence, together = evidence_of(trial, every), _answered_together(job.outputs)
+    tried: list[tuple[Verdict, MergeOptions]] = []
+    notes: list[str] = []
+    samples = judge.samples
+    with job.progress("trying ways to merge") as report:
+        for index, how in enumerate(every):
+            own = replace(trial, options=how)
+            try:
+                step = repair_step(job.prepared.models.template.graph, job.prepared.typing, how.repair)
+                matched = match(own, evidence)
+                result, _ = answered(own, merged(own, matched, evidence, step), apart=False)
+                if together:
+                    agreed, samples = _agreement(own, together, result.weights, held)
+                    mark = None if judge.exam is None else judge.exam(result.weights, matched.matchings)
+                    verdict = Verdict(agreed, mark)
+                else:
+                    verdict = judge(result.weights, matched.matchings)
+            except InputError as error:  # a zip cannot merge what an alignment can
+                notes.append(f"{' '.join(flags(how))} was left out: {error}")
+                continue
+            finally:
+                report(index + 1, len(every))
+            tried.append((verdict, how))
+    if not tried:
+        raise InputError(f"none of {len(every)} ways can be merged: {notes[-1]}")
+    chosen = max(range(len(tried)), key=lambda index: tried[index][0].rank)
+    if not np.isfinite(tried[chosen][0].rank).all():
+        notes.append("no way could be judged, for none gives finite values on held-out samples; the first was taken")
+    how = tried[chosen][1]
+    criterion = "agreement with the ensemble" if together and judge.exam is None else judge.criterion
+    return how, EffortReport(
+        str(job.options.effort),
+        flags(how),
+        criterion,
+        samples if judge.exam is None else judge.samples,
+        tuple(Way(flags(each), verdict.reconstruction, verdict.accuracy) for verdict, each in tried),
+        chosen,
+        labelled=judge.exam is not None and decidable(how),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _answered_together(outputs: Outputs) -> list[tuple[LastLayer, OutputMeaning]]:
+    """The layers of the outputs that the parents answer together, and what these mean."""
+    found = [(layer, outputs.meanings.get(str(layer.output.name))) for layer in outputs.layers]
+    return [(layer, own) for layer, own in found if own is not None and own.meaning not in ("features", "regression")]
+
+
+def _agreement(
+    job: Job, together: Sequence[tuple[LastLayer, OutputMeaning]], weights: Weights, held: CalibrationSource
+) -> tuple[float, int]:
+    """How well merged weights agree with the parents' ensemble, the mean over outputs, and on how many samples."""
+    models, options = job.prepared.models, job.options
+    rows = answers_of(
+        [layer for layer, _ in together],
+        job.network,
+        weights,
+        (models.template, models.weights),
+        held,
+        provider=options.provider,
+        seed=options.seed,
+    )
+    agreed = []
+    for (layer, meaning), found in zip(together, rows, strict=True):
+        reading = reading_of(meaning, found.parents, job.outputs.vectors_of(meaning), options.seed)
+        agreed.append(float(agreement(layer, reading, job.shares)(found.merged, found.parents).mean()))
+    return float(np.mean(agreed)), len(np.unique(rows[0].samples))

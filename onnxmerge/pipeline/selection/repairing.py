@@ -1,0 +1,117 @@
+"""``--repair auto``: which repair of statistics lets the merged network reproduce its parents best.
+
+Repair can hurt as well as help (Jordan et al., ICLR 2023, arXiv 2211.08403, and those who used it after), so all are
+tried on the models at hand, and judged on data that none was measured on. Without such data a rule decides
+(``merging.repair.choice.repair_step``), which is also what is kept among equals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from onnxmerge.errors import InputError
+from onnxmerge.matching.method import MatchResult
+from onnxmerge.merging.reconstruction import NothingToCompareError
+from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repair_steps
+from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.matching import Evidence
+from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis
+from onnxmerge.pipeline.selection.judging import REPAIR_SAMPLES, Judge, Judges, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RepairCandidate:
+    """A repair, and how the merged network did with it on held-out samples (see ``Verdict``)."""
+
+    repair: str
+    reconstruction: float
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenRepair:
+    """What is to be done (None: nothing), and what was tried; nothing was where the user or the rule decided.
+
+    ``merged`` is what came of it, where something was tried.
+    """
+
+    step: RepairStep | None
+    tried: tuple[RepairCandidate, ...] = ()
+    merged: Merged | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """A way to restore what averaging took, how it did, and how to make the network that is given out."""
+
+    label: str
+    step: RepairStep | None
+    verdict: Verdict
+    finish: Callable[[], Merged]
+
+
+def choose_repair(job: Job, matched: MatchResult, evidence: Evidence, judges: Judges) -> ChosenRepair:
+    """Try every repair by what ``judges`` say; where nothing can judge, or the user said which, a rule decides."""
+    rule = repair_step(job.prepared.models.template.graph, job.prepared.typing, job.options.repair)
+    if job.options.repair != "auto" or job.options.refines:
+        return ChosenRepair(rule)
+    try:
+        judge = judges(job)
+    except NothingToCompareError:
+        judge = None
+    if judge is None:
+        return ChosenRepair(rule)
+    trials = _trials(job, matched, evidence, judge)
+    if not trials:
+        return ChosenRepair(rule)
+    best = max(trials, key=lambda each: each.verdict.rank)
+    tried = tuple(RepairCandidate(each.label, each.verdict.reconstruction, each.verdict.accuracy) for each in trials)
+    return ChosenRepair(best.step, tried, best.finish())
+
+
+def _trials(job: Job, matched: MatchResult, evidence: Evidence, judge: Judge) -> list[_Trial]:
+    """Every repair that can be done and judged, the rule's first; least squares last, where it is among them."""
+    steps = repair_steps(job.prepared.models.template.graph, job.prepared.typing)
+    averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, evidence)
+
+    def by_steps(together: Sequence[RepairStep | None]) -> list[_Trial]:
+        key = basis(job, together[0])
+        if key not in averages:
+            averages[key] = averaged(job, matched, evidence, together[0])
+        before = averages[key]
+        changes = [repairs.changes(before, step, REPAIR_SAMPLES) or {} for step in together]
+        verdicts = judge.each(before.weights, changes, matched.matchings)
+        return [
+            _Trial(label(step), step, verdict, partial(repairs, before, step))
+            for step, verdict in zip(together, verdicts, strict=True)
+        ]
+
+    def by_least_squares() -> list[_Trial]:
+        found = averaged(replace(job, options=replace(job.options, refine="ls")), matched, evidence, None)
+        return [_Trial(found.repaired, None, judge(found.weights, matched.matchings), lambda: found)]
+
+    every: list[Callable[[], list[_Trial]]] = [partial(by_steps, together) for together in _alike(job, steps)]
+    every += [by_least_squares] if job.options.refine == "auto" else []
+    trials: list[_Trial] = []
+    with job.progress("choosing a repair") as report:
+        for index, several in enumerate(every):
+            with suppress(InputError):  # what cannot be measured or compared is not chosen
+                trials.extend(several())
+            report(index + 1, len(every))
+    order = [*map(label, steps)]
+    return sorted(trials, key=lambda trial: order.index(trial.label) if trial.label in order else len(order))
+
+
+def _alike(job: Job, steps: Sequence[RepairStep | None]) -> list[list[RepairStep | None]]:
+    """The steps, those together that change nothing but the output layers of one average: they are judged in one run.
+
+    Others change all weights, and each is judged by itself, so that no more than one is in memory.
+    """
+    groups: dict[object, list[RepairStep | None]] = {}
+    for step in steps:
+        of_outputs = step is None or step.which == "fixed"
+        groups.setdefault((basis(job, step), of_outputs or step), []).append(step)
+    return list(groups.values())

@@ -1,0 +1,80 @@
+"""The checks of the merged model: finite values, what it costs, and how well it gives its parents' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.specs import input_specs, is_batched
+from onnxmerge.errors import ValidationError
+from onnxmerge.merging.reconstruction import Reference
+from onnxmerge.model.footprint import Footprint, footprint
+from onnxmerge.model.interface import declare_ranks
+from onnxmerge.model.network import Network
+from onnxmerge.model.session import open_session, run
+from onnxmerge.model.trace import trace
+from onnxmerge.pipeline.prepare import Prepared
+from onnxmerge.pipeline.separation import Parents, Product, inputs_of
+from onnxmerge.validation.reconstruction import reconstruct, reconstructed
+
+
+def footprints(parents: Parents, prepared: Prepared, product: Product) -> tuple[Footprint, ...]:
+    """Of each parent, then of the merged model."""
+    template, sample = prepared.models.template, prepared.trace.sample
+    batch = 1
+    if is_batched(input_specs(template.model)):
+        batch = max((len(array) for array in sample.values()), default=1)
+    if product.network is template:
+        return (footprint(template, prepared.trace.shapes, batch),) * (len(parents.networks) + 1)
+
+    def measured(network: Network) -> Footprint:
+        return footprint(network, trace(network, inputs_of(network, sample)).shapes, batch)
+
+    return tuple(map(measured, (*parents.networks, product.network)))
+
+
+def errors(
+    parents: Parents,
+    product: Product,
+    held: CalibrationSource | None,
+    provider: str,
+    known: Reference | None = None,
+) -> tuple[float | None, ...] | None:
+    """The relative error of each parent's outputs in the merged model; None where there is no data to tell it.
+
+    ``known`` is what the parents answered on some of ``held``, where they were run on it before.
+    """
+    if held is None:
+        return None
+    if known is not None and parents.separation is None:
+        return reconstructed(product.network, product.weights, known)
+    return reconstruct(product.model, product.weights, product.outputs, parents.networks, held, provider=provider)
+
+
+def require_finite(parents: Parents, product: Product, sample: Mapping[str, NDArray[Any]], provider: str) -> None:
+    """The merged model must run on the traced sample, and give finite values wherever the first parent does.
+
+    Where heads are apart, wherever each head's own parent does. Ranks that no model declares are noted on the way.
+    """
+    after = run(open_session(product.model, weights=product.weights, provider=provider), sample)
+    declare_ranks(product.model.graph, {**sample, **after})
+    apart = parents.separation is not None
+    for network, names in zip(parents.networks if apart else parents.networks[:1], product.outputs, strict=False):
+        before = run(open_session(network.model, provider=provider), inputs_of(network, sample))
+        for place, (name, own) in enumerate(zip(names, before.values(), strict=True)):
+            if own.dtype.kind == "f" and np.isfinite(own).all() and not np.isfinite(after[name]).all():
+                for other in () if apart else parents.networks[1:]:
+                    theirs = run(open_session(other.model, provider=provider), inputs_of(other, sample))
+                    if not np.isfinite(list(theirs.values())[place]).all():
+                        raise ValidationError(
+                            f"{other.label}: has infinities of its own: its output for {name!r} is not finite where "
+                            f"that of {network.label} is, and so is the merged model's; leave this model out"
+                        )
+                raise ValidationError(
+                    f"{network.label}: output {name!r} of the merged model is not finite where its parents' is; "
+                    "try --repair none, or another method"
+                )

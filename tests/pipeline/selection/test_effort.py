@@ -1,0 +1,202 @@
+"""The plain command tries whole ways to merge, takes the best, and says how to do that again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmerge import MergeOptions, merge
+from onnxmerge.errors import UsageError
+from onnxmerge.pipeline.selection.effort import WITHOUT_DATA, flags
+from tests.command_line import Cli
+from tests.graphs import build, execute, normal
+
+MLP = """(float[n,12] x) => (float[n,4] y) {
+    a = MatMul(x, w1) b = Add(a, b1) r = Relu(b) c = MatMul(r, w2) y = Add(c, b2)
+}"""
+
+
+def model(seed: int) -> onnx.ModelProto:
+    return build(MLP, normal(w1=(12, 16), b1=(16,), w2=(16, 4), b2=(4,), seed=seed))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[str, str, str]:
+    for index, name in enumerate("ab"):
+        onnx.save(model(index), tmp_path / f"{name}.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32))
+    return "a.onnx", "b.onnx", "x.npy"
+
+
+def test_what_it_says_repeats_it(pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
+    """Three ways are tried; the command that is printed tries nothing and gives the same bytes."""
+    one, other, data = pair
+    done = cli("run", one, other, "--calib", data, "-o", "m.onnx", "--outputs", "logits", "--json", "m.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())["effort"]
+    assert (found["effort"], len(found["ways"]), found["samples"]) == ("balanced", 3, 80)
+    best = max(found["ways"], key=lambda way: way["agreement"])
+    assert found["chosen_flags"] == best["flags"] == found["ways"][found["chosen"]]["flags"]
+    first = (tmp_path / "m.onnx").read_bytes()
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("the same again"))
+    command = shlex.split(line.removeprefix("the same again"))
+    assert command[:2] == ["onnxmerge", "run"]
+    again = cli(*command[1:])
+    assert again.returncode == 0, again.stderr
+    assert "the same again" not in again.stdout
+    assert (tmp_path / "m.onnx").read_bytes() == first
+
+
+def test_labels_decide_where_there_are_any(pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
+    one, other, data = pair
+    x = np.load(tmp_path / "x.npy")
+    np.save(tmp_path / "y.npy", execute(model(1), {"x": x})["y"].argmax(axis=1))
+    arguments = ("run", one, other, "--calib", data, "--labels", "y.npy", "-o", "m.onnx", "--json", "m.json")
+    done = cli(*arguments, "--effort", "balanced")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())["effort"]
+    assert found["criterion"] == "accuracy"
+    assert found["ways"][found["chosen"]]["accuracy"] == max(way["accuracy"] for way in found["ways"])
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("the same again"))
+    assert "--effort" not in line
+    assert cli(*shlex.split(line.removeprefix("the same again"))[1:]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--labels", "y.npy"),
+        ("--labels=y.npy", "--answer=mean", "--vectors", "v.npy"),
+        ("--labels", "y.npy", "--task", "a=0-1", "--task", "b=2-3"),
+        ("--vectors", "v.npy", "--effort=best"),
+        ("--labels", "y.npy", "--vectors", "v.npy"),
+        ("--width", "1.5"),
+    ],
+)
+def test_it_repeats_whatever_was_given(
+    given: tuple[str, ...], pair: tuple[str, str, str], tmp_path: Path, cli: Cli
+) -> None:
+    """What decided between ways, and decides nothing in the one that was chosen, is left out of the command."""
+    one, other, data = pair
+    x = np.load(tmp_path / "x.npy")
+    np.save(tmp_path / "y.npy", execute(model(1), {"x": x})["y"].argmax(axis=1))
+    np.save(tmp_path / "v.npy", np.eye(4, dtype=np.float32))
+    done = cli("run", *given, "--calib", data, "-o", "m.onnx", "--", one, other)
+    assert done.returncode == 0, done.stderr
+    first = (tmp_path / "m.onnx").read_bytes()
+    (said,) = (each for each in done.stdout.splitlines() if each.startswith("the same again"))
+    again = cli(*shlex.split(said.removeprefix("the same again"))[1:])
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--answer", "ensemble"), "--answer ensemble measures what the parents say"),
+        (("--output-mean", "drop"), "--output-mean says what is measured"),
+        (("--calib", "x.npy", "--regression"), "give the labels too"),
+        (("--calib", "x.npy", "--effort", "fast", "--alpha", "0.5"), "leave out --alpha"),
+    ],
+)
+def test_what_would_be_left_undone_is_refused(
+    given: tuple[str, ...], says: str, pair: tuple[str, str, str], cli: Cli
+) -> None:
+    done = cli("run", *pair[:2], *given, "-o", "m.onnx")
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"effort": "super"}, {"answer": "both"}, {"refine": "more"}, {"heads": None}],
+)
+def test_words_that_no_option_knows(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(UsageError, match=f"--{name}: expected one of"):
+        merge([model(0), model(1)], **settings)
+    with pytest.raises(UsageError, match="put it into the options"):
+        merge([model(0), model(1)], options=MergeOptions(), **settings)
+
+
+def test_an_output_of_one_number_a_sample() -> None:
+    """Its only axis is the batch, of whatever size each feed has."""
+    text = MLP.replace("float[n,4] y", "float[n] y").replace("y = Add(c, b2)", "d = Add(c, b2) y = Squeeze(d, one)")
+    models = []
+    for seed in (0, 1):
+        weights = normal(w1=(12, 16), b1=(16,), w2=(16, 1), b2=(1,), seed=seed)
+        models.append(build(text, {**weights, "one": np.array([1])}))
+    x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
+    report = merge(models, calibration={"x": x}).report
+    assert report.effort is not None
+    assert [np.isfinite(way.agreement) for way in report.effort.ways] == [True] * 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "zipit"}, {"method": "zipit", "refine": "ls"}])
+def test_a_sample_without_an_axis_for_samples(settings: dict[str, Any], tmp_path: Path, cli: Cli) -> None:
+    text = "(float[6] x) => (float[4] y) { a = MatMul(x, w1) r = Relu(a) y = MatMul(r, w2) }"
+    for seed, name in enumerate("ab"):
+        onnx.save(build(text, normal(w1=(6, 12), w2=(12, 4), seed=seed)), tmp_path / f"{name}.onnx")
+    lines = ["import numpy as np", "def one():", "    for i in range(300):"]
+    lines.append("        yield {'x': np.random.default_rng(i).normal(size=6).astype(np.float32)}")
+    (tmp_path / "d.py").write_text("\n".join(lines))
+    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    done = cli("run", "a.onnx", "b.onnx", "--calib", "d.py:one", *flags, "-o", "m.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("line", ["effort: balanced", "method: auto", "labels: y.npy", ""])
+def test_a_recipe_s_own_choice_gives_way(line: str, pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
+    """What the command line says of how to merge goes before what a recipe says, its labels included."""
+    one, other, data = pair
+    x = np.load(tmp_path / "x.npy")
+    np.save(tmp_path / "y.npy", execute(model(1), {"x": x})["y"].argmax(axis=1))
+    text = f"models: [{one}, {other}]\ncalibration: {{data: {data}}}\noutputs: logits\n{line}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    given = ("--effort", "balanced") if line.startswith("method") else ()
+    done = cli("run", *given, "-o", "m.onnx", "--", "r.yaml")
+    assert done.returncode == 0, done.stderr
+    first = (tmp_path / "m.onnx").read_bytes()
+    (said,) = (each for each in done.stdout.splitlines() if each.startswith("the same again"))
+    again = cli(*shlex.split(said.removeprefix("the same again"))[1:])
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == first
+
+
+def test_without_data_weights_are_matched_and_it_is_said(pair: tuple[str, str, str], tmp_path: Path, cli: Cli) -> None:
+    one, other, _ = pair
+    done = cli("run", one, other, "-o", "m.onnx", "--json", "m.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert (found["method"], found["effort"]["notes"]) == ("rebasin", [WITHOUT_DATA])
+    assert "with --calib DATA" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("effort", ["fast", "best"])
+def test_more_effort_tries_more(effort: str) -> None:
+    x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
+    found = merge([model(0), model(1)], calibration={"x": x}, effort=effort, outputs="logits").report.effort
+    assert found is not None
+    if effort == "fast":
+        assert (found.ways, found.chosen_flags) == ((), ("--method", "mudsc-align", "--answer", "ensemble"))
+    else:
+        assert len(found.ways) > 20
+        tried = [way.flags for way in found.ways]
+        assert len(set(tried)) == len(tried)
+        assert flags(MergeOptions(method="zipit", refine="ls", answer="ensemble")) in tried
+
+
+def test_two_equal_parents_give_themselves() -> None:
+    x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
+    for meaning in ("logits", "embedding"):
+        result = merge([model(0), model(0)], calibration={"x": x}, outputs=meaning)
+        weights = {each.name: onnx.numpy_helper.to_array(each) for each in model(0).graph.initializer}
+        for name, array in weights.items():
+            np.testing.assert_allclose(result.weights[name], array, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,110 @@
+"""Two merges that may differ have different recipes in them, whichever single thing they differ in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxmerge
+from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.provenance import canonical_recipe
+
+MODELS = ("1" * 64, "2" * 64)
+OTHER: dict[str, Any] = {
+    "method": "rebasin",
+    "alpha": 0.25,
+    "objective": "inner",
+    "repair": "bias",
+    "refine": "ls",
+    "answer": "ensemble",
+    "outputs": "logits",
+    "output_mean": "drop",
+    "effort": "fast",
+    "rotate": True,
+    "seed": 1,
+    "samples": 7,
+    "zip_a": 0.25,
+    "zip_b": 0.5,
+    "weights": (1.0, 2.0),
+    "scale": 0.3,
+    "density": 0.2,
+    "batch_size": 3,
+    "heads": "separate",
+    "until": ("node",),
+    "share": 0.5,
+    "width": 0.5,
+    "output_type": "float16",
+    "groups": (GroupRule("a*", pin=True),),
+}
+"""Another value for each option; those of ``operators`` and ``provider`` depend on the machine."""
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(MergeOptions)])
+def test_every_option_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = OTHER.get(name)
+    if name == "operators":
+        other = tmp_path / "ops.yaml"
+        other.write_text("{}")
+    if name == "provider":
+        monkeypatch.setattr(
+            "onnxmerge.pipeline.provenance.providers", lambda choice: [("CUDA", {}) if choice == "cuda" else "CPU"]
+        )
+        other = "cuda"
+    assert other is not None, f"give another value for the option {name!r} here"
+    options = replace(MergeOptions(), **{name: other})
+    assert canonical_recipe(options, models=MODELS) != canonical_recipe(MergeOptions(), models=MODELS)
+
+
+def test_inputs_count_by_what_they_hold(tmp_path: Path) -> None:
+    plain = canonical_recipe(MergeOptions(), models=MODELS)
+    assert json.loads(plain)["models"] == list(MODELS)
+    others = [
+        canonical_recipe(MergeOptions(), models=MODELS[::-1]),
+        canonical_recipe(MergeOptions(), models=MODELS, base=MODELS[0]),
+        canonical_recipe(MergeOptions(), models=MODELS, calibration=MODELS[0]),
+    ]
+    given: list[tuple[int, ...] | np.ndarray[Any, Any]] = [(1, 3), (1, 4), np.zeros(3), np.ones(3)]
+    others += [canonical_recipe(MergeOptions(), models=MODELS, inputs={"x": each}) for each in given]
+    assert len({plain, *others}) == 8
+    for name, text in (("a.yaml", "{}"), ("b.yaml", "{}"), ("c.yaml", "{} ")):
+        (tmp_path / name).write_text(text)
+    first, same, other = (
+        canonical_recipe(MergeOptions(operators=tmp_path / name), models=MODELS)
+        for name in ("a.yaml", "b.yaml", "c.yaml")
+    )
+    assert first == same
+    assert first != other
+    assert str(tmp_path) not in first
+
+
+def test_a_number_is_the_same_however_it_was_given() -> None:
+    whole, broken = MergeOptions(alpha=1, weights=(1, 2)), MergeOptions(alpha=1.0, weights=(1.0, 2.0))
+    assert canonical_recipe(whole, models=MODELS) == canonical_recipe(broken, models=MODELS)
+
+
+def test_it_is_written_into_the_model(digits: Path, tmp_path: Path) -> None:
+    labels = np.arange(40) % 10
+
+    def written(given: np.ndarray[Any, Any] | None) -> str:
+        models, calibration = [digits / "a.onnx", digits / "b.onnx"], digits / "calib.npz"
+        result = onnxmerge.merge(models, calibration=calibration, labels=given, method="rebasin", samples=40)
+        found = onnx.load(result.save(tmp_path / "m.onnx"))
+        recipe = next(str(entry.value) for entry in found.metadata_props if entry.key == "onnxmerge.recipe")
+        assert recipe == result.report.to_dict()["recipe"]
+        assert json.loads(recipe)["calibration"] == result.report.calibration
+        assert json.loads(recipe)["samples"] == 40
+        return recipe
+
+    assert len({written(None), written(labels), written(labels[::-1].copy())}) == 3
+
+
+def test_class_vectors_count() -> None:
+    one, other = ({"y": [np.full((2, 3), value, np.float32)]} for value in (1, 2))
+    assert len({canonical_recipe(MergeOptions(), models=MODELS, vectors=each) for each in (None, one, other)}) == 3
