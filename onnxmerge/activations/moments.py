@@ -64,7 +64,7 @@ class Moments:
         return Moments(count, self.mean + share * delta, variance)
 
 
-class Surgeon:
+class GraphEditor:
     """A copy of a model into which operators are inserted. The original is never changed."""
 
     def __init__(self, model: ir.Model) -> None:
@@ -118,7 +118,7 @@ class Surgeon:
         return value
 
 
-Rewrite: TypeAlias = Callable[[Surgeon, Probe, ir.Value, ir.Value, ir.Value], None]
+Rewrite: TypeAlias = Callable[[GraphEditor, Probe, ir.Value, ir.Value, ir.Value], None]
 """Called for each probe with its tensor less the batch mean, that mean, and the batch variance (axes kept). All are
 of the type ``probe.wide``."""
 
@@ -150,10 +150,10 @@ def by_batch(
     provider: str = "cpu",
 ) -> Iterator[dict[str, Moments]]:
     """The same for each batch by itself; a tensor that has no values in a batch is missing there."""
-    surgeon = Surgeon(model)
-    outputs = {probe.tensor: _instrument(surgeon, probe, rewrite) for probe in probes}
+    editor = GraphEditor(model)
+    outputs = {probe.tensor: _instrument(editor, probe, rewrite) for probe in probes}
     names = [str(value.name) for values in outputs.values() for value in values]
-    session = open_session(surgeon.model, weights=weights, outputs=names, provider=provider, optimise=True)
+    session = open_session(editor.model, weights=weights, outputs=names, provider=provider, optimise=True)
     for batch in batches:
         results, found = run(session, dict(batch)), dict[str, Moments]()
         for tensor, values in outputs.items():
@@ -179,17 +179,17 @@ def pooled(probes: Sequence[Probe], batches: Iterable[Mapping[str, Moments]]) ->
     return total
 
 
-def _instrument(surgeon: Surgeon, probe: Probe, rewrite: Rewrite | None) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _instrument(editor: GraphEditor, probe: Probe, rewrite: Rewrite | None) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Insert the measurement of one probe: (number of values, means, variances)."""
-    value = surgeon.values[probe.tensor]
-    surgeon.at(value)
-    wide = value if probe.dtype == probe.wide else surgeon.cast(value, probe.wide)
-    mean = surgeon.mean(wide, probe.reduced)
-    centred = surgeon.apply("Sub", wide, mean)
-    variance = surgeon.mean(surgeon.apply("Mul", centred, centred), probe.reduced)
-    size = surgeon.apply("Size", value)
+    value = editor.values[probe.tensor]
+    editor.at(value)
+    wide = value if probe.dtype == probe.wide else editor.cast(value, probe.wide)
+    mean = editor.mean(wide, probe.reduced)
+    centred = editor.apply("Sub", wide, mean)
+    variance = editor.mean(editor.apply("Mul", centred, centred), probe.reduced)
+    size = editor.apply("Size", value)
     if rewrite is not None:
-        rewrite(surgeon, probe, centred, mean, variance)
+        rewrite(editor, probe, centred, mean, variance)
     return size, mean, variance
 
 

@@ -27,15 +27,15 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 @dataclass(slots=True)
-class Purse:
+class MemoryBudget:
     """Bytes that may be kept, and those that are."""
 
-    budget: int
+    limit: int
     held: int = 0
 
     def takes(self, size: int) -> bool:
         """Reserve ``size`` bytes if they are there."""
-        if self.held + size > self.budget:
+        if self.held + size > self.limit:
             return False
         self.held += size
         return True
@@ -52,7 +52,7 @@ class Relay:
     model: ir.Model
     weights: Arrays
     dtypes: Mapping[str, np.dtype[Any]]
-    purse: Purse
+    budget: MemoryBudget
     provider: str = "cpu"
     _held: dict[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
     _names: tuple[str, ...] = ()
@@ -84,12 +84,12 @@ class Segment:
         relay = self.relay
         held = relay._held.pop(index, None)  # noqa: SLF001  (a segment is a relay's own)
         given = dict(feed) if held is None else held
-        relay.purse.held -= _size(held or {})
+        relay.budget.held -= _size(held or {})
         names = [name for name in dict.fromkeys((*self.wanted, *self.keep)) if name not in given]
         session = self._session(names, given, kept=held is not None)
         found = given if session is None else {**given, **run(session, _needed(session, given))}
         following = {name: found[name] for name in self.keep}
-        if following and relay.purse.takes(_size(following)):
+        if following and relay.budget.takes(_size(following)):
             relay._held[index] = following  # noqa: SLF001
         return {name: found[name] for name in self.wanted}
 

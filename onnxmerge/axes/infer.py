@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.choice import choose, offered_values
+from onnxmerge.axes.node_context import Findings, NodeContext
 from onnxmerge.axes.operators import OperatorTable, builtin_operators, find_operator
 from onnxmerge.axes.resolve import resolve
 from onnxmerge.axes.roles import consumed
 from onnxmerge.axes.signature import NEUTRAL, Axes, MisfitError
-from onnxmerge.axes.site import Findings, Site
 from onnxmerge.model.hoist import bodies, captured_values
 from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
@@ -211,9 +211,9 @@ class _Walk:
                 self.axes[value.name] = self._constant_axes(self.constants[value.name])
         origins = (self.from_weights, self.from_lengths)
         known = (self.constants, self.trace.partly)
-        site = Site(node, self.cells, self.axes, self.trace.shapes, *known, opset, self.findings, *origins)
-        self.cells.where = site.label
-        outputs = self._outputs(site) if offered is None else self._checked(site, choose(site, offered))
+        context = NodeContext(node, self.cells, self.axes, self.trace.shapes, *known, opset, self.findings, *origins)
+        self.cells.where = context.label
+        outputs = self._outputs(context) if offered is None else self._checked(context, choose(context, offered))
         for axes, value in zip(outputs, node.outputs, strict=False):
             if axes is not None and value.name:
                 self.axes[value.name] = axes
@@ -229,42 +229,42 @@ class _Walk:
         elif inputs & self.from_weights and inputs <= self.from_weights | self.constants.keys():
             self.from_weights.update(outputs)
 
-    def _outputs(self, site: Site) -> tuple[Axes | None, ...]:
-        node = site.node
+    def _outputs(self, context: NodeContext) -> tuple[Axes | None, ...]:
+        node = context.node
         if bodies(node):
             for value in captured_values(node):
                 self._fix(value, f"captured by the body of {node.op_type}")
-            return site.freeze(f"{node.op_type} has a body that cannot be brought into the graph")
-        variants = find_operator(self.table, node.domain, node.op_type, site.opset)
+            return context.freeze(f"{node.op_type} has a body that cannot be brought into the graph")
+        variants = find_operator(self.table, node.domain, node.op_type, context.opset)
         if not variants:
             domain = node.domain or "ai.onnx"
-            return site.freeze(f"operator {domain}::{node.op_type} is not described")
+            return context.freeze(f"operator {domain}::{node.op_type} is not described")
         problem = "attributes that no entry is for"
         for spec in variants:
-            if not spec.suits(site):
+            if not spec.suits(context):
                 continue
             try:
-                return self._checked(site, spec.apply(site))
+                return self._checked(context, spec.apply(context))
             except MisfitError as error:
                 problem = str(error)
-        return site.freeze(f"{node.op_type} has an unexpected form ({problem})")
+        return context.freeze(f"{node.op_type} has an unexpected form ({problem})")
 
-    def _checked(self, site: Site, outputs: tuple[Axes | None, ...]) -> tuple[Axes | None, ...]:
+    def _checked(self, context: NodeContext, outputs: tuple[Axes | None, ...]) -> tuple[Axes | None, ...]:
         """What a rule yields must be what the trace has; where it is not, the node is fixed, never trusted."""
         found: list[Axes | None] = []
-        for index, (value, shape) in enumerate(zip(site.node.outputs, site.output_shapes(), strict=True)):
+        for index, (value, shape) in enumerate(zip(context.node.outputs, context.output_shapes(), strict=True)):
             axes = outputs[index] if index < len(outputs) else None
             if shape is None:
                 if value.uses() or value.is_graph_output():
-                    return site.freeze(f"the type or shape of output {value.name!r} is unknown")
+                    return context.freeze(f"the type or shape of output {value.name!r} is unknown")
             elif axes is None:
                 if any(size > 1 for size in shape):
-                    return site.freeze(f"output {value.name!r} of {site.node.op_type} is not described")
+                    return context.freeze(f"output {value.name!r} of {context.node.op_type} is not described")
                 axes = tuple(self.cells.new(size) for size in shape)
             else:
                 sizes = [size if c == NEUTRAL else self.cells.size(c) for c, size in zip(axes, shape, strict=False)]
                 if len(axes) != len(shape) or sizes != list(shape):
-                    return site.freeze(f"typed as {sizes} where the trace has {list(shape)}")
+                    return context.freeze(f"typed as {sizes} where the trace has {list(shape)}")
             found.append(axes)
         return tuple(found)
 

@@ -24,10 +24,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from onnxmerge.axes.node_context import NodeContext
 from onnxmerge.axes.rules import RULES
 from onnxmerge.axes.rules.contraction import apply_signature
 from onnxmerge.axes.signature import Axes, MisfitError, Pattern, Signature, SignatureError, Term, parse_pattern
-from onnxmerge.axes.site import Site
 from onnxmerge.documents import read_yaml
 from onnxmerge.resources import specs
 from onnxmerge.text import shown
@@ -73,82 +73,82 @@ class OperatorSpec:
     unused: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def suits(self, site: Site) -> bool:
+    def suits(self, context: NodeContext) -> bool:
         """Whether the node has the attributes that the entry is for. One that is nowhere set counts as 0 or empty."""
         for name, wanted in self.when.items():
-            found = self._attribute(site, name)
+            found = self._attribute(context, name)
             if (found or 0) != (wanted or 0):
                 return False
         outputs = list(self.outputs)
-        return not any(site.is_used(outputs.index(name)) for name in self.unused)
+        return not any(context.is_used(outputs.index(name)) for name in self.unused)
 
-    def _attribute(self, site: Site, name: str, default: Any = None) -> Any:
-        return site.text(name, self.defaults.get(name, default))
+    def _attribute(self, context: NodeContext, name: str, default: Any = None) -> Any:
+        return context.text(name, self.defaults.get(name, default))
 
-    def apply(self, site: Site) -> tuple[Axes | None, ...]:
+    def apply(self, context: NodeContext) -> tuple[Axes | None, ...]:
         """Type one node. Raises MisfitError where the node does not have the described form."""
         if self.rule is not None:
-            return RULES[self.rule](site)
+            return RULES[self.rule](context)
         if self.frozen is not None:
-            return site.freeze(self.frozen)
+            return context.freeze(self.frozen)
         if self.reads_shape:
-            return site.fresh_fixed("computed from shapes")
-        return apply_signature(site, self._elementwise(site) if self.elementwise else self._signature(site))
+            return context.fresh_fixed("computed from shapes")
+        return apply_signature(context, self._elementwise(context) if self.elementwise else self._signature(context))
 
     def statistic_inputs(self) -> tuple[int, ...]:
         """Positions of inputs that hold running statistics."""
         names = list(self.inputs)
         return tuple(names.index(name) for name in self.statistics)
 
-    def _elementwise(self, site: Site) -> Signature:
-        signature = Signature((_STAR,) * len(site.node.inputs), (_STAR,) * len(site.node.outputs))
-        shape = site.shape(0)
-        if site.opset < _NUMPY_BROADCAST and "broadcast" in site.node.attributes:
+    def _elementwise(self, context: NodeContext) -> Signature:
+        signature = Signature((_STAR,) * len(context.node.inputs), (_STAR,) * len(context.node.outputs))
+        shape = context.shape(0)
+        if context.opset < _NUMPY_BROADCAST and "broadcast" in context.node.attributes:
             raise MisfitError("broadcasting along an attribute")
         if shape is None:
             return signature
         rank = len(shape)
         mixed: list[int] = []
         if self.mixes_axis is not None:
-            mixed = [site.axis(rank, -1, self.mixes_axis)]
+            mixed = [context.axis(rank, -1, self.mixes_axis)]
         elif self.mixes_from is not None:
-            mixed = list(range(site.axis(rank, 1, self.mixes_from), rank))
+            mixed = list(range(context.axis(rank, 1, self.mixes_from), rank))
         elif self.mixes_axes is not None:
-            mixed = [axis % rank for axis in site.attribute(self.mixes_axes, list(range(rank)))]
+            mixed = [axis % rank for axis in context.attribute(self.mixes_axes, list(range(rank)))]
         return replace(signature, mixes=tuple(f"b.{rank - 1 - axis}" for axis in mixed))
 
-    def _signature(self, site: Site) -> Signature:
-        inputs = [self._operand(site, name, index) for index, name in enumerate(self.inputs)]
+    def _signature(self, context: NodeContext) -> Signature:
+        inputs = [self._operand(context, name, index) for index, name in enumerate(self.inputs)]
         outputs = list(self.outputs.values())
-        shape = site.shape(0)
+        shape = context.shape(0)
         star_ranks = {
-            star: len(shape) - site.axis(len(shape), -1, attribute)
+            star: len(shape) - context.axis(len(shape), -1, attribute)
             for star, attribute in self.from_axis.items()
             if shape is not None
         }
-        sizes = {letter: int(self._attribute(site, attribute, 1)) for letter, attribute in self.sizes.items()}
+        sizes = {letter: int(self._attribute(context, attribute, 1)) for letter, attribute in self.sizes.items()}
         fixed = {**self.fixed, **{f"{WHOLE}_{name}": "an operand that is read as a whole" for name in self.inputs}}
-        if len(site.node.inputs) > len(inputs):
-            raise MisfitError(f"{len(site.node.inputs)} operands where {len(inputs)} are described")
+        if len(context.node.inputs) > len(inputs):
+            raise MisfitError(f"{len(context.node.inputs)} operands where {len(inputs)} are described")
         if self.slides:
-            terms = self._window(site)
+            terms = self._window(context)
             inputs = [None if pattern is None else _replace_stars(pattern, terms) for pattern in inputs]
             outputs = [None if pattern is None else _replace_stars(pattern, terms) for pattern in outputs]
             fixed.update(zip(self.slides, _FIXED_BY_SLIDING, strict=True))
         return Signature(tuple(inputs), tuple(outputs), sizes, fixed, self.mixes, self.contracts, star_ranks)
 
-    def _window(self, site: Site) -> dict[str, Pattern]:
+    def _window(self, context: NodeContext) -> dict[str, Pattern]:
         """The stars of a sliding window, axis by axis: ``s`` and ``t`` are one letter where nothing slides."""
         over, taps, gives = self.slides
-        kernel = site.attribute("kernel_shape") or self._kernel(site, taps)
+        kernel = context.attribute("kernel_shape") or self._kernel(context, taps)
         if kernel is None:
             raise MisfitError("no kernel of known shape")
         rank = len(kernel)
         still = []
         for axis in range(rank):
-            padded = [(site.attribute("pads") or [0] * 2 * rank)[axis + end] for end in (0, rank)]
-            padded.append((site.attribute("output_padding") or [0] * rank)[axis])
-            stride = (site.attribute("strides") or [1] * rank)[axis]
+            padded = [(context.attribute("pads") or [0] * 2 * rank)[axis + end] for end in (0, rank)]
+            padded.append((context.attribute("output_padding") or [0] * rank)[axis])
+            stride = (context.attribute("strides") or [1] * rank)[axis]
             still.append(kernel[axis] == stride == 1 and not any(padded))
         return {
             over: tuple(Term((f"still.{axis}" if still[axis] else f"{over}.{axis}",)) for axis in range(rank)),
@@ -156,20 +156,20 @@ class OperatorSpec:
             gives: tuple(Term((f"still.{axis}" if still[axis] else f"{gives}.{axis}",)) for axis in range(rank)),
         }
 
-    def _kernel(self, site: Site, taps: str) -> tuple[int, ...] | None:
+    def _kernel(self, context: NodeContext, taps: str) -> tuple[int, ...] | None:
         """The sizes of the taps in the operand that has them."""
         for index, pattern in enumerate(self.inputs.values()):
-            shape, star = site.shape(index), Term((taps,), star=True)
+            shape, star = context.shape(index), Term((taps,), star=True)
             if pattern is not None and shape is not None and star in pattern:
                 begin, after = pattern.index(star), len(pattern) - pattern.index(star) - 1
                 return shape[begin : len(shape) - after]
         return None
 
-    def _operand(self, site: Site, name: str, index: int) -> Pattern | None:
-        pattern, shape = self.inputs[name], site.shape(index)
+    def _operand(self, context: NodeContext, name: str, index: int) -> Pattern | None:
+        pattern, shape = self.inputs[name], context.shape(index)
         if pattern is None or shape is None:
             return None
-        if name in self.transpose and site.attribute(self.transpose[name], 0):
+        if name in self.transpose and context.attribute(self.transpose[name], 0):
             return (*pattern[:-2], pattern[-1], pattern[-2])
         return pattern[len(pattern) - len(shape) :] if name in self.broadcast else pattern
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnxmerge.axes.cells import Cells
 from onnxmerge.axes.expand import Expander, MissingAxisError, Region
+from onnxmerge.axes.node_context import Findings
 from onnxmerge.axes.signature import NEUTRAL, Axes
-from onnxmerge.axes.site import Findings
 from onnxmerge.axes.spaces import Spaces
 from onnxmerge.units.layout import Typing
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnxmerge.axes.cells import Cells
+from onnxmerge.axes.node_context import Findings
 from onnxmerge.axes.signature import NEUTRAL, Axes
-from onnxmerge.axes.site import Findings
 from onnxmerge.axes.spaces import leaves_below
 
 Roles = frozenset[tuple[int, str]]

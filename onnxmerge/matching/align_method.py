@@ -24,7 +24,7 @@ from onnxmerge.matching.method import (
     with_twins_told_apart,
     without_activations,
 )
-from onnxmerge.matching.objective import Likeness, Meter
+from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
 from onnxmerge.matching.similarity import PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, by_signatures, by_weights, sweep
 from onnxmerge.units.groups import make_plan
@@ -78,14 +78,14 @@ class Method:
     ) -> tuple[Permutations, Search]:
         started = time.perf_counter()
         unmoved = identity(pair.plan.spaces)
-        meter = Meter(pair)
-        before = meter(unmoved)
+        objective_of = ObjectiveFunction(pair)
+        before = objective_of(unmoved)
         if self.matched:
             starts = [by_activations(pair)] if self.needs_activations else [unmoved, by_weights(pair)]
             roots = depending(pair.plan, pair.alphas, alpha)
-            found = _best_sweeps(meter, starts, roots, options, rng)
+            found = _best_sweeps(objective_of, starts, roots, options, rng)
             if roots:
-                found = _from_signatures(meter, found, roots, options, rng)
+                found = _from_signatures(objective_of, found, roots, options, rng)
         else:
             found = _unmatched(unmoved, before)
         notes = notes_on(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations)
@@ -93,7 +93,7 @@ class Method:
 
 
 def _best_sweeps(
-    meter: Meter,
+    objective_of: ObjectiveFunction,
     starts: Sequence[Permutations],
     roots: Sequence[str],
     options: MatchOptions,
@@ -104,25 +104,29 @@ def _best_sweeps(
     Coordinate ascent ends where its order leads it, so where groups are small another order is cheap and worth it.
     """
     first, *others = starts
-    every = [first] * restarts(meter.pair.plan, roots) + others
-    found = [sweep(meter, start, roots, rng=rng, max_sweeps=options.max_sweeps) for start in every]
-    return max(found, key=lambda sweeps: sweeps.likeness.total)
+    every = [first] * restarts(objective_of.pair.plan, roots) + others
+    found = [sweep(objective_of, start, roots, rng=rng, max_sweeps=options.max_sweeps) for start in every]
+    return max(found, key=lambda sweeps: sweeps.similarity.total)
 
 
 def _from_signatures(
-    meter: Meter, found: Sweeps[Permutations], roots: Sequence[str], options: MatchOptions, rng: np.random.Generator
+    objective_of: ObjectiveFunction,
+    found: Sweeps[Permutations],
+    roots: Sequence[str],
+    options: MatchOptions,
+    rng: np.random.Generator,
 ) -> Sweeps[Permutations]:
     """What was ``found``, or sweeps from what signatures say where that is promising and leads to a better objective.
 
     Coordinate ascent by weights can end far from a permuted copy of a model; signatures begin beside it. Of models that
     were trained apart they say little, which costs one measurement.
     """
-    start = by_signatures(meter.pair)
-    if meter(start).total < PROMISING * found.likeness.total:
+    start = by_signatures(objective_of.pair)
+    if objective_of(start).total < PROMISING * found.similarity.total:
         return found
-    climbed = sweep(meter, start, roots, rng=rng, max_sweeps=options.max_sweeps)
-    return climbed if climbed.likeness.total > found.likeness.total else found
+    climbed = sweep(objective_of, start, roots, rng=rng, max_sweeps=options.max_sweeps)
+    return climbed if climbed.similarity.total > found.similarity.total else found
 
 
-def _unmatched(unmoved: Permutations, before: Likeness) -> Sweeps[Permutations]:
+def _unmatched(unmoved: Permutations, before: ModelSimilarity) -> Sweeps[Permutations]:
     return Sweeps(unmoved, before, (before.total,), (), converged=True)

@@ -25,7 +25,7 @@ import numpy as np
 from onnxmerge.matching.problem import GroupProblem, together
 from onnxmerge.matching.structured import score, solve
 from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
-from onnxmerge.matching.universe import ModelsToJoin, Universe, likeness, problem_of_pair
+from onnxmerge.matching.universe import ModelsToJoin, Universe, model_similarity, problem_of_pair
 from onnxmerge.units.groups import Group
 from onnxmerge.units.permutations import Permutations
 
@@ -40,7 +40,7 @@ def joint_sweep(
     groups = models.plan.groups
     return climb(
         start,
-        lambda universe: likeness(models, universe),
+        lambda universe: model_similarity(models, universe),
         lambda universe, root: improve(models, groups[root], universe),
         {root: group.neighbours for root, group in groups.items()},
         roots,

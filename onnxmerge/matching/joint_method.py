@@ -23,10 +23,10 @@ from onnxmerge.matching.method import (
     with_twins_told_apart,
     without_activations,
 )
-from onnxmerge.matching.objective import Meter
+from onnxmerge.matching.objective import ObjectiveFunction
 from onnxmerge.matching.similarity import PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
-from onnxmerge.matching.universe import ModelsToJoin, Universe, first_universe, likeness, relative
+from onnxmerge.matching.universe import ModelsToJoin, Universe, first_universe, model_similarity, relative
 from onnxmerge.units.groups import make_plan
 from onnxmerge.units.permutations import Permutations, identity
 
@@ -54,7 +54,7 @@ class JointMethod:
         shares = with_twins_told_apart(shares_of(plan, options.alpha, known, options.overrides), known)
         models = ModelsToJoin(plan, cached, known, shares, options.objective)
         with np.errstate(invalid="ignore", over="ignore"):
-            before = likeness(models, tuple(identity(plan.spaces) for _ in cached))
+            before = model_similarity(models, tuple(identity(plan.spaces) for _ in cached))
             found = _best_universe(models, options)
         notes = notes_on(plan, models.alphas, options.overrides, activations=compared)
         return MatchResult(
@@ -80,9 +80,15 @@ def _best_universe(models: ModelsToJoin, options: MatchOptions) -> Sweeps[Univer
         start = by_activations(pair) if options.alpha < 1.0 else identity(plan.spaces)
         roots = depending(plan, pair.alphas, options.alpha)
         # Every pair takes groups in the same random order: whichever model comes first, the pair is matched alike.
-        return sweep(Meter(pair), start, roots, rng=np.random.default_rng(options.seed), max_sweeps=options.max_sweeps)
+        return sweep(
+            ObjectiveFunction(pair),
+            start,
+            roots,
+            rng=np.random.default_rng(options.seed),
+            max_sweeps=options.max_sweeps,
+        )
 
     start, rng = first_universe(models, match), np.random.default_rng(options.seed)
     count = restarts(plan, tuple(plan.groups), len(models.weights))
     found = [joint_sweep(models, start, plan.groups, rng=rng, max_sweeps=options.max_sweeps) for _ in range(count)]
-    return max(found, key=lambda sweeps: sweeps.likeness.total)
+    return max(found, key=lambda sweeps: sweeps.similarity.total)

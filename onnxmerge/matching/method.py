@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
-from onnxmerge.matching.objective import Likeness
+from onnxmerge.matching.objective import ModelSimilarity
 from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.similarity import (
     ActivationSimilarity,
@@ -93,11 +93,11 @@ class Search:
         return len(self.changed)
 
 
-def search_of(found: Sweeps[Any], before: Likeness, started: float, notes: tuple[str, ...]) -> Search:
+def search_of(found: Sweeps[Any], before: ModelSimilarity, started: float, notes: tuple[str, ...]) -> Search:
     """What a search found that began ``started`` (by ``time.perf_counter``)."""
     return Search(
         similarity_before=before.mean,
-        similarity_after=found.likeness.mean,
+        similarity_after=found.similarity.mean,
         objective=found.objective,
         changed=found.changed,
         converged=found.converged,

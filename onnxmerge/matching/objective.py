@@ -22,7 +22,7 @@ from onnxmerge.units.permutations import composite_shape, composite_sources, gat
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class ModelSimilarity:
     """``total`` is what the sweeps maximise; ``mean`` the mean similarity of the matched units of each space.
 
     The similarity is the mix of correlations that the method uses. An outer space with no slices of its own has the
@@ -33,9 +33,9 @@ class Likeness:
     mean: Mapping[str, float]
 
 
-def measure(pair: PairOfModels, perms: Mapping[str, Positions]) -> Likeness:
+def measure(pair: PairOfModels, perms: Mapping[str, Positions]) -> ModelSimilarity:
     """Compare the first model with the other under ``perms``."""
-    return Meter(pair)(perms)
+    return ObjectiveFunction(pair)(perms)
 
 
 Order: TypeAlias = Mapping[str, bytes]
@@ -52,19 +52,19 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Meter:
+class ObjectiveFunction:
     """Compares the first model of ``pair`` with the other under one matching after another."""
 
     pair: PairOfModels
     _blocks: dict[int, _Found] = field(default_factory=dict)
-    _matchings: dict[tuple[tuple[str, bytes], ...], Likeness] = field(default_factory=dict)
+    _matchings: dict[tuple[tuple[str, bytes], ...], ModelSimilarity] = field(default_factory=dict)
 
-    def __call__(self, perms: Mapping[str, Positions]) -> Likeness:
+    def __call__(self, perms: Mapping[str, Positions]) -> ModelSimilarity:
         """How alike the models are under ``perms``."""
         order = {name: hashlib.blake2b(perm.tobytes(), digest_size=16).digest() for name, perm in perms.items()}
         whole = tuple(sorted(order.items()))
         if whole not in self._matchings:
-            self._matchings[whole] = _likeness(self.pair, perms, *self._sums(perms, order))
+            self._matchings[whole] = _similarity(self.pair, perms, *self._sums(perms, order))
         return self._matchings[whole]
 
     def _sums(self, perms: Mapping[str, Positions], order: Order) -> tuple[dict[str, UnitSums], float]:
@@ -87,9 +87,9 @@ class Meter:
         return sums, inner_product
 
 
-def _likeness(
+def _similarity(
     pair: PairOfModels, perms: Mapping[str, Positions], sums: Mapping[str, UnitSums], inner_product: float
-) -> Likeness:
+) -> ModelSimilarity:
     correlations, means = 0.0, {}
     for name, into in sums.items():
         alpha, seen = pair.alphas[name], name in pair.activations
@@ -101,7 +101,7 @@ def _likeness(
             similarity += (1.0 - alpha) * _matched_activations(pair, name, perms)
         correlations += float(similarity.sum())
         means[name] = float(similarity.mean()) / share
-    return Likeness(inner_product if pair.objective == "inner" else correlations, _with_outer(pair, means))
+    return ModelSimilarity(inner_product if pair.objective == "inner" else correlations, _with_outer(pair, means))
 
 
 def _sums_of_matched_units(

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from onnxmerge.matching.objective import Likeness, Meter
+from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
 from onnxmerge.matching.signatures import alike, signatures
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
@@ -39,7 +39,7 @@ class Sweeps(Generic[Matching]):
     """
 
     matching: Matching
-    likeness: Likeness
+    similarity: ModelSimilarity
     objective: tuple[float, ...]
     changed: tuple[int, ...]
     converged: bool
@@ -74,10 +74,15 @@ def by_weights(pair: PairOfModels) -> Permutations:
 
 
 def sweep(
-    meter: Meter, perms: Permutations, roots: Collection[str], *, rng: np.random.Generator, max_sweeps: int
+    objective_of: ObjectiveFunction,
+    perms: Permutations,
+    roots: Collection[str],
+    *,
+    rng: np.random.Generator,
+    max_sweeps: int,
 ) -> Sweeps[Permutations]:
-    """Improve ``perms`` of the meter's pair by sweeps over the groups ``roots``."""
-    pair = meter.pair
+    """Improve ``perms`` of the objective's pair by sweeps over the groups ``roots``."""
+    pair = objective_of.pair
 
     def improve(current: Permutations, root: str) -> tuple[Permutations, int]:
         found = _improve(pair, pair.plan.groups[root], current)
@@ -85,7 +90,7 @@ def sweep(
 
     return climb(
         perms,
-        meter,
+        objective_of,
         improve,
         {root: pair.plan.groups[root].neighbours for root in pair.plan.groups},
         roots,
@@ -96,7 +101,7 @@ def sweep(
 
 def climb(
     start: Matching,
-    likeness_of: Callable[[Matching], Likeness],
+    similarity_of: Callable[[Matching], ModelSimilarity],
     improve: Callable[[Matching, str], tuple[Matching, int]],
     neighbours: Mapping[str, Collection[str]],
     roots: Collection[str],
@@ -110,8 +115,8 @@ def climb(
     again. Stops at the first sweep that does not improve the objective, and returns the best matching met.
     """
     matching = start
-    best, likeness = start, likeness_of(start)
-    objective = [likeness.total]
+    best, similarity = start, similarity_of(start)
+    objective = [similarity.total]
     changed: list[int] = []
     waiting, converged = set(roots), not roots
     while not converged and len(changed) < max_sweeps:
@@ -129,12 +134,12 @@ def climb(
             objective.append(objective[-1])
             converged = True
             continue
-        now = likeness_of(matching)
+        now = similarity_of(matching)
         objective.append(now.total)
-        converged = now.total <= likeness.total + TOLERANCE * abs(likeness.total)
-        if now.total > likeness.total:
-            best, likeness = matching, now
-    return Sweeps(best, likeness, tuple(objective), tuple(changed), converged)
+        converged = now.total <= similarity.total + TOLERANCE * abs(similarity.total)
+        if now.total > similarity.total:
+            best, similarity = matching, now
+    return Sweeps(best, similarity, tuple(objective), tuple(changed), converged)
 
 
 def _improve(pair: PairOfModels, group: Group, perms: Mapping[str, Positions]) -> Permutations:

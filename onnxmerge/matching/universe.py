@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.matching.objective import Likeness, measure
+from onnxmerge.matching.objective import ModelSimilarity, measure
 from onnxmerge.matching.problem import GroupProblem
 from onnxmerge.matching.similarity import ActivationSimilarity, Objective, PairOfModels, problem_of
 from onnxmerge.matching.sweeps import Sweeps
@@ -61,17 +61,17 @@ def relative(universe: Universe, one: int, other: int, plan: Plan) -> Permutatio
     return compose(universe[other], invert(universe[one], plan.spaces), plan.spaces)
 
 
-def likeness(models: ModelsToJoin, universe: Universe) -> Likeness:
+def model_similarity(models: ModelsToJoin, universe: Universe) -> ModelSimilarity:
     """All pairs of models compared: their objectives added up, and the mean of their mean similarities."""
     found = [measure(models.pair(*pair), relative(universe, *pair, models.plan)) for pair in models.pairs]
     means = {name: float(np.mean([each.mean[name] for each in found])) for name in found[0].mean}
-    return Likeness(sum(each.total for each in found), means)
+    return ModelSimilarity(sum(each.total for each in found), means)
 
 
 def first_universe(models: ModelsToJoin, match: Callable[[PairOfModels], Sweeps[Permutations]]) -> Universe:
     """The units of the model that is most similar to all others when each pair is matched by itself."""
     found = {pair: match(models.pair(*pair)) for pair in models.pairs}
-    totals = [sum(each.likeness.total for pair, each in found.items() if model in pair) for model in models.all]
+    totals = [sum(each.similarity.total for pair, each in found.items() if model in pair) for model in models.all]
     centre = int(np.argmax(totals))
     spaces = models.plan.spaces
     return tuple(

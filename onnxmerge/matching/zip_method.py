@@ -23,7 +23,7 @@ from onnxmerge.matching.method import (
 )
 from onnxmerge.matching.signatures import tell_apart
 from onnxmerge.matching.similarity import known_activations
-from onnxmerge.matching.zip_objective import ZipMeter
+from onnxmerge.matching.zip_objective import ZipObjectiveFunction
 from onnxmerge.matching.zip_similarity import ModelsToZip
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
 from onnxmerge.units.groups import make_plan
@@ -69,8 +69,8 @@ class ZipMethod:
             unmoved = unmoved_zip(models)
             start = (zip_by_activations if self.needs_activations else zip_by_weights)(models, options.zip)
             roots = depending(plan, shares, alpha)
-            meter = ZipMeter(models)
-            found = zip_sweep(meter, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
-            before = meter(unmoved)
+            objective_of = ZipObjectiveFunction(models)
+            found = zip_sweep(objective_of, start, roots, options.zip, rng=rng, max_sweeps=options.max_sweeps)
+            before = objective_of(unmoved)
         notes = notes_on(plan, shares, options.overrides, activations=self.needs_activations)
         return MatchResult(self.name, zipped=found.matching, searches=(search_of(found, before, started, notes),))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmerge.matching.objective import Likeness
+from onnxmerge.matching.objective import ModelSimilarity
 from onnxmerge.matching.similarity import CHUNK_BYTES
 from onnxmerge.matching.zip_similarity import (
     Array,
@@ -44,13 +44,13 @@ class Retained:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ZipMeter:
+class ZipObjectiveFunction:
     """Measures one zip of ``models`` after another; what a group kept is not computed again until its units move."""
 
     models: ModelsToZip
     _known: dict[tuple[str, bytes], Retained] = field(default_factory=dict)
 
-    def __call__(self, zips: Zipped) -> Likeness:
+    def __call__(self, zips: Zipped) -> ModelSimilarity:
         """How alike the units are that were merged.
 
         ``total`` adds up what all spaces keep (``Retained``); ``mean`` is the mean similarity of what each merge
@@ -69,7 +69,7 @@ class ZipMeter:
                 inside = [means[child] for child in group.children[name] if child in means]
                 if inside:
                     means[name] = sum(inside) / len(inside)
-        return Likeness(kept, {name: means[name] for name in self.models.plan.spaces if name in means})
+        return ModelSimilarity(kept, {name: means[name] for name in self.models.plan.spaces if name in means})
 
     def retained(self, group: Group, name: str, zips: Zipped) -> Retained:
         """What the units of one space of a group keep."""

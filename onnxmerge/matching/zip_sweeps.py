@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxmerge.matching.structured import solve
 from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
-from onnxmerge.matching.zip_objective import ZipMeter, retained_in
+from onnxmerge.matching.zip_objective import ZipObjectiveFunction, retained_in
 from onnxmerge.matching.zip_similarity import (
     ModelsToZip,
     outer_problem,
@@ -57,7 +57,7 @@ def zip_by_weights(models: ModelsToZip, rule: ZipRule) -> Zipped:
 
 
 def zip_sweep(
-    meter: ZipMeter,
+    objective_of: ZipObjectiveFunction,
     start: Zipped,
     roots: Collection[str],
     rule: ZipRule,
@@ -65,15 +65,15 @@ def zip_sweep(
     rng: np.random.Generator,
     max_sweeps: int,
 ) -> Sweeps[Zipped]:
-    """Improve a zip of the meter's models by sweeps over the groups ``roots``."""
-    groups = meter.models.plan.groups
+    """Improve a zip of the objective's models by sweeps over the groups ``roots``."""
+    groups = objective_of.models.plan.groups
 
     def improve(current: Zipped, root: str) -> tuple[Zipped, int]:
-        found, better = _improve(meter, groups[root], current, rule)
+        found, better = _improve(objective_of, groups[root], current, rule)
         return (found, _moved(current, found, groups[root].members)) if better else (current, 0)
 
     neighbours = {root: group.neighbours for root, group in groups.items()}
-    return climb(start, meter, improve, neighbours, roots, rng=rng, max_sweeps=max_sweeps)
+    return climb(start, objective_of, improve, neighbours, roots, rng=rng, max_sweeps=max_sweeps)
 
 
 def zip_group(models: ModelsToZip, group: Group, zips: Zipped, rule: ZipRule) -> Zipped:
@@ -89,15 +89,16 @@ def zip_group(models: ModelsToZip, group: Group, zips: Zipped, rule: ZipRule) ->
     return zips
 
 
-def _improve(meter: ZipMeter, group: Group, zips: Zipped, rule: ZipRule) -> tuple[Zipped, bool]:
+def _improve(objective_of: ZipObjectiveFunction, group: Group, zips: Zipped, rule: ZipRule) -> tuple[Zipped, bool]:
     """The group zipped anew, and whether that is better: the greedy zip need not be, and equals do not take turns."""
-    models = meter.models
+    models = objective_of.models
     if len(group.members) > 1 or group.root in group.neighbours:
         found = zip_group(models, group, zips, rule)
         if not _moved(zips, found, group.members):
             return found, False
         old, new = (
-            sum(meter.retained(group, name, each).total for name in zipped_spaces(group)) for each in (zips, found)
+            sum(objective_of.retained(group, name, each).total for name in zipped_spaces(group))
+            for each in (zips, found)
         )
     else:  # its similarity does not depend on its own zip: one look will do
         name, old, new, several = group.root, 0.0, 0.0, []

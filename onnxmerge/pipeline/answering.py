@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxmerge.activations.enough import LEAST
+from onnxmerge.activations.sample_size import LEAST
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.answer.answer import Answered, answer
 from onnxmerge.merging.answer.last_layer import answers_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnxmerge.activations.enough import too_few
+from onnxmerge.activations.sample_size import too_few
 from onnxmerge.activations.statistics import GramRequest
 from onnxmerge.calibration.known_inputs import Completed, open_with
 from onnxmerge.calibration.recut import Recut

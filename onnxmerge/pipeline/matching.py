@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.activations.enough import enough
+from onnxmerge.activations.sample_size import enough
 from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, gather
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows

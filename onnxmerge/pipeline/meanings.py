@@ -103,7 +103,7 @@ def _looked_at(graph: ir.Graph, job: Job, layers: Sequence[LastLayer]) -> dict[s
         return {}
     found = {feature.tensor: feature for feature in features if feature.answer}
     behind = {
-        str(layer.output.name): Feature(layer.goal.output, layer.axis, answer=True)
+        str(layer.output.name): Feature(layer.target.output, layer.axis, answer=True)
         for layer in layers
         if str(layer.output.name) in found
     }
@@ -113,7 +113,7 @@ def _looked_at(graph: ir.Graph, job: Job, layers: Sequence[LastLayer]) -> dict[s
 def _in_one_order(job: Job, layer: LastLayer) -> bool:
     """Whether the units of a layer's output stand in one order in all parents, as those of an output do."""
     typing = job.prepared.typing
-    layout = typing.activations[layer.goal.output]
+    layout = typing.activations[layer.target.output]
     names = {name for block in layout.blocks for axis in block.axes for name in axis.spaces}
     return not any(typing.spaces[name].free for name in names)
 

@@ -15,7 +15,7 @@ from onnxmerge.pipeline.job import Job, Resized
 from onnxmerge.pipeline.methods import alpha_of, compares_activations
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Prepared
-from onnxmerge.resizing.budget import budget_of, shared_units, weight_likeness
+from onnxmerge.resizing.budget import budget_of, shared_units, similarity_in_weights
 from onnxmerge.resizing.layout import apart
 from onnxmerge.resizing.network import resized_network
 from onnxmerge.resizing.proof import provable
@@ -67,19 +67,19 @@ def kept_apart(job: Job, matched: MatchResult, statistics: Statistics | None) ->
     """The matching with only the most similar units of each resized group merged, and the others kept apart."""
     models, typing, options = job.prepared.models, job.prepared.typing, job.options
     names = [] if job.resized is None else list(job.resized.widths)
-    likeness = weight_likeness(names, typing, models.weights, matched.permutations)
+    similarity = similarity_in_weights(names, typing, models.weights, matched.permutations)
     alpha = alpha_of(options) or 0.0
     if statistics is not None and compares_activations(options):
         for name in names:
-            seen = _activation_likeness(name, job, matched, statistics)
-            likeness[name] = likeness[name] if seen is None else alpha * likeness[name] + (1 - alpha) * seen
-    budgets = {name: budget_of(likeness[name], options.share, len(models.weights)) for name in names}
+            seen = _activation_similarity(name, job, matched, statistics)
+            similarity[name] = similarity[name] if seen is None else alpha * similarity[name] + (1 - alpha) * seen
+    budgets = {name: budget_of(similarity[name], options.share, len(models.weights)) for name in names}
     unmoved = identity(typing.spaces)
     others = [{**unmoved, **invert(perms, typing.spaces)} for perms in matched.permutations]
     return replace(matched, zipped=apart(budgets, [unmoved, *others]))
 
 
-def _activation_likeness(
+def _activation_similarity(
     name: str, job: Job, matched: MatchResult, statistics: Statistics
 ) -> NDArray[np.float64] | None:
     """The correlation of matched units' activations, the mean over parents but the first and over what is inside them.

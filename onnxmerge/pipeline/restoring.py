@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onnxmerge.activations.enough import LEAST
 from onnxmerge.activations.moments import Moments, by_batch, measured_batches, pooled
+from onnxmerge.activations.sample_size import LEAST
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.alike import computed_alike
-from onnxmerge.merging.closed_form.draft import Draft, Refined
+from onnxmerge.merging.closed_form.context import MergeContext, Refined
 from onnxmerge.merging.closed_form.least_squares import refine
 from onnxmerge.merging.closed_form.regmean import regmean
 from onnxmerge.merging.combine import combine
@@ -189,7 +189,7 @@ def _refined(
 ) -> Refined:
     """The linear layers solved anew, by least squares or RegMean."""
     prepared, options = job.prepared, job.options
-    draft = Draft(
+    context = MergeContext(
         prepared.models,
         prepared.typing,
         prepared.trace.dtypes,
@@ -204,9 +204,9 @@ def _refined(
     )
     if options.refine == "regmean":
         with job.progress("RegMean") as report:
-            return regmean(draft, matched.permutations, progress=report)
+            return regmean(context, matched.permutations, progress=report)
     with job.progress("least squares") as report:
-        return refine(draft, matched.matchings, directions=job.outputs.directions, progress=report)
+        return refine(context, matched.matchings, directions=job.outputs.directions, progress=report)
 
 
 def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None, alike: Collection[str]) -> ModelSet:

@@ -29,7 +29,7 @@ def budget_of(similarity: Vector, share: float, parents: int) -> Budget:
     return Budget(np.sort(order[:count]), np.sort(order[count:]), parents)
 
 
-def weight_likeness(
+def similarity_in_weights(
     spaces: Collection[str], typing: Typing, parents: Sequence[Arrays], matchings: Sequence[Mapping[str, Positions]]
 ) -> dict[str, Vector]:
     """Pearson correlation of the weight vectors of matched units, the mean over parents but the first, by space.

@@ -65,7 +65,7 @@ def reordered(tensor: NDArray[Any], orders: Mapping[int, Positions]) -> NDArray[
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Meeting:
+class UnitAlignment:
     """How the units of all models meet along the channels of one tensor.
 
     ``before[m]`` reorders the other axes of model m's tensor; ``parts[m]`` [units, channels] is what its channels count
@@ -85,9 +85,9 @@ class Meeting:
         return np.asarray(total.T, models[0].dtype).reshape(*models[0].shape[:-1], -1)
 
 
-def meeting(
+def align_units(
     layout: TensorLayout, channel: int, typing: Typing, matchings: Matchings, shares: Sequence[float]
-) -> Meeting | None:
+) -> UnitAlignment | None:
     """How units meet along the axis ``channel`` of a tensor; None where they do not stand along axes by themselves.
 
     A zip may only merge units along the channels: on another axis it would add up positions.
@@ -112,7 +112,7 @@ def meeting(
         before.append(orders)
     still = all(own is None for own in labels)
     parts = None if still else _parts(labels, layout.shape[channel], sizes[channel], shares)
-    return Meeting(tuple(before), parts, tuple(shares))
+    return UnitAlignment(tuple(before), parts, tuple(shares))
 
 
 def _parts(

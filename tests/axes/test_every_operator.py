@@ -13,8 +13,8 @@ import pytest
 
 from onnxmerge import inspect
 from onnxmerge.axes.cells import Cells
+from onnxmerge.axes.node_context import Findings, NodeContext
 from onnxmerge.axes.operators import OperatorSpec, builtin_operators
-from onnxmerge.axes.site import Findings, Site
 from tests.axes.operator_cases import CASES
 from tests.axes.operator_hints import HINTS, MICROSOFT
 from tests.axes.operator_models import NEWEST, Case, Hints, elementwise, floats, from_signature
@@ -118,8 +118,8 @@ def test_fixed_operators_leave_nothing_free(key: Key) -> None:
     node = ir.node(key[1], [ir.val(name) for name in names], domain=key[0])
     node.outputs[0].name = "y"
     shapes = dict.fromkeys((*names, "y"), (3, 4))
-    site = Site(node, cells, axes, shapes, values={}, partly={}, opset=21, findings=Findings())
-    (made,) = ENTRIES[key].apply(site)
+    context = NodeContext(node, cells, axes, shapes, values={}, partly={}, opset=21, findings=Findings())
+    (made,) = ENTRIES[key].apply(context)
     assert made is not None
     assert all(cells.fixed(cell) == ENTRIES[key].frozen for found in (*axes.values(), made) for cell in found)
 

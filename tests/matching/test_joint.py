@@ -17,7 +17,7 @@ from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.method import MatchOptions, MatchProblem
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.matching.similarity import known_activations, weight_shares
-from onnxmerge.matching.universe import ModelsToJoin, likeness, relative
+from onnxmerge.matching.universe import ModelsToJoin, model_similarity, relative
 from onnxmerge.units.groups import make_plan
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import (
@@ -137,9 +137,9 @@ def test_sweeps_climb_from_anywhere(structure: str, alpha: float) -> None:
     models = joined(case, alpha)
     start = tuple(random_permutations(models.plan.spaces, seed) for seed in range(3))
     found = joint_sweep(models, start, models.plan.groups, rng=np.random.default_rng(0), max_sweeps=30)
-    assert found.objective[0] == pytest.approx(likeness(models, start).total)
-    assert found.likeness.total == max(found.objective)
-    assert likeness(models, found.matching).total == pytest.approx(found.likeness.total)
+    assert found.objective[0] == pytest.approx(model_similarity(models, start).total)
+    assert found.similarity.total == max(found.objective)
+    assert model_similarity(models, found.matching).total == pytest.approx(found.similarity.total)
     assert found.objective[-1] > found.objective[0]
     assert list(found.objective[:-1]) == sorted(found.objective[:-1])
 
@@ -148,10 +148,10 @@ def test_sweeps_climb_from_anywhere(structure: str, alpha: float) -> None:
 def test_no_visit_of_a_group_lowers_the_objective(structure: str) -> None:
     models = joined(family(structure, count=3, noise=1.5), 0.6)
     universe = tuple(random_permutations(models.plan.spaces, seed) for seed in range(3))
-    before = likeness(models, universe).total
+    before = model_similarity(models, universe).total
     for group in models.plan.groups.values():
         universe, moved = improve(models, group, universe)
-        after = likeness(models, universe).total
+        after = model_similarity(models, universe).total
         assert moved
         assert after > before
         before = after
@@ -188,7 +188,7 @@ def test_it_beats_matching_all_to_one_model() -> None:
                 strict=True,
             )
         )
-        assert max(search.objective) > likeness(models, tuple(star[model] for model in range(4))).total
+        assert max(search.objective) > model_similarity(models, tuple(star[model] for model in range(4))).total
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxmerge.matching.objective import Meter, measure
+from onnxmerge.matching.objective import ObjectiveFunction, measure
 from onnxmerge.matching.similarity import PairOfModels, group_problem, weight_shares
 from onnxmerge.matching.structured import score
 from onnxmerge.units.groups import make_plan
@@ -57,7 +57,10 @@ def test_mean_of_the_right_matching_is_one() -> None:
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_what_was_measured_before_changes_nothing(structure: str) -> None:
     pair = pair_of(structure, 0.3)
-    meter, first, second = Meter(pair), *(random_permutations(pair.plan.spaces, seed) for seed in (3, 4))
+    objective_of, first, second = (
+        ObjectiveFunction(pair),
+        *(random_permutations(pair.plan.spaces, seed) for seed in (3, 4)),
+    )
     mixed = {name: (first, second)[place % 2][name] for place, name in enumerate(first)}
     for perms in (first, second, mixed, first):
-        assert meter(perms) == measure(pair, perms)
+        assert objective_of(perms) == measure(pair, perms)

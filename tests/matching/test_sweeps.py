@@ -8,7 +8,7 @@ import pytest
 
 from onnxmerge.matching import sweeps
 from onnxmerge.matching.cache import CachedWeights
-from onnxmerge.matching.objective import Meter, measure
+from onnxmerge.matching.objective import ObjectiveFunction, measure
 from onnxmerge.matching.similarity import Objective, PairOfModels, weight_shares
 from onnxmerge.units.groups import Group, make_plan
 from onnxmerge.units.permutations import Permutations, identity, random_permutations
@@ -47,10 +47,10 @@ def test_keeps_the_best_sweep(structure: str, objective: Objective) -> None:
     pair = unrelated(structure, objective)
     start = random_permutations(pair.plan.spaces, 4)
     roots = pair.plan.groups.keys()
-    found = sweeps.sweep(Meter(pair), start, roots, rng=np.random.default_rng(0), max_sweeps=50)
+    found = sweeps.sweep(ObjectiveFunction(pair), start, roots, rng=np.random.default_rng(0), max_sweeps=50)
     assert found.converged
     assert len(found.objective) == len(found.changed) + 1
-    assert found.likeness.total == max(found.objective)
+    assert found.similarity.total == max(found.objective)
     assert measure(pair, found.matching).total == pytest.approx(max(found.objective))
     assert found.objective[0] == pytest.approx(measure(pair, start).total)
 
@@ -58,7 +58,11 @@ def test_keeps_the_best_sweep(structure: str, objective: Objective) -> None:
 def test_stops_at_the_limit_and_says_so() -> None:
     pair = unrelated("mlp", "correlation")
     found = sweeps.sweep(
-        Meter(pair), identity(pair.plan.spaces), pair.plan.groups, rng=np.random.default_rng(0), max_sweeps=1
+        ObjectiveFunction(pair),
+        identity(pair.plan.spaces),
+        pair.plan.groups,
+        rng=np.random.default_rng(0),
+        max_sweeps=1,
     )
     assert len(found.changed) == 1
     assert not found.converged
@@ -68,7 +72,11 @@ def test_is_deterministic_under_the_seed() -> None:
     pair = unrelated("three_levels", "correlation")
     one, two = (
         sweeps.sweep(
-            Meter(pair), identity(pair.plan.spaces), pair.plan.groups, rng=np.random.default_rng(7), max_sweeps=9
+            ObjectiveFunction(pair),
+            identity(pair.plan.spaces),
+            pair.plan.groups,
+            rng=np.random.default_rng(7),
+            max_sweeps=9,
         )
         for _ in range(2)
     )
@@ -80,7 +88,7 @@ def test_is_deterministic_under_the_seed() -> None:
 def test_does_not_change_the_permutations_given() -> None:
     pair = unrelated("mlp", "correlation")
     start = identity(pair.plan.spaces)
-    sweeps.sweep(Meter(pair), start, pair.plan.groups, rng=np.random.default_rng(7), max_sweeps=9)
+    sweeps.sweep(ObjectiveFunction(pair), start, pair.plan.groups, rng=np.random.default_rng(7), max_sweeps=9)
     for name, perm in identity(pair.plan.spaces).items():
         np.testing.assert_array_equal(start[name], perm)
 
@@ -95,7 +103,9 @@ def test_a_group_is_solved_again_only_when_a_neighbour_moved(monkeypatch: pytest
         return improve(pair, group, perms)
 
     monkeypatch.setattr(sweeps, "_improve", counting)
-    found = sweeps.sweep(Meter(pair), identity(pair.plan.spaces), ["i"], rng=np.random.default_rng(0), max_sweeps=9)
+    found = sweeps.sweep(
+        ObjectiveFunction(pair), identity(pair.plan.spaces), ["i"], rng=np.random.default_rng(0), max_sweeps=9
+    )
     assert solved == {"i": 1}
     assert found.changed[1:] == (0,)
 
@@ -106,7 +116,11 @@ def test_reads_each_initializer_a_bounded_number_of_times() -> None:
     source = Counted(dict(pair.other))
     pair = replace(pair, other=CachedWeights(source, 0))
     found = sweeps.sweep(
-        Meter(pair), identity(pair.plan.spaces), pair.plan.groups, rng=np.random.default_rng(0), max_sweeps=2
+        ObjectiveFunction(pair),
+        identity(pair.plan.spaces),
+        pair.plan.groups,
+        rng=np.random.default_rng(0),
+        max_sweeps=2,
     )
     assert len(found.changed) == 2
     assert source.reads.keys() == mlp().initializers.keys()

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.matching import zip_objective
-from onnxmerge.matching.objective import Likeness
+from onnxmerge.matching.objective import ModelSimilarity
 from onnxmerge.matching.similarity import known_activations, weight_shares
-from onnxmerge.matching.zip_objective import ZipMeter, retained_in
+from onnxmerge.matching.zip_objective import ZipObjectiveFunction, retained_in
 from onnxmerge.matching.zip_similarity import ModelsToZip, similarities
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_group, zip_sweep
 from onnxmerge.matching.zipping import ZipRule
@@ -42,25 +42,29 @@ def unrelated(structure: str, alpha: float = 1.0) -> ModelsToZip:
 def test_keeps_the_best_sweep(structure: str, alpha: float) -> None:
     models = unrelated(structure, alpha)
     start = unmoved_zip(models)
-    found = zip_sweep(ZipMeter(models), start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9)
-    assert found.likeness.total == max(found.objective)
-    assert ZipMeter(models)(found.matching).total == pytest.approx(max(found.objective))
-    assert found.objective[0] == pytest.approx(ZipMeter(models)(start).total)
+    found = zip_sweep(
+        ZipObjectiveFunction(models), start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9
+    )
+    assert found.similarity.total == max(found.objective)
+    assert ZipObjectiveFunction(models)(found.matching).total == pytest.approx(max(found.objective))
+    assert found.objective[0] == pytest.approx(ZipObjectiveFunction(models)(start).total)
     assert found.objective[-1] > found.objective[0]
 
 
-def swept(structure: str, alpha: float, factor: float) -> tuple[Zipped, Likeness]:
+def swept(structure: str, alpha: float, factor: float) -> tuple[Zipped, ModelSimilarity]:
     """Two unrelated models zipped to this many units for each of a model's, which is checked."""
     models = unrelated(structure, alpha)
     widths = {name: round(factor * models.plan.spaces[name].size) for name in models.plan.groups}
     models = replace(models, widths=widths)
     start = (zip_by_weights if alpha == 1.0 else zip_by_activations)(models, RULE)
-    found = zip_sweep(ZipMeter(models), start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9)
+    found = zip_sweep(
+        ZipObjectiveFunction(models), start, models.plan.groups, RULE, rng=np.random.default_rng(0), max_sweeps=9
+    )
     assert found.matching.widths == widths
     for name, width in widths.items():
         labels = np.concatenate([own[name] for own in found.matching.models])
         np.testing.assert_array_equal(np.unique(labels), np.arange(width))
-    return found.matching, found.likeness
+    return found.matching, found.similarity
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.4])
@@ -69,9 +73,9 @@ def test_every_width_is_swept_to(structure: str, alpha: float) -> None:
     """More units keep more of the variance; as many as there are in all models keep all of it."""
     kept = [swept(structure, alpha, factor)[1].total for factor in (0.3, 0.75, 1.0, 1.5)]
     assert kept == sorted(kept)
-    all_apart, likeness = swept(structure, alpha, 2.0)
-    assert kept[-1] < likeness.total == pytest.approx(sum(all_apart.widths.values()))
-    assert not likeness.mean
+    all_apart, similarity = swept(structure, alpha, 2.0)
+    assert kept[-1] < similarity.total == pytest.approx(sum(all_apart.widths.values()))
+    assert not similarity.mean
 
 
 def test_a_head_reads_a_neighbour_of_another_width() -> None:
@@ -89,7 +93,12 @@ def test_is_deterministic_under_the_seed() -> None:
     models = unrelated("three_levels")
     one, two = (
         zip_sweep(
-            ZipMeter(models), unmoved_zip(models), models.plan.groups, RULE, rng=np.random.default_rng(7), max_sweeps=5
+            ZipObjectiveFunction(models),
+            unmoved_zip(models),
+            models.plan.groups,
+            RULE,
+            rng=np.random.default_rng(7),
+            max_sweeps=5,
         )
         for _ in range(2)
     )
@@ -103,12 +112,12 @@ def test_is_deterministic_under_the_seed() -> None:
 def test_a_meter_says_the_same_without_room_to_keep_anything(structure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     models = unrelated(structure, 0.4)
     zips = zip_by_activations(models, RULE)
-    meter = ZipMeter(models)
-    kept = meter(zips)
-    meter(unmoved_zip(models))
-    assert meter(zips) == kept
+    objective_of = ZipObjectiveFunction(models)
+    kept = objective_of(zips)
+    objective_of(unmoved_zip(models))
+    assert objective_of(zips) == kept
     monkeypatch.setattr(zip_objective, "CHUNK_BYTES", 0)
-    assert ZipMeter(models)(zips) == kept
+    assert ZipObjectiveFunction(models)(zips) == kept
 
 
 @pytest.mark.parametrize("structure", ["mlp", "batch_norm", "recurrent", "attention", "grouped_convolution"])
@@ -125,7 +134,7 @@ def test_what_is_retained_agrees_with_the_similarities(structure: str) -> None:
                     for labels in zips.models
                 ]
                 total += retained_in(similarity, np.concatenate(targets))
-            assert ZipMeter(models).retained(group, name, zips).total == pytest.approx(total)
+            assert ZipObjectiveFunction(models).retained(group, name, zips).total == pytest.approx(total)
 
 
 def order_of(models: ModelsToZip, name: str, labels: Any) -> NDArray[np.int64]:
@@ -156,7 +165,7 @@ def test_the_first_pass_by_weights_works_its_way_in() -> None:
     case = chain()
     models = models_of(case, [case.first, case.other])
     found = zip_by_weights(models, RULE)
-    assert ZipMeter(models)(found).total == pytest.approx(48)
+    assert ZipObjectiveFunction(models)(found).total == pytest.approx(48)
     # Where a group comes before its neighbours, the order in which they happen to stand hides the truth.
     hasty = zip_group(models, models.plan.groups["b"], unmoved_zip(models), RULE)
     assert not np.array_equal(hasty.models[1]["b"], found.models[1]["b"])

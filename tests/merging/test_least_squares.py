@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.errors import InputError
-from onnxmerge.merging.closed_form.draft import Draft
-from onnxmerge.merging.closed_form.goals import Goal, Settling, plan_goals
+from onnxmerge.merging.closed_form.context import MergeContext
 from onnxmerge.merging.closed_form.least_squares import refine
+from onnxmerge.merging.closed_form.targets import LayerTarget, Settling, plan_targets
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.skewness import is_direction
 from onnxmerge.model.network import ModelSet, Network
@@ -67,8 +67,8 @@ def refined(
 ) -> tuple[Weights, Weights]:
     """The matched average, and that average refined."""
     average = dict(combine(sets, typing, [dict(each) for each in perms]))
-    draft = Draft(sets, typing, trace(sets.template).dtypes, average, source, memory=memory)
-    found = refine(draft, perms, directions=directions)
+    context = MergeContext(sets, typing, trace(sets.template).dtypes, average, source, memory=memory)
+    found = refine(context, perms, directions=directions)
     assert not found.notes
     return average, ChainMap(found.weights, average)
 
@@ -120,13 +120,13 @@ def test_a_layer_on_a_stream_makes_up_for_the_merged_shortcut() -> None:
     """The shortcut of the average is wrong; the branch is solved so that the sum is right."""
     text = "(float[n,6] x) => (float[n,6] y) { b = MatMul(x, v)  c = Add(b, vb)  y = Add(c, x) }"
     nets = [network(text, normal(v=(6, 6), vb=(6,), seed=seed)) for seed in (0, 1)]
-    (goal,), _ = plan_goals(nets[0].graph, typed(nets[0]))
-    assert isinstance(goal, Goal)
-    assert (goal.target, goal.shortcut, goal.last) == ("y", "x", True)
+    (target,), _ = plan_targets(nets[0].graph, typed(nets[0]))
+    assert isinstance(target, LayerTarget)
+    assert (target.tensor, target.shortcut, target.last) == ("y", "x", True)
     x = np.random.default_rng(0).normal(1, 2, (200, 6)).astype(np.float32)
     wrong = {"v": np.zeros((6, 6), np.float32), "vb": np.zeros(6, np.float32)}
     typing = typed(nets[0])
-    found = refine(Draft(models(*nets), typing, trace(nets[0]).dtypes, wrong, Source([{"x": x}])), [{}])
+    found = refine(MergeContext(models(*nets), typing, trace(nets[0]).dtypes, wrong, Source([{"x": x}])), [{}])
     y = x @ found.weights["v"] + found.weights["vb"] + x
     parents = [values(net.model, {}, ["y"], {"x": x})["y"] for net in nets]
     aim = np.mean(parents, axis=0)
@@ -141,8 +141,10 @@ def test_of_two_layers_in_one_add_the_wider_comes_last() -> None:
         b = Conv<pads=[1,1,1,1]>(x, w1)  c = Conv(x, w2)  d = Add(b, c)  r = Relu(d)
         g = GlobalAveragePool(r)  f = Flatten(g)  y = MatMul(f, h) }"""
     net = network(text, normal(w1=(5, 4, 3, 3), w2=(5, 4, 1, 1), h=(5, 3)))
-    goals, _ = plan_goals(net.graph, typed(net))
-    assert [(goal.output, goal.target, goal.shortcut) for goal in goals if isinstance(goal, Goal)] == [
+    targets, _ = plan_targets(net.graph, typed(net))
+    assert [
+        (target.output, target.tensor, target.shortcut) for target in targets if isinstance(target, LayerTarget)
+    ] == [
         ("c", "c", None),
         ("b", "d", "c"),
         ("y", "y", None),
@@ -160,12 +162,12 @@ def test_two_batchnorms_may_share_a_bias() -> None:
     del norms["o_bias"]
     net = network(text, {**normal(w1=(6, 3, 1, 1), w2=(6, 3, 1, 1), h=(6, 4)), **norms})
     typing, source = typed(net), images(200, 50)
-    steps, notes = plan_goals(net.graph, typing)
-    assert [goal.norm.shared for goal in steps if isinstance(goal, Goal) and goal.norm] == [True, True]
+    steps, notes = plan_targets(net.graph, typing)
+    assert [target.norm.shared for target in steps if isinstance(target, LayerTarget) and target.norm] == [True, True]
     assert not notes
     average = {name: 0.5 * array if name in ("w1", "w2") else array for name, array in net.weights.items()}
-    draft = Draft(models(net, net), typing, trace(net).dtypes, average, source)
-    found = refine(draft, [{}]).weights
+    context = MergeContext(models(net, net), typing, trace(net).dtypes, average, source)
+    found = refine(context, [{}]).weights
     feed = images(60, 60, seed=5).feeds[0]
     assert error(net, {**average, **found}, [net.weights], feed) < 1e-6
     assert not np.array_equal(found["n_mean"], net.weights["n_mean"])
@@ -180,7 +182,7 @@ def test_a_batchnorm_of_its_own_is_settled() -> None:
         network(text, {**normal(w=(6, 3, 1, 1), h=(6, 4), seed=seed), **batchnorm("n", 6, seed=seed)})
         for seed in (0, 1)
     ]
-    steps, _ = plan_goals(nets[0].graph, typed(nets[0]))
+    steps, _ = plan_targets(nets[0].graph, typed(nets[0]))
     assert [isinstance(step, Settling) for step in steps] == [False, True, False]
     source = images(200, 50)
     _, weights = refined(models(*nets), typed(nets[0]), [{}], source)

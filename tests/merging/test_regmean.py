@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form import regmean as module
-from onnxmerge.merging.closed_form.draft import Draft
+from onnxmerge.merging.closed_form.context import MergeContext
 from onnxmerge.merging.closed_form.regmean import OFF_DIAGONAL, regmean
 from onnxmerge.merging.combine import combine
 from onnxmerge.model.network import ModelSet, Network
@@ -38,7 +38,7 @@ def found(sets: ModelSet, source: Source, perms: Sequence[Permutations], **more:
     """The matched average, and the layers that RegMean changes."""
     typing = typed(sets.template)
     average = dict(combine(sets, typing, perms, weights=more.get("shares")))
-    result = regmean(Draft(sets, typing, trace(sets.template).dtypes, average, source, **more), perms)
+    result = regmean(MergeContext(sets, typing, trace(sets.template).dtypes, average, source, **more), perms)
     assert not result.notes
     return average, result.weights
 
@@ -106,12 +106,12 @@ def test_inputs_that_are_never_active_keep_the_average() -> None:
 
 
 def test_a_layer_that_is_too_wide_stays_the_average_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "too_wide", lambda goal: goal.features > 4)
+    monkeypatch.setattr(module, "too_wide", lambda target: target.features > 4)
     nets = [network(MLP, normal(w=(5, 4), b=(5,), v=(5, 3), seed=seed)) for seed in (0, 1)]
     sets, typing = models(*nets), typed(nets[0])
     x = np.zeros((8, 4), np.float32)
     average = dict(combine(sets, typing, [{}]))
-    result = regmean(Draft(sets, typing, trace(nets[0]).dtypes, average, Source([{"x": x}])), [{}])
+    result = regmean(MergeContext(sets, typing, trace(nets[0]).dtypes, average, Source([{"x": x}])), [{}])
     assert result.weights.keys() == {"w"}
     assert len(result.notes) == 1
 

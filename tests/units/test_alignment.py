@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmerge.units.alignment import axis_orders, meeting, reordered, zip_orders
+from onnxmerge.units.alignment import align_units, axis_orders, reordered, zip_orders
 from onnxmerge.units.layout import Space
 from onnxmerge.units.permutations import random_permutations, transport
 from onnxmerge.units.zips import Zipped, zipped
@@ -46,7 +46,7 @@ def test_units_meet_as_a_zip_of_the_whole_tensor_would_have_them(seed: int) -> N
     )
     zips, shares = Zipped(models), (0.25, 0.75)
     arrays = [rng.normal(size=(5, 6)) for _ in models]
-    units = meeting(layout, -1, typing, zips, shares)
+    units = align_units(layout, -1, typing, zips, shares)
     assert units is not None
     np.testing.assert_allclose(units.mean(arrays), zipped(arrays, layout, typing, zips, shares), atol=1e-12)
     np.testing.assert_allclose(units.mean([array[2] for array in arrays]), units.mean(arrays)[2])
@@ -59,7 +59,7 @@ def test_units_meet_at_any_width(seed: int, width: int) -> None:
     labels = rng.permutation(np.arange(8) % width).reshape(2, 4)
     zips, shares = Zipped(tuple({"t": own} for own in labels), {"t": width}), (0.25, 0.75)
     arrays = [rng.normal(size=(5, 4)) for _ in labels]
-    units = meeting(layout, 1, typing, zips, shares)
+    units = align_units(layout, 1, typing, zips, shares)
     assert units is not None
     found = units.mean(arrays)
     assert found.shape == (5, width)
@@ -74,7 +74,7 @@ def test_units_meet_where_permutations_bring_them() -> None:
     typing = typed(SPACES, {}, {"a": ["5", "t", "h i"]})
     layout, perms = typing.activations["a"], random_permutations(typing.spaces, 1)
     one, other = np.random.default_rng(0).normal(size=(2, 5, 4, 6))
-    units = meeting(layout, 2, typing, [perms], (0.5, 0.5))
+    units = align_units(layout, 2, typing, [perms], (0.5, 0.5))
     assert units is not None
     moved = [reordered(array, order) for array, order in zip((one, other), units.before, strict=True)]
     expected = (one + transport(other, layout, typing.spaces, perms)) / 2
@@ -84,4 +84,4 @@ def test_units_meet_where_permutations_bring_them() -> None:
 def test_a_zip_along_another_axis_than_the_channels_is_refused() -> None:
     typing = typed(SPACES, {}, {"a": ["5", "t", "h i"]})
     zips = Zipped(({"t": np.array([0, 0, 1, 2])}, {"t": np.arange(4)}))
-    assert meeting(typing.activations["a"], 2, typing, zips, (0.5, 0.5)) is None
+    assert align_units(typing.activations["a"], 2, typing, zips, (0.5, 0.5)) is None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from onnxmerge.axes.node_context import NodeContext
 from onnxmerge.axes.signature import Axes
-from onnxmerge.axes.site import Site
 
-Rule = Callable[[Site], tuple[Axes | None, ...]]
+Rule = Callable[[NodeContext], tuple[Axes | None, ...]]
 """Unifies the cells of a node's operands and returns the axes of its outputs (None: shape unknown)."""
 
 RULES: dict[str, Rule] = {}
@@ -21,10 +21,10 @@ def rule(name: str, typed: int | None = 1) -> Callable[[Rule], Rule]:
     """
 
     def register(function: Rule) -> Rule:
-        def apply(site: Site) -> tuple[Axes | None, ...]:
-            for axes in site.operands()[typed:] if typed is not None else ():
-                site.fix(axes or (), "an operand that is read as a whole")
-            return function(site)
+        def apply(context: NodeContext) -> tuple[Axes | None, ...]:
+            for axes in context.operands()[typed:] if typed is not None else ():
+                context.fix(axes or (), "an operand that is read as a whole")
+            return function(context)
 
         RULES[name] = apply
         return function

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxmerge.axes.node_context import NodeContext
 from onnxmerge.axes.rules.registry import rule
 from onnxmerge.axes.signature import NEUTRAL, Axes
-from onnxmerge.axes.site import Site
 
 Group = tuple[list[int], list[int]]
 """Input axes and output axes that hold the same elements."""
@@ -34,48 +34,48 @@ def aligned_groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:
     return groups
 
 
-def reshape_axes(site: Site, axes: Axes, before: Sequence[int], after: Sequence[int]) -> Axes:
+def reshape_axes(context: NodeContext, axes: Axes, before: Sequence[int], after: Sequence[int]) -> Axes:
     """The axes of a tensor of shape ``before`` seen as ``after`` (row-major, the same elements)."""
     made = [NEUTRAL] * len(after)
     for left, right in aligned_groups(before, after):
         cells = [axes[index] for index in left]
         if all(cell == NEUTRAL for cell in cells):
             continue
-        real = [site.real(cell, before[index]) for cell, index in zip(cells, left, strict=True)]
+        real = [context.real(cell, before[index]) for cell, index in zip(cells, left, strict=True)]
         alone = len(left) == len(right) == 1
-        found = real if alone else site.cells.regroup(real, [after[index] for index in right])
+        found = real if alone else context.cells.regroup(real, [after[index] for index in right])
         for index, cell in zip(right, found, strict=True):
             made[index] = cell
-    return tuple(site.cells.new(1) if size == 1 else cell for cell, size in zip(made, after, strict=True))
+    return tuple(context.cells.new(1) if size == 1 else cell for cell, size in zip(made, after, strict=True))
 
 
 @rule("reshape")
-def reshape(site: Site) -> tuple[Axes | None, ...]:
+def reshape(context: NodeContext) -> tuple[Axes | None, ...]:
     """Reshape, Flatten, Squeeze, Unsqueeze: any operator that keeps the elements in row-major order."""
-    axes, before, after = site.operand(0), site.shape(0), site.output_shape()
+    axes, before, after = context.operand(0), context.shape(0), context.output_shape()
     if axes is None or before is None or after is None:
-        return site.freeze("a reshape of unknown shape")
+        return context.freeze("a reshape of unknown shape")
     if math.prod(before) != math.prod(after) or 0 in before:
-        return site.freeze(f"{list(before)} does not reshape to {list(after)}")
-    return (reshape_axes(site, axes, before, after),)
+        return context.freeze(f"{list(before)} does not reshape to {list(after)}")
+    return (reshape_axes(context, axes, before, after),)
 
 
 @rule("transpose")
-def transpose(site: Site) -> tuple[Axes | None, ...]:
+def transpose(context: NodeContext) -> tuple[Axes | None, ...]:
     """Axes in another order."""
-    axes = site.operand(0)
+    axes = context.operand(0)
     if axes is None:
-        return site.freeze("a transpose of unknown shape")
-    order = site.attribute("perm")
+        return context.freeze("a transpose of unknown shape")
+    order = context.attribute("perm")
     return (tuple(axes[index] for index in (order or reversed(range(len(axes))))),)
 
 
 @rule("expand")
-def expand(site: Site) -> tuple[Axes | None, ...]:
+def expand(context: NodeContext) -> tuple[Axes | None, ...]:
     """New positions along a broadcast axis hold the same value: the axis is neutral."""
-    axes, before, after = site.operand(0), site.shape(0), site.output_shape()
+    axes, before, after = context.operand(0), context.shape(0), context.output_shape()
     if axes is None or before is None or after is None:
-        return site.freeze("an expansion of unknown shape")
+        return context.freeze("an expansion of unknown shape")
     offset = len(after) - len(before)
     made = []
     for index, size in enumerate(after):
@@ -88,11 +88,11 @@ def expand(site: Site) -> tuple[Axes | None, ...]:
 
 
 @rule("tile")
-def tile(site: Site) -> tuple[Axes | None, ...]:
+def tile(context: NodeContext) -> tuple[Axes | None, ...]:
     """Tile repeats whole axes: (repeat, axis), and the value does not depend on the repeat."""
-    axes, before, after = site.operand(0), site.shape(0), site.output_shape()
+    axes, before, after = context.operand(0), context.shape(0), context.output_shape()
     if axes is None or before is None or after is None or len(before) != len(after) or 0 in before:
-        return site.freeze("a tiling of unknown shape")
+        return context.freeze("a tiling of unknown shape")
     made = []
     for cell, old, new in zip(axes, before, after, strict=True):
         if old == new:
@@ -100,59 +100,59 @@ def tile(site: Site) -> tuple[Axes | None, ...]:
         elif old == 1 or cell == NEUTRAL:
             made.append(NEUTRAL)
         else:
-            made.append(site.cells.product([site.cells.new(new // old), cell]))
+            made.append(context.cells.product([context.cells.new(new // old), cell]))
     return (tuple(made),)
 
 
 @rule("uniform")
-def uniform(site: Site) -> tuple[Axes | None, ...]:
+def uniform(context: NodeContext) -> tuple[Axes | None, ...]:
     """ConstantOfShape: one value everywhere, however many there are of it."""
-    after = site.output_shape()
-    return (None,) if after is None else (tuple(NEUTRAL if size > 1 else site.cells.new(size) for size in after),)
+    after = context.output_shape()
+    return (None,) if after is None else (tuple(NEUTRAL if size > 1 else context.cells.new(size) for size in after),)
 
 
 @rule("depth_to_space")
-def depth_to_space(site: Site) -> tuple[Axes | None, ...]:
+def depth_to_space(context: NodeContext) -> tuple[Axes | None, ...]:
     """DepthToSpace: the channel axis is (b b c) or, in CRD mode, (c b b); only c is free."""
-    axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
+    axes, shape, after = context.operand(0), context.shape(0), context.output_shape()
     if axes is None or shape is None or after is None or len(shape) != 4:
-        return site.freeze("DepthToSpace of unknown shape")
-    block = int(site.attribute("blocksize"))
-    mode = site.attribute("mode", "DCR")
+        return context.freeze("DepthToSpace of unknown shape")
+    block = int(context.attribute("blocksize"))
+    mode = context.attribute("mode", "DCR")
     column_first = (mode.decode() if isinstance(mode, bytes) else mode) == "CRD"
     kept = shape[1] // block**2
     order = [kept, block, block] if column_first else [block, block, kept]
-    factors = site.cells.split(site.real(axes[1], shape[1]), order)
+    factors = context.cells.split(context.real(axes[1], shape[1]), order)
     channels = factors.pop(0 if column_first else 2)
     for factor in factors:
-        site.cells.fix(factor, "positions inside a block")
-    site.fix(axes[2:], "spatial positions")
-    spatial = [site.cells.new_fixed(size, "spatial positions") for size in after[2:]]
+        context.cells.fix(factor, "positions inside a block")
+    context.fix(axes[2:], "spatial positions")
+    spatial = [context.cells.new_fixed(size, "spatial positions") for size in after[2:]]
     return ((axes[0], channels, *spatial),)
 
 
 @rule("space_to_depth")
-def space_to_depth(site: Site) -> tuple[Axes | None, ...]:
+def space_to_depth(context: NodeContext) -> tuple[Axes | None, ...]:
     """SpaceToDepth: the output's channel axis is (b b c)."""
-    axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
+    axes, shape, after = context.operand(0), context.shape(0), context.output_shape()
     if axes is None or shape is None or after is None or len(shape) != 4:
-        return site.freeze("SpaceToDepth of unknown shape")
+        return context.freeze("SpaceToDepth of unknown shape")
     for cell in axes[2:]:
-        site.fix([cell], "spatial positions")
-    block = int(site.attribute("blocksize"))
-    blocks = [site.cells.new_fixed(block, "positions inside a block") for _ in range(2)]
-    channels = site.cells.product([*blocks, site.real(axes[1], shape[1])])
-    spatial = [site.cells.new_fixed(size, "spatial positions") for size in after[2:]]
+        context.fix([cell], "spatial positions")
+    block = int(context.attribute("blocksize"))
+    blocks = [context.cells.new_fixed(block, "positions inside a block") for _ in range(2)]
+    channels = context.cells.product([*blocks, context.real(axes[1], shape[1])])
+    spatial = [context.cells.new_fixed(size, "spatial positions") for size in after[2:]]
     return ((axes[0], channels, *spatial),)
 
 
 @rule("resize")
-def resize(site: Site) -> tuple[Axes | None, ...]:
+def resize(context: NodeContext) -> tuple[Axes | None, ...]:
     """Resize, Upsample, CenterCropPad: axes that keep their size pass; resized ones hold positions."""
-    axes, before, after = site.operand(0), site.shape(0), site.output_shape()
+    axes, before, after = context.operand(0), context.shape(0), context.output_shape()
     if axes is None or before is None or after is None or len(before) != len(after):
-        return site.freeze("a resize of unknown shape")
-    scales = site.initial_value(2) if site.node.op_type == "Resize" else None
+        return context.freeze("a resize of unknown shape")
+    scales = context.initial_value(2) if context.node.op_type == "Resize" else None
     if scales is None or scales.size != len(before):
         scales = np.ones(len(before))
     made = []
@@ -160,8 +160,8 @@ def resize(site: Site) -> tuple[Axes | None, ...]:
         if old == new and scale == 1:
             made.append(cell)
             continue
-        site.fix([cell], "interpolated positions")
-        made.append(site.cells.new_fixed(new, "interpolated positions"))
+        context.fix([cell], "interpolated positions")
+        made.append(context.cells.new_fixed(new, "interpolated positions"))
     return (tuple(made),)
 
 
@@ -174,12 +174,12 @@ def as_range(indices: np.ndarray, size: int) -> tuple[int, int] | None:
 
 
 @rule("columns_to_image")
-def columns_to_image(site: Site) -> tuple[Axes | None, ...]:
+def columns_to_image(context: NodeContext) -> tuple[Axes | None, ...]:
     """Col2Im: the middle axis is (c block), and blocks are summed at their places."""
-    axes, shape, after = site.operand(0), site.shape(0), site.output_shape()
+    axes, shape, after = context.operand(0), context.shape(0), context.output_shape()
     if axes is None or shape is None or after is None:
-        return site.freeze("Col2Im of unknown shape")
-    channels, *blocks = site.cells.split(site.real(axes[1], shape[1]), [after[1], shape[1] // after[1]])
+        return context.freeze("Col2Im of unknown shape")
+    channels, *blocks = context.cells.split(context.real(axes[1], shape[1]), [after[1], shape[1] // after[1]])
     for cell in (*blocks, *axes[2:]):
-        site.fix([cell], "positions inside a block")
-    return ((axes[0], channels, *(site.cells.new_fixed(size, "spatial positions") for size in after[2:])),)
+        context.fix([cell], "positions inside a block")
+    return ((axes[0], channels, *(context.cells.new_fixed(size, "spatial positions") for size in after[2:])),)

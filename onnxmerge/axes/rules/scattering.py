@@ -8,69 +8,69 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.axes.node_context import NodeContext
 from onnxmerge.axes.rules.registry import rule
 from onnxmerge.axes.signature import NEUTRAL, Axes
-from onnxmerge.axes.site import Site
 
 _INDEXED = "looked up by index"
 
 
-def _join(site: Site, cells: Sequence[int]) -> int:
+def _join(context: NodeContext, cells: Sequence[int]) -> int:
     """Unify the cells of one axis in several operands; uniform operands have no say."""
-    real = [cell for cell in cells if cell != NEUTRAL and site.cells.size(cell) > 1]
+    real = [cell for cell in cells if cell != NEUTRAL and context.cells.size(cell) > 1]
     for cell in real[1:]:
-        site.cells.unify(real[0], cell)
+        context.cells.unify(real[0], cell)
     return real[0] if real else cells[0]
 
 
 @rule("gather_elements", typed=2)
-def gather_elements(site: Site) -> tuple[Axes | None, ...]:
+def gather_elements(context: NodeContext) -> tuple[Axes | None, ...]:
     """GatherElements: the indices carry all other axes; where they cover only a part of one, it is fixed."""
-    data, indices, shape, after = site.operand(0), site.operand(1), site.shape(0), site.output_shape()
+    data, indices, shape, after = context.operand(0), context.operand(1), context.shape(0), context.output_shape()
     if data is None or indices is None or shape is None or after is None:
-        return site.freeze("a gather of unknown shape")
-    axis = site.axis(len(shape))
+        return context.freeze("a gather of unknown shape")
+    axis = context.axis(len(shape))
     made = []
     for index, size in enumerate(after):
         if index == axis or shape[index] != size:
-            site.fix([data[index]], _INDEXED)
+            context.fix([data[index]], _INDEXED)
             made.append(indices[index])
         else:
-            made.append(_join(site, [data[index], indices[index]]))
+            made.append(_join(context, [data[index], indices[index]]))
     return (tuple(made),)
 
 
 @rule("scatter_elements", typed=3)
-def scatter_elements(site: Site) -> tuple[Axes | None, ...]:
+def scatter_elements(context: NodeContext) -> tuple[Axes | None, ...]:
     """ScatterElements, Scatter: as GatherElements, with updates beside the indices."""
-    operands, shapes = [site.operand(index) for index in range(3)], [site.shape(index) for index in range(3)]
+    operands, shapes = [context.operand(index) for index in range(3)], [context.shape(index) for index in range(3)]
     present = [axes for axes in operands if axes is not None]
     sizes = [shape for shape in shapes if shape is not None]
     if len(present) < 3 or len(sizes) < 3:
-        return site.freeze("a scatter of unknown shape")
-    axis = site.axis(len(sizes[0]))
+        return context.freeze("a scatter of unknown shape")
+    axis = context.axis(len(sizes[0]))
     made = []
     for index, size in enumerate(sizes[0]):
         cells = [axes[index] for axes in present]
         if index == axis or sizes[1][index] != size:
-            site.fix(cells, _INDEXED)
-            made.append(site.cells.new_fixed(size, _INDEXED))
+            context.fix(cells, _INDEXED)
+            made.append(context.cells.new_fixed(size, _INDEXED))
         else:
-            made.append(_join(site, cells))
+            made.append(_join(context, cells))
     return (tuple(made),)
 
 
 @rule("gather_nd", typed=2)
-def gather_nd(site: Site) -> tuple[Axes | None, ...]:
+def gather_nd(context: NodeContext) -> tuple[Axes | None, ...]:
     """GatherND: the first axes behind the batch are looked up, the rest passes."""
-    data, indices, shape, index_shape = site.operand(0), site.operand(1), site.shape(0), site.shape(1)
+    data, indices, shape, index_shape = context.operand(0), context.operand(1), context.shape(0), context.shape(1)
     if data is None or indices is None or shape is None or index_shape is None:
-        return site.freeze("a gather of unknown shape")
-    batch, depth = int(site.attribute("batch_dims", 0)), index_shape[-1]
-    whole = {} if batch else _taken_in_order(site.value(1), shape)
+        return context.freeze("a gather of unknown shape")
+    batch, depth = int(context.attribute("batch_dims", 0)), index_shape[-1]
+    whole = {} if batch else _taken_in_order(context.value(1), shape)
     looked_up = range(batch, batch + depth)
-    site.fix([*(data[axis] for axis in looked_up if axis not in whole), indices[-1]], _INDEXED)
-    shared = [_join(site, pair) for pair in zip(data[:batch], indices[:batch], strict=True)]
+    context.fix([*(data[axis] for axis in looked_up if axis not in whole), indices[-1]], _INDEXED)
+    shared = [_join(context, pair) for pair in zip(data[:batch], indices[:batch], strict=True)]
     made = list(indices[batch:-1])
     for axis, place in whole.items():
         made[place] = data[axis]
@@ -78,24 +78,24 @@ def gather_nd(site: Site) -> tuple[Axes | None, ...]:
 
 
 @rule("scatter_nd", typed=3)
-def scatter_nd(site: Site) -> tuple[Axes | None, ...]:
+def scatter_nd(context: NodeContext) -> tuple[Axes | None, ...]:
     """ScatterND: the first axes are written by index, the rest is shared with the updates."""
-    data, indices, updates = site.operand(0), site.operand(1), site.operand(2)
-    shape, index_shape = site.shape(0), site.shape(1)
+    data, indices, updates = context.operand(0), context.operand(1), context.operand(2)
+    shape, index_shape = context.shape(0), context.shape(1)
     if data is None or indices is None or updates is None or shape is None or index_shape is None:
-        return site.freeze("a scatter of unknown shape")
+        return context.freeze("a scatter of unknown shape")
     depth, leading = index_shape[-1], len(index_shape) - 1
-    whole = _taken_in_order(site.value(1), shape)
-    site.fix(indices, _INDEXED)
-    site.fix([cell for axis, cell in enumerate(data[:depth]) if axis not in whole], _INDEXED)
-    site.fix([cell for axis, cell in enumerate(updates[:leading]) if axis not in whole.values()], _INDEXED)
+    whole = _taken_in_order(context.value(1), shape)
+    context.fix(indices, _INDEXED)
+    context.fix([cell for axis, cell in enumerate(data[:depth]) if axis not in whole], _INDEXED)
+    context.fix([cell for axis, cell in enumerate(updates[:leading]) if axis not in whole.values()], _INDEXED)
     made = []
     for axis, cell in enumerate(data[:depth]):
         if axis in whole:
-            made.append(_join(site, [cell, updates[whole[axis]]]))
+            made.append(_join(context, [cell, updates[whole[axis]]]))
         else:
-            made.append(site.cells.new_fixed(shape[axis], _INDEXED) if cell == NEUTRAL else cell)
-    passed = [_join(site, pair) for pair in zip(data[depth:], updates[leading:], strict=True)]
+            made.append(context.cells.new_fixed(shape[axis], _INDEXED) if cell == NEUTRAL else cell)
+    passed = [_join(context, pair) for pair in zip(data[depth:], updates[leading:], strict=True)]
     return ((*made, *passed),)
 
 
@@ -128,10 +128,10 @@ def _column(length: int, rank: int) -> NDArray[np.int64]:
 
 
 @rule("one_hot")
-def one_hot(site: Site) -> tuple[Axes | None, ...]:
+def one_hot(context: NodeContext) -> tuple[Axes | None, ...]:
     """OneHot: the new axis has one position for each value of the index."""
-    axes, after = site.operand(0), site.output_shape()
+    axes, after = context.operand(0), context.output_shape()
     if axes is None or after is None:
-        return site.freeze("an encoding of unknown shape")
-    axis = site.axis(len(after), -1)
-    return ((*axes[:axis], site.cells.new_fixed(after[axis], "values of an index"), *axes[axis:]),)
+        return context.freeze("an encoding of unknown shape")
+    axis = context.axis(len(after), -1)
+    return ((*axes[:axis], context.cells.new_fixed(after[axis], "values of an index"), *axes[axis:]),)

@@ -34,9 +34,9 @@ from onnxmerge.merging.answer.ensemble import (
 )
 from onnxmerge.merging.answer.last_layer import Answers, LastLayer
 from onnxmerge.merging.answer.meaning import OutputMeaning, ending
+from onnxmerge.merging.closed_form.encode import encoded_plainly
 from onnxmerge.merging.closed_form.ridge import Array, Sums, choose, problem, ridge
 from onnxmerge.merging.closed_form.solution import Solution
-from onnxmerge.merging.closed_form.storing import stored_plainly
 
 Rows: TypeAlias = NDArray[np.float32]
 MeanChoice: TypeAlias = Literal["auto", "keep", "drop"]
@@ -104,7 +104,7 @@ def answer(
     reading = reading_of(meaning, fit.parents, vectors, seed)
     agrees = agreement(layer, reading, shares)
     forms = _forms(layer, fit, tuple(shares), reading, mean)
-    prior = layer.goal.form.matrix(current[layer.goal.layer.weight])
+    prior = layer.target.form.matrix(current[layer.target.layer.weight])
     before = agrees(rest.merged, rest.parents)
     every = [agrees(_given(_solved(layer, fit, form(fit.parents), prior), rest.x), rest.parents) for form in forms]
     best = int(np.argmax([each.mean() for each in every]))
@@ -116,7 +116,7 @@ def answer(
     solution = _solved(layer, found, forms[best](found.parents), prior)
     became = "dropped" if forms[best].keeps_mean is False else kept
     told = Answered(meaning, forms[best].label, agreed, float(every[best].mean()), judged, became)
-    return stored_plainly(layer.goal, current, solution), told
+    return encoded_plainly(layer.target, current, solution), told
 
 
 def reading_of(meaning: OutputMeaning, answers: Sequence[Rows], vectors: Vectors | None, seed: int) -> Reading | None:
@@ -166,7 +166,7 @@ def _one_answer(parents: Sequence[Rows]) -> bool:
 
 def _solved(layer: LastLayer, found: Answers, target: Rows, prior: Array) -> Solution:
     """The layer [groups, u, d] that meets ``target`` [n, units] best, its ridge chosen on every fifth sample."""
-    groups, biased = layer.goal.form.groups, layer.goal.biased
+    groups, biased = layer.target.form.groups, layer.target.biased
     y = np.ascontiguousarray(target.reshape(len(target), groups, -1).transpose(1, 0, 2))[None]
     held = found.samples % HELD_OUT == (HELD_OUT - 2)  # other samples than those that judge the forms
     shifts = found.x.mean(axis=1, dtype=np.float64), y.mean(axis=2, dtype=np.float64)

@@ -19,8 +19,8 @@ from onnxmerge.activations.patches import pick, values_at
 from onnxmerge.calibration.batches import count, each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.answer.meaning import SHAPING, ending
-from onnxmerge.merging.closed_form.amounts import ROWS, too_wide
-from onnxmerge.merging.closed_form.goals import Goal, plan_layers
+from onnxmerge.merging.closed_form.sample_size import ROWS, too_wide
+from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, open_sessions, run
 from onnxmerge.units.layout import Typing
@@ -34,40 +34,40 @@ MEMORY = 1 << 28
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LastLayer:
-    """A linear layer and the output that it gives; ``goal.output`` is the layer's own tensor."""
+    """A linear layer and the output that it gives; ``target.output`` is the layer's own tensor."""
 
-    goal: Goal
+    target: LayerTarget
     output: ir.Value
 
     @property
     def axis(self) -> int:
-        return self.goal.axis
+        return self.target.axis
 
 
 def last_layers(graph: ir.Graph, typing: Typing) -> tuple[list[LastLayer], list[str]]:
     """The layer of each float output, and the names of the outputs that no layer can be solved for."""
-    goals = {goal.output: goal for goal in plan_layers(graph, typing)[0]}
+    targets = {target.output: target for target in plan_layers(graph, typing)[0]}
     found: list[LastLayer] = []
     without: list[str] = []
     for value in graph.outputs:
         if value.dtype is not None and not value.dtype.is_floating_point():
             continue
-        goal = _behind(value, goals)
-        if goal is None or too_wide(goal) or any(other.goal is goal for other in found):
+        target = _behind(value, targets)
+        if target is None or too_wide(target) or any(other.target is target for other in found):
             without.append(str(value.name))
         else:
-            found.append(LastLayer(goal, value))
+            found.append(LastLayer(target, value))
     return found, without
 
 
-def _behind(value: ir.Value, goals: Mapping[str, Goal]) -> Goal | None:
+def _behind(value: ir.Value, targets: Mapping[str, LayerTarget]) -> LayerTarget | None:
     """The layer whose output reaches ``value`` through SHAPING, and at most one operator that ends the network."""
     end = ending(value)
     current: ir.Value | None = value
     while current is not None:
-        goal = goals.get(str(current.name))
-        if goal is not None:
-            return goal
+        target = targets.get(str(current.name))
+        if target is not None:
+            return target
         node = current.producer()
         if node is None or (node.op_type not in SHAPING and node is not end):
             return None
@@ -109,11 +109,11 @@ def answers_of(
 
     ``parents`` are their common graph and each one's weights. Positions are drawn evenly over all batches.
     """
-    tensors = [layer.goal.output for layer in layers]
+    tensors = [layer.target.output for layer in layers]
     merged = open_session(
         network.model,
         weights=weights,
-        outputs=list(dict.fromkeys([*tensors, *(layer.goal.source for layer in layers)])),
+        outputs=list(dict.fromkeys([*tensors, *(layer.target.source for layer in layers)])),
         provider=provider,
         optimise=True,
         alternating=True,
@@ -127,13 +127,13 @@ def answers_of(
         own = run(merged, dict(feed))
         theirs = [run(session, dict(feed)) for session in sessions]
         for layer, kept in zip(layers, parts, strict=True):
-            shape = own[layer.goal.output].shape
+            shape = own[layer.target.output].shape
             picks = pick(shape, layer.axis, -(-_rows(layer, len(every)) // batches), rng)
             kept.append(
                 Answers(
-                    layer.goal.form.rows(own[layer.goal.source], picks),
-                    values_at(own[layer.goal.output], layer.axis, picks),
-                    tuple(values_at(given[layer.goal.output], layer.axis, picks) for given in theirs),
+                    layer.target.form.rows(own[layer.target.source], picks),
+                    values_at(own[layer.target.output], layer.axis, picks),
+                    tuple(values_at(given[layer.target.output], layer.axis, picks) for given in theirs),
                     seen + picks[0],
                 )
             )
@@ -143,8 +143,8 @@ def answers_of(
 
 def _rows(layer: LastLayer, parents: int) -> int:
     """How many positions of a layer are kept."""
-    goal = layer.goal
-    wide = goal.features * goal.form.groups + (parents + 1) * goal.layer.units
+    target = layer.target
+    wide = target.features * target.form.groups + (parents + 1) * target.layer.units
     return max(min(ROWS, MEMORY // (4 * wide)), 1)
 
 

@@ -35,7 +35,7 @@ class Outputs:
     def directions(self) -> frozenset[str]:
         """The outputs whose directions alone count, and the tensors of the layers that give them."""
         names = {name for name, found in self.meanings.items() if found.meaning == "embedding"}
-        tensors = {layer.goal.output for layer in self.layers if str(layer.output.name) in names}
+        tensors = {layer.target.output for layer in self.layers if str(layer.output.name) in names}
         return frozenset(names | tensors)
 
 

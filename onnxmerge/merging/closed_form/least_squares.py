@@ -2,7 +2,7 @@
 
 In topological order, for each Conv, Gemm or MatMul: X are the rows that the layer reads in the merged network, whose
 layers so far are solved; Y is the mean over parents of their matched values of the tensor that the layer aims at
-(``goals``), each parent on its own prefix. The layer becomes
+(``targets``), each parent on its own prefix. The layer becomes
 
     W = (Y X^T + lambda W0)(X X^T + lambda I)^-1
 
@@ -19,19 +19,19 @@ from collections.abc import Collection
 
 from onnxmerge.activations.segments import blocked, frontier
 from onnxmerge.calibration.progress import Report
-from onnxmerge.merging.closed_form.amounts import sampled, too_wide
 from onnxmerge.merging.closed_form.consensus import Consensus, consensus
-from onnxmerge.merging.closed_form.draft import Draft, Refined
-from onnxmerge.merging.closed_form.goals import Goal, plan_goals
-from onnxmerge.merging.closed_form.prefixes import Prefixes
+from onnxmerge.merging.closed_form.context import MergeContext, Refined
+from onnxmerge.merging.closed_form.encode import encoded, matrix, settled
+from onnxmerge.merging.closed_form.prefix_runner import PrefixRunner
+from onnxmerge.merging.closed_form.sample_size import sampled, too_wide
 from onnxmerge.merging.closed_form.solution import solve
-from onnxmerge.merging.closed_form.storing import matrix, settled, stored
-from onnxmerge.units.alignment import meeting
+from onnxmerge.merging.closed_form.targets import LayerTarget, plan_targets
+from onnxmerge.units.alignment import align_units
 from onnxmerge.units.zips import Matchings
 
 
 def refine(
-    draft: Draft,
+    context: MergeContext,
     matchings: Matchings,
     *,
     directions: Collection[str] = (),
@@ -40,7 +40,7 @@ def refine(
     """Solve every layer of the merged network.
 
     Args:
-        draft: The matched average of the parents.
+        context: The matched average of the parents.
         matchings: By which they were averaged.
         directions: Tensors right before the outputs of which only the direction counts (an embedding that is compared
             by cosine). Every sample of every parent's answer gets the same length there before they are averaged, each
@@ -51,35 +51,37 @@ def refine(
     Raises InputError where the data is empty or activations are not finite.
 
     """
-    graph, typing = draft.merged.graph, draft.typing
-    steps, notes = plan_goals(graph, typing)
-    steps = [step for step in steps if step.target not in draft.alike]
-    draft = sampled(draft, [step for step in steps if isinstance(step, Goal)])
+    graph, typing = context.merged.graph, context.typing
+    steps, notes = plan_targets(graph, typing)
+    steps = [step for step in steps if step.tensor not in context.alike]
+    context = sampled(context, [step for step in steps if isinstance(step, LayerTarget)])
     found = Refined(notes=notes)
-    prefixes = Prefixes(draft, found.weights)
+    runner = PrefixRunner(context, found.weights)
     for index, step in enumerate(steps):
         edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
-        if not isinstance(step, Goal):
-            found.weights.update(settled(step, prefixes.current, *prefixes.moments(step, edge)))
+        if not isinstance(step, LayerTarget):
+            found.weights.update(settled(step, runner.current, *runner.moments(step, edge)))
         elif too_wide(step):
             notes.append(_left(step, "reads too many features"))
-        elif (units := meeting(typing.activations[step.target], step.axis, typing, matchings, draft.parts)) is None:
-            notes.append(_left(step, f"{step.target} cannot be aligned by axes"))
+        elif (
+            units := align_units(typing.activations[step.tensor], step.axis, typing, matchings, context.parts)
+        ) is None:
+            notes.append(_left(step, f"{step.tensor} cannot be aligned by axes"))
         else:
-            evidence = prefixes.evidence(step, units, _agreed(prefixes, step, directions), edge)
-            solution = solve(evidence, matrix(step, prefixes.current), biased=step.biased)
-            found.weights.update(stored(step, prefixes.current, evidence, solution))
+            statistics = runner.statistics(step, units, _agreed(runner, step, directions), edge)
+            solution = solve(statistics, matrix(step, runner.current), biased=step.biased)
+            found.weights.update(encoded(step, runner.current, statistics, solution))
         if progress is not None:
             progress(index + 1, len(steps))
     return found
 
 
-def _left(goal: Goal, why: str) -> str:
-    return f"{goal.layer.node}: {why}, so it is not solved by least squares; it stays the average"
+def _left(target: LayerTarget, why: str) -> str:
+    return f"{target.layer.node}: {why}, so it is not solved by least squares; it stays the average"
 
 
-def _agreed(prefixes: Prefixes, goal: Goal, directions: Collection[str]) -> Consensus | None:
+def _agreed(runner: PrefixRunner, target: LayerTarget, directions: Collection[str]) -> Consensus | None:
     """How the parents' outputs are to be agreed on where they are directions; None where they are numbers."""
-    if not goal.last or goal.output not in directions:
+    if not target.last or target.output not in directions:
         return None
-    return consensus(prefixes.answers(goal), prefixes.draft.parts)
+    return consensus(runner.answers(target), runner.context.parts)

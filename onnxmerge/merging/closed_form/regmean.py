@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from onnxmerge.activations.patches import pick
-from onnxmerge.activations.segments import Purse, Relay, blocked, feeds, frontier
+from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, frontier
 from onnxmerge.calibration.batches import count
 from onnxmerge.calibration.progress import Report
-from onnxmerge.merging.closed_form.amounts import rows, sampled, too_wide
-from onnxmerge.merging.closed_form.draft import Arrays, Draft, Refined
-from onnxmerge.merging.closed_form.goals import Goal, plan_layers
+from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
+from onnxmerge.merging.closed_form.context import Arrays, MergeContext, Refined
 from onnxmerge.merging.closed_form.ridge import Array, Problem, ridge
-from onnxmerge.merging.closed_form.tally import no_data, not_finite
+from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
+from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
 from onnxmerge.units.alignment import axis_orders, reordered
 from onnxmerge.units.layout import Positions
 from onnxmerge.units.permutations import transported
@@ -35,52 +35,56 @@ RIDGE = 1e-6
 """The pull to the average, relative to the mean diagonal: it decides for inputs that are never active."""
 
 
-def regmean(draft: Draft, matchings: Sequence[Mapping[str, Positions]], *, progress: Report | None = None) -> Refined:
+def regmean(
+    context: MergeContext, matchings: Sequence[Mapping[str, Positions]], *, progress: Report | None = None
+) -> Refined:
     """Average the linear layers of the parents by their Gram matrices; for the arguments see ``refine``.
 
     Raises InputError where the data is empty or activations are not finite.
     """
-    models, typing, perms = draft.models, draft.typing, [{}, *matchings]
-    graph, purse = models.template.graph, Purse(draft.memory)
-    goals, notes = plan_layers(graph, typing)
-    goals = [goal for goal in goals if goal.target not in draft.alike]
-    draft = sampled(draft, goals)
-    relays = [Relay(models.template.model, own, draft.dtypes, purse, draft.provider) for own in models.weights]
+    models, typing, perms = context.models, context.typing, [{}, *matchings]
+    graph, budget = models.template.graph, MemoryBudget(context.memory)
+    targets, notes = plan_layers(graph, typing)
+    targets = [target for target in targets if target.tensor not in context.alike]
+    context = sampled(context, targets)
+    relays = [Relay(models.template.model, own, context.dtypes, budget, context.provider) for own in models.weights]
     aligned = [transported(own, typing, order) for own, order in zip(models.weights, perms, strict=True)]
-    batches, found = count(draft.source), Refined(notes=notes)
+    batches, found = count(context.source), Refined(notes=notes)
     if not batches:
         raise no_data()
-    for index, goal in enumerate(goals):
-        layout, form, name = typing.activations.get(goal.source), goal.form, goal.layer.weight
+    for index, target in enumerate(targets):
+        layout, form, name = typing.activations.get(target.source), target.form, target.layer.weight
         orders = [{} if layout is None else axis_orders(layout, typing, order) for order in perms]
         known = [order for order in orders if order is not None]
-        if len(known) < len(orders) or too_wide(goal):
-            notes.append(f"{goal.layer.node}: inputs too many or not to be aligned by axes, so it stays the average")
+        if len(known) < len(orders) or too_wide(target):
+            notes.append(f"{target.layer.node}: inputs too many or not to be aligned by axes, so it stays the average")
             continue
-        edge = frontier(graph, blocked(graph, {later.node for later in goals[index:]}))
-        prior = form.matrix(draft.weights[name])
+        edge = frontier(graph, blocked(graph, {later.node for later in targets[index:]}))
+        prior = form.matrix(context.weights[name])
         xy, xx = np.zeros(prior.transpose(0, 2, 1).shape), np.zeros((*prior.shape[::2], prior.shape[2]))
-        for share, relay, order, own in zip(draft.parts, relays, known, aligned, strict=True):
-            segment = relay.segment([goal.source, goal.layer.output], edge)
-            given = (segment.run(number, feed) for number, feed in enumerate(feeds(draft.source, [relay], batches)))
-            gram = share * _gram(goal, given, order, rows(goal, batches), [draft.seed, index])
+        for share, relay, order, own in zip(context.parts, relays, known, aligned, strict=True):
+            segment = relay.segment([target.source, target.layer.output], edge)
+            given = (segment.run(number, feed) for number, feed in enumerate(feeds(context.source, [relay], batches)))
+            gram = share * _gram(target, given, order, rows(target, batches), [context.seed, index])
             xx += gram
             xy += gram @ form.matrix(own[name]).transpose(0, 2, 1)
         solved = ridge(Problem(np.zeros(0), np.zeros(0), xx, xy, np.zeros(0)), prior, RIDGE)
-        found.weights[name] = form.weight(solved, draft.weights[name])
+        found.weights[name] = form.weight(solved, context.weights[name])
         if progress is not None:
-            progress(index + 1, len(goals))
+            progress(index + 1, len(targets))
     return found
 
 
-def _gram(goal: Goal, batches: Iterable[Arrays], order: Mapping[int, Positions], count: int, seed: list[int]) -> Array:
+def _gram(
+    target: LayerTarget, batches: Iterable[Arrays], order: Mapping[int, Positions], count: int, seed: list[int]
+) -> Array:
     """The Gram matrices [groups, d, d] of what one parent's layer reads, damped off the diagonal."""
-    d, rng = goal.features, np.random.default_rng(seed)
-    total = np.zeros((goal.form.groups, d, d))
+    d, rng = target.features, np.random.default_rng(seed)
+    total = np.zeros((target.form.groups, d, d))
     for found in batches:
-        picks = pick(found[goal.layer.output].shape, goal.axis, count, rng)
-        x = goal.form.rows(reordered(found[goal.source], order), picks)
+        picks = pick(found[target.layer.output].shape, target.axis, count, rng)
+        x = target.form.rows(reordered(found[target.source], order), picks)
         total += x.transpose(0, 2, 1) @ x
     if not np.isfinite(total).all():
-        raise not_finite(goal)
+        raise not_finite(target)
     return np.where(np.eye(d) > 0, total, OFF_DIAGONAL * total)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxmerge.merging.closed_form.accumulator import LayerStatistics
 from onnxmerge.merging.closed_form.ridge import Array, Problem, choose, problem, ridge
-from onnxmerge.merging.closed_form.tally import Evidence
 
 DEAD = 1e-4
 """A target that varies less than this share of its parents is not spread, a unit that does is not scaled."""
@@ -40,17 +40,17 @@ class Solution:
     error: float
 
 
-def solve(evidence: Evidence, prior: Array, *, biased: bool) -> Solution:
-    """The layer that meets its goal best; ``prior`` [groups, u, d] is its weight now, ``biased`` if it can shift."""
-    total = evidence.fit.joined(evidence.held)
+def solve(statistics: LayerStatistics, prior: Array, *, biased: bool) -> Solution:
+    """The layer that meets its target best; ``prior`` [groups, u, d] is its weight now, ``biased`` if it can shift."""
+    total = statistics.fit.joined(statistics.held)
     shape = total.y.shape
     centre = None if biased else (np.zeros_like(total.x), np.zeros(shape[1:]))
-    wanted = evidence.deviation if biased else evidence.size
+    wanted = statistics.deviation if biased else statistics.size
     mean = problem(total, _weights(shape, first=1.0), centre)
     spread = _ratio(wanted, np.sqrt(mean.yy))
     aim = _weights(shape, first=spread, rest=-1.0)
     whole = problem(total, aim, centre)
-    best, error = _chosen(problem(evidence.fit, aim, centre), aim, evidence, prior, biased=biased)
+    best, error = _chosen(problem(statistics.fit, aim, centre), aim, statistics, prior, biased=biased)
     weight = ridge(whole, prior, best)
     shortcut = problem(total, _weights(shape, rest=1.0), centre) if len(total.y) > 1 else None
     weight = weight * _factors(weight, whole, shortcut, wanted)[:, :, None]
@@ -59,11 +59,13 @@ def solve(evidence: Evidence, prior: Array, *, biased: bool) -> Solution:
     return Solution(weight, bias, best, error)
 
 
-def _chosen(fit: Problem, aim: Array, evidence: Evidence, prior: Array, *, biased: bool) -> tuple[float, float]:
-    if not evidence.held.count:
+def _chosen(
+    fit: Problem, aim: Array, statistics: LayerStatistics, prior: Array, *, biased: bool
+) -> tuple[float, float]:
+    if not statistics.held.count:
         return choose(fit, fit, prior)
     about = (fit.x, fit.y) if biased else (np.zeros_like(fit.x), np.zeros_like(fit.y))
-    return choose(fit, problem(evidence.held, aim, about), prior)
+    return choose(fit, problem(statistics.held, aim, about), prior)
 
 
 def _factors(weight: Array, whole: Problem, shortcut: Problem | None, wanted: Array) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.activations.moments import Moments, Probe, Surgeon, settle
+from onnxmerge.activations.moments import GraphEditor, Moments, Probe, settle
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.model.linear_layers import initializer_of
 from onnxmerge.model.normalisation import batchnorms
@@ -61,11 +61,11 @@ def reestimate(
     return settle(model, weights, list(probes.values()), source, rewrite=_use_batch, fold=fold, provider=provider)
 
 
-def _use_batch(surgeon: Surgeon, probe: Probe, _centred: ir.Value, mean: ir.Value, variance: ir.Value) -> None:
+def _use_batch(editor: GraphEditor, probe: Probe, _centred: ir.Value, mean: ir.Value, variance: ir.Value) -> None:
     """Feed the batch's own statistics to every BatchNormalization of the tensor."""
-    shape = surgeon.constant(np.array([-1], np.int64))
-    flat = [surgeon.apply("Reshape", value, shape) for value in (mean, variance)]
-    for node, index in list(surgeon.values[probe.tensor].uses()):
+    shape = editor.constant(np.array([-1], np.int64))
+    flat = [editor.apply("Reshape", value, shape) for value in (mean, variance)]
+    for node, index in list(editor.values[probe.tensor].uses()):
         if node.op_type != "BatchNormalization" or index != 0:
             continue
         for place, value in zip((3, 4), flat, strict=True):
@@ -73,4 +73,4 @@ def _use_batch(surgeon: Surgeon, probe: Probe, _centred: ir.Value, mean: ir.Valu
             if stored is None:
                 continue
             dtype = stored.dtype or probe.wide
-            node.replace_input_with(place, value if dtype == probe.wide else surgeon.cast(value, dtype))
+            node.replace_input_with(place, value if dtype == probe.wide else editor.cast(value, dtype))

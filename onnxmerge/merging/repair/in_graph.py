@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.activations.moments import Moments, Probe, Surgeon, levels, measure
+from onnxmerge.activations.moments import GraphEditor, Moments, Probe, levels, measure
 from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.repair.plan import RepairPlan, Target
@@ -40,7 +40,7 @@ def independent_moments(
 
 
 def use_target(
-    surgeon: Surgeon,
+    editor: GraphEditor,
     probe: Probe,
     layer: LinearLayer,
     mode: Mode,
@@ -52,25 +52,25 @@ def use_target(
     stays as it is, though a batch's moments are not those of all data.
     """
     centred, mean, variance = measured
-    value = surgeon.values[probe.tensor]
+    value = editor.values[probe.tensor]
     inserted = {centred.producer()} | {user for user, _ in value.uses() if (user.name or "").startswith("onnxmerge::")}
     readers = [(user, index) for user, index in value.uses() if user not in inserted]
     sizes = [1] * probe.rank
     sizes[probe.channel] = layer.units
     aimed, aimed_std, floor, still = (
-        surgeon.input(_beside(kind, probe.tensor), probe.wide, sizes) for kind in ("mean", "std", "floor", "still")
+        editor.input(_beside(kind, probe.tensor), probe.wide, sizes) for kind in ("mean", "std", "floor", "still")
     )
     if mode == "bias":
-        result = surgeon.apply("Add", centred, aimed)
+        result = editor.apply("Add", centred, aimed)
     else:
-        std = surgeon.apply("Max", surgeon.apply("Sqrt", variance), floor)
+        std = editor.apply("Max", editor.apply("Sqrt", variance), floor)
         # A target of 0 gives the factor 0, for which it is to be 1.
-        factors = surgeon.apply("Add", surgeon.apply("Div", aimed_std, std), still)
-        kept = mean if layer.bias is not None else surgeon.apply("Mul", mean, factors)
+        factors = editor.apply("Add", editor.apply("Div", aimed_std, std), still)
+        kept = mean if layer.bias is not None else editor.apply("Mul", mean, factors)
         shifted = mode == "repair" and layer.bias is not None
-        result = surgeon.apply("Add", surgeon.apply("Mul", centred, factors), aimed if shifted else kept)
+        result = editor.apply("Add", editor.apply("Mul", centred, factors), aimed if shifted else kept)
     if probe.dtype != probe.wide:
-        result = surgeon.cast(result, probe.dtype)
+        result = editor.cast(result, probe.dtype)
     for user, index in readers:
         user.replace_input_with(index, result)
 

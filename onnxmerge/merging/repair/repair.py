@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.activations.moments import Moments, Probe, Surgeon, settle
+from onnxmerge.activations.moments import GraphEditor, Moments, Probe, settle
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.repair.in_graph import DEAD, Arrays, Mode, aims_beside, probe_of, use_target
@@ -60,8 +60,8 @@ def repair(
     movable = [layer for layer in plan.layers if mode != "bias" or layer.bias is not None]
     layers = {layer.output: layer for layer in movable if layer.output in aims}
 
-    def rewrite(surgeon: Surgeon, probe: Probe, centred: ir.Value, mean: ir.Value, variance: ir.Value) -> None:
-        use_target(surgeon, probe, layers[probe.tensor], mode, (centred, mean, variance))
+    def rewrite(editor: GraphEditor, probe: Probe, centred: ir.Value, mean: ir.Value, variance: ir.Value) -> None:
+        use_target(editor, probe, layers[probe.tensor], mode, (centred, mean, variance))
 
     def fold(current: Arrays, moments: Mapping[str, Moments]) -> dict[str, NDArray[Any]]:
         changed = {}

@@ -31,7 +31,7 @@ class Findings:
 
 
 @dataclass(slots=True)
-class Site:
+class NodeContext:
     """A node with the cells of its operands, their traced shapes and the values that are known, some only in part.
 
     ``from_weights`` are the tensors computed from weights and constants alone, ``from_lengths`` the constants computed

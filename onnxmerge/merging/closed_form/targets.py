@@ -25,8 +25,8 @@ PASSING = ("Identity", "Dropout")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Goal:
-    """One layer to solve: from the tensor ``source`` to ``target``, less ``shortcut`` where there is one.
+class LayerTarget:
+    """One layer to solve: from the tensor ``source`` to ``tensor``, less ``shortcut`` where there is one.
 
     ``node`` is the layer's operator, ``output`` what it gives, behind its ``norm`` if it has one. ``last`` says that
     the target is an output of the network.
@@ -37,7 +37,7 @@ class Goal:
     node: ir.Node
     source: str
     output: str
-    target: str
+    tensor: str
     norm: Norm | None = None
     shortcut: str | None = None
     last: bool = False
@@ -69,30 +69,32 @@ class Settling:
     norm: Norm
 
     @property
-    def target(self) -> str:
+    def tensor(self) -> str:
         """What the BatchNormalization gives."""
         return str(self.node.outputs[0].name)
 
 
-Step: TypeAlias = Goal | Settling
+Step: TypeAlias = LayerTarget | Settling
 
 
-def plan_goals(graph: ir.Graph, typing: Typing) -> tuple[list[Step], list[str]]:
+def plan_targets(graph: ir.Graph, typing: Typing) -> tuple[list[Step], list[str]]:
     """What to solve, in an order in which that can be done, and a note for each layer that stays as it is."""
     layers, notes = plan_layers(graph, typing)
     values = {str(value.name): value for node in graph for value in node.outputs}
     counts = readers(graph)
-    found = [_with_shortcut(_with_norm(goal, values[goal.output], counts), values, typing) for goal in layers]
-    steps: list[Step] = [replace(goal, last=_passed(values[goal.target]).is_graph_output()) for goal in _parted(found)]
-    steps.extend(_settlings(graph, counts, {goal.norm for goal in found if goal.norm is not None}, notes))
+    found = [_with_shortcut(_with_norm(target, values[target.output], counts), values, typing) for target in layers]
+    steps: list[Step] = [
+        replace(target, last=_passed(values[target.tensor]).is_graph_output()) for target in _parted(found)
+    ]
+    steps.extend(_settlings(graph, counts, {target.norm for target in found if target.norm is not None}, notes))
     return _ordered(graph, steps, values), notes
 
 
-def plan_layers(graph: ir.Graph, typing: Typing) -> tuple[list[Goal], list[str]]:
+def plan_layers(graph: ir.Graph, typing: Typing) -> tuple[list[LayerTarget], list[str]]:
     """Each linear layer by itself, with its own output for a target, and a note for each that stays as it is."""
     layers, notes = linear_layers(graph)
     values = {str(value.name): value for node in graph for value in node.outputs}
-    found: list[Goal] = []
+    found: list[LayerTarget] = []
     for layer in layers:
         node = _operator(values[layer.output], layer)
         form = form_of(node, layer)
@@ -100,7 +102,7 @@ def plan_layers(graph: ir.Graph, typing: Typing) -> tuple[list[Goal], list[str]]
         if form is None or source is None or layer.output not in typing.activations:
             notes.append(f"{layer.node}: {node.op_type} is not solved anew; it stays the average")
             continue
-        found.append(Goal(layer, form, node, str(source.name), layer.output, layer.output))
+        found.append(LayerTarget(layer, form, node, str(source.name), layer.output, layer.output))
     return found, notes
 
 
@@ -128,39 +130,42 @@ def _operator(output: ir.Value, layer: LinearLayer) -> ir.Node:
     return node
 
 
-def _with_norm(goal: Goal, value: ir.Value, counts: Mapping[str, int]) -> Goal:
-    """The goal with the BatchNormalization that is all that reads the layer, if its initializers are its own."""
+def _with_norm(target: LayerTarget, value: ir.Value, counts: Mapping[str, int]) -> LayerTarget:
+    """The target with the BatchNormalization that is all that reads the layer, if its initializers are its own."""
     reader = _only_reader(value)
     if reader is None or reader.op_type != "BatchNormalization" or reader.inputs[0] is not value:
-        return goal
+        return target
     norm = norm_of(reader, counts)
     output = str(reader.outputs[0].name)
-    return goal if norm is None else replace(goal, norm=norm, output=output, target=output)
+    return target if norm is None else replace(target, norm=norm, output=output, tensor=output)
 
 
-def _with_shortcut(goal: Goal, values: Mapping[str, ir.Value], typing: Typing) -> Goal:
-    value = _passed(values[goal.output])
+def _with_shortcut(target: LayerTarget, values: Mapping[str, ir.Value], typing: Typing) -> LayerTarget:
+    value = _passed(values[target.output])
     reader = _only_reader(value)
     if reader is None or reader.op_type != "Add":
-        return goal
+        return target
     one, other = reader.inputs
     other = other if one is value else one
     names = [str(each.name) for each in (value, other, reader.outputs[0]) if each is not None]
     layouts = [typing.activations.get(name) for name in names]
     shapes = {layout.shape if layout is not None else None for layout in layouts}
     if other is None or other is value or other.is_initializer() or len(shapes) > 1 or None in shapes:
-        return goal
-    return replace(goal, target=names[2], shortcut=names[1])
+        return target
+    return replace(target, tensor=names[2], shortcut=names[1])
 
 
-def _parted(goals: Sequence[Goal]) -> list[Goal]:
+def _parted(targets: Sequence[LayerTarget]) -> list[LayerTarget]:
     """Of layers that meet in one Add, the one with the most features makes up for the others, left to themselves."""
-    widest: dict[str, Goal] = {}
-    for goal in goals:
-        best = widest.get(goal.target)
-        if best is None or goal.features > best.features:
-            widest[goal.target] = goal
-    return [goal if widest[goal.target] is goal else replace(goal, target=goal.output, shortcut=None) for goal in goals]
+    widest: dict[str, LayerTarget] = {}
+    for target in targets:
+        best = widest.get(target.tensor)
+        if best is None or target.features > best.features:
+            widest[target.tensor] = target
+    return [
+        target if widest[target.tensor] is target else replace(target, tensor=target.output, shortcut=None)
+        for target in targets
+    ]
 
 
 def _ordered(graph: ir.Graph, steps: Sequence[Step], values: Mapping[str, ir.Value]) -> list[Step]:
@@ -172,7 +177,9 @@ def _ordered(graph: ir.Graph, steps: Sequence[Step], values: Mapping[str, ir.Val
     for index, step in enumerate(steps):
         behind = blocked(graph, {step.node})
         for later, other in enumerate(steps):
-            shortcut = values.get(other.shortcut) if isinstance(other, Goal) and other.shortcut is not None else None
+            shortcut = (
+                values.get(other.shortcut) if isinstance(other, LayerTarget) and other.shortcut is not None else None
+            )
             made = shortcut.producer() if shortcut is not None else None
             if later != index and (other.node in behind or made in behind):
                 order.add_edge(index, later)

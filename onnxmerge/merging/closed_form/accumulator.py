@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnxmerge.activations.patches import pick, values_at
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form.consensus import Consensus
-from onnxmerge.merging.closed_form.goals import Goal
 from onnxmerge.merging.closed_form.ridge import Array, Sums
-from onnxmerge.units.alignment import Meeting
+from onnxmerge.merging.closed_form.targets import LayerTarget
+from onnxmerge.units.alignment import UnitAlignment
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -23,7 +23,7 @@ HELD_OUT = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
+class LayerStatistics:
     """What was measured for a layer: sums over rows to fit and held out, and the parents' moments.
 
     The sums' targets are the parents' mean and, where there is one, the merged shortcut. ``deviation`` [groups, u] is
@@ -36,15 +36,15 @@ class Evidence:
     size: Array
 
 
-class Tally:
+class LayerAccumulator:
     """What is added up for one layer, batch by batch.
 
     Its target is the mean over the units that meet, or what the parents' answers ``agreed`` on; then the deviation
     that is wanted is the target's own.
     """
 
-    def __init__(self, goal: Goal, units: Meeting, agreed: Consensus | None) -> None:
-        self.goal, self.units, self.agreed = goal, units, agreed
+    def __init__(self, target: LayerTarget, units: UnitAlignment, agreed: Consensus | None) -> None:
+        self.target, self.units, self.agreed = target, units, agreed
         self.fit: Sums | None = None
         self.held: Sums | None = None
         self.rows = 0
@@ -54,8 +54,8 @@ class Tally:
         self, index: int, given: Arrays, targets: Sequence[NDArray[Any]], count: int, rng: np.random.Generator
     ) -> None:
         """Add a batch: the merged network's tensors, and each parent's target."""
-        goal = self.goal
-        channel, groups = goal.axis, goal.form.groups
+        target = self.target
+        channel, groups = target.axis, target.form.groups
         picks = pick(targets[0].shape, channel, count, rng)
         if not picks[0].size:
             return
@@ -66,9 +66,9 @@ class Tally:
         self.first = self.first + wide.sum(axis=1)
         self.second = self.second + np.square(wide).sum(axis=1)
         aims = [aim]
-        if goal.shortcut is not None:
-            aims.append(values_at(given[goal.shortcut], channel, picks))
-        x = goal.form.rows(given[goal.source], picks)
+        if target.shortcut is not None:
+            aims.append(values_at(given[target.shortcut], channel, picks))
+        x = target.form.rows(given[target.source], picks)
         y = np.stack([aim.reshape(len(aim), groups, -1).transpose(1, 0, 2) for aim in aims])
         if self.fit is None or self.held is None:
             shifts = x.mean(axis=1, dtype=np.float64), y.mean(axis=2, dtype=np.float64)
@@ -76,18 +76,18 @@ class Tally:
         for sums, part in ((self.fit, slice(None, cut := _cut(x.shape[1], index))), (self.held, slice(cut, None))):
             sums.add(x[:, part], y[:, :, part])
 
-    def evidence(self) -> Evidence:
+    def statistics(self) -> LayerStatistics:
         """What the layer is solved from. Raises InputError where there is no data, or activations are not finite."""
         if self.fit is None or self.held is None:
             raise no_data()
         if not self.fit.count:
             self.fit, self.held = self.held, self.fit
         if not all(np.isfinite(array).all() for sums in (self.fit, self.held) for array in (sums.xx, sums.xy, sums.yy)):
-            raise not_finite(self.goal)
+            raise not_finite(self.target)
         mean, size = self.first / self.rows, self.second / self.rows
         shape = self.fit.shift_y.shape[1:]
         deviation, root = (self._wanted(np.sqrt(each)) for each in (np.maximum(size - mean**2, 0.0), size))
-        return Evidence(self.fit, self.held, deviation.reshape(shape), root.reshape(shape))
+        return LayerStatistics(self.fit, self.held, deviation.reshape(shape), root.reshape(shape))
 
     def _wanted(self, parents: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean over the units that meet, of a number for each unit of each parent."""
@@ -101,10 +101,10 @@ def _cut(rows: int, index: int) -> int:
     return 0 if index % HELD_OUT == HELD_OUT - 1 else rows
 
 
-def not_finite(goal: Goal) -> InputError:
+def not_finite(target: LayerTarget) -> InputError:
     """What to raise where a layer's activations are not numbers."""
     return InputError(
-        f"{goal.layer.node}: activations on the calibration data are not finite; check its scale and values"
+        f"{target.layer.node}: activations on the calibration data are not finite; check its scale and values"
     )
 
 

@@ -18,7 +18,7 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Draft:
+class MergeContext:
     """A merged network whose linear layers are to be solved anew.
 
     Args:

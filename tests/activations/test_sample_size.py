@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxmerge.activations.enough import FEWEST, LEAST, ROWS_PER_UNIT, enough, too_few
+from onnxmerge.activations.sample_size import FEWEST, LEAST, ROWS_PER_UNIT, enough, too_few
 from onnxmerge.activations.statistics import POSITIONS, GramRequest
 from onnxmerge.units.layout import Space
 from tests.layouts import typed

@@ -8,54 +8,56 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.merging.closed_form.goals import Goal, Settling
+from onnxmerge.merging.closed_form.accumulator import LayerStatistics
 from onnxmerge.merging.closed_form.norms import Norm
 from onnxmerge.merging.closed_form.ridge import Array, problem
 from onnxmerge.merging.closed_form.solution import Solution
-from onnxmerge.merging.closed_form.tally import Evidence
+from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
-def matrix(goal: Goal, current: Arrays) -> Array:
+def matrix(target: LayerTarget, current: Arrays) -> Array:
     """The layer's weight as it is [groups, u, d], with the scale of its BatchNormalization."""
-    weight = goal.form.matrix(current[goal.layer.weight])
-    norm = goal.norm
+    weight = target.form.matrix(current[target.layer.weight])
+    norm = target.norm
     if norm is None:
         return weight
     gain = _wide(current, norm.scale) / np.sqrt(_wide(current, norm.variance) + norm.epsilon)
     return weight * gain.reshape(weight.shape[:2])[:, :, None]
 
 
-def stored(goal: Goal, current: Arrays, evidence: Evidence, solution: Solution) -> dict[str, NDArray[Any]]:
+def encoded(
+    target: LayerTarget, current: Arrays, statistics: LayerStatistics, solution: Solution
+) -> dict[str, NDArray[Any]]:
     """The initializers that make the layer (with its BatchNormalization) compute the solution, in their own types."""
-    if goal.norm is not None:
-        return _stored_with_norm(goal, goal.norm, current, evidence, solution)
-    return stored_plainly(goal, current, solution)
+    if target.norm is not None:
+        return _encoded_with_norm(target, target.norm, current, statistics, solution)
+    return encoded_plainly(target, current, solution)
 
 
-def stored_plainly(goal: Goal, current: Arrays, solution: Solution) -> dict[str, NDArray[Any]]:
+def encoded_plainly(target: LayerTarget, current: Arrays, solution: Solution) -> dict[str, NDArray[Any]]:
     """The initializers that make the layer's own operator compute the solution, in their own types."""
-    layer = goal.layer
-    found = {layer.weight: goal.form.weight(solution.weight, current[layer.weight])}
+    layer = target.layer
+    found = {layer.weight: target.form.weight(solution.weight, current[layer.weight])}
     if layer.bias is not None:
         like = current[layer.bias]
         found[layer.bias] = (solution.bias / layer.bias_scale).reshape(like.shape).astype(like.dtype)
     return found
 
 
-def _stored_with_norm(
-    goal: Goal, norm: Norm, current: Arrays, evidence: Evidence, solution: Solution
+def _encoded_with_norm(
+    target: LayerTarget, norm: Norm, current: Arrays, statistics: LayerStatistics, solution: Solution
 ) -> dict[str, NDArray[Any]]:
     """Each unit's weight keeps its length; the statistics are those the layer has now, scale and shift do the rest.
 
     Where the shift is shared the mean does its part instead.
     """
-    layer, old = goal.layer, current[goal.layer.weight]
-    lengths, before = (np.linalg.norm(each, axis=-1) for each in (solution.weight, goal.form.matrix(old)))
+    layer, old = target.layer, current[target.layer.weight]
+    lengths, before = (np.linalg.norm(each, axis=-1) for each in (solution.weight, target.form.matrix(old)))
     factor = np.where((lengths > 0) & (before > 0), before / np.where(lengths > 0, lengths, 1.0), 1.0)
     weight = solution.weight * factor[:, :, None]
-    total = evidence.fit.joined(evidence.held)
+    total = statistics.fit.joined(statistics.held)
     inputs = problem(total, np.zeros_like(total.y), None)
     own = 0.0 if layer.bias is None else _wide(current, layer.bias).reshape(factor.shape) * layer.bias_scale
     mean = np.einsum("gud,gd->gu", weight, inputs.x) + own
@@ -68,7 +70,7 @@ def _stored_with_norm(
         values[norm.mean] = own + (_wide(current, norm.bias).reshape(factor.shape) - solution.bias) * factor
     else:
         values |= {norm.mean: mean, norm.bias: solution.bias + (mean - own) / factor}
-    found = {layer.weight: goal.form.weight(weight, old)}
+    found = {layer.weight: target.form.weight(weight, old)}
     for name, value in values.items():
         found[name] = value.reshape(current[name].shape).astype(current[name].dtype)
     return found

@@ -1,0 +1,92 @@
+"""The merged network, as far as it is solved, and its parents: run from layer to layer, and measured at each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmerge.activations.patches import pick, values_at
+from onnxmerge.activations.segments import MemoryBudget, Relay, feeds
+from onnxmerge.calibration.batches import count, each
+from onnxmerge.calibration.subset import Spread
+from onnxmerge.merging.closed_form.accumulator import LayerAccumulator, LayerStatistics, no_data
+from onnxmerge.merging.closed_form.consensus import Consensus
+from onnxmerge.merging.closed_form.context import MergeContext
+from onnxmerge.merging.closed_form.sample_size import ROWS, rows
+from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
+from onnxmerge.model.lazy_weights import Overlay
+from onnxmerge.model.session import open_session, run
+from onnxmerge.units.alignment import UnitAlignment, reordered
+
+AGREEING = 2048
+"""Samples from which is learnt where each parent's answers vary."""
+
+
+class PrefixRunner:
+    """All networks on their way through the layers; ``changed`` are the merged network's weights that are solved.
+
+    Raises InputError where there is no data.
+    """
+
+    def __init__(self, context: MergeContext, changed: dict[str, NDArray[Any]]) -> None:
+        model, budget = context.models.template.model, MemoryBudget(context.memory)
+        self.context = context
+        self.current = Overlay(context.weights, changed)
+        self.merged = Relay(context.merged.model, self.current, context.dtypes, budget, context.provider)
+        self.parents = [Relay(model, own, context.dtypes, budget, context.provider) for own in context.models.weights]
+        self.batches = count(context.source)
+        if not self.batches:
+            raise no_data()
+        self.rng = np.random.default_rng(context.seed)
+
+    def statistics(
+        self, target: LayerTarget, units: UnitAlignment, agreed: Consensus | None, edge: Sequence[str]
+    ) -> LayerStatistics:
+        """What one layer is solved from; ``edge`` is what the network behind it reads of the network before.
+
+        Raises InputError where there is no data, or activations are not finite.
+        """
+        wanted = [target.source] if target.shortcut is None else [target.source, target.shortcut]
+        merged = self.merged.segment(wanted, edge)
+        parents = [parent.segment([target.tensor], edge) for parent in self.parents]
+        accumulator, share = LayerAccumulator(target, units, agreed), rows(target, self.batches)
+        for index, feed in enumerate(feeds(self.context.source, [self.merged, *self.parents], self.batches)):
+            given = merged.run(index, feed)
+            targets = [
+                reordered(parent.run(index, feed)[target.tensor], order)
+                for parent, order in zip(parents, units.before, strict=True)
+            ]
+            accumulator.add(index, given, targets, share, self.rng)
+        return accumulator.statistics()
+
+    def moments(self, step: Settling, edge: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and variance of each channel of what reaches a BatchNormalization now; InputError without data."""
+        segment = self.merged.segment([step.source], edge)
+        seen, total, squares = 0, np.zeros(()), np.zeros(())
+        for index, feed in enumerate(feeds(self.context.source, [self.merged], self.batches)):
+            value = np.moveaxis(segment.run(index, feed)[step.source], 1, -1).astype(np.float64)
+            value = value.reshape(-1, value.shape[-1])
+            seen += len(value)
+            total, squares = total + value.sum(axis=0), squares + np.square(value).sum(axis=0)
+        if not seen:
+            raise no_data()
+        mean = total / seen
+        return mean, np.maximum(squares / seen - mean**2, 0.0)
+
+    def answers(self, target: LayerTarget) -> list[NDArray[np.float32]]:
+        """What each parent gives at the layer's target, for some samples from all over the data [positions, units]."""
+        found, model, share = [], self.context.models.template.model, -(-ROWS // self.batches)
+        for own in self.context.models.weights:
+            session = open_session(
+                model, weights=own, outputs=[target.tensor], provider=self.context.provider, optimise=True
+            )
+            rng = np.random.default_rng(self.context.seed)
+            parts = []
+            for feed in each(Spread(self.context.source, AGREEING)):
+                value = run(session, dict(feed))[target.tensor]
+                parts.append(values_at(value, target.axis, pick(value.shape, target.axis, share, rng)))
+            found.append(np.concatenate(parts))
+        return found
