@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmerge.errors import InputError
-from onnxmerge.units.layout import AxisBlock, Block, Positions, TensorLayout
+from onnxmerge.types import Positions
+from onnxmerge.units.layout import AxisBlock, Block, TensorLayout
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ from onnxmerge.errors import InputError
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.opset import make_measurable
 from onnxmerge.model.session import open_session, run
-
-Arrays = Mapping[str, NDArray[Any]]
+from onnxmerge.types import Arrays
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,8 +22,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.signature import operands
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+from onnxmerge.types import Arrays
 
 
 @dataclass(slots=True)

@@ -29,9 +29,8 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
+from onnxmerge.types import Floats
 from onnxmerge.units.layout import Space, Typing
-
-Array = NDArray[np.float64]
 
 POSITIONS = 256
 """Default budget of positions (pixels, tokens) per sample: more are thinned out evenly, neighbours being alike."""
@@ -66,11 +65,11 @@ class Gram:
     """
 
     count: int
-    sums: Array
-    squares: Array
-    cross: Mapping[tuple[int, int], Array]
+    sums: Floats
+    squares: Floats
+    cross: Mapping[tuple[int, int], Floats]
 
-    def covariance(self, i: int, j: int) -> Array:
+    def covariance(self, i: int, j: int) -> Floats:
         """Covariance [n, n] of the units of model i (rows) with those of model j.
 
         Raises:
@@ -79,15 +78,15 @@ class Gram:
         """
         if (i, j) not in self.cross and (j, i) in self.cross:
             return self.covariance(j, i).T
-        covariance: Array = self.cross[i, j] / self.count
+        covariance: Floats = self.cross[i, j] / self.count
         covariance -= np.outer(self.sums[i] / self.count, self.sums[j] / self.count)
         return covariance
 
-    def variance(self, model: int) -> Array:
+    def variance(self, model: int) -> Floats:
         """Variance [n]; exactly 0 for units that are constant up to rounding."""
         return _variance(self.count, self.sums[model], self.squares[model])
 
-    def correlation(self, i: int, j: int) -> Array:
+    def correlation(self, i: int, j: int) -> Floats:
         """Pearson correlation [n, n] of the units of model i (rows) with those of model j; 0 where a unit is dead.
 
         Raises:
@@ -97,11 +96,11 @@ class Gram:
         rows, columns = np.sqrt(self.variance(i)), np.sqrt(self.variance(j))
         scale = np.outer(rows, columns)
         # "divide" leaves the zeros of `out` where a deviation is zero.
-        ratio: Array = np.divide(self.covariance(i, j), scale, out=np.zeros_like(scale), where=scale > 0)
+        ratio: Floats = np.divide(self.covariance(i, j), scale, out=np.zeros_like(scale), where=scale > 0)
         ratio.clip(-1.0, 1.0, out=ratio)
         return ratio
 
-    def correlations(self, models: int) -> Array:
+    def correlations(self, models: int) -> Floats:
         """Pearson correlation [models * n, models * n] of the units of all models, model after model.
 
         Units are scaled by the very products that compare them, so that those that always say the same are equals,
@@ -116,7 +115,7 @@ class Gram:
         variances = np.where(live, np.diagonal(found), 0.0)
         scale = np.sqrt(variances.clip(min=0.0))
         scale = np.outer(scale, scale)
-        ratio: Array = np.divide(found, scale, out=np.zeros_like(scale), where=scale > 0)
+        ratio: Floats = np.divide(found, scale, out=np.zeros_like(scale), where=scale > 0)
         ratio.clip(-1.0, 1.0, out=ratio)
         return ratio
 
@@ -126,8 +125,8 @@ class Moments:
     """Mean and variance [n] of each unit over ``count`` samples."""
 
     count: int
-    mean: Array
-    variance: Array
+    mean: Floats
+    variance: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,10 +247,10 @@ class _Accumulators:
     plan: _Plan
     models: int
     counts: NDArray[np.int64] = field(init=False)
-    sums: list[Array] = field(init=False)
-    squares: list[Array] = field(init=False)
-    cross: dict[Product, Array] = field(init=False)
-    waiting: list[tuple[NDArray[np.int64], list[Array]]] = field(default_factory=list)
+    sums: list[Floats] = field(init=False)
+    squares: list[Floats] = field(init=False)
+    cross: dict[Product, Floats] = field(init=False)
+    waiting: list[tuple[NDArray[np.int64], list[Floats]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         sizes = [view.columns.units for view in self.plan.views]
@@ -268,7 +267,7 @@ class _Accumulators:
 
         """
         rows = np.array([int(outputs[rows_output(v)]) for v in range(len(self.plan.views))], np.int64)
-        means: list[Array] = []
+        means: list[Floats] = []
         for v, view in enumerate(self.plan.views):
             mean, variance = (self._stacked(outputs, name, v) for name in (mean_output, variance_output))
             if not rows[v]:
@@ -288,7 +287,7 @@ class _Accumulators:
         if len(self.waiting) >= _FLUSH_ROWS:
             self._flush()
 
-    def _stacked(self, outputs: Mapping[str, NDArray[Any]], name: Callable[[int, int], str], view: int) -> Array:
+    def _stacked(self, outputs: Mapping[str, NDArray[Any]], name: Callable[[int, int], str], view: int) -> Floats:
         """One output of a view, of all models [M, units]."""
         return np.stack([outputs[name(view, m)].reshape(-1) for m in range(self.models)]).astype(np.float64)
 
@@ -322,13 +321,13 @@ class _Accumulators:
         for (tensor, space), views in self.plan.moments.items():
             count = int(sum(self.counts[v] for v in views))
             for model in range(self.models if count else 0):
-                sums: Array = np.sum([self.sums[v][model] for v in views], axis=0)
-                squares: Array = np.sum([self.squares[v][model] for v in views], axis=0)
+                sums: Floats = np.sum([self.sums[v][model] for v in views], axis=0)
+                squares: Floats = np.sum([self.squares[v][model] for v in views], axis=0)
                 found[model, tensor, space] = Moments(count, sums / count, _variance(count, sums, squares))
         return found
 
 
-def _variance(count: int, sums: Array, squares: Array) -> Array:
+def _variance(count: int, sums: Floats, squares: Floats) -> Floats:
     mean_square = squares / count
-    variance: Array = mean_square - (sums / count) ** 2
+    variance: Floats = mean_square - (sums / count) ** 2
     return np.where(variance > DEAD * mean_square, variance, 0.0)

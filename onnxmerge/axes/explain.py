@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxmerge.axes.cells import Cells
-from onnxmerge.axes.infer import Weights, infer, resolve_inference
+from onnxmerge.axes.infer import infer, resolve_inference
 from onnxmerge.axes.operators import OperatorTable
 from onnxmerge.axes.signature import NEUTRAL
 from onnxmerge.axes.structure import Event
 from onnxmerge.errors import UsageError
 from onnxmerge.model.network import Network
 from onnxmerge.model.trace import Trace
+from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Space, TensorLayout
 
 _CONTAINS = ("factor", "part", "member")
@@ -39,7 +40,7 @@ class AxisReason:
 
 
 def explain(
-    network: Network, trace: Trace, weights: Sequence[Weights], tensor: str, operators: OperatorTable | None = None
+    network: Network, trace: Trace, weights: Sequence[Arrays], tensor: str, operators: OperatorTable | None = None
 ) -> tuple[AxisReason, ...]:
     """Explain every axis of an initializer or activation. Raises UsageError if there is no such tensor."""
     inference = infer(network, trace, weights, operators)

@@ -23,9 +23,8 @@ from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.structure import SHAPES
 from onnxmerge.model.trace import Trace
+from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
-
-Weights = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Inference:
 def type_graph(
     network: Network,
     trace: Trace,
-    weights: Sequence[Weights],
+    weights: Sequence[Arrays],
     operators: OperatorTable | None = None,
     border: Collection[str] = (),
 ) -> Typing:
@@ -67,7 +66,7 @@ def resolve_inference(inference: Inference, trace: Trace) -> tuple[Typing, Mappi
 def infer(
     network: Network,
     trace: Trace,
-    weights: Sequence[Weights],
+    weights: Sequence[Arrays],
     operators: OperatorTable | None = None,
     border: Collection[str] = (),
 ) -> Inference:
@@ -75,7 +74,7 @@ def infer(
     return _Walk(network, trace, _distinct(weights), {**builtin_operators(), **(operators or {})}, border).run()
 
 
-def _distinct(weights: Sequence[Weights]) -> list[Weights]:
+def _distinct(weights: Sequence[Arrays]) -> list[Arrays]:
     """The first model's weights and those that differ from them: a copy is no evidence of what all models share.
 
     What is equal in all models is taken for a table; of a model and its copy that would be every weight.
@@ -89,7 +88,7 @@ class _Walk:
         self,
         network: Network,
         trace: Trace,
-        weights: Sequence[Weights],
+        weights: Sequence[Arrays],
         table: OperatorTable,
         border: Collection[str],
     ) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+from onnxmerge.types import Arrays
 
 ENOUGH = 256
 """Samples in a batch from which its own mean and variance stand in for those of all data."""

@@ -18,11 +18,12 @@ from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 
-from onnxmerge.calibration.specs import Array, InputSpec, check_rows, check_shape, conform_all, select
+from onnxmerge.calibration.specs import InputSpec, check_rows, check_shape, conform_all, select
 from onnxmerge.errors import InputError, OnnxmergeError
 from onnxmerge.files import named, require_file
 from onnxmerge.memory import require_room
 from onnxmerge.text import reason, shown
+from onnxmerge.types import Array
 
 Feed = dict[str, Array]
 

@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from onnxmerge.calibration.chunks import Chunks, Feed
-from onnxmerge.calibration.specs import Array, InputSpec, conform_all
+from onnxmerge.calibration.specs import InputSpec, conform_all
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named
 from onnxmerge.memory import require_room
 from onnxmerge.text import reason, shown
+from onnxmerge.types import Array
 
 Layout = Literal["nchw", "nhwc"]
 

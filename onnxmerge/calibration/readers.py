@@ -14,9 +14,10 @@ import numpy as np
 
 from onnxmerge.calibration.chunks import Chunks, Feed
 from onnxmerge.calibration.foreign import Foreign
-from onnxmerge.calibration.specs import Array, InputSpec, conform_all
+from onnxmerge.calibration.specs import InputSpec, conform_all
 from onnxmerge.errors import InputError
 from onnxmerge.files import require_file
+from onnxmerge.types import Array
 
 
 @runtime_checkable

@@ -19,9 +19,10 @@ from onnxmerge.calibration.findings import Findings, Seen
 from onnxmerge.calibration.foreign import Foreign
 from onnxmerge.calibration.images import IMAGE_SUFFIXES, ImageOptions, Layout, image_chunks
 from onnxmerge.calibration.readers import Reader, is_script, reader_chunks, script_chunks
-from onnxmerge.calibration.specs import Array, InputSpec, fixed_batch, is_batched
+from onnxmerge.calibration.specs import InputSpec, fixed_batch, is_batched
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import is_folder, named, require_file
+from onnxmerge.types import Array
 
 BATCH_SIZE = 64
 """Default number of samples that run at once."""

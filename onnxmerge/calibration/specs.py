@@ -9,12 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
 from onnxmerge.text import clamped
-
-Array = NDArray[Any]
+from onnxmerge.types import Array
 
 _NAMES = 120
 """Characters of a list of names in a message."""

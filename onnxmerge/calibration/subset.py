@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.specs import Array
 from onnxmerge.errors import InputError
+from onnxmerge.types import Array
 
 HELD_OUT = 5
 """One sample in so many is held out."""

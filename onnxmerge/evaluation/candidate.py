@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.specs import InputSpec, conform_all, fixed_batch, input_specs, is_batched
 from onnxmerge.errors import InputError, ResourceError
-from onnxmerge.evaluation.heads import Scores, answer
+from onnxmerge.evaluation.heads import answer
 from onnxmerge.evaluation.task import Task
 from onnxmerge.model.demand import demand
 from onnxmerge.model.interface import only_batch, resized_batch
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, prepared, run
+from onnxmerge.types import Floats
 
 
 def free_batch(specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
@@ -103,7 +104,7 @@ class Candidate:
         size = only_batch(self.network.graph, runs)
         return self if size is None else replace(self, inputs=with_size(self.inputs, size))
 
-    def answers(self, feed: Feed, tasks: Sequence[Task]) -> list[Scores | None]:
+    def answers(self, feed: Feed, tasks: Sequence[Task]) -> list[Floats | None]:
         """Scores or predictions for each task on one feed; InputError where the model does not fit feed or tasks."""
         given = self._run(self._fitting(feed))
         return [

@@ -13,10 +13,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxmerge.evaluation.heads import Answers, Scores, log_probabilities, logits
+from onnxmerge.evaluation.heads import Answers, log_probabilities, logits
 from onnxmerge.evaluation.task import Task
 from onnxmerge.merging.answer.ensemble import COSINE_TEMPERATURE, LOGIT_TEMPERATURES
 from onnxmerge.merging.answer.meaning import Meaning
+from onnxmerge.types import Floats
 
 LOGIT_TEMPERATURE = LOGIT_TEMPERATURES[1]
 """At which ``--answer ensemble`` measures how well a merged network agrees with its parents."""
@@ -26,24 +27,24 @@ Learned: TypeAlias = Sequence[Sequence[int]]
 """For each parent the indices of the tasks that it learned."""
 
 
-def ensemble(tasks: Sequence[Task], parents: Sequence[Answers], learned: Learned) -> list[Scores | None]:
+def ensemble(tasks: Sequence[Task], parents: Sequence[Answers], learned: Learned) -> list[Floats | None]:
     """Answers of all parents together: for each task those of the parents that ``learned`` it.
 
-    Scores are made comparable as logarithms of probabilities. Where several parents learned a task, their probabilities
+    Floats are made comparable as logarithms of probabilities. Where several parents learned a task, their probabilities
     are averaged; predictions, and outputs that a threshold divides, are averaged as they are. A task that nobody
     learned has no answer.
     """
     return [_together(task, *_of_task(parents, learned, index)) for index, task in enumerate(tasks)]
 
 
-def mild_ensemble(tasks: Sequence[Task], parents: Sequence[Answers], learned: Learned) -> list[Scores | None]:
+def mild_ensemble(tasks: Sequence[Task], parents: Sequence[Answers], learned: Learned) -> list[Floats | None]:
     """The same as ``--answer ensemble`` would have it.
 
     Each parent's probabilities are those of all classes of its own in one output, of logits and cosines at a mild
     temperature; those of one task are averaged over its parents.
     """
     own = [_own_probabilities(tasks, parent, known) for parent, known in zip(parents, learned, strict=True)]
-    found: list[Scores | None] = []
+    found: list[Floats | None] = []
     for index, task in enumerate(tasks):
         if task.kind == "regression":
             found.append(_together(task, *_of_task(parents, learned, index)))
@@ -62,33 +63,33 @@ def how_mild(meanings: Collection[Meaning]) -> str:
     return f"each parent among the classes that it learned, {', '.join(how for kind, how in kinds if kind in meanings)}"
 
 
-def _of_task(parents: Sequence[Answers], learned: Learned, index: int) -> tuple[list[Scores], list[Meaning | None]]:
+def _of_task(parents: Sequence[Answers], learned: Learned, index: int) -> tuple[list[Floats], list[Meaning | None]]:
     """What the parents that learned a task answer to it, and what that means."""
     pairs = [(one.given[index], one.meanings[index]) for one, own in zip(parents, learned, strict=True) if index in own]
     known = [(answer, meaning) for answer, meaning in pairs if answer is not None]
     return [answer for answer, _ in known], [meaning for _, meaning in known]
 
 
-def _together(task: Task, answers: Sequence[Scores], meanings: Sequence[Meaning | None]) -> Scores | None:
+def _together(task: Task, answers: Sequence[Floats], meanings: Sequence[Meaning | None]) -> Floats | None:
     if not answers:
         return None
     if task.kind == "regression" or task.threshold is not None:
-        mean: Scores = np.mean(answers, axis=0)
+        mean: Floats = np.mean(answers, axis=0)
         return mean if task.kind == "regression" else log_probabilities(logits(task, mean, meanings[0]))
     pairs = zip(answers, meanings, strict=True)
     return _mean([log_probabilities(logits(task, given, meaning)) for given, meaning in pairs])
 
 
-def _own_probabilities(tasks: Sequence[Task], parent: Answers, learned: Sequence[int]) -> dict[int, Scores]:
+def _own_probabilities(tasks: Sequence[Task], parent: Answers, learned: Sequence[int]) -> dict[int, Floats]:
     """For each classification that a parent learned, the logarithms of its probabilities [N, rows]."""
     values = parent.logits(tasks, COSINE_TEMPERATURE)
-    groups: dict[str | None, dict[int, Scores]] = {}
+    groups: dict[str | None, dict[int, Floats]] = {}
     for index in learned:
         own = values[index]
         if own is not None:
             mild = own / LOGIT_TEMPERATURE if parent.meanings[index] == "logits" else own
             groups.setdefault(parent.outputs[index], {})[index] = mild
-    found: dict[int, Scores] = {}
+    found: dict[int, Floats] = {}
     for group in groups.values():
         both = log_probabilities(np.concatenate(list(group.values()), axis=1))
         ends = np.cumsum([own.shape[1] for own in group.values()])
@@ -96,9 +97,9 @@ def _own_probabilities(tasks: Sequence[Task], parent: Answers, learned: Sequence
     return found
 
 
-def _mean(scores: Sequence[Scores]) -> Scores | None:
+def _mean(scores: Sequence[Floats]) -> Floats | None:
     """The logarithms of mean probabilities; None where there are none."""
     if len(scores) < 2:
         return scores[0] if scores else None
-    found: Scores = np.logaddexp.reduce(scores, axis=0) - np.log(len(scores))
+    found: Floats = np.logaddexp.reduce(scores, axis=0) - np.log(len(scores))
     return found

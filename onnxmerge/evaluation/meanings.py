@@ -14,10 +14,10 @@ import onnx_ir as ir
 
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.evaluation.candidate import Candidate
-from onnxmerge.evaluation.heads import Scores
 from onnxmerge.evaluation.task import Task
 from onnxmerge.merging.answer.ensemble import COSINE_TEMPERATURE
 from onnxmerge.merging.answer.meaning import Meaning, OutputMeaning, known_meaning
+from onnxmerge.types import Floats
 
 ROUNDING = 1e-3
 """Probabilities may miss 0, 1, and 1 in sum by so much."""
@@ -30,7 +30,7 @@ _SURE: Mapping[Meaning, str] = {
 
 
 def meanings_of(
-    candidate: Candidate, answers: Sequence[Scores | None], tasks: Sequence[Task], asked: Mapping[str, Meaning]
+    candidate: Candidate, answers: Sequence[Floats | None], tasks: Sequence[Task], asked: Mapping[str, Meaning]
 ) -> tuple[OutputMeaning | None, ...]:
     """What the output that answers each task means, by its first ``answers``; None for a regression, or no answer.
 
@@ -43,7 +43,7 @@ def meanings_of(
     )
 
 
-def _meaning(task: Task, value: ir.Value, scores: Scores, asked: Mapping[str, Meaning]) -> OutputMeaning:
+def _meaning(task: Task, value: ir.Value, scores: Floats, asked: Mapping[str, Meaning]) -> OutputMeaning:
     name = str(value.name)
     known = known_meaning(value, asked=asked.get(name), vectors=task.vectors is not None)
     if known is not None and (task.vectors is not None or known.meaning != "embedding"):
@@ -71,7 +71,7 @@ def _meanings(task: Task) -> tuple[Meaning, ...]:
 
 
 def require_probabilities(
-    meanings: Sequence[OutputMeaning | None], answers: Sequence[Scores | None], origin: str
+    meanings: Sequence[OutputMeaning | None], answers: Sequence[Floats | None], origin: str
 ) -> None:
     """Raise InputError where an output that is to be probabilities has other values."""
     for meaning, scores in zip(meanings, answers, strict=True):
@@ -102,6 +102,6 @@ def _reason(meaning: OutputMeaning) -> str:
     return meaning.why if meaning.why.startswith("as ") else f"for {meaning.why}"
 
 
-def _are_probabilities(scores: Scores) -> bool:
+def _are_probabilities(scores: Floats) -> bool:
     sums = scores.sum(axis=1)
     return bool((scores >= 0).all() and (np.abs(sums - 1) <= ROUNDING).all())

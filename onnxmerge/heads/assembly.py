@@ -15,8 +15,9 @@ from onnxmerge.errors import StructureError
 from onnxmerge.heads.cutting import Separation
 from onnxmerge.heads.splicing import Reading, UniqueNames, splice
 from onnxmerge.model.network import Network
+from onnxmerge.types import Positions
 from onnxmerge.units.alignment import axis_orders, zip_orders
-from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import identity, invert
 from onnxmerge.units.resize import resized_layout
 from onnxmerge.units.zips import Matchings, Zipped

@@ -14,7 +14,7 @@ from onnxmerge.heads.cutting import Head
 from onnxmerge.model.network import Weights
 from onnxmerge.model.session import lazy
 from onnxmerge.model.signature import STANDARD, operands, signature, subgraphs
-from onnxmerge.units.layout import Positions
+from onnxmerge.types import Positions
 
 Reading: TypeAlias = Mapping[str, Mapping[int, Positions]]
 """Border tensor -> axis -> which merged position stands at each position that the parent's tail reads."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from onnxmerge.errors import InputError
-from onnxmerge.units.layout import Positions
+from onnxmerge.types import Positions
 
 PREFERENCE = 1e-10
 """Bonus for staying in place, as a share of the largest similarity: ties (dead or equal units) go to the identity.

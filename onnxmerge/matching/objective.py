@@ -14,10 +14,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxmerge.matching.problem import Array
 from onnxmerge.matching.similarity import PairOfModels, UnitSums, unit_columns, unit_sums, unit_view, weight_similarity
+from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Occurrence
-from onnxmerge.units.layout import Positions
 from onnxmerge.units.permutations import composite_shape, composite_sources, gather
 
 
@@ -139,12 +138,12 @@ def _by_block(pair: PairOfModels) -> dict[int, list[Occurrence]]:
     return blocks
 
 
-def _matched_activations(pair: PairOfModels, name: str, perms: Mapping[str, Positions]) -> Array:
+def _matched_activations(pair: PairOfModels, name: str, perms: Mapping[str, Positions]) -> Floats:
     """The correlation of each composite unit's activations with those of its partner, [units]."""
     shape = composite_shape(name, pair.plan.spaces)
     partner = np.ravel_multi_index(composite_sources(name, pair.plan.spaces, perms), shape)
     units = np.arange(math.prod(shape))
-    matched: Array = pair.activations[name][units, np.broadcast_to(partner, shape).reshape(-1)]
+    matched: Floats = pair.activations[name][units, np.broadcast_to(partner, shape).reshape(-1)]
     return matched
 
 

@@ -9,14 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxmerge.units.layout import Positions
-
-Array: TypeAlias = NDArray[np.float64]
+from onnxmerge.types import Floats, Positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,8 +23,8 @@ class Term:
     which of several models compared with the other one the term is about (see ``GroupProblem.scales``).
     """
 
-    x: Array
-    y: Array
+    x: Floats
+    y: Floats
     labels: tuple[str, ...]
     outer: tuple[tuple[int, ...], ...]
     part: int = 0
@@ -69,7 +65,7 @@ class Term:
         """The slots of spaces that ``perms`` moves."""
         return [place for place, label in enumerate(self.labels) if label in perms]
 
-    def aligned(self, perms: Mapping[str, Positions], places: Iterable[int]) -> Array:
+    def aligned(self, perms: Mapping[str, Positions], places: Iterable[int]) -> Floats:
         """The other model's side with the units at some slots brought to the first model's order."""
         grid = np.ix_(*(np.arange(size) for size in self.x.shape[:-1]))
         sources = list(grid)
@@ -81,7 +77,7 @@ class Term:
         """The term with the models in each other's place."""
         return replace(self, x=self.y, y=self.x)
 
-    def _keep(self, x: Array, y: Array, kept: Sequence[int]) -> Term:
+    def _keep(self, x: Floats, y: Floats, kept: Sequence[int]) -> Term:
         places = {old: new for new, old in enumerate(kept)}
         outer = tuple(tuple(places[each] for each in self.outer[old] if each in places) for old in kept)
         return Term(x, y, tuple(self.labels[old] for old in kept), outer, self.part)
@@ -100,8 +96,8 @@ class GroupProblem:
     """
 
     outers: Mapping[str, tuple[str, ...]]
-    similarity: Mapping[str, Array]
-    scales: Mapping[str, tuple[Array, Array]]
+    similarity: Mapping[str, Floats]
+    scales: Mapping[str, tuple[Floats, Floats]]
     terms: tuple[Term, ...] = ()
     once: bool = False
 

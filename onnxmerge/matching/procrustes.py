@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.types import Arrays, Floats, Positions
+from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import composite_shape, composite_sources
-from onnxmerge.units.rotation import Array, Arrays, places, units_of
+from onnxmerge.units.rotation import places, units_of
 
 
-def products(first: Arrays, other: Arrays, typing: Typing, space: str) -> Array:
+def products(first: Arrays, other: Arrays, typing: Typing, space: str) -> Floats:
     """How the units of a space go together in the weights of two models [*outer, size, size].
 
     The sum, over all that is computed with the space's units, of the first model's unit u times the other's unit v,
@@ -31,8 +32,8 @@ def products(first: Arrays, other: Arrays, typing: Typing, space: str) -> Array:
 
 
 def covariances(
-    covariance: Array, variances: tuple[Array, Array], typing: Typing, space: str, perms: Mapping[str, Positions]
-) -> Array:
+    covariance: Floats, variances: tuple[Floats, Floats], typing: Typing, space: str, perms: Mapping[str, Positions]
+) -> Floats:
     """The same for activations, from the covariance [n, n] of all composite units (see ``Gram``) and ``perms``."""
     shape = composite_shape(space, typing.spaces)
     units = np.arange(covariance.shape[0]).reshape(shape)
@@ -43,13 +44,13 @@ def covariances(
     return _share(total, lengths)
 
 
-def _share(total: Array, lengths: Array) -> Array:
+def _share(total: Floats, lengths: Floats) -> Floats:
     """Products as a share of ``lengths``; 0 where these are."""
     alive = (lengths > 0)[..., None, None]
     return np.where(alive, total / np.where(alive, lengths[..., None, None], 1.0), 0.0)
 
 
-def procrustes(total: Array) -> Array:
+def procrustes(total: Floats) -> Floats:
     """The rotations R that bring the other model's units closest to the first's: maximise tr(R^T C).
 
     ``total`` [*outer, size, size] are the products C, first model's units by other's. Schoenemann (Psychometrika 31,

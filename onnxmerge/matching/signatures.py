@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from onnxmerge.matching.problem import Array
 from onnxmerge.matching.similarity import has_twins, unit_columns, unit_view
+from onnxmerge.types import Arrays, Floats
 from onnxmerge.units.groups import Group, Occurrence, Plan
 from onnxmerge.units.permutations import bind, composite_shape, gather
-
-Weights = Mapping[str, NDArray[Any]]
 
 POWERS = 3
 
@@ -38,7 +34,7 @@ NOISE = 1e-6
 """A deviation of less than this share of the largest value says nothing."""
 
 
-def tell_apart(plan: Plan, weights: Sequence[Weights], activations: Mapping[str, Array]) -> None:
+def tell_apart(plan: Plan, weights: Sequence[Arrays], activations: Mapping[str, Floats]) -> None:
     """Add up to ``TIE`` to similarities [models * n, models * n] of units with like signatures, in place.
 
     Only where activations leave a choice.
@@ -51,20 +47,20 @@ def tell_apart(plan: Plan, weights: Sequence[Weights], activations: Mapping[str,
             activations[name][...] += TIE * alike(both, both)
 
 
-def alike(one: Array, other: Array) -> Array:
+def alike(one: Floats, other: Floats) -> Floats:
     """How like signatures [n, k] and [m, k] are [n, m]: 1 for equal ones, never 0."""
     rows = _standard(np.concatenate([one, other]))
     return np.asarray(1 / (1 + cdist(rows[: len(one)], rows[len(one) :])))
 
 
-def signatures(plan: Plan, weights: Weights) -> dict[str, Array]:
+def signatures(plan: Plan, weights: Arrays) -> dict[str, Floats]:
     """The signatures [units, sums] of the units of every space: through all groups in order, and back."""
     rng = np.random.default_rng(0)
-    marks: dict[str, Array] = {}
+    marks: dict[str, Floats] = {}
     for name, space in plan.spaces.items():
         own = np.ones(composite_shape(name, plan.spaces))
         marks[name] = own if space.free else rng.uniform(0.5, 1.5, space.size)
-    found: dict[str, Array] = {}
+    found: dict[str, Floats] = {}
     groups = [*plan.groups.values()]
     for group in (*groups, *reversed(groups)):
         for name in group.members:
@@ -76,14 +72,14 @@ def signatures(plan: Plan, weights: Weights) -> dict[str, Array]:
     return found
 
 
-def _standard(rows: Array) -> Array:
+def _standard(rows: Floats) -> Floats:
     """Columns with zero mean and unit deviation; constant ones are 0."""
     deviations = rows.std(axis=0)
     constant = deviations <= NOISE * np.abs(rows).max(axis=0, initial=0.0)
     return np.asarray(np.where(constant, 0.0, (rows - rows.mean(axis=0)) / np.where(constant, 1.0, deviations)))
 
 
-def _sums(plan: Plan, group: Group, name: str, weights: Weights, marks: Mapping[str, Array]) -> Array:
+def _sums(plan: Plan, group: Group, name: str, weights: Arrays, marks: Mapping[str, Floats]) -> Floats:
     """Sums of powers [units, sums], of every place at which the space stands in the weights."""
     units = math.prod(composite_shape(name, plan.spaces))
     found = [np.zeros((units, 0))]
@@ -105,7 +101,7 @@ def _sums(plan: Plan, group: Group, name: str, weights: Weights, marks: Mapping[
     return np.concatenate(found, axis=1)
 
 
-def _marked(plan: Plan, occurrence: Occurrence, weights: Weights, marks: Mapping[str, Array]) -> Array:
+def _marked(plan: Plan, occurrence: Occurrence, weights: Arrays, marks: Mapping[str, Floats]) -> Floats:
     """A block of weights, times the marks of the units that every element belongs to."""
     layout, block = occurrence.layout, occurrence.block
     content = gather(weights[layout.name], layout, block, plan.spaces, {}).astype(np.float64)

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import StructureError
-from onnxmerge.matching.problem import Array, GroupProblem, Term
+from onnxmerge.matching.problem import GroupProblem, Term
+from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Group, Occurrence, Plan
-from onnxmerge.units.layout import Positions
 from onnxmerge.units.permutations import composite_shape, gather
 
 ActivationSimilarity: TypeAlias = Mapping[str, NDArray[np.float64]]
@@ -103,14 +103,14 @@ def has_twins(similarity: NDArray[np.float64]) -> bool:
 class UnitSums:
     """Sums over weight vectors: ``products`` holds x y for pairs of units, the others are for each unit by itself."""
 
-    products: Array
-    x: Array
-    xx: Array
-    y: Array
-    yy: Array
+    products: Floats
+    x: Floats
+    xx: Floats
+    y: Floats
+    yy: Floats
     features: int = 0
 
-    def add_units(self, x: Array, y: Array) -> None:
+    def add_units(self, x: Floats, y: Floats) -> None:
         """Add columns [units, features] to the sums over each unit."""
         self.x += x.sum(axis=1)
         self.y += y.sum(axis=1)
@@ -127,12 +127,12 @@ class UnitSums:
         self.yy += other.yy
         self.features += other.features
 
-    def scales(self) -> tuple[Array, Array]:
+    def scales(self) -> tuple[Floats, Floats]:
         """One over the norm of each centred vector, for both models; 0 for a constant one, which resembles nothing."""
         return inverse_norm(self.x, self.xx, self.features), inverse_norm(self.y, self.yy, self.features)
 
 
-def inverse_norm(total: Array, squares: Array, features: int) -> Array:
+def inverse_norm(total: Floats, squares: Floats, features: int) -> Floats:
     """One over the norm of centred vectors, from the sums of their elements and of the squares; 0 for constant ones."""
     with np.errstate(invalid="ignore"):
         centred = squares - total * total / max(features, 1)
@@ -210,7 +210,9 @@ def problem_of(
     return GroupProblem(outers, similarity, scales, tuple(terms), once=pair.objective == "inner")
 
 
-def unit_columns(x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf: int) -> Iterator[tuple[Array, Array]]:
+def unit_columns(
+    x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf: int
+) -> Iterator[tuple[Floats, Floats]]:
     """Both sides as [units, features] for the units at one place, in float64, a bounded number of columns at a time.
 
     Features in which some unit of either side is infinite (the row of a table that a mask reads) are left out.
@@ -226,7 +228,7 @@ def unit_columns(x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf:
         yield own, others
 
 
-def finite_features(*sides: Array) -> tuple[Array, ...]:
+def finite_features(*sides: Floats) -> tuple[Floats, ...]:
     """The sides [..., features] without the features in which any of them is infinite anywhere; nan stays."""
     with np.errstate(invalid="ignore"):
         if all(np.isfinite(side.sum()) for side in sides):
@@ -235,7 +237,7 @@ def finite_features(*sides: Array) -> tuple[Array, ...]:
     return tuple(side[..., kept] for side in sides)
 
 
-def weight_similarity(sums: UnitSums, objective: Objective) -> tuple[Array, Array, Array]:
+def weight_similarity(sums: UnitSums, objective: Objective) -> tuple[Floats, Floats, Floats]:
     """(similarity, row scale, column scale); linked terms are not in it yet and are to be scaled in the same way."""
     if objective == "inner":
         return sums.products, np.ones_like(sums.x), np.ones_like(sums.y)

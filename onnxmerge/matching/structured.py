@@ -16,8 +16,8 @@ from dataclasses import replace
 import numpy as np
 
 from onnxmerge.matching.assignment import assign
-from onnxmerge.matching.problem import Array, GroupProblem, one_of
-from onnxmerge.units.layout import Positions
+from onnxmerge.matching.problem import GroupProblem, one_of
+from onnxmerge.types import Floats, Positions
 from onnxmerge.units.permutations import Permutations
 
 Tree = Mapping[str, Sequence[str]]
@@ -150,7 +150,7 @@ def _subtree(space: str, tree: Tree) -> list[str]:
     return [space, *(name for child in tree[space] for name in _subtree(child, tree))]
 
 
-def _in_order(array: Array, order: Sequence[int]) -> Array:
+def _in_order(array: Floats, order: Sequence[int]) -> Floats:
     """Transpose axes that stand in ascending order of their labels into the order given."""
     ranks = {label: rank for rank, label in enumerate(sorted(order))}
     return array.transpose([ranks[label] for label in order])

@@ -19,8 +19,8 @@ from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
 from onnxmerge.matching.signatures import alike, signatures
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
+from onnxmerge.types import Positions
 from onnxmerge.units.groups import Group, inward
-from onnxmerge.units.layout import Positions
 from onnxmerge.units.permutations import Permutations, identity
 
 Matching = TypeVar("Matching")

@@ -13,7 +13,6 @@ import numpy as np
 from onnxmerge.matching.objective import ModelSimilarity
 from onnxmerge.matching.similarity import CHUNK_BYTES
 from onnxmerge.matching.zip_similarity import (
-    Array,
     ModelsToZip,
     Sums,
     in_order,
@@ -24,8 +23,8 @@ from onnxmerge.matching.zip_similarity import (
     unit_vectors,
     zipped_spaces,
 )
+from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Group
-from onnxmerge.units.layout import Positions
 from onnxmerge.units.zips import Zipped, membership
 
 
@@ -89,7 +88,7 @@ def _retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Ret
     """What a space's units keep. Their vectors are gone through twice, for norms and for means."""
     alpha = models.alphas[name]
     sums = Sums(*shape_of(models, name))
-    held: list[Array] = []
+    held: list[Floats] = []
     room = CHUNK_BYTES
     for vectors in unit_vectors(models, group, name, zips) if alpha else ():
         sums.add(vectors)
@@ -117,7 +116,7 @@ def _retained(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Ret
     return Retained(total, alone, share)
 
 
-def retained_in(similarity: Array, targets: Positions) -> float:
+def retained_in(similarity: Floats, targets: Positions) -> float:
     """As ``retained``, of units whose similarity is known: the merged unit of each, [models * size]."""
     width = int(targets.max(initial=0)) + 1
     together = np.asarray(membership(targets, width) @ similarity)

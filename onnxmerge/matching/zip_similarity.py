@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.matching.problem import GroupProblem
 from onnxmerge.matching.similarity import CHUNK_BYTES, PairOfModels, finite_features, inverse_norm, problem_of
+from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Group, Occurrence, Plan
-from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import composite, composite_shape
 from onnxmerge.units.resize import Widths, resized_spaces
 from onnxmerge.units.zips import Projections, Zipped, member_counts, project, slots_of
-
-Array: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +37,7 @@ class ModelsToZip:
     plan: Plan
     typing: Typing
     weights: Sequence[Mapping[str, NDArray[Any]]]
-    activations: Mapping[str, Array]
+    activations: Mapping[str, Floats]
     alphas: Mapping[str, float]
     given_shares: Sequence[float] | None = None
     widths: Widths = field(default_factory=dict)
@@ -57,7 +56,7 @@ def zipped_spaces(group: Group) -> list[str]:
     return [name for name in group.members if not group.children[name]]
 
 
-def similarities(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Iterator[Array]:
+def similarities(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Iterator[Floats]:
     """S = alpha W + (1 - alpha) A of a space's units under the other spaces' zip.
 
     One matrix [models * size, models * size] for each combination of outer units, in the first model's order.
@@ -86,7 +85,7 @@ def outer_problem(models: ModelsToZip, group: Group, other: int, zips: Zipped) -
     typing, plan = models.typing, models.plan
     merged = resized_spaces(plan.spaces, zips.widths)
 
-    def contents(occurrence: Occurrence) -> tuple[Array, Array]:
+    def contents(occurrence: Occurrence) -> tuple[Floats, Floats]:
         layout, block = occurrence.layout, occurrence.block
         counts = member_counts(layout, block, typing, zips, models.shares, occurrence.moved)
         shape = [math.prod(merged[name].size for name in axis.spaces) for axis in block.axes]
@@ -121,13 +120,13 @@ class Sums:
         self.outer, self.units, self.features = outer, units, 0
         self.total, self.squares = np.zeros((outer, units)), np.zeros((outer, units))
 
-    def add(self, vectors: Array) -> None:
+    def add(self, vectors: Floats) -> None:
         """Add columns [outer, units, features]."""
         self.total += vectors.sum(axis=2)
         self.squares += np.einsum("ouf,ouf->ou", vectors, vectors)
         self.features += vectors.shape[2]
 
-    def scales(self) -> Array:
+    def scales(self) -> Floats:
         """One over the norm of each centred vector; 0 for a constant one."""
         return inverse_norm(self.total, self.squares, self.features)
 
@@ -143,7 +142,7 @@ def merged_size(models: ModelsToZip, name: str, zips: Zipped) -> int:
     return zips.widths.get(name, models.plan.spaces[name].size)
 
 
-def unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Iterator[Array]:
+def unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> Iterator[Floats]:
     """Parts of the units' weight vectors [outer, models * size, features], a bounded number of columns at a time.
 
     Features in which some unit is not finite are left out.
@@ -167,14 +166,14 @@ def unit_vectors(models: ModelsToZip, group: Group, name: str, zips: Zipped) -> 
                 yield finite_features(stacked[:, :, begin : begin + step])[0]
 
 
-def _chain_first(content: Array, occurrence: Occurrence, leaf: int) -> Array:
+def _chain_first(content: Floats, occurrence: Occurrence, leaf: int) -> Floats:
     """A block by slots, with those of a unit and its outer units in front."""
     every = slots_of(occurrence.block)
     chain = [every.index(occurrence.kept[place]) for place in (*occurrence.outer[leaf], leaf)]
     return content.transpose([*chain, *(axis for axis in range(len(every)) if axis not in chain)])
 
 
-def _per_member(content: Array, counts: Array) -> Array:
+def _per_member(content: Floats, counts: Floats) -> Floats:
     """Sums as means; 0 where there is nothing to take the mean of."""
     return content if np.all(counts == 1) else content / np.where(counts > 0, counts, 1)
 
@@ -216,14 +215,14 @@ def targets_of(models: ModelsToZip, name: str, zips: Zipped) -> Positions:
     return np.concatenate(found, axis=1)
 
 
-def taken(similarity: Array, order: Positions) -> Array:
+def taken(similarity: Floats, order: Positions) -> Floats:
     """Rows and columns in an order; itself where they are in it."""
     if np.array_equal(order, np.arange(len(similarity))):
         return similarity
     return similarity[np.ix_(order, order)]
 
 
-def _between(similarity: Array, models: int, other: int) -> Array:
+def _between(similarity: Floats, models: int, other: int) -> Floats:
     """The rows of the first model and the columns of another."""
     units = len(similarity) // models
     return similarity[:units, other * units : (other + 1) * units]

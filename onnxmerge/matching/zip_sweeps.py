@@ -25,8 +25,8 @@ from onnxmerge.matching.zip_similarity import (
     zipped_spaces,
 )
 from onnxmerge.matching.zipping import ZipRule, zip_units
+from onnxmerge.types import Positions
 from onnxmerge.units.groups import Group, inward
-from onnxmerge.units.layout import Positions
 from onnxmerge.units.permutations import invert
 from onnxmerge.units.zips import Zipped, identity_zip
 

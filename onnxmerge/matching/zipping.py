@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.units.layout import Positions
+from onnxmerge.types import Positions
 
 PREFERENCE = 1e-10
 """Bonus for units at the same place in two models, as a share of the largest similarity: ties (dead or equal units)

@@ -10,7 +10,7 @@ of a zero: equal is what is equal but for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.model.arrays import identical, is_floating
 from onnxmerge.model.signature import operands, subgraphs
-
-Arrays = Mapping[str, NDArray[Any]]
+from onnxmerge.types import Arrays
 
 ROUNDINGS = 2
 """By how many times the relative precision of its type an element may differ and be called equal."""

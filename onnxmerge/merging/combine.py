@@ -17,7 +17,8 @@ from onnxmerge.errors import InputError, UsageError
 from onnxmerge.model.arrays import identical, is_floating
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import ModelSet
-from onnxmerge.units.layout import Positions, TensorLayout, Typing
+from onnxmerge.types import Positions
+from onnxmerge.units.layout import TensorLayout, Typing
 from onnxmerge.units.permutations import invert, transport, transported
 from onnxmerge.units.zips import Matchings, Zipped, zipped
 

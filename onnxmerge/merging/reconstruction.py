@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -36,12 +36,10 @@ from onnxmerge.model.linear_layers import LinearLayer, linear_layers
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.variants import variants
+from onnxmerge.types import Arrays, Rows
 from onnxmerge.units.alignment import axis_orders, zip_orders
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.zips import Matchings, Zipped
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-Rows: TypeAlias = NDArray[np.float32]
 
 ROWS = 16_384
 """Positions (pixels, tokens) of a feature that are compared, evenly over all batches."""

@@ -14,21 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxmerge.activations.statistics import MomentRequest, Statistics
 from onnxmerge.merging.repair.channels import channel_layout, channel_moments, measurable
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.linear_layers import LinearLayer, initializer_of, linear_layers
 from onnxmerge.model.network import ModelSet
+from onnxmerge.types import Array, Floats
 from onnxmerge.units.layout import Typing
-
-Array = NDArray[Any]
-Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +122,9 @@ def balanced(models: ModelSet, typing: Typing, plan: ScalePlan, statistics: Stat
     return replace(models, weights=tuple(views))
 
 
-def _affine(plan: ScalePlan, moments: Sequence[tuple[Vector, Vector]]) -> dict[str, Vector]:
+def _affine(plan: ScalePlan, moments: Sequence[tuple[Floats, Floats]]) -> dict[str, Floats]:
     """Gammas and betas by name: what was measured behind them, the mean of it where several norms share one."""
-    found: dict[str, list[Vector]] = {}
+    found: dict[str, list[Floats]] = {}
     for layer, (mean, std) in zip(plan.layers, moments, strict=True):
         for name, vector in zip(plan.norms.get(layer.output, ()), (std, mean), strict=False):
             found.setdefault(name, []).append(vector)
@@ -140,13 +136,13 @@ class _Rescaled:
     """A weight of which each output unit is multiplied by its factor."""
 
     layer: LinearLayer
-    factors: Vector
+    factors: Floats
 
     def __call__(self, array: Array) -> Array:
         return self.layer.scale_weight(array, self.factors)
 
 
-def _view(weights: Mapping[str, Array], changed: Mapping[str, _Rescaled], added: Mapping[str, Vector]) -> LazyWeights:
+def _view(weights: Mapping[str, Array], changed: Mapping[str, _Rescaled], added: Mapping[str, Floats]) -> LazyWeights:
     def compute(name: str) -> Array:
         if name in added:
             return added[name].astype(weights[name].dtype) if name in weights else added[name]
@@ -155,7 +151,7 @@ def _view(weights: Mapping[str, Array], changed: Mapping[str, _Rescaled], added:
     return LazyWeights(dict.fromkeys((*weights, *added)), compute)
 
 
-def _moments(typing: Typing, plan: ScalePlan, statistics: Statistics, model: int) -> list[tuple[Vector, Vector]]:
+def _moments(typing: Typing, plan: ScalePlan, statistics: Statistics, model: int) -> list[tuple[Floats, Floats]]:
     """Mean and deviation of each channel of each layer's output in one model."""
     return [
         channel_moments(layer, request, typing, statistics, model)
@@ -163,13 +159,13 @@ def _moments(typing: Typing, plan: ScalePlan, statistics: Statistics, model: int
     ]
 
 
-def _signs(layer: LinearLayer, plan: ScalePlan, weights: Mapping[str, Array]) -> Vector:
+def _signs(layer: LinearLayer, plan: ScalePlan, weights: Mapping[str, Array]) -> Floats:
     """-1 where a negative gamma turns the sign behind the layer (folding moves that into the weights), else 1."""
     norm = plan.norms.get(layer.output)
     return np.ones(layer.units) if norm is None else np.where(weights[norm[0]].astype(np.float64) < 0, -1.0, 1.0)
 
 
-def _lengths(layer: LinearLayer, weights: Mapping[str, Array]) -> Vector:
+def _lengths(layer: LinearLayer, weights: Mapping[str, Array]) -> Floats:
     """Lengths of units; 1 for those without any weight, which no factor changes."""
     lengths = layer.unit_lengths(weights[layer.weight])
     return np.where(lengths > 0, lengths, 1.0)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 
-Rows: TypeAlias = NDArray[np.float32]
+from onnxmerge.types import Rows
 
 CODED = 0.5
 """Mean skewness across coordinates from which an output is taken for logits."""

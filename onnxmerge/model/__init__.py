@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from onnxmerge.model.network import Array, ModelSet, Network, Weights
+from onnxmerge.model.network import ModelSet, Network, Weights
 from onnxmerge.model.pair import pair
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import synthesize
 from onnxmerge.model.session import open_session, providers, run
 from onnxmerge.model.trace import Trace, trace
 from onnxmerge.model.write import save_network
+from onnxmerge.types import Array
 
 __all__ = [
     "Array",

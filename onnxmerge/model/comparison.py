@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
 from onnxmerge.model.trace import Trace
-
-Arrays = Mapping[str, NDArray[Any]]
+from onnxmerge.types import Arrays
 
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """Relative error allowed, by the coarsest float type that the network computes in: about 1000 roundings."""

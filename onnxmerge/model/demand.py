@@ -17,8 +17,9 @@ import onnx_ir as ir
 from onnxmerge.errors import ResourceError
 from onnxmerge.memory import require_room
 from onnxmerge.model.inference import graphs, infer, without_weights
-from onnxmerge.model.network import Array, Network
+from onnxmerge.model.network import Network
 from onnxmerge.model.structure import SHAPES, trips
+from onnxmerge.types import Array
 
 MOST_TRIPS = 10**6
 """A Loop of more trips takes from seconds on, and is run many times."""

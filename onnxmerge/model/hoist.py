@@ -17,10 +17,11 @@ from itertools import islice
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError
-from onnxmerge.model.network import Array, Network
+from onnxmerge.model.network import Network
 from onnxmerge.model.sample import plausible_samples
 from onnxmerge.model.trace import Trace, trace
 from onnxmerge.model.unroll import unroll
+from onnxmerge.types import Array
 
 Branch = tuple[str, str]
 """The name of an If node, and the attribute that holds the body."""

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError, ResourceError
 from onnxmerge.model.demand import demand
-from onnxmerge.model.network import Array, Network
+from onnxmerge.model.network import Network
 from onnxmerge.model.sample import synthesize
 from onnxmerge.model.session import open_session, run
+from onnxmerge.types import Array
 
 Axis: TypeAlias = tuple[int, int]
 """The place of an input and one of its axes."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.external import reopened
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from onnxmerge.types import Array
 
 SOURCE = "onnxmerge.source"
 """Key in the graph's ``meta`` (in memory only): the path or name to put into messages. It survives cloning."""

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError
-from onnxmerge.model.network import Array, ModelSet
+from onnxmerge.model.network import ModelSet
 from onnxmerge.model.restored import is_restored
+from onnxmerge.types import Array
 
 STANDARD = frozenset(
     {

@@ -19,8 +19,9 @@ import onnx_ir as ir
 from onnxmerge.errors import InputError, ResourceError, UsageError
 from onnxmerge.memory import require_room
 from onnxmerge.model.demand import demand
-from onnxmerge.model.network import Array, Network
+from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
+from onnxmerge.types import Array
 
 T = TypeVar("T")
 

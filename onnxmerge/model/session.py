@@ -20,9 +20,10 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError, ResourceError, UsageError
 from onnxmerge.memory import unless_limited
-from onnxmerge.model.network import Array, Weights, label
+from onnxmerge.model.network import Weights, label
 from onnxmerge.model.scratch import scratch_folder
 from onnxmerge.model.widen import has_bfloat16, widen
+from onnxmerge.types import Array
 
 Provider = str | tuple[str, dict[str, str]]
 

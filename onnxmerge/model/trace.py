@@ -16,13 +16,14 @@ import onnxruntime as ort
 from onnxmerge.model.demand import demand
 from onnxmerge.model.elements import partly_constant
 from onnxmerge.model.inference import infer
-from onnxmerge.model.network import Array, Network
+from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.sample import find_sample
 from onnxmerge.model.session import checked_feeds, open_session, running
 from onnxmerge.model.signature import subgraphs
 from onnxmerge.model.structure import SHAPES
 from onnxmerge.model.widen import NARROW, has_bfloat16
+from onnxmerge.types import Array
 
 SMALL = 1 << 20
 """Integer tensors of at most this many elements are kept."""

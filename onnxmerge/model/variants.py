@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxmerge.model.network import Array
 from onnxmerge.model.signature import operands, subgraphs
+from onnxmerge.types import Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)

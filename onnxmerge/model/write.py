@@ -11,12 +11,13 @@ import onnxruntime as ort
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
-from onnxmerge.model.network import SOURCE, Array, label
+from onnxmerge.model.network import SOURCE, label
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.publication import Publication, naming
 from onnxmerge.model.session import lazy, message, open_session, own_cause
 from onnxmerge.model.valid import complaint
 from onnxmerge.model.widen import has_bfloat16
+from onnxmerge.types import Array
 
 EMBEDDED = 2_000_000_000
 """Weights of at most this many bytes go into the file itself; protobuf ends at 2**31."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,7 @@ from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.methods import METHODS, compares_activations, compares_all_pairs
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.resizing import kept_apart
-
-Weights: TypeAlias = Mapping[str, NDArray[Any]]
+from onnxmerge.types import Arrays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +118,7 @@ def match(job: Job, evidence: Evidence) -> MatchResult:
     method = METHODS[options.method]
     if isinstance(method, TaskVectorMethod):
         return MatchResult(method.name)
-    weights: Sequence[Weights] = models.weights
+    weights: Sequence[Arrays] = models.weights
     if evidence.scales is not None and evidence.statistics is not None:
         weights, typing = comparable(models, typing, evidence.scales, evidence.statistics)
     grams = evidence.statistics.gram if evidence.statistics is not None and compares_activations(options) else {}

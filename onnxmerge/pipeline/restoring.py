@@ -27,15 +27,16 @@ from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.normalisation import batchnorms
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Evidence, Weights
+from onnxmerge.pipeline.matching import Evidence
 from onnxmerge.pipeline.methods import METHODS, settings_of
+from onnxmerge.types import Arrays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:
     """Merged weights, what was done to their statistics, and what the user should know about it."""
 
-    weights: Weights
+    weights: Arrays
     done: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -60,7 +61,7 @@ def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairSte
         return _task_vectors(job, method, step)
     alike = tensors_alike(job, matched)
     models = in_one_scale(job, evidence, step, alike)
-    weights: Weights = combine(models, typing, matched.matchings, weights=job.shares)
+    weights: Arrays = combine(models, typing, matched.matchings, weights=job.shares)
     if job.source is None:
         told = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, notes=told if step is not None else ())
@@ -103,7 +104,7 @@ class Repairs:
             return before
         return Merged(Overlay(before.weights, changed), (*before.done, step.label), before.notes)
 
-    def changes(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Weights | None:
+    def changes(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Arrays | None:
         """The weights that ``step`` changes; None where it does not apply."""
         job = self.job
         without = job.options.refine == "ls" or isinstance(METHODS[job.options.method], TaskVectorMethod)
@@ -185,7 +186,7 @@ def _reestimates(job: Job, step: RepairStep | None) -> bool:
 
 
 def _refined(
-    job: Job, matched: MatchResult, weights: Weights, source: CalibrationSource, alike: Collection[str]
+    job: Job, matched: MatchResult, weights: Arrays, source: CalibrationSource, alike: Collection[str]
 ) -> Refined:
     """The linear layers solved anew, by least squares or RegMean."""
     prepared, options = job.prepared, job.options

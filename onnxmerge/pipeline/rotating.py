@@ -18,9 +18,10 @@ from onnxmerge.matching.procrustes import covariances, procrustes, products
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Evidence
 from onnxmerge.pipeline.methods import alpha_of
-from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.types import Floats, Positions
+from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import transported
-from onnxmerge.units.rotation import Array, in_own_units, places, rotated
+from onnxmerge.units.rotation import in_own_units, places, rotated
 from onnxmerge.validation.rotation import certify_rotations
 
 
@@ -66,7 +67,7 @@ def turn(job: Job, matched: MatchResult, evidence: Evidence) -> Turned:
     return Turned(job, replace(evidence, statistics=_measured_anew(job, evidence)), spaces)
 
 
-def _all_finite(models: Sequence[Mapping[str, Array]], typing: Typing, space: str) -> bool:
+def _all_finite(models: Sequence[Mapping[str, Floats]], typing: Typing, space: str) -> bool:
     """Whether no weight that carries the space holds an infinity, which a rotation would mix with everything."""
     carriers = [name for name, layout in typing.initializers.items() if any(places(layout, space))]
     return all(np.isfinite(weights[name]).all() for weights in models for name in carriers)
@@ -74,7 +75,7 @@ def _all_finite(models: Sequence[Mapping[str, Array]], typing: Typing, space: st
 
 def _turned(
     job: Job, index: int, perms: Mapping[str, Positions], statistics: Statistics | None, spaces: tuple[str, ...]
-) -> Mapping[str, Array]:
+) -> Mapping[str, Floats]:
     """The weights of one model, rotated in its own units."""
     models, typing = job.prepared.models, job.prepared.typing
     found = _rotations(job, index, perms, statistics, spaces)
@@ -83,11 +84,11 @@ def _turned(
 
 def _rotations(
     job: Job, index: int, perms: Mapping[str, Positions], statistics: Statistics | None, spaces: tuple[str, ...]
-) -> dict[str, Array]:
+) -> dict[str, Floats]:
     """The rotations of one model, in the first's units. Each sees the ones before it: they may share a weight."""
     models, typing = job.prepared.models, job.prepared.typing
     alpha = alpha_of(job.options) or 0.0
-    found: dict[str, Array] = {}
+    found: dict[str, Floats] = {}
     moved = transported(models.weights[index], typing, perms)
     for space in spaces:
         gram = None if statistics is None else statistics.gram.get(space)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.resizing.layout import Budget
-from onnxmerge.units.layout import Block, Positions, TensorLayout, Typing
+from onnxmerge.types import Arrays, Floats, Positions
+from onnxmerge.units.layout import Block, TensorLayout, Typing
 from onnxmerge.units.permutations import gather, transported
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-Vector: TypeAlias = NDArray[np.float64]
 
 
 def shared_units(share: float, size: int) -> int:
@@ -22,7 +20,7 @@ def shared_units(share: float, size: int) -> int:
     return round(share * size)
 
 
-def budget_of(similarity: Vector, share: float, parents: int) -> Budget:
+def budget_of(similarity: Floats, share: float, parents: int) -> Budget:
     """Share the fraction ``share`` of the units, those of the highest similarity; the first among equals."""
     count = shared_units(share, similarity.size)
     order = np.argsort(-similarity, kind="stable")
@@ -31,7 +29,7 @@ def budget_of(similarity: Vector, share: float, parents: int) -> Budget:
 
 def similarity_in_weights(
     spaces: Collection[str], typing: Typing, parents: Sequence[Arrays], matchings: Sequence[Mapping[str, Positions]]
-) -> dict[str, Vector]:
+) -> dict[str, Floats]:
     """Pearson correlation of the weight vectors of matched units, the mean over parents but the first, by space.
 
     A unit's weight vector are its slices of all initializers but running statistics, with everything that is inside of
@@ -62,9 +60,9 @@ def _rows(array: NDArray[Any], layout: TensorLayout, block: Block, slot: int, ty
     return np.moveaxis(content, slot, 0).reshape(sizes[slot], -1).astype(np.float64)
 
 
-def _correlation(sums: Vector, count: int) -> Vector:
+def _correlation(sums: Floats, count: int) -> Floats:
     """[parents, units] from sums of x, y, x^2, y^2 and x y."""
     x, y, xx, yy, xy = (sums[:, index] for index in range(5))
     scale = np.sqrt(np.maximum(count * xx - x * x, 0.0) * np.maximum(count * yy - y * y, 0.0))
-    ratio: Vector = np.divide(count * xy - x * y, scale, out=np.zeros_like(scale), where=scale > 0)
+    ratio: Floats = np.divide(count * xy - x * y, scale, out=np.zeros_like(scale), where=scale > 0)
     return ratio

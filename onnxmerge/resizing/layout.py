@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxmerge.units.layout import Positions
+from onnxmerge.types import Positions
 from onnxmerge.units.zips import Zipped
 
 

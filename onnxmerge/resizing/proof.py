@@ -8,9 +8,9 @@ its width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,11 @@ from onnxmerge.model.network import ModelSet
 from onnxmerge.model.session import open_session, run
 from onnxmerge.resizing.layout import Budget, apart
 from onnxmerge.resizing.network import resized_network
+from onnxmerge.types import Arrays
 from onnxmerge.units.alignment import reordered
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.resize import resized_layout, resized_orders
 from onnxmerge.units.zips import Zipped
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 def provable(names: Sequence[str], models: ModelSet, typing: Typing, sample: Arrays) -> list[str]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from onnxmerge.errors import StructureError
-from onnxmerge.units.layout import AxisBlock, Block, Positions, TensorLayout, Typing
+from onnxmerge.types import Positions
+from onnxmerge.units.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.units.permutations import transport
 from onnxmerge.units.resize import resized_axes, resized_layout, resized_orders
 from onnxmerge.units.zips import Matchings, Zipped

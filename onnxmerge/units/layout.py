@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-Positions = NDArray[np.int64]
+from onnxmerge.types import Positions
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import StructureError
 from onnxmerge.model.lazy_weights import LazyWeights
-from onnxmerge.units.layout import Block, Positions, Space, TensorLayout, Typing
+from onnxmerge.types import Positions
+from onnxmerge.units.layout import Block, Space, TensorLayout, Typing
 
 Permutations: TypeAlias = dict[str, Positions]
 """Space id -> int64 array [*sizes of ``varies_with``, size]: ``perm[o1, ..., u]`` is the source's unit that comes to

@@ -16,7 +16,8 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxmerge.errors import StructureError
-from onnxmerge.units.layout import AxisBlock, Block, Positions, Space, TensorLayout, Typing
+from onnxmerge.types import Positions
+from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout, Typing
 
 Widths: TypeAlias = Mapping[str, int]
 """Space id -> how many units it has instead of its own number; a space that is absent keeps its size."""

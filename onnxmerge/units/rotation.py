@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.model.lazy_weights import LazyWeights
-from onnxmerge.units.layout import Block, Positions, Space, TensorLayout, Typing
+from onnxmerge.types import Arrays, Floats, Positions
+from onnxmerge.units.layout import Block, Space, TensorLayout, Typing
 from onnxmerge.units.permutations import Slot, bind, composite_shape, composite_sources
 from onnxmerge.units.zips import slot_sizes, slots_of
 
-Array: TypeAlias = NDArray[np.float64]
-Rotations: TypeAlias = Mapping[str, Array]
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+Rotations: TypeAlias = Mapping[str, Floats]
 
 
 def rotated(weights: Arrays, typing: Typing, rotations: Rotations) -> LazyWeights:
@@ -51,14 +50,16 @@ def rotate(
     return out.astype(array.dtype)
 
 
-def random_rotations(spaces: Mapping[str, Space], names: Sequence[str], seed: int) -> dict[str, Array]:
+def random_rotations(spaces: Mapping[str, Space], names: Sequence[str], seed: int) -> dict[str, Floats]:
     """A random orthogonal matrix for each outer unit of each of the spaces ``names``."""
     rng = np.random.default_rng(seed)
     shapes = {name: composite_shape(name, spaces) for name in names}
     return {name: np.linalg.qr(rng.standard_normal((*shape, shape[-1])))[0] for name, shape in shapes.items()}
 
 
-def in_own_units(rotations: Rotations, spaces: Mapping[str, Space], perms: Mapping[str, Positions]) -> dict[str, Array]:
+def in_own_units(
+    rotations: Rotations, spaces: Mapping[str, Space], perms: Mapping[str, Positions]
+) -> dict[str, Floats]:
     """Rotations of a model that ``perms`` have brought to another, as rotations of the model before that."""
     found = {}
     for name, rotation in rotations.items():
@@ -80,7 +81,9 @@ def places(layout: TensorLayout, space: str) -> Iterator[tuple[Block, Slot]]:
                 yield block, (axis, place)
 
 
-def units_of(array: NDArray[Any], layout: TensorLayout, block: Block, slot: Slot, spaces: Mapping[str, Space]) -> Array:
+def units_of(
+    array: NDArray[Any], layout: TensorLayout, block: Block, slot: Slot, spaces: Mapping[str, Space]
+) -> Floats:
     """The weights of each unit [*outer, size, features]."""
     content = array[_region(block)].astype(np.float64).reshape(slot_sizes(block, spaces))
     chain = _chain(layout, block, slot, spaces)

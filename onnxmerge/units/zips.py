@@ -23,11 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
-from onnxmerge.units.layout import Block, Positions, Space, TensorLayout, Typing
+from onnxmerge.types import Floats, Positions
+from onnxmerge.units.layout import Block, Space, TensorLayout, Typing
 from onnxmerge.units.permutations import Slot, bind, composite_shape, covers, require_shape
 from onnxmerge.units.resize import Widths, resized_layout, resized_spaces
-
-Array: TypeAlias = NDArray[np.float64]
 
 Projections: TypeAlias = Mapping[str, Positions]
 """Space id -> int64 [*sizes of ``varies_with``, size]: ``labels[o1, ..., u]`` is the merged unit that the model's unit
@@ -58,7 +57,7 @@ def identity_zip(spaces: Mapping[str, Space]) -> dict[str, Positions]:
 
 def zipped(
     arrays: Iterable[NDArray[Any]], layout: TensorLayout, typing: Typing, zips: Zipped, shares: Sequence[float]
-) -> Array:
+) -> Floats:
     """The merged tensor: for each entry the mean of its members, over all models and the units that they give.
 
     ``shares`` weigh the models. An entry without members (units of which no model has both) is 0.
@@ -90,7 +89,7 @@ def project(
     slots: Collection[Slot] | None = None,
     *,
     widths: Widths | None = None,
-) -> Array:
+) -> Floats:
     """The block's content with the units that become one added up, one dimension for each slot.
 
     With ``slots`` only those move; the others stay in the model's own order. ``widths`` are those of the zip.
@@ -108,7 +107,7 @@ def member_counts(
     zips: Zipped,
     shares: Sequence[float],
     slots: Collection[Slot] | None = None,
-) -> Array:
+) -> Floats:
     """How many members the entries of a block have on the axes that give units, weighted by ``shares``.
 
     One dimension for each slot, of length 1 where the number does not depend on it. With ``slots`` only those count.
@@ -151,7 +150,7 @@ def _add_up(
     *,
     slots: Collection[Slot] | None,
     widths: Widths,
-) -> Array:
+) -> Floats:
     """Add up the units of each slot by their labels, inner units first: their labels depend on the outer units."""
     every = slots_of(block)
     moving = [slot for slot in every if _moves(block, slot, spaces, labels) and (slots is None or slot in slots)]
@@ -163,7 +162,7 @@ def _add_up(
     return content
 
 
-def _add_up_slot(content: Array, chain: Sequence[int], labels: Positions, width: int) -> Array:
+def _add_up_slot(content: Floats, chain: Sequence[int], labels: Positions, width: int) -> Floats:
     """Add up the units on the last axis of ``chain`` by labels that depend on the axes before it."""
     rest = [axis for axis in range(content.ndim) if axis not in chain]
     front = content.transpose([*chain, *rest])

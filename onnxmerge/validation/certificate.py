@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import StructureError
 from onnxmerge.model.arrays import is_floating
-from onnxmerge.model.comparison import EXACT, Arrays, Compared, Limits, compare, compare_all, is_quantised, limits_for
+from onnxmerge.model.comparison import EXACT, Compared, Limits, compare, compare_all, is_quantised, limits_for
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_sessions, run
 from onnxmerge.model.trace import Trace
-from onnxmerge.units.layout import Positions, Space, TensorLayout, Typing
+from onnxmerge.types import Arrays, Positions
+from onnxmerge.units.layout import Space, TensorLayout, Typing
 from onnxmerge.units.permutations import Permutations, random_permutations, transport, transported
 from onnxmerge.validation.coverage import moves
 from onnxmerge.validation.double import run_in_double

@@ -7,7 +7,7 @@ the same function agree to 12 digits there, however steep they are. It is slow, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import prepared
 from onnxmerge.model.widen import widen
-
-Arrays = Mapping[str, NDArray[Any]]
+from onnxmerge.types import Arrays
 
 NARROWER = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.FLOAT)
 

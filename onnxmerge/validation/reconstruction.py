@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,8 +18,7 @@ from onnxmerge.merging.reconstruction import Reference, features_of
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+from onnxmerge.types import Arrays
 
 SAMPLES = 128
 """So many samples are compared at most."""

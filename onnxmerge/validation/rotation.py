@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmerge.errors import ValidationError
 from onnxmerge.model.comparison import compare, limits_for
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.trace import Trace
+from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.rotation import random_rotations, rotated
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 def certify_rotations(

@@ -19,7 +19,7 @@ from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.model.arrays import identical
 from onnxmerge.model.comparison import Limits, compare
-from onnxmerge.model.network import Array, ModelSet, Network
+from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import plausible_samples
 from onnxmerge.model.session import open_session, run
@@ -29,6 +29,7 @@ from onnxmerge.pipeline.meanings import outputs_of
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Prepared, type_models
 from onnxmerge.pipeline.restoring import merged
+from onnxmerge.types import Array
 from onnxmerge.validation.certificate import permute_network
 
 Feed = Mapping[str, Array]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmerge.merging.closed_form.consensus import Rows, consensus
+from onnxmerge.merging.closed_form.consensus import consensus
 from onnxmerge.merging.skewness import is_direction
+from onnxmerge.types import Rows
 
 RNG = np.random.default_rng(0)
 

@@ -19,7 +19,8 @@ from onnxmerge.merging.combine import combine
 from onnxmerge.merging.skewness import is_direction
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace
-from onnxmerge.units.layout import Positions, Typing
+from onnxmerge.types import Positions
+from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import invert, random_permutations, transported
 from tests.graphs import batchnorm, normal
 from tests.merging.networks import FOLDED, KEPT, Source, images, models, network, residual, values

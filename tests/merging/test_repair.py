@@ -18,7 +18,8 @@ from onnxmerge.merging.repair.in_graph import Mode, probe_of
 from onnxmerge.merging.repair.plan import Target, Which, applies, plan_repair, targets
 from onnxmerge.merging.repair.repair import repair
 from onnxmerge.model.network import Network
-from onnxmerge.units.layout import Positions, Space, Typing
+from onnxmerge.types import Positions
+from onnxmerge.units.layout import Space, Typing
 from onnxmerge.units.permutations import invert, random_permutations, transported
 from tests.graphs import normal
 from tests.layouts import typed

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.merging.closed_form.ridge import LAMBDAS, Array, Problem, Sums, choose, problem, ridge
+from onnxmerge.merging.closed_form.ridge import LAMBDAS, Problem, Sums, choose, problem, ridge
+from onnxmerge.types import Floats
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(3, 1, (2, 200, 5)).astype(np.float32)
@@ -22,7 +23,7 @@ def sums(x: NDArray[np.float32], *targets: NDArray[np.float32]) -> Sums:
 
 
 @pytest.mark.parametrize("about", [None, (np.zeros((2, 5)), np.zeros((2, 3)))])
-def test_it_is_least_squares_where_the_ridge_is_small(about: tuple[Array, Array] | None) -> None:
+def test_it_is_least_squares_where_the_ridge_is_small(about: tuple[Floats, Floats] | None) -> None:
     biased = about is None
     found = problem(sums(X, Y), np.ones((1, 2, 3)), about)
     weight = ridge(found, np.zeros((2, 3, 5)), 1e-9)

@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from onnxmerge.model.lazy_weights import Overlay
-from onnxmerge.model.network import Array
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.variants import variants
+from onnxmerge.types import Array
 from tests.graphs import build, normal
 
 MLP = """(float[n,6] x) => (float[n,3] y, float[n,5] r) {

@@ -35,10 +35,10 @@ from onnxmerge.merging.answer.ensemble import (
 from onnxmerge.merging.answer.last_layer import Answers, LastLayer
 from onnxmerge.merging.answer.meaning import OutputMeaning, ending
 from onnxmerge.merging.closed_form.encode import encoded_plainly
-from onnxmerge.merging.closed_form.ridge import Array, Sums, choose, problem, ridge
+from onnxmerge.merging.closed_form.ridge import Sums, choose, problem, ridge
 from onnxmerge.merging.closed_form.solution import Solution
+from onnxmerge.types import Floats, Rows
 
-Rows: TypeAlias = NDArray[np.float32]
 MeanChoice: TypeAlias = Literal["auto", "keep", "drop"]
 
 HELD_OUT = 5
@@ -164,7 +164,7 @@ def _one_answer(parents: Sequence[Rows]) -> bool:
     return all(float(np.linalg.norm(own - first)) <= EQUAL * size for own in parents[1:])
 
 
-def _solved(layer: LastLayer, found: Answers, target: Rows, prior: Array) -> Solution:
+def _solved(layer: LastLayer, found: Answers, target: Rows, prior: Floats) -> Solution:
     """The layer [groups, u, d] that meets ``target`` [n, units] best, its ridge chosen on every fifth sample."""
     groups, biased = layer.target.form.groups, layer.target.biased
     y = np.ascontiguousarray(target.reshape(len(target), groups, -1).transpose(1, 0, 2))[None]

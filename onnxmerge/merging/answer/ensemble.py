@@ -35,8 +35,8 @@ from scipy.cluster.vq import kmeans2
 from scipy.special import expit, log_softmax, logit, logsumexp, softmax
 
 from onnxmerge.merging.closed_form.consensus import Consensus, consensus, lengths
+from onnxmerge.types import Rows
 
-Rows: TypeAlias = NDArray[np.float32]
 Scores: TypeAlias = NDArray[np.float64]
 Vectors: TypeAlias = Sequence[Rows]
 """For each parent the vectors that its answers are compared with, [classes, u]."""

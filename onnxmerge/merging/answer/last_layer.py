@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -23,10 +22,8 @@ from onnxmerge.merging.closed_form.sample_size import ROWS, too_wide
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, open_sessions, run
+from onnxmerge.types import Arrays, Rows
 from onnxmerge.units.layout import Typing
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-Rows: TypeAlias = NDArray[np.float32]
 
 MEMORY = 1 << 28
 """Bytes of rows that are kept, of all networks together."""

@@ -15,15 +15,14 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.skewness import CODED, is_direction, skewness
+from onnxmerge.types import Rows
 
 Meaning: TypeAlias = Literal["logits", "probabilities", "embedding", "regression", "features"]
 MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
 
-Rows: TypeAlias = NDArray[np.float32]
 
 SHAPING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"})
 """Operators behind which an output means what it meant before."""

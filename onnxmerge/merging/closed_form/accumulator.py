@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from onnxmerge.activations.patches import pick, values_at
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form.consensus import Consensus
-from onnxmerge.merging.closed_form.ridge import Array, Sums
+from onnxmerge.merging.closed_form.ridge import Sums
 from onnxmerge.merging.closed_form.targets import LayerTarget
+from onnxmerge.types import Arrays, Floats
 from onnxmerge.units.alignment import UnitAlignment
-
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 HELD_OUT = 5
 """One row in so many is held out: the last of each batch, or every so many batches where batches are tiny."""
@@ -32,8 +31,8 @@ class LayerStatistics:
 
     fit: Sums
     held: Sums
-    deviation: Array
-    size: Array
+    deviation: Floats
+    size: Floats
 
 
 class LayerAccumulator:

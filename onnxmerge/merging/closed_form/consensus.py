@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows: TypeAlias = NDArray[np.float32]
+from onnxmerge.types import Rows
 
 RIDGE = 0.1
 """rho as a share of the mean variance of a direction."""

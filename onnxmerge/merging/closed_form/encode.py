@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.merging.closed_form.accumulator import LayerStatistics
 from onnxmerge.merging.closed_form.norms import Norm
-from onnxmerge.merging.closed_form.ridge import Array, problem
+from onnxmerge.merging.closed_form.ridge import problem
 from onnxmerge.merging.closed_form.solution import Solution
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
+from onnxmerge.types import Arrays, Floats
 
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
-
-def matrix(target: LayerTarget, current: Arrays) -> Array:
+def matrix(target: LayerTarget, current: Arrays) -> Floats:
     """The layer's weight as it is [groups, u, d], with the scale of its BatchNormalization."""
     weight = target.form.matrix(current[target.layer.weight])
     norm = target.norm
@@ -76,7 +74,7 @@ def _encoded_with_norm(
     return found
 
 
-def settled(step: Settling, current: Arrays, mean: Array, variance: Array) -> dict[str, NDArray[Any]]:
+def settled(step: Settling, current: Arrays, mean: Floats, variance: Floats) -> dict[str, NDArray[Any]]:
     """The statistics of a BatchNormalization that stands by itself, in their own types."""
     return {
         name: array.astype(current[name].dtype)
@@ -84,5 +82,5 @@ def settled(step: Settling, current: Arrays, mean: Array, variance: Array) -> di
     }
 
 
-def _wide(current: Arrays, name: str) -> Array:
+def _wide(current: Arrays, name: str) -> Floats:
     return np.asarray(current[name], np.float64)

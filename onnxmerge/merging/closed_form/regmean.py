@@ -20,12 +20,12 @@ from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, 
 from onnxmerge.calibration.batches import count
 from onnxmerge.calibration.progress import Report
 from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
-from onnxmerge.merging.closed_form.context import Arrays, MergeContext, Refined
-from onnxmerge.merging.closed_form.ridge import Array, Problem, ridge
+from onnxmerge.merging.closed_form.context import MergeContext, Refined
+from onnxmerge.merging.closed_form.ridge import Problem, ridge
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
+from onnxmerge.types import Arrays, Floats, Positions
 from onnxmerge.units.alignment import axis_orders, reordered
-from onnxmerge.units.layout import Positions
 from onnxmerge.units.permutations import transported
 
 OFF_DIAGONAL = 0.95
@@ -77,7 +77,7 @@ def regmean(
 
 def _gram(
     target: LayerTarget, batches: Iterable[Arrays], order: Mapping[int, Positions], count: int, seed: list[int]
-) -> Array:
+) -> Floats:
     """The Gram matrices [groups, d, d] of what one parent's layer reads, damped off the diagonal."""
     d, rng = target.features, np.random.default_rng(seed)
     total = np.zeros((target.form.groups, d, d))

@@ -11,13 +11,12 @@ of its residual. A layer with a bias is solved about the means, so the bias is n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-Array: TypeAlias = NDArray[np.float64]
+from onnxmerge.types import Floats
 
 LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges to choose from, relative to the mean diagonal of X X^T."""
@@ -34,14 +33,14 @@ class Sums:
     itself alone. The shifts are the first rows' means: in float32 a product of large means would drown the rest.
     """
 
-    shift_x: Array
-    shift_y: Array
+    shift_x: Floats
+    shift_y: Floats
     count: int = 0
-    x: Array = field(init=False)
-    y: Array = field(init=False)
-    xx: Array = field(init=False)
-    xy: Array = field(init=False)
-    yy: Array = field(init=False)
+    x: Floats = field(init=False)
+    y: Floats = field(init=False)
+    xx: Floats = field(init=False)
+    xy: Floats = field(init=False)
+    yy: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         groups, d = self.shift_x.shape
@@ -79,23 +78,23 @@ class Problem:
     They are about the point (``x``, ``y``), the means; about zero for a layer without a bias.
     """
 
-    x: Array
-    y: Array
-    xx: Array
-    xy: Array
-    yy: Array
+    x: Floats
+    y: Floats
+    xx: Floats
+    xy: Floats
+    yy: Floats
 
-    def errors(self, weight: Array) -> Array:
+    def errors(self, weight: Floats) -> Floats:
         """Mean squared error of each unit [groups, u] under a weight [groups, u, d]."""
         explained = 2 * np.einsum("gud,gdu->gu", weight, self.xy) - self.spread(weight)
         return np.asarray(np.maximum(self.yy - explained, 0.0))
 
-    def spread(self, weight: Array) -> Array:
+    def spread(self, weight: Floats) -> Floats:
         """The mean square of what the weight gives [groups, u], about its mean for a layer with a bias."""
         return np.asarray(np.einsum("gud,gud->gu", weight @ self.xx, weight))
 
 
-def problem(sums: Sums, coefficients: Array, about: tuple[Array, Array] | None) -> Problem:
+def problem(sums: Sums, coefficients: Floats, about: tuple[Floats, Floats] | None) -> Problem:
     """The regression of sum_k coefficients[k] y_k on x; ``coefficients`` [k, groups, u] weigh each unit's targets.
 
     ``about`` is the point that products are taken about; None for the means of these rows.
@@ -118,7 +117,7 @@ def problem(sums: Sums, coefficients: Array, about: tuple[Array, Array] | None) 
     )
 
 
-def ridge(found: Problem, prior: Array, relative: float) -> Array:
+def ridge(found: Problem, prior: Floats, relative: float) -> Floats:
     """The weight [groups, u, d] for one ridge, relative to the mean diagonal of the inputs' products."""
     weight = prior.copy()
     residual = found.xy - found.xx @ prior.transpose(0, 2, 1)
@@ -130,21 +129,21 @@ def ridge(found: Problem, prior: Array, relative: float) -> Array:
     return weight
 
 
-def _factor(products: Array, added: float) -> tuple[Array, bool]:
+def _factor(products: Floats, added: float) -> tuple[Floats, bool]:
     """The Cholesky factor with ``added`` on the diagonal, ten times more where that is less than products are exact to.
 
     They are sums in float32: where a few directions have nearly all that there is, rounding outweighs a small ridge.
     """
     while True:
         try:
-            factor: tuple[Array, bool] = cho_factor(products + added * np.eye(len(products)), lower=True)
+            factor: tuple[Floats, bool] = cho_factor(products + added * np.eye(len(products)), lower=True)
         except LinAlgError:
             added *= 10
         else:
             return factor
 
 
-def choose(fit: Problem, held: Problem, prior: Array) -> tuple[float, float]:
+def choose(fit: Problem, held: Problem, prior: Floats) -> tuple[float, float]:
     """The ridge of LAMBDAS with the least error on held-out rows, and that error as a share of the units' variance.
 
     The error has one valley as a rule, so the search goes downhill from the middle and leaves the far side alone.

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmerge.merging.closed_form.accumulator import LayerStatistics
-from onnxmerge.merging.closed_form.ridge import Array, Problem, choose, problem, ridge
+from onnxmerge.merging.closed_form.ridge import Problem, choose, problem, ridge
+from onnxmerge.types import Floats
 
 DEAD = 1e-4
 """A target that varies less than this share of its parents is not spread, a unit that does is not scaled."""
@@ -34,13 +35,13 @@ class Solution:
     a share of the target's variance.
     """
 
-    weight: Array
-    bias: Array
+    weight: Floats
+    bias: Floats
     ridge: float
     error: float
 
 
-def solve(statistics: LayerStatistics, prior: Array, *, biased: bool) -> Solution:
+def solve(statistics: LayerStatistics, prior: Floats, *, biased: bool) -> Solution:
     """The layer that meets its target best; ``prior`` [groups, u, d] is its weight now, ``biased`` if it can shift."""
     total = statistics.fit.joined(statistics.held)
     shape = total.y.shape
@@ -60,7 +61,7 @@ def solve(statistics: LayerStatistics, prior: Array, *, biased: bool) -> Solutio
 
 
 def _chosen(
-    fit: Problem, aim: Array, statistics: LayerStatistics, prior: Array, *, biased: bool
+    fit: Problem, aim: Floats, statistics: LayerStatistics, prior: Floats, *, biased: bool
 ) -> tuple[float, float]:
     if not statistics.held.count:
         return choose(fit, fit, prior)
@@ -68,7 +69,7 @@ def _chosen(
     return choose(fit, problem(statistics.held, aim, about), prior)
 
 
-def _factors(weight: Array, whole: Problem, shortcut: Problem | None, wanted: Array) -> Array:
+def _factors(weight: Floats, whole: Problem, shortcut: Problem | None, wanted: Floats) -> Floats:
     """What each unit is multiplied by so that the target tensor, shortcut included, has the deviation ``wanted``."""
     own = whole.spread(weight)
     if shortcut is None:
@@ -80,12 +81,12 @@ def _factors(weight: Array, whole: Problem, shortcut: Problem | None, wanted: Ar
     return np.where(solvable, np.clip(factors, *FACTORS), 1.0)
 
 
-def _ratio(wanted: Array, found: Array) -> Array:
+def _ratio(wanted: Floats, found: Floats) -> Floats:
     alive = found > DEAD * wanted
     return np.where(alive, wanted / np.where(alive, found, 1.0), 1.0)
 
 
-def _weights(shape: tuple[int, ...], *, first: Array | float = 0.0, rest: float = 0.0) -> Array:
+def _weights(shape: tuple[int, ...], *, first: Floats | float = 0.0, rest: float = 0.0) -> Floats:
     """Coefficients [k, groups, u] of the targets: the parents' mean, then the shortcut."""
     found = np.full(shape, rest)
     found[0] = first

@@ -18,9 +18,8 @@ from onnxmerge.activations.moments import GraphEditor, Moments, Probe, settle
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.model.linear_layers import initializer_of
 from onnxmerge.model.normalisation import batchnorms
+from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 def reestimate(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmerge.activations.columns import unit_columns
 from onnxmerge.activations.statistics import MomentRequest, Statistics
 from onnxmerge.model.linear_layers import LinearLayer
+from onnxmerge.types import Floats
 from onnxmerge.units.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.units.permutations import composite
-
-Vector: TypeAlias = NDArray[np.float64]
 
 
 def measurable(
@@ -35,7 +32,7 @@ def measurable(
 
 def channel_moments(
     layer: LinearLayer, request: MomentRequest, typing: Typing, statistics: Statistics, model: int
-) -> tuple[Vector, Vector]:
+) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each channel of a measurable layer's output in one model, float64 [channels]."""
     axis = _measured_axis(layer, typing)
     found = statistics.moments[model, request.tensor, request.space]
@@ -81,7 +78,7 @@ def _several(names: Sequence[str], typing: Typing) -> list[str]:
     return [name for name in names if typing.spaces[name].size > 1]
 
 
-def _channels(units: Vector, axis: AxisBlock, space: str, typing: Typing) -> Vector:
+def _channels(units: Floats, axis: AxisBlock, space: str, typing: Typing) -> Floats:
     """A vector over a composite space's units as one over channels."""
     order, names = _several(composite(space, typing.spaces), typing), _several(axis.spaces, typing)
     grid = units.reshape([typing.spaces[name].size for name in order])

@@ -14,9 +14,9 @@ from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.repair.plan import RepairPlan, Target
 from onnxmerge.model.linear_layers import LinearLayer
+from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
 
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Mode: TypeAlias = Literal["none", "rescale", "repair", "bias"]
 DEAD = 1e-4
 """A unit that varies less than this share of its target is constant up to rounding; it is shifted, not blown up.

@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from onnxmerge.activations.moments import Moments
 from onnxmerge.merging.combine import average
-from onnxmerge.merging.repair.channels import Vector, channel_layout, measurable
+from onnxmerge.merging.repair.channels import channel_layout, measurable
 from onnxmerge.model.linear_layers import LinearLayer, linear_layers
 from onnxmerge.model.normalisation import normalises
+from onnxmerge.types import Floats
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.zips import Matchings
 
@@ -35,8 +36,8 @@ class RepairPlan:
 class Target:
     """What a layer's output should have: mean and standard deviation of each channel, float64 [channels]."""
 
-    mean: Vector
-    std: Vector
+    mean: Floats
+    std: Floats
 
 
 def plan_repair(graph: ir.Graph, typing: Typing, which: Which = "free") -> RepairPlan:

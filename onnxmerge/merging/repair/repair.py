@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from onnxmerge.activations.moments import GraphEditor, Moments, Probe, settle
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.repair.in_graph import DEAD, Arrays, Mode, aims_beside, probe_of, use_target
+from onnxmerge.merging.repair.in_graph import DEAD, Mode, aims_beside, probe_of, use_target
 from onnxmerge.merging.repair.plan import RepairPlan, Target
 from onnxmerge.model.linear_layers import LinearLayer
+from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
 
 MODES = ("none", "rescale", "repair", "bias")

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxmerge.merging.task_vectors.vectors import Array, TaskVectors
+from onnxmerge.merging.task_vectors.vectors import TaskVectors
+from onnxmerge.types import Floats
 
 
-def dare(vectors: TaskVectors) -> Array:
+def dare(vectors: TaskVectors) -> Floats:
     """The (weighted) sum of the thinned task vectors of one tensor, by the tensor's own random numbers."""
     density, rng = vectors.settings.density, vectors.rng
     total = np.zeros(vectors.base.shape)

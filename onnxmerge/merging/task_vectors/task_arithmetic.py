@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxmerge.merging.task_vectors.vectors import Array, TaskVectors
+from onnxmerge.merging.task_vectors.vectors import TaskVectors
+from onnxmerge.types import Floats
 
 
-def task_arithmetic(vectors: TaskVectors) -> Array:
+def task_arithmetic(vectors: TaskVectors) -> Floats:
     """The (weighted) sum of the task vectors of one tensor."""
     total = np.zeros(vectors.base.shape)
     for weight, vector in vectors:

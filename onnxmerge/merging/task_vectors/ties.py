@@ -16,10 +16,11 @@ import math
 
 import numpy as np
 
-from onnxmerge.merging.task_vectors.vectors import Array, TaskVectors
+from onnxmerge.merging.task_vectors.vectors import TaskVectors
+from onnxmerge.types import Floats
 
 
-def ties(vectors: TaskVectors) -> Array:
+def ties(vectors: TaskVectors) -> Floats:
     """The disjoint mean of the trimmed task vectors of one tensor; 0 where their sum has no sign."""
     density = vectors.settings.density
     elected = np.sign(sum(weight * trimmed(vector, density) for weight, vector in vectors))
@@ -32,7 +33,7 @@ def ties(vectors: TaskVectors) -> Array:
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
 
 
-def trimmed(vector: Array, density: float) -> Array:
+def trimmed(vector: Floats, density: float) -> Floats:
     """The largest entries by magnitude, a share ``density`` of all but at least one; entries of equal size together."""
     size = np.abs(vector).reshape(-1)
     kept = max(math.ceil(density * size.size), 1)

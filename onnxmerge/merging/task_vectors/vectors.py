@@ -18,9 +18,8 @@ from onnxmerge.merging.combine import mean_of
 from onnxmerge.model.arrays import identical, is_floating
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import ModelSet
+from onnxmerge.types import Floats
 from onnxmerge.units.layout import Typing
-
-Array: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class TaskVectors:
         """The same numbers for a tensor whichever tensors were read before it."""
         return np.random.default_rng([self.settings.seed, zlib.crc32(self.name.encode())])
 
-    def __iter__(self) -> Iterator[tuple[float, Array]]:
+    def __iter__(self) -> Iterator[tuple[float, Floats]]:
         """(weight, task vector) of each model."""
         base = self.base.astype(np.float64)
         known = np.isfinite(base)
@@ -60,7 +59,7 @@ class TaskVectors:
             yield weight, np.subtract(tuned, base, out=np.zeros(base.shape), where=known & np.isfinite(tuned))
 
 
-Rule: TypeAlias = Callable[[TaskVectors], Array]
+Rule: TypeAlias = Callable[[TaskVectors], Floats]
 """Puts the task vectors of one tensor together."""
 
 

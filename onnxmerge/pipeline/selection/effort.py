@@ -27,13 +27,14 @@ from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.consistency import decidable, require_consistent
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Weights, evidence_of, match
+from onnxmerge.pipeline.matching import evidence_of, match
 from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import AUTO, DEFAULT, MergeOptions
 from onnxmerge.pipeline.restoring import merged
 from onnxmerge.pipeline.selection.examining import Questions
 from onnxmerge.pipeline.selection.judging import PLENTY, Judge, Verdict, held_out, judge_on
 from onnxmerge.pipeline.selection.search import GRID
+from onnxmerge.types import Arrays
 
 TRIED_ON = 2048
 """Samples that a way to merge is tried on, at most."""
@@ -218,7 +219,7 @@ def _answered_together(outputs: Outputs) -> list[tuple[LastLayer, OutputMeaning]
 
 
 def _agreement(
-    job: Job, together: Sequence[tuple[LastLayer, OutputMeaning]], weights: Weights, held: CalibrationSource
+    job: Job, together: Sequence[tuple[LastLayer, OutputMeaning]], weights: Arrays, held: CalibrationSource
 ) -> tuple[float, int]:
     """How well merged weights agree with the parents' ensemble, the mean over outputs, and on how many samples."""
     models, options = job.prepared.models, job.options

@@ -16,9 +16,9 @@ from onnxmerge.merging.reconstruction import Reference, reference
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Weights
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.selection.examining import Exam, Questions, examine
+from onnxmerge.types import Arrays
 from onnxmerge.units.zips import Matchings
 
 REPAIR_SAMPLES = 256
@@ -83,11 +83,11 @@ class Judge:
         """On how many samples."""
         return sum(map(rows, self.reference.feeds)) if self.exam is None else self.exam.samples
 
-    def __call__(self, weights: Weights, matchings: Matchings) -> Verdict:
+    def __call__(self, weights: Arrays, matchings: Matchings) -> Verdict:
         """Judge the network with merged ``weights``, in the units to which ``matchings`` led."""
         return self.each(weights, [{}], matchings)[0]
 
-    def each(self, weights: Weights, changes: Sequence[Weights], matchings: Matchings) -> list[Verdict]:
+    def each(self, weights: Arrays, changes: Sequence[Arrays], matchings: Matchings) -> list[Verdict]:
         """The same for each of some ``changes`` to the weights; what none of them changes runs once for all."""
         found = self.reference.rows_of(weights, changes)
         agreed = [self.reference.compare(rows, matchings) for rows in found]
