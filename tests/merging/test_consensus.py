@@ -43,6 +43,18 @@ def test_each_speaks_at_full_volume_where_it_alone_has_something_to_say() -> Non
         assert 0.8 < slope <= 1.0
 
 
+def test_what_varies_fills_up_what_means_lose_where_they_cancel() -> None:
+    """Else the answers would be shorter than the models', and a reader of directions would hear little but the mean."""
+    one, other = (answers(np.eye(20, dtype=np.float32)[:6], seed) for seed in (1, 2))
+    far = np.concatenate([np.full(10, 6), np.zeros(10)]).astype(np.float32)
+    other -= far
+    rule = consensus([one, other], [0.5, 0.5])
+    agreed = rule([one, other])
+    assert rule.volume > 1.5
+    np.testing.assert_allclose(np.sqrt(np.square(agreed).sum(axis=1).mean()), rule.length, rtol=1e-3)
+    np.testing.assert_allclose(agreed.mean(axis=0), rule.centre, atol=1e-3)
+
+
 def test_shares_tip_the_scale_where_both_speak() -> None:
     basis = np.eye(20, dtype=np.float32)[:6]
     one, other = answers(basis, 1), answers(basis, 2)

@@ -8,11 +8,12 @@ Embeddings are agreed on by the directions in which each parent's answers vary (
 somebody reads who compares them with vectors: with V the vectors of all parents stacked [classes, u], p_m(x) the
 softmax of the cosines of parent m's answer with its own vectors, and q the square roots of all of them,
 
-    t = c + b V^+ (q - mean q),
+    t = mu + v (c + b V^+ (q - mean q)),
 
-c being the consensus about its mean, V^+ the pseudo-inverse, and b such that both terms have one deviation. Where no
-class vectors are known, the centres of clusters of each parent's own answers stand in for them: about its mean, an
-embedding that was trained for classes varies towards one of them at a time.
+mu being the mean of the parents' means, c their consensus about it, V^+ the pseudo-inverse, b such that both terms have
+one deviation, and v such that t is no shorter than the parents' answers. Where no class vectors are known, the centres
+of clusters of each parent's own answers stand in for them: about its mean, an embedding that was trained for classes
+varies towards one of them at a time.
 
 The mean of an embedding is a constant opinion on classes, and the mean of two parents' means favours some classes of
 both. It is added to t unless it is to be dropped, which changes what the output says to whoever reads more than
@@ -26,7 +27,7 @@ which it is not too sure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -150,7 +151,8 @@ class Reading:
 class CommonEmbedding:
     """The consensus of embeddings, with what is read of each parent by a ``reading`` where there is one.
 
-    ``back`` [classes, u] is V^+ times b, ``typical`` [classes] the mean of q.
+    ``back`` [classes, u] is V^+ times b, ``typical`` [classes] the mean of q; ``volume`` is what all that varies is
+    multiplied by, so that answers are as long as the parents'.
     """
 
     label: str
@@ -160,13 +162,18 @@ class CommonEmbedding:
     back: Rows | None = None
     typical: Rows | None = None
 
+    volume: float = 1.0
+
     def __call__(self, answers: Sequence[Rows]) -> Rows:
-        found: Rows = self.agreed(answers)
-        if not self.keeps_mean:
-            found = np.asarray(found - self.agreed.centre, np.float32)
-        if self.reading is not None and self.back is not None and self.typical is not None:
-            found = np.asarray(found + (self.reading.read(answers) - self.typical) @ self.back, np.float32)
-        return found
+        found = self.varying(answers) * np.float32(self.volume)
+        return np.asarray(found + self.agreed.centre if self.keeps_mean else found, np.float32)
+
+    def varying(self, answers: Sequence[Rows]) -> Rows:
+        """The common answer [n, u] without its mean, before it is brought to its length."""
+        found = self.agreed.varying(answers)
+        if self.reading is None or self.back is None or self.typical is None:
+            return found
+        return np.asarray(found + (self.reading.read(answers) - self.typical) @ self.back, np.float32)
 
 
 def common_embedding(
@@ -174,15 +181,16 @@ def common_embedding(
 ) -> CommonEmbedding:
     """Learn the form from some of the parents' answers [n, u]; without a ``reading`` it is their consensus alone."""
     agreed = consensus(answers, shares)
-    if reading is None:
-        return CommonEmbedding("consensus of directions", agreed, keeps_mean)
-    read = reading.read(answers)
-    typical = read.mean(axis=0)
-    back = np.linalg.pinv(reading.joint.astype(np.float64)).T
-    deviation = float((agreed(answers) - agreed.centre).std())
-    own = float(((read - typical) @ back).std())
-    scaled = np.asarray(back * (deviation / own if own > 0 else 0.0), np.float32)
-    return CommonEmbedding(reading.label, agreed, keeps_mean, reading, scaled, typical)
+    form = CommonEmbedding("consensus of directions", agreed, keeps_mean)
+    if reading is not None:
+        read = reading.read(answers)
+        typical = read.mean(axis=0)
+        back = np.linalg.pinv(reading.joint.astype(np.float64)).T
+        deviation = float(agreed.varying(answers).std())
+        own = float(((read - typical) @ back).std())
+        scaled = np.asarray(back * (deviation / own if own > 0 else 0.0), np.float32)
+        form = CommonEmbedding(reading.label, agreed, keeps_mean, reading, scaled, typical)
+    return replace(form, volume=agreed.volume_of(form.varying(answers), keeps_mean=keeps_mean))
 
 
 def clusters(answers: Sequence[Rows], seed: int) -> Reading:

@@ -4,18 +4,22 @@ A network trained for a task answers with the few directions that its task needs
 its answers do not vary. The plain mean of two networks' answers e_m lets each speak where it has nothing to say, at
 the same volume as the one that has. So each answer counts in every direction by its own variance there,
 
-    t = mu + sum_m (e_m - mu_m) F_m,        F_m = w_m (C_m + rho I) (sum_k w_k C_k + rho I)^-1,
+    t = mu + b sum_m (e_m - mu_m) F_m,        F_m = w_m (C_m + rho I) (sum_k w_k C_k + rho I)^-1,
 
 with mu_m and C_m the mean and the covariance of model m's answers, mu the mean of the mu_m, w_m the models' shares.
 The F_m add up to the identity: what all say alike is said, and where nobody varies the plain mean decides. That is
 RegMean's average (Jin et al., ICLR 2023, arXiv 2212.09849) of the identity, for a reader of the answers who looks along
 directions like the answers' own, as one does who compares an embedding with vectors of classes.
+
+Where models were trained apart, their means point elsewhere and partly cancel: mu is shorter than theirs, and answers
+would be too. So b is such that t has the models' length in the root mean square: what varies fills up what the mean has
+lost, or a reader of directions would hear little but the mean. It is 1 for equal models, and never less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +35,7 @@ class Consensus:
     """How answers [positions, u] of each model become one, all brought to one ``length`` first.
 
     ``sizes`` [models] are their mean lengths, ``shares`` the w_m, ``centres`` [models, u] the mu_m, ``centre`` [u] is
-    mu, ``factors`` [models, u, u] the F_m.
+    mu, ``factors`` [models, u, u] the F_m, ``volume`` is b.
     """
 
     length: float
@@ -40,13 +44,24 @@ class Consensus:
     centre: NDArray[np.float32]
     centres: NDArray[np.float32]
     factors: NDArray[np.float32]
+    volume: float = 1.0
 
     def __call__(self, answers: Sequence[Rows]) -> Rows:
         """The agreed answer to each sample, of the models' answers to it."""
-        total = np.broadcast_to(self.centre, answers[0].shape).copy()
+        return self.centre + np.float32(self.volume) * self.varying(answers)
+
+    def varying(self, answers: Sequence[Rows]) -> Rows:
+        """What varies in the agreed answers, as long as the models have it: sum_m (e_m - mu_m) F_m."""
+        total = np.zeros_like(answers[0])
         for own, centre, factor in zip(answers, self.centres, self.factors, strict=True):
             total += (own * (self.length / lengths(own)) - centre) @ factor
         return total
+
+    def volume_of(self, varying: Rows, *, keeps_mean: bool = True) -> float:
+        """The b at which what varies [positions, u], with the mean or without, has the models' length; at least 1."""
+        spare = self.length**2 - (float(np.square(self.centre, dtype=np.float64).sum()) if keeps_mean else 0.0)
+        own = float(np.square(varying, dtype=np.float64).sum(axis=1).mean())
+        return float(np.sqrt(max(spare / own, 1.0))) if own > 0 else 1.0
 
     def at_length(self, answers: Sequence[Rows]) -> Rows:
         """The same, each sample as long again, relative to the others, as the models have it on average."""
@@ -66,7 +81,11 @@ def consensus(answers: Sequence[Rows], shares: Sequence[float]) -> Consensus:
     inverse = np.linalg.inv(total + eye)
     factors = np.stack([share * (own + eye) @ inverse for own, share in zip(spread, shares, strict=True)])
     centre = np.average(centres, axis=0, weights=shares)
-    return Consensus(length, *(np.asarray(part, np.float32) for part in (sizes, shares, centre, centres, factors)))
+    sizes, shared, centre, centres, factors = (
+        np.asarray(part, np.float32) for part in (sizes, shares, centre, centres, factors)
+    )
+    agreed = Consensus(length, sizes, shared, centre, centres, factors)
+    return replace(agreed, volume=agreed.volume_of(agreed.varying(answers)))
 
 
 def lengths(rows: Rows) -> Rows:
