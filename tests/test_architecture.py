@@ -38,3 +38,14 @@ def test_every_room_has_its_floor(page: str, checkout: Path) -> None:
 
 def test_the_picture_is_that_of_the_imports(page: str, checkout: Path) -> None:
     assert drawn(page, checkout / "onnxmerge") == page, "run PYTHONPATH=. python tools/architecture.py"
+
+
+def test_the_glossary_s_names_are_in_the_code(checkout: Path) -> None:
+    table = (checkout / "docs" / "glossary.md").read_text().splitlines()
+    names = {name for line in table if line.startswith("| ") for name in re.findall(r"`([\w.]+)` \|$", line)}
+    code = "".join(path.read_text() for path in (checkout / "onnxmerge").rglob("*.py"))
+    missing = [
+        name for name in names if not re.search(rf"^ *(class |def )?{name.split('.')[-1]}\b[:( ]", code, re.MULTILINE)
+    ]
+    assert names
+    assert not missing
