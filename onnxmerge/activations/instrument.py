@@ -21,7 +21,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxmerge.activations.builder import Builder
 from onnxmerge.activations.matrix import Matrix, centred
-from onnxmerge.activations.views import Product, View, product_output
+from onnxmerge.activations.views import UnitProduct, View, product_output
 from onnxmerge.model.network import SOURCE, label
 from onnxmerge.model.opset import make_measurable
 
@@ -30,7 +30,7 @@ def instrument(
     template: ir.Model,
     weights: Sequence[Mapping[str, NDArray[Any]]],
     views: Sequence[View],
-    products: Sequence[Product],
+    products: Sequence[UnitProduct],
 ) -> ir.Model:
     """One model that runs every set of ``weights`` on the template's inputs and returns the statistics alone.
 
@@ -53,7 +53,7 @@ def instrument(
 
 
 def _add_statistics(
-    builder: Builder, views: Sequence[View], products: Sequence[Product], tensors: Sequence[Mapping[str, Any]]
+    builder: Builder, views: Sequence[View], products: Sequence[UnitProduct], tensors: Sequence[Mapping[str, Any]]
 ) -> None:
     """Add the outputs; ``tensors[m]`` are those of model m by the template's names."""
     matrices = [[centred(builder, v, view, m, own) for m, own in enumerate(tensors)] for v, view in enumerate(views)]

@@ -18,7 +18,7 @@ from onnxmerge.activations.columns import unit_columns
 from onnxmerge.activations.instrument import instrument
 from onnxmerge.activations.views import (
     POSITION_BUDGET,
-    Product,
+    UnitProduct,
     View,
     mean_output,
     product_output,
@@ -141,7 +141,7 @@ class Statistics:
     moments: Mapping[tuple[int, str, str], Moments]
 
 
-def gather(
+def measure_statistics(
     template: ir.Model | Network,
     weights: Sequence[Mapping[str, NDArray[Any]]],
     typing: Typing,
@@ -197,7 +197,7 @@ class _Plan:
     views: tuple[View, ...]
     grams: Mapping[str, tuple[int, ...]]
     moments: Mapping[tuple[str, str], tuple[int, ...]]
-    products: tuple[Product, ...]
+    products: tuple[UnitProduct, ...]
 
 
 def _plan(
@@ -236,7 +236,7 @@ def _plan(
         pooled = [view for tensor in dict.fromkeys(request.tensors) for view in of(tensor, space, comparable=True)]
         if pooled:
             grams[request.space] = tuple(pooled)
-    products = tuple(Product(space, pooled, pair) for space, pooled in grams.items() for pair in pairs)
+    products = tuple(UnitProduct(space, pooled, pair) for space, pooled in grams.items() for pair in pairs)
     return _Plan(tuple(views), grams, moments, products)
 
 
@@ -249,7 +249,7 @@ class _Accumulators:
     counts: NDArray[np.int64] = field(init=False)
     sums: list[Floats] = field(init=False)
     squares: list[Floats] = field(init=False)
-    cross: dict[Product, Floats] = field(init=False)
+    cross: dict[UnitProduct, Floats] = field(init=False)
     waiting: list[tuple[NDArray[np.int64], list[Floats]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

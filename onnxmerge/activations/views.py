@@ -19,7 +19,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class UnitProduct:
     """The sum over ``views`` (by index) of centred products, units of model i by units of model j."""
 
     key: str
@@ -42,6 +42,6 @@ def variance_output(view: int, model: int) -> str:
     return f"onnxmerge.variance.{view}.{model}"
 
 
-def product_output(product: Product) -> str:
+def product_output(product: UnitProduct) -> str:
     """Name of the output with the products (float32 [units, units])."""
     return f"onnxmerge.product.{product.key}.{product.pair[0]}.{product.pair[1]}"

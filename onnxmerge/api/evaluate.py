@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from onnxmerge.api.entrants import Entrant, Evaluable, entrant, named, plain_average
+from onnxmerge.api.evaluated_models import Evaluable, EvaluatedModel, evaluated_model, named, plain_average
 from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores, Role
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import BATCH_SIZE, CalibrationSource, SourceSpec, open_source
@@ -80,29 +80,29 @@ def evaluate(
     if baseline not in get_args(Baseline):
         raise UsageError(f"there is no baseline {baseline!r}; choose one of {', '.join(get_args(Baseline))}")
     right = truth(found, read_labels(_label_spec(labels, data)))
-    entrants = _parents(parents, found, listed, provider)
+    evaluated = _parents(parents, found, listed, provider)
     notes: list[str] = []
     if baseline == "average" and parents and _regressions(found):
         average, note = plain_average(parents, found, provider)
-        entrants += [] if average is None else [average]
+        evaluated += [] if average is None else [average]
         notes += [] if note is None else [note]
-    entrants += [entrant(name, model, found, "model", (), provider) for name, model in named(models)]
-    if not entrants:
+    evaluated += [evaluated_model(name, model, found, "model", (), provider) for name, model in named(models)]
+    if not evaluated:
         raise UsageError("there is no model to evaluate")
-    specs = free_batch(entrants[0].candidate.inputs)
+    specs = free_batch(evaluated[0].candidate.inputs)
     beyond = right.samples + 1  # one sample more than there are labels is enough to refuse the data
     source = open_source(data, specs, endless=beyond, batch_size=batch_size, **(image_options or {}))
-    asked = _asked(outputs, entrants, found)
+    asked = _asked(outputs, evaluated, found)
     with (progress or _silent)("evaluating") as report:
-        seen = _stream(entrants, found, source, lambda: Scorer(found, right, top_k), asked, report)
-    lowest = _lowest(baseline, entrants, seen.scores, found, right) if parents and _regressions(found) else None
+        seen = _stream(evaluated, found, source, lambda: Scorer(found, right, top_k), asked, report)
+    lowest = _lowest(baseline, evaluated, seen.scores, found, right) if parents and _regressions(found) else None
     return EvaluationResult(
         tasks=found,
         samples=right.samples,
         top_k=tuple(top_k),
         baseline=None if lowest is None else baseline,
-        models=_rows(entrants, seen, found, lowest),
-        notes=(*notes, *_said(entrants, seen)),
+        models=_rows(evaluated, seen, found, lowest),
+        notes=(*notes, *_said(evaluated, seen)),
     )
 
 
@@ -124,19 +124,21 @@ def _label_spec(labels: LabelSpec | None, data: SourceSpec) -> LabelSpec:
     return Path(data)
 
 
-def _parents(parents: Sequence[ModelSource], tasks: Sequence[Task], listed: Listed, provider: str) -> list[Entrant]:
+def _parents(
+    parents: Sequence[ModelSource], tasks: Sequence[Task], listed: Listed, provider: str
+) -> list[EvaluatedModel]:
     learned = tasks_learned(parents, tasks, listed)
     return [
-        entrant(name, model, tasks, "parent", own, provider)
+        evaluated_model(name, model, tasks, "parent", own, provider)
         for (name, model), own in zip(named(parents), learned, strict=True)
     ]
 
 
-def _asked(written: str | None, entrants: Sequence[Entrant], tasks: Sequence[Task]) -> dict[str, Meaning]:
+def _asked(written: str | None, evaluated: Sequence[EvaluatedModel], tasks: Sequence[Task]) -> dict[str, Meaning]:
     """What ``--outputs`` says of the outputs that answer; UsageError where that is none of them, or fits no task."""
-    names = dict.fromkeys(name for one in entrants for name in one.candidate.outputs if name is not None)
+    names = dict.fromkeys(name for one in evaluated for name in one.candidate.outputs if name is not None)
     asked = asked_meanings(written, list(names))
-    for one in entrants:
+    for one in evaluated:
         require_fitting(asked, tasks, one.candidate.outputs)
     return asked
 
@@ -163,7 +165,7 @@ class _Seen:
 
 
 def _stream(
-    entrants: Sequence[Entrant],
+    evaluated: Sequence[EvaluatedModel],
     tasks: Sequence[Task],
     source: CalibrationSource,
     scorer: Callable[[], Scorer],
@@ -171,14 +173,14 @@ def _stream(
     report: Report,
 ) -> _Seen:
     """What one pass over the data gives; ``scorer`` makes one for each row."""
-    scorers = [scorer() for _ in entrants]
-    elders = [index for index, one in enumerate(entrants) if one.role == "parent"]
-    learned = [entrants[index].learned for index in elders]
+    scorers = [scorer() for _ in evaluated]
+    of_parents = [index for index, one in enumerate(evaluated) if one.role == "parent"]
+    learned = [evaluated[index].learned for index in of_parents]
     asks = any(task.kind == "classification" for task in tasks)
-    forms = [form for form in _ENSEMBLES if elders and (asks or form is _ENSEMBLES[0])]
+    forms = [form for form in _ENSEMBLES if of_parents and (asks or form is _ENSEMBLES[0])]
     together = [scorer() for _ in forms]
-    candidates = [one.candidate for one in entrants]
-    meanings: list[tuple[OutputMeaning | None, ...]] = [()] * len(entrants)
+    candidates = [one.candidate for one in evaluated]
+    meanings: list[tuple[OutputMeaning | None, ...]] = [()] * len(evaluated)
     for done, feed in enumerate(source, start=1):
         if done == 1:
             candidates = [one.fitted(feed) for one in candidates]
@@ -189,7 +191,7 @@ def _stream(
         for one, own in zip(scorers, answers, strict=True):
             one.update(on_one_scale(tasks, own), sureness(tasks, own))
         for one, form in zip(together, forms, strict=True):
-            both = form.answers(tasks, [answers[index] for index in elders], learned)
+            both = form.answers(tasks, [answers[index] for index in of_parents], learned)
             one.update(both, Sureness(both, apart=True))
         report(done, source.batches)
     return _Seen(
@@ -204,35 +206,39 @@ def _answers(candidate: Candidate, given: Sequence[Heads | None], meanings: Sequ
     return Answers(given, [None if each is None else each.meaning for each in meanings], candidate.outputs)
 
 
-def _said(entrants: Sequence[Entrant], seen: _Seen) -> list[str]:
+def _said(evaluated: Sequence[EvaluatedModel], seen: _Seen) -> list[str]:
     """What outputs were taken for, and how the ensembles were formed where that follows from it."""
-    named = [(one.name, meanings) for one, meanings in zip(entrants, seen.meanings, strict=True)]
-    elders = [meanings for one, meanings in zip(entrants, seen.meanings, strict=True) if one.role == "parent"]
-    used = {each.meaning for meanings in elders for each in meanings if each is not None}
+    named = [(one.name, meanings) for one, meanings in zip(evaluated, seen.meanings, strict=True)]
+    of_parents = [meanings for one, meanings in zip(evaluated, seen.meanings, strict=True) if one.role == "parent"]
+    used = {each.meaning for meanings in of_parents for each in meanings if each is not None}
     return [*told(named), *([f"{AS_THE_TOOL}: {how_mild(used)}"] if used else [])]
 
 
 def _lowest(
-    baseline: Baseline, entrants: Sequence[Entrant], scores: Sequence[Scores], tasks: Sequence[Task], right: Truth
+    baseline: Baseline,
+    evaluated: Sequence[EvaluatedModel],
+    scores: Sequence[Scores],
+    tasks: Sequence[Task],
+    right: Truth,
 ) -> Scores | None:
     """The scores from which scaled scores start; None where there is no plain average."""
     if baseline == "average":
-        return next((own for one, own in zip(entrants, scores, strict=True) if one.role == "average"), None)
+        return next((own for one, own in zip(evaluated, scores, strict=True) if one.role == "average"), None)
     return scores_of_means(tasks, right)
 
 
 def _rows(
-    entrants: Sequence[Entrant], seen: _Seen, tasks: Sequence[Task], lowest: Scores | None
+    evaluated: Sequence[EvaluatedModel], seen: _Seen, tasks: Sequence[Task], lowest: Scores | None
 ) -> tuple[ModelScores, ...]:
     """Parents, their ensembles, their plain average, the models."""
-    own = list(zip(entrants, seen.scores, seen.meanings, strict=True))
-    elders = [(one.learned, scores) for one, scores, _ in own if one.role == "parent"]
+    own = list(zip(evaluated, seen.scores, seen.meanings, strict=True))
+    of_parents = [(one.learned, scores) for one, scores, _ in own if one.role == "parent"]
     rows = [
-        ModelScores(one.name, one.role, one.learned, scores, scaled_scores(tasks, scores, lowest, elders), meanings)
+        ModelScores(one.name, one.role, one.learned, scores, scaled_scores(tasks, scores, lowest, of_parents), meanings)
         for one, scores, meanings in own
     ]
-    rows[len(elders) : len(elders)] = [
-        ModelScores(form.name, form.role, (), scores, scaled_scores(tasks, scores, lowest, elders))
+    rows[len(of_parents) : len(of_parents)] = [
+        ModelScores(form.name, form.role, (), scores, scaled_scores(tasks, scores, lowest, of_parents))
         for form, scores in seen.together
     ]
     return tuple(rows)

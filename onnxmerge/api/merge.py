@@ -19,22 +19,22 @@ from onnxmerge.merging.answer.meaning import asked_meanings
 from onnxmerge.model.precision import halved
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
-from onnxmerge.pipeline.beginning import Given, begin, divided, of_data
+from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_merge
 from onnxmerge.pipeline.job import Progress, silent
-from onnxmerge.pipeline.matching import evidence_of
+from onnxmerge.pipeline.matching import measured
 from onnxmerge.pipeline.meanings import known_vectors, output_names, outputs_of
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import ModelSource
 from onnxmerge.pipeline.provenance import canonical_recipe
 from onnxmerge.pipeline.publish import sources
 from onnxmerge.pipeline.restoring import Merged, merged
-from onnxmerge.pipeline.selection.choosing import Chosen, chosen_by, matched_by
+from onnxmerge.pipeline.selection.choosing import SelectedMatching, chosen_by, matched_by
 from onnxmerge.pipeline.selection.effort import chosen_way, possible_ways
-from onnxmerge.pipeline.selection.examining import questions
-from onnxmerge.pipeline.selection.judging import PLENTY
+from onnxmerge.pipeline.selection.held_out import PLENTY
+from onnxmerge.pipeline.selection.labelled import evaluation_tasks
 from onnxmerge.pipeline.selection.repairing import choose_repair
 from onnxmerge.pipeline.selection.search import choices
-from onnxmerge.pipeline.separation import Parents, Product, joined
+from onnxmerge.pipeline.separation import MergedModel, Parents, joined
 from onnxmerge.pipeline.tasks import TaskSpec
 from onnxmerge.pipeline.validate import errors, footprints, require_finite
 from onnxmerge.validation.coverage import coverage
@@ -62,7 +62,7 @@ def merge(
             ``script.py:function``), arrays, or a reader. Optional for methods that compare no activations.
         base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
         labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead: by
-            the mean over tasks of accuracies, or scaled scores of regressions (``selection.examining``).
+            the mean over tasks of accuracies, or scaled scores of regressions (``selection.labelled``).
         tasks: What labels mean, and which output answers: see `evaluate`. By default classes of the first output.
             With class vectors in them, also what the ensemble's answer is read by (``answer="ensemble"``).
         vectors: File of class vectors that outputs are compared with: see `evaluate`.
@@ -79,51 +79,55 @@ def merge(
         ValidationError: a certificate failed, or the merged model gives values that are not finite.
 
     """
-    given = Given(calibration, base, image_options or {}, inputs or {})
+    given = MergeInputs(calibration, base, image_options or {}, inputs or {})
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=labels is not None)
-    begun = begin(models, given, every[0], progress or silent)
-    parents, clock = begun.parents, begun.clock
-    asked = questions(labels, tasks, vectors, data=calibration, models=models, parents=parents)
+    prepared_merge = prepare_merge(models, given, every[0], progress or silent)
+    parents, clock = prepared_merge.parents, prepared_merge.clock
+    asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
     known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
     with clock.stage("try"):
-        begun = replace(begun, job=replace(begun.job, outputs=outputs_of(begun.job, known)))
-        how, tried = chosen_way(begun.job, asked_for, every, asked)
+        prepared_merge = replace(
+            prepared_merge, job=replace(prepared_merge.job, outputs=outputs_of(prepared_merge.job, known))
+        )
+        how, tried = chosen_way(prepared_merge.job, asked_for, every, asked)
     tried = None if tried is None else replace(tried, vectors=bool(known))
     asked = asked if tried is None or tried.labelled else None
-    begun = divided(begun, how, labelled=asked is not None)
-    job = begun.job
+    prepared_merge = divided(prepared_merge, how, labelled=asked is not None)
+    job = prepared_merge.job
     with clock.stage("calibrate"):
         trials = choices(how, len(job.prepared.models.weights))
-        evidence = evidence_of(job, [replace(how, method=method, alpha=alpha) for method, alpha in trials])
+        measurements = measured(job, [replace(how, method=method, alpha=alpha) for method, alpha in trials])
     with clock.stage("match"):
-        judges = chosen_by(begun.split, asked)
-        chosen = matched_by(job, evidence, judges)
+        evaluators = chosen_by(prepared_merge.split, asked)
+        selected = matched_by(job, measurements, evaluators)
     with clock.stage("merge"):
-        repair = choose_repair(chosen.job, chosen.matched, chosen.evidence, judges)
-        result = repair.merged or merged(chosen.job, chosen.matched, chosen.evidence, repair.step)
-        result, answers = answered(chosen.job, result, apart=parents.separation is not None)
-        product = _product(parents, chosen, result)
+        repair = choose_repair(selected.job, selected.matched, selected.measurements, evaluators)
+        result = repair.merged or merged(selected.job, selected.matched, selected.measurements, repair.step)
+        result, answers = answered(selected.job, result, apart=parents.separation is not None)
+        product = _product(parents, selected, result)
         if how.output_type == "float16":
             product = replace(product, network=halved(product.network, product.weights), weights={})
     with clock.stage("check"):
         require_finite(parents, product, job.prepared.trace.sample, how.provider)
     with clock.stage("compare"):
-        held = begun.source if begun.split is None else begun.split.held
-        found = errors(parents, product, held, how.provider, judges.reference)
+        held = prepared_merge.source if prepared_merge.split is None else prepared_merge.split.held
+        found = errors(parents, product, held, how.provider, evaluators.reference)
         costs = footprints(parents, job.prepared, product)
-    report = report_of(chosen, begun.certificates, result, repair, product, seconds=clock.seconds)
-    notes = tuple(dict.fromkeys((*begun.notes, *report.notes, *of_data(begun))))
+    report = report_of(selected, prepared_merge.certificates, result, repair, product, seconds=clock.seconds)
+    notes = tuple(dict.fromkeys((*prepared_merge.notes, *report.notes, *of_data(prepared_merge))))
     recipe = canonical_recipe(
         how,
         models=report.sha256,
         base=None if report.base is None else report.base[1],
-        calibration=None if begun.source is None else begun.source.digest(),
+        calibration=None if prepared_merge.source is None else prepared_merge.source.digest(),
         inputs=given.inputs,
         asked=asked,
         vectors=known,
     )
-    report = replace(report, footprints=costs, reconstruction=found, held_out=begun.split is not None, notes=notes)
+    report = replace(
+        report, footprints=costs, reconstruction=found, held_out=prepared_merge.split is not None, notes=notes
+    )
     report = replace(report, recipe=recipe, answers=answers, effort=tried)
     read = sources("one of the models", *models, base, model=True)
     read += sources("the data", calibration, labels, tasks, vectors, how.operators)
@@ -144,16 +148,16 @@ def plan(
 
     Takes the arguments of ``merge`` and raises what it raises so far.
     """
-    given = Given(calibration, base, image_options or {}, inputs or {})
+    given = MergeInputs(calibration, base, image_options or {}, inputs or {})
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=False)
     how = every[0]
-    begun = divided(begin(models, given, how, silent), how, labelled=False)
-    job, prepared = begun.job, begun.job.prepared
+    prepared_merge = divided(prepare_merge(models, given, how, silent), how, labelled=False)
+    job, prepared = prepared_merge.job, prepared_merge.job.prepared
     overrides(how.groups, prepared.typing)  # raises for a rule that names no group
-    asked_meanings(how.outputs, output_names(begun.parents.models.template.graph))  # the same for an output
-    tried = every if begun.source is not None and holds(begun.source, PLENTY) else every[:1]
-    border = None if begun.parents.separation is None else tuple(sorted(prepared.models.border))
+    asked_meanings(how.outputs, output_names(prepared_merge.parents.models.template.graph))  # the same for an output
+    tried = every if prepared_merge.source is not None and holds(prepared_merge.source, PLENTY) else every[:1]
+    border = None if prepared_merge.parents.separation is None else tuple(sorted(prepared.models.border))
     return MergePlan(
         models=tuple(network.label for network in prepared.models.sources),
         options=asked_for,
@@ -161,9 +165,9 @@ def plan(
         groups=group_reports(job, None),
         border=border,
         coverage=coverage(prepared.models.weights[0], prepared.typing),
-        certificates=begun.certificates,
+        certificates=prepared_merge.certificates,
         calibrated=job.source is not None,
-        notes=begun.notes,
+        notes=prepared_merge.notes,
     )
 
 
@@ -175,15 +179,15 @@ def _settled(options: MergeOptions | None, settings: Mapping[str, Any]) -> Merge
 
 
 def _possible(
-    models: Sequence[ModelSource], given: Given, how: MergeOptions, *, labelled: bool
+    models: Sequence[ModelSource], given: MergeInputs, how: MergeOptions, *, labelled: bool
 ) -> tuple[MergeOptions, ...]:
     """The ways to merge that are to be tried. Raises UsageError where there is none."""
     calibrated, based = given.calibration is not None, given.base is not None
     return possible_ways(how, len(models), calibrated=calibrated, labelled=labelled, based=based)
 
 
-def _product(parents: Parents, chosen: Chosen, result: Merged) -> Product:
+def _product(parents: Parents, selected: SelectedMatching, result: Merged) -> MergedModel:
     """The merged network, with the heads behind it where they are apart."""
-    job, matched = chosen.job, chosen.matched
+    job, matched = selected.job, selected.matched
     reads = readings(job.prepared.typing, sorted(job.prepared.models.border), matched.matchings)
     return joined(parents, job.network, result.weights, reads)

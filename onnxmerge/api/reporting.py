@@ -8,29 +8,29 @@ from onnxmerge.api.outcome import HeadsReport, MergeReport, group_reports, peak_
 from onnxmerge.matching.zip_method import ZipMethod
 from onnxmerge.pipeline.methods import METHODS, alpha_of, settings_of
 from onnxmerge.pipeline.restoring import Merged
-from onnxmerge.pipeline.selection.choosing import Chosen
+from onnxmerge.pipeline.selection.choosing import SelectedMatching
 from onnxmerge.pipeline.selection.repairing import ChosenRepair
-from onnxmerge.pipeline.separation import Product
+from onnxmerge.pipeline.separation import MergedModel
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import coverage
 
 
 def report_of(
-    chosen: Chosen,
+    selected: SelectedMatching,
     certificates: tuple[Certificate, ...],
     result: Merged,
     repaired: ChosenRepair,
-    product: Product,
+    product: MergedModel,
     *,
     seconds: Mapping[str, float],
 ) -> MergeReport:
     """What happened, but for the comparison of the merged model with its parents."""
-    job, matched = chosen.job, chosen.matched
+    job, matched = selected.job, selected.matched
     options, models, source = job.options, job.prepared.models, job.source
     zips, settings, apart = isinstance(METHODS[options.method], ZipMethod), settings_of(options), product.separation
     notes = [
         *(() if apart is None else apart.notes),
-        *(() if chosen.search is None else chosen.search.notes),
+        *(() if selected.search is None else selected.search.notes),
         *(() if job.resized is None else job.resized.notes),
         *result.notes,
         *(note for search in matched.searches for note in search.notes),
@@ -46,8 +46,8 @@ def report_of(
         base=None if job.base is None else (job.base.network.label, job.base.network.sha256),
         scale=None if settings is None else settings.scale,
         density=None if settings is None else settings.density,
-        search=chosen.search,
-        rotated=chosen.rotated,
+        search=selected.search,
+        rotated=selected.rotated,
         repairs=repaired.tried,
         rules=options.groups,
         seed=options.seed,

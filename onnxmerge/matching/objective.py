@@ -17,7 +17,7 @@ import numpy as np
 from onnxmerge.matching.similarity import PairOfModels, UnitSums, unit_columns, unit_sums, unit_view, weight_similarity
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Occurrence
-from onnxmerge.units.permutations import composite_shape, composite_sources, gather
+from onnxmerge.units.permutations import block_content, composite_shape, composite_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ def _sums_of_matched_units(
     """What a block adds to the sums over its units and their partners, by space, and its part of the inner product."""
     plan, layout, block = pair.plan, occurrences[0].layout, occurrences[0].block
     contents = (
-        gather(pair.first[layout.name], layout, block, plan.spaces, {}),
-        gather(pair.other[layout.name], layout, block, plan.spaces, perms),
+        block_content(pair.first[layout.name], layout, block, plan.spaces, {}),
+        block_content(pair.other[layout.name], layout, block, plan.spaces, perms),
     )
     found: list[tuple[str, UnitSums]] = []
     inner_product = 0.0

@@ -20,7 +20,7 @@ from scipy.spatial.distance import cdist
 from onnxmerge.matching.similarity import has_twins, unit_columns, unit_view
 from onnxmerge.types import Arrays, Floats
 from onnxmerge.units.groups import Group, Occurrence, Plan
-from onnxmerge.units.permutations import bind, composite_shape, gather
+from onnxmerge.units.permutations import bind, block_content, composite_shape
 
 POWERS = 3
 
@@ -104,7 +104,7 @@ def _sums(plan: Plan, group: Group, name: str, weights: Arrays, marks: Mapping[s
 def _marked(plan: Plan, occurrence: Occurrence, weights: Arrays, marks: Mapping[str, Floats]) -> Floats:
     """A block of weights, times the marks of the units that every element belongs to."""
     layout, block = occurrence.layout, occurrence.block
-    content = gather(weights[layout.name], layout, block, plan.spaces, {}).astype(np.float64)
+    content = block_content(weights[layout.name], layout, block, plan.spaces, {}).astype(np.float64)
     sizes = [plan.spaces[name].size for name in block.spaces]
     slots = [(axis, place) for axis, each in enumerate(block.axes) for place in range(len(each.spaces))]
     grid = dict(zip(slots, np.ix_(*map(np.arange, sizes)), strict=True))

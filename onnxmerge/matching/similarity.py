@@ -18,7 +18,7 @@ from onnxmerge.errors import StructureError
 from onnxmerge.matching.problem import GroupProblem, Term
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Group, Occurrence, Plan
-from onnxmerge.units.permutations import composite_shape, gather
+from onnxmerge.units.permutations import block_content, composite_shape
 
 ActivationSimilarity: TypeAlias = Mapping[str, NDArray[np.float64]]
 """Space id -> correlation [n, n] of the flattened composite units (outer spaces, then the space), rows for the first
@@ -163,8 +163,8 @@ def group_problem(pair: PairOfModels, group: Group, perms: Mapping[str, Position
 
     def contents(occurrence: Occurrence) -> tuple[NDArray[Any], NDArray[Any]]:
         layout, block = occurrence.layout, occurrence.block
-        first = gather(pair.first[layout.name], layout, block, spaces, {})
-        return first, gather(pair.other[layout.name], layout, block, spaces, perms, occurrence.moved)
+        first = block_content(pair.first[layout.name], layout, block, spaces, {})
+        return first, block_content(pair.other[layout.name], layout, block, spaces, perms, occurrence.moved)
 
     return problem_of(pair, group, contents)
 

@@ -20,7 +20,7 @@ from onnxmerge.matching.problem import GroupProblem
 from onnxmerge.matching.similarity import ActivationSimilarity, Objective, PairOfModels, problem_of
 from onnxmerge.matching.sweeps import Sweeps
 from onnxmerge.units.groups import Group, Occurrence, Plan
-from onnxmerge.units.permutations import Permutations, compose, gather, identity, invert
+from onnxmerge.units.permutations import Permutations, block_content, compose, identity, invert
 
 Universe: TypeAlias = tuple[Permutations, ...]
 """For each model the permutations that bring it to the universe."""
@@ -91,6 +91,6 @@ def problem_of_pair(models: ModelsToJoin, group: Group, universe: Universe, one:
     def content(model: int, occurrence: Occurrence) -> NDArray[Any]:
         layout = occurrence.layout
         array = models.weights[model][layout.name]
-        return gather(array, layout, occurrence.block, spaces, universe[model], occurrence.moved)
+        return block_content(array, layout, occurrence.block, spaces, universe[model], occurrence.moved)
 
     return problem_of(models.pair(one, other), group, lambda each: (content(one, each), content(other, each)))

@@ -25,7 +25,7 @@ from onnxmerge.pipeline.job import Job, Progress
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Base, ModelSource, read_models, require, type_models
 from onnxmerge.pipeline.resizing import resize
-from onnxmerge.pipeline.selection.judging import divide
+from onnxmerge.pipeline.selection.held_out import divide
 from onnxmerge.pipeline.separation import Parents, inputs_of, part, part_with_base, sample_for
 from onnxmerge.validation.certificate import Certificate
 
@@ -44,7 +44,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Given:
+class MergeInputs:
     """What a merge is given beside the models and the options."""
 
     calibration: SourceSpec | None
@@ -54,7 +54,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Begun:
+class PreparedMerge:
     """A merge whose models are read, paired up, typed and certified; ``source`` is ``data`` as the models take it."""
 
     job: Job
@@ -67,15 +67,19 @@ class Begun:
     notes: tuple[str, ...]
 
 
-def divided(begun: Begun, how: MergeOptions, *, labelled: bool) -> Begun:
+def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool) -> PreparedMerge:
     """The same to be merged in one way, with data held out for what that way has to choose."""
-    job, source = begun.job, begun.source
+    job, source = prepared_merge.job, prepared_merge.source
     start = job.base is not None
     split = None if source is None or start else divide(source, job.prepared.models, how, labelled=labelled)
-    return replace(begun, split=split, job=replace(job, options=how, source=source if split is None else split.fit))
+    return replace(
+        prepared_merge, split=split, job=replace(job, options=how, source=source if split is None else split.fit)
+    )
 
 
-def begin(models: Sequence[ModelSource], given: Given, how: MergeOptions, progress: Progress) -> Begun:
+def prepare_merge(
+    models: Sequence[ModelSource], given: MergeInputs, how: MergeOptions, progress: Progress
+) -> PreparedMerge:
     """Read the models and the data, pair up, type and certify. Raises what `merge` raises so far."""
     base = given.base
     clock = Clock()
@@ -99,7 +103,7 @@ def begin(models: Sequence[ModelSource], given: Given, how: MergeOptions, progre
         *(note for network in networks for note in network.notes),
         *(() if size is None else (_fixed_inside(parents, size),)),
     )
-    return Begun(job, parents, data, source, None, certificates, clock, notes)
+    return PreparedMerge(job, parents, data, source, None, certificates, clock, notes)
 
 
 def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:
@@ -133,7 +137,7 @@ def _fixed_inside(parents: Parents, size: int) -> str:
     )
 
 
-def _open(models: ModelSet, given: Given, options: MergeOptions) -> tuple[OpenedSource | None, Completed | None]:
+def _open(models: ModelSet, given: MergeInputs, options: MergeOptions) -> tuple[OpenedSource | None, Completed | None]:
     """The calibration data, and what it is with the inputs that it lacks."""
     if given.calibration is None:
         return None, None
@@ -156,14 +160,14 @@ def _first_rows(models: ModelSet, source: CalibrationSource) -> dict[str, NDArra
     return dict(feed)
 
 
-def of_data(begun: Begun) -> list[str]:
+def of_data(prepared_merge: PreparedMerge) -> list[str]:
     """What the user should know about the calibration data: where it says little, or there is little of it."""
-    if begun.data is None:
+    if prepared_merge.data is None:
         return []
-    notes, prepared = begun.data.notes(), begun.job.prepared
+    notes, prepared = prepared_merge.data.notes(), prepared_merge.job.prepared
     requests = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()]
-    few = too_few(prepared.typing, requests, rows(prepared.trace.sample), begun.data.findings().rows)
-    return notes if few is None or begun.job.base is not None else [*notes, few]
+    few = too_few(prepared.typing, requests, rows(prepared.trace.sample), prepared_merge.data.findings().rows)
+    return notes if few is None or prepared_merge.job.base is not None else [*notes, few]
 
 
 def _certificate(job: Job, index: int) -> Certificate:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.activations.sample_size import enough
-from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, gather
+from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, measure_statistics
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import InputError, UsageError
@@ -30,7 +30,7 @@ from onnxmerge.types import Arrays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
+class Measurements:
     """What is known of the parents. ``statistics`` are None where nothing was measured.
 
     ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
@@ -41,20 +41,20 @@ class Evidence:
     statistics: Statistics | None = None
 
 
-def planned(job: Job) -> Evidence:
+def planned(job: Job) -> Measurements:
     """What statistics the scale of units needs. Raises UsageError where they lack calibration data."""
     graph, typing, choice = job.prepared.models.template.graph, job.prepared.typing, job.options.repair
     step = repair_step(graph, typing, choice)
     if job.source is None and choice not in ("auto", "none"):
         raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
     if job.source is None or step is None or job.base is not None:
-        return Evidence()
+        return Measurements()
     hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()
     scales = plan_scales(graph, typing, hidden)
-    return Evidence(scales.requests, scales if scales.layers else None)
+    return Measurements(scales.requests, scales if scales.layers else None)
 
 
-def evidence_of(job: Job, trials: Sequence[MergeOptions]) -> Evidence:
+def measured(job: Job, trials: Sequence[MergeOptions]) -> Measurements:
     """What all ways to merge that are to be tried need to know of the parents, in one pass over the data."""
     prepared, plans = job.prepared, planned(job)
     comparing = [METHODS[trial.method] for trial in trials if compares_activations(trial)]
@@ -100,7 +100,7 @@ def _gathered(
     pairs: Sequence[tuple[int, int]] | None,
 ) -> Statistics:
     with job.progress("calibrating") as report:
-        return gather(
+        return measure_statistics(
             network,
             job.prepared.models.weights,
             job.prepared.typing,
@@ -112,16 +112,18 @@ def _gathered(
         )
 
 
-def match(job: Job, evidence: Evidence) -> MatchResult:
+def match(job: Job, measurements: Measurements) -> MatchResult:
     """Match the units of all models by the chosen method; task vectors are added up without any matching."""
     options, models, typing = job.options, job.prepared.models, job.prepared.typing
     method = METHODS[options.method]
     if isinstance(method, TaskVectorMethod):
         return MatchResult(method.name)
     weights: Sequence[Arrays] = models.weights
-    if evidence.scales is not None and evidence.statistics is not None:
-        weights, typing = comparable(models, typing, evidence.scales, evidence.statistics)
-    grams = evidence.statistics.gram if evidence.statistics is not None and compares_activations(options) else {}
+    if measurements.scales is not None and measurements.statistics is not None:
+        weights, typing = comparable(models, typing, measurements.scales, measurements.statistics)
+    grams = (
+        measurements.statistics.gram if measurements.statistics is not None and compares_activations(options) else {}
+    )
     if compares_all_pairs(method):
         seen = [space for space, gram in grams.items() if gram.cross]
         together = LazyWeights(seen, lambda space: grams[space].correlations(len(weights)))
@@ -138,7 +140,7 @@ def match(job: Job, evidence: Evidence) -> MatchResult:
         overrides=overrides(options.groups, typing),
     )
     found = method(problem, settings)
-    return found if options.share == 1 else kept_apart(job, found, evidence.statistics)
+    return found if options.share == 1 else kept_apart(job, found, measurements.statistics)
 
 
 def _with_first(grams: Mapping[str, Gram], other: int) -> Callable[[str], NDArray[np.float64]]:

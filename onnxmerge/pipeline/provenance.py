@@ -20,7 +20,7 @@ from onnxmerge.merging.answer.outputs import ClassVectors
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.model.session import providers
 from onnxmerge.pipeline.options import MergeOptions
-from onnxmerge.pipeline.selection.examining import Questions
+from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 
 
 def canonical_recipe(
@@ -30,7 +30,7 @@ def canonical_recipe(
     base: str | None = None,
     calibration: str | None = None,
     inputs: Mapping[str, SampleInput] | None = None,
-    asked: Questions | None = None,
+    asked: EvaluationTasks | None = None,
     vectors: ClassVectors | None = None,
 ) -> str:
     """JSON on one line, its keys in order: all options, and the digests of all that was read.

@@ -27,7 +27,7 @@ from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.normalisation import batchnorms
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Evidence
+from onnxmerge.pipeline.matching import Measurements
 from onnxmerge.pipeline.methods import METHODS, settings_of
 from onnxmerge.types import Arrays
 
@@ -46,12 +46,12 @@ class Merged:
         return ", ".join(self.done) or "none"
 
 
-def merged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Merged:
+def merged(job: Job, matched: MatchResult, measurements: Measurements, step: RepairStep | None) -> Merged:
     """Average the matched models and restore their statistics, by ``step`` or by the refinement of the options."""
-    return Repairs(job, matched, evidence)(averaged(job, matched, evidence, step), step)
+    return Repairs(job, matched, measurements)(averaged(job, matched, measurements, step), step)
 
 
-def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairStep | None) -> Merged:
+def averaged(job: Job, matched: MatchResult, measurements: Measurements, step: RepairStep | None) -> Merged:
     """The matched models averaged, or refined, with the statistics of kept BatchNorm measured anew.
 
     It is the same for every two steps of one ``basis``.
@@ -60,7 +60,7 @@ def averaged(job: Job, matched: MatchResult, evidence: Evidence, step: RepairSte
     if isinstance(method, TaskVectorMethod):
         return _task_vectors(job, method, step)
     alike = tensors_alike(job, matched)
-    models = in_one_scale(job, evidence, step, alike)
+    models = in_one_scale(job, measurements, step, alike)
     weights: Arrays = combine(models, typing, matched.matchings, weights=job.shares)
     if job.source is None:
         told = ("statistics were averaged, not repaired: there is no calibration data",)
@@ -92,7 +92,7 @@ class Repairs:
 
     job: Job
     matched: MatchResult
-    evidence: Evidence
+    measurements: Measurements
     _alike: list[frozenset[str]] = field(default_factory=list)
     _known: dict[tuple[tuple[bool, bool], str], dict[str, Moments] | None] = field(default_factory=dict)
     _measured: dict[tuple[int, frozenset[str]], list[list[dict[str, Moments]]]] = field(default_factory=dict)
@@ -210,15 +210,15 @@ def _refined(
         return refine(context, matched.matchings, directions=job.outputs.directions, progress=report)
 
 
-def in_one_scale(job: Job, evidence: Evidence, step: RepairStep | None, alike: Collection[str]) -> ModelSet:
+def in_one_scale(job: Job, measurements: Measurements, step: RepairStep | None, alike: Collection[str]) -> ModelSet:
     """The models as they are averaged: where ``step`` sets the scale of hidden units anew, by what these compute.
 
     Layers keep theirs whose outputs are ``alike`` in all parents.
     """
     models, typing = job.prepared.models, job.prepared.typing
-    if evidence.scales is None or evidence.statistics is None or not _sets_scales(job, step):
+    if measurements.scales is None or measurements.statistics is None or not _sets_scales(job, step):
         return models
-    return balanced(models, typing, evidence.scales.without(alike), evidence.statistics)
+    return balanced(models, typing, measurements.scales.without(alike), measurements.statistics)
 
 
 def _sets_scales(job: Job, step: RepairStep | None) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxmerge.activations.statistics import Statistics, gather
+from onnxmerge.activations.statistics import Statistics, measure_statistics
 from onnxmerge.axes.linear_spaces import rotatable
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.procrustes import covariances, procrustes, products
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Evidence
+from onnxmerge.pipeline.matching import Measurements
 from onnxmerge.pipeline.methods import alpha_of
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.layout import Typing
@@ -26,15 +26,15 @@ from onnxmerge.validation.rotation import certify_rotations
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Turned:
+class RotationResult:
     """The job with its models rotated towards the first, their statistics anew, and the spaces that were rotated."""
 
     job: Job
-    evidence: Evidence
+    measurements: Measurements
     spaces: tuple[str, ...]
 
 
-def turn(job: Job, matched: MatchResult, evidence: Evidence) -> Turned:
+def rotate(job: Job, matched: MatchResult, measurements: Measurements) -> RotationResult:
     """Rotate every model but the first towards it; ``matched`` stays as it is.
 
     As in matching, the method's alpha weighs weights against activations, where these were gathered. Moments that
@@ -47,7 +47,7 @@ def turn(job: Job, matched: MatchResult, evidence: Evidence) -> Turned:
         space for space in rotatable(models.template.graph, typing) if _all_finite(models.weights, typing, space)
     )
     if not spaces:
-        return Turned(job, evidence, ())
+        return RotationResult(job, measurements, ())
     for weights in models.weights:
         certify_rotations(
             models.template,
@@ -59,12 +59,12 @@ def turn(job: Job, matched: MatchResult, evidence: Evidence) -> Turned:
             provider=options.provider,
         )
     others = [
-        _turned(job, index, perms, evidence.statistics, spaces)
+        _turned(job, index, perms, measurements.statistics, spaces)
         for index, perms in enumerate(matched.permutations, start=1)
     ]
     turned = replace(models, weights=(models.weights[0], *others))
     job = replace(job, prepared=replace(prepared, models=turned))
-    return Turned(job, replace(evidence, statistics=_measured_anew(job, evidence)), spaces)
+    return RotationResult(job, replace(measurements, statistics=_measured_anew(job, measurements)), spaces)
 
 
 def _all_finite(models: Sequence[Mapping[str, Floats]], typing: Typing, space: str) -> bool:
@@ -102,17 +102,17 @@ def _rotations(
     return found
 
 
-def _measured_anew(job: Job, evidence: Evidence) -> Statistics | None:
-    statistics = evidence.statistics
-    if statistics is None or job.source is None or not evidence.moments:
+def _measured_anew(job: Job, measurements: Measurements) -> Statistics | None:
+    statistics = measurements.statistics
+    if statistics is None or job.source is None or not measurements.moments:
         return statistics
     models, prepared = job.prepared.models, job.prepared
     with job.progress("calibrating") as report:
-        found = gather(
+        found = measure_statistics(
             models.template,
             models.weights,
             prepared.typing,
-            evidence.moments,
+            measurements.moments,
             job.source,
             provider=job.options.provider,
             progress=report,

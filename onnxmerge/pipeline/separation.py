@@ -36,7 +36,7 @@ class Parents:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Product:
+class MergedModel:
     """The merged network with its weights, and the names that each parent's outputs have in it."""
 
     network: Network
@@ -96,13 +96,13 @@ def _with_other_heads(networks: Sequence[Network]) -> Separation | None:
 
 def joined(
     parents: Parents, trunk: Network, weights: Mapping[str, NDArray[Any]], readings: Sequence[Reading]
-) -> Product:
+) -> MergedModel:
     """The merged network: ``trunk`` with ``weights``, and behind it each parent's head where heads are apart."""
     if parents.separation is None:
         names = tuple(str(value.name) for value in trunk.graph.outputs)
-        return Product(trunk, weights, (names,) * len(parents.networks))
+        return MergedModel(trunk, weights, (names,) * len(parents.networks))
     found = assemble(parents.separation, trunk, readings)
-    return Product(found.network, Overlay(found.network.weights, weights), found.outputs, parents.separation)
+    return MergedModel(found.network, Overlay(found.network.weights, weights), found.outputs, parents.separation)
 
 
 def sample_for(parents: Parents, inputs: Mapping[str, SampleInput]) -> dict[str, NDArray[Any]] | None:

@@ -18,11 +18,11 @@ from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
 from onnxmerge.model.trace import trace
 from onnxmerge.pipeline.prepare import Prepared
-from onnxmerge.pipeline.separation import Parents, Product, inputs_of
+from onnxmerge.pipeline.separation import MergedModel, Parents, inputs_of
 from onnxmerge.validation.reconstruction import reconstruct, reconstructed
 
 
-def footprints(parents: Parents, prepared: Prepared, product: Product) -> tuple[Footprint, ...]:
+def footprints(parents: Parents, prepared: Prepared, product: MergedModel) -> tuple[Footprint, ...]:
     """Of each parent, then of the merged model."""
     template, sample = prepared.models.template, prepared.trace.sample
     batch = 1
@@ -39,7 +39,7 @@ def footprints(parents: Parents, prepared: Prepared, product: Product) -> tuple[
 
 def errors(
     parents: Parents,
-    product: Product,
+    product: MergedModel,
     held: CalibrationSource | None,
     provider: str,
     known: Reference | None = None,
@@ -55,7 +55,7 @@ def errors(
     return reconstruct(product.model, product.weights, product.outputs, parents.networks, held, provider=provider)
 
 
-def require_finite(parents: Parents, product: Product, sample: Mapping[str, NDArray[Any]], provider: str) -> None:
+def require_finite(parents: Parents, product: MergedModel, sample: Mapping[str, NDArray[Any]], provider: str) -> None:
     """The merged model must run on the traced sample, and give finite values wherever the first parent does.
 
     Where heads are apart, wherever each head's own parent does. Ranks that no model declares are noted on the way.

@@ -12,7 +12,7 @@ from onnxmerge.model.arrays import is_floating
 from onnxmerge.resizing.layout import Budget
 from onnxmerge.types import Arrays, Floats, Positions
 from onnxmerge.units.layout import Block, TensorLayout, Typing
-from onnxmerge.units.permutations import gather, transported
+from onnxmerge.units.permutations import block_content, transported
 
 
 def shared_units(share: float, size: int) -> int:
@@ -56,7 +56,7 @@ def similarity_in_weights(
 def _rows(array: NDArray[Any], layout: TensorLayout, block: Block, slot: int, typing: Typing) -> NDArray[np.float64]:
     """A block of a tensor with the units of one of its slots as rows."""
     sizes = [typing.spaces[name].size for name in block.spaces]
-    content = gather(array, layout, block, typing.spaces, {}).reshape(sizes)
+    content = block_content(array, layout, block, typing.spaces, {}).reshape(sizes)
     return np.moveaxis(content, slot, 0).reshape(sizes[slot], -1).astype(np.float64)
 
 

@@ -110,10 +110,10 @@ def transport(
     if not moving:
         return array
     if len(layout.blocks) == 1 and covers(layout.blocks[0], layout.shape):
-        return gather(array, layout, layout.blocks[0], spaces, perms)
+        return block_content(array, layout, layout.blocks[0], spaces, perms)
     out = array.copy()
     for block in moving:
-        out[_region(block)] = gather(array, layout, block, spaces, perms)
+        out[_region(block)] = block_content(array, layout, block, spaces, perms)
     return out
 
 
@@ -127,7 +127,7 @@ def transported(weights: Mapping[str, NDArray[Any]], typing: Typing, perms: Mapp
     return LazyWeights(weights, moved)
 
 
-def gather(
+def block_content(
     array: NDArray[Any],
     layout: TensorLayout,
     block: Block,

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.activations.statistics import GramRequest, MomentRequest, Statistics, gather
+from onnxmerge.activations.statistics import GramRequest, MomentRequest, Statistics, measure_statistics
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.errors import InputError
@@ -71,7 +71,7 @@ def collect(
     template = ir.from_proto(model)
     batch = options.pop("batch_size", 16)
     source = open_source(data, input_specs(template), batch_size=batch)
-    return gather(template, weights, typing, requests, source, **options)
+    return measure_statistics(template, weights, typing, requests, source, **options)
 
 
 def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -302,7 +302,7 @@ def test_two_real_networks_side_by_side(shared: Path) -> None:
     data = normal(6, 3, 32, 32)
     source = open_source(data, input_specs(pair[0].model), batch_size=4)
     weights = [network.weights for network in pair]
-    gram = gather(pair[0], weights, typing, [GramRequest("s", ("relu_8", "relu_10"))], source).gram["s"]
+    gram = measure_statistics(pair[0], weights, typing, [GramRequest("s", ("relu_8", "relu_10"))], source).gram["s"]
     taps = []
     for network in pair:
         found = run(open_session(network.model, outputs=["relu_8", "relu_10"]), {"images": data})
@@ -346,7 +346,9 @@ def test_template_is_untouched_and_progress_reported(
     source = open_source(normal(40, 4), input_specs(template), batch_size=16)
     steps: list[tuple[int, int | None]] = []
     requests = [GramRequest("u", ("r",))]
-    gather(template, [first, other(first)], MLP_TYPING, requests, source, progress=lambda *step: steps.append(step))
+    measure_statistics(
+        template, [first, other(first)], MLP_TYPING, requests, source, progress=lambda *step: steps.append(step)
+    )
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert ir.to_proto(template).SerializeToString(deterministic=True) == before
     assert capfd.readouterr() == ("", "")
@@ -376,7 +378,7 @@ def test_source_of_another_model(mlp: tuple[onnx.ModelProto, Weights]) -> None:
     narrow = build("(float[n,3] z) => (float[n,3] y) { y = Relu(z) }")
     source = open_source(normal(8, 3), input_specs(ir.from_proto(narrow)))
     with pytest.raises(InputError, match="lacks the model's input 'x'"):
-        gather(template, [mlp[1]], MLP_TYPING, [MomentRequest("h", "u")], source)
+        measure_statistics(template, [mlp[1]], MLP_TYPING, [MomentRequest("h", "u")], source)
 
 
 def test_nothing_requested_reads_nothing(mlp: tuple[onnx.ModelProto, Weights]) -> None:

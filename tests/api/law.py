@@ -24,7 +24,7 @@ from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import plausible_samples
 from onnxmerge.model.session import open_session, run
 from onnxmerge.pipeline.job import Job, silent
-from onnxmerge.pipeline.matching import Evidence, evidence_of, match, planned
+from onnxmerge.pipeline.matching import Measurements, match, measured, planned
 from onnxmerge.pipeline.meanings import outputs_of
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Prepared, type_models
@@ -121,9 +121,9 @@ def moved(model: Model, *, permuted: bool, settings: Sequence[str] = tuple(SETTI
     for name, options in trials.items():
         trial = replace(job, options=options)
         try:
-            evidence, matched = known(trial)
+            measurements, matched = known(trial)
             step = repair_step(network.graph, prepared.typing, trial.options.repair)
-            weights = merged(trial, matched, evidence, step).weights
+            weights = merged(trial, matched, measurements, step).weights
         except OnnxmergeError as error:
             found[name] = f"{type(error).__name__}: {error}"
             continue
@@ -142,20 +142,20 @@ class _Known:
     """What was measured, for all settings of ``trials`` at once, and matched, by what it depends on in ``SETTINGS``."""
 
     trials: Sequence[MergeOptions]
-    evidence: list[Evidence] = field(default_factory=list)
+    measurements: list[Measurements] = field(default_factory=list)
     matchings: dict[Hashable, MatchResult] = field(default_factory=dict)
 
-    def __call__(self, trial: Job) -> tuple[Evidence, MatchResult]:
+    def __call__(self, trial: Job) -> tuple[Measurements, MatchResult]:
         plans = planned(trial)
-        known = next((each for each in self.evidence if {*plans.moments} <= {*each.moments}), None)
+        known = next((each for each in self.measurements if {*plans.moments} <= {*each.moments}), None)
         if known is None:
-            known = evidence_of(trial, self.trials)
-            self.evidence.append(known)
+            known = measured(trial, self.trials)
+            self.measurements.append(known)
         key = trial.options.method, plans.moments
-        evidence = replace(plans, statistics=known.statistics)
+        measurements = replace(plans, statistics=known.statistics)
         if key not in self.matchings:
-            self.matchings[key] = match(trial, evidence)
-        return evidence, self.matchings[key]
+            self.matchings[key] = match(trial, measurements)
+        return measurements, self.matchings[key]
 
 
 def broken(moved: Mapping[str, float | str]) -> dict[str, float | str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.activations.statistics import Statistics, gather
+from onnxmerge.activations.statistics import Statistics, measure_statistics
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, balanced, comparable, plan_scales
 from onnxmerge.pipeline.prepare import Prepared, load, type_models
@@ -46,7 +46,7 @@ def measured(graph: str, parents: list[Arrays]) -> tuple[Prepared, ScalePlan, St
     models, typing = prepared.models, prepared.typing
     plan = plan_scales(models.template.graph, typing, plan_repair(models.template.graph, typing, "free").layers)
     images = np.random.default_rng(9).normal(0.5, 1, (200, 4, 6, 6)).astype(np.float32)
-    statistics = gather(models.template, models.weights, typing, plan.requests, Source([{"x": images}]))
+    statistics = measure_statistics(models.template, models.weights, typing, plan.requests, Source([{"x": images}]))
     return prepared, plan, statistics
 
 

@@ -7,36 +7,36 @@ from dataclasses import dataclass
 from onnxmerge.calibration.subset import Split
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Evidence, match
-from onnxmerge.pipeline.rotating import Turned, turn
-from onnxmerge.pipeline.selection.examining import Questions
-from onnxmerge.pipeline.selection.judging import Judges
+from onnxmerge.pipeline.matching import Measurements, match
+from onnxmerge.pipeline.rotating import RotationResult, rotate
+from onnxmerge.pipeline.selection.held_out import HeldOutEvaluators
+from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 from onnxmerge.pipeline.selection.search import SearchReport, search
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Chosen:
+class SelectedMatching:
     """The job with the method, alpha and models (perhaps rotated) that were settled on, and their matching."""
 
     job: Job
-    evidence: Evidence
+    measurements: Measurements
     matched: MatchResult
     search: SearchReport | None
     rotated: tuple[str, ...]
 
 
-def chosen_by(split: Split | None, asked: Questions | None) -> Judges:
-    """Judges by the data that was held out. Raises InputError where what is ``asked`` does not fit it."""
-    return Judges(split, None if split is None or asked is None else asked.held_out(split))
+def chosen_by(split: Split | None, asked: EvaluationTasks | None) -> HeldOutEvaluators:
+    """Evaluators by the data that was held out. Raises InputError where what is ``asked`` does not fit it."""
+    return HeldOutEvaluators(split, None if split is None or asked is None else asked.held_out(split))
 
 
-def matched_by(job: Job, evidence: Evidence, judges: Judges) -> Chosen:
+def matched_by(job: Job, measurements: Measurements, evaluators: HeldOutEvaluators) -> SelectedMatching:
     """Match, after a search where method or alpha are to be found, and rotate where that was asked for."""
     searched = None
-    if job.options.searches and (judge := judges(job)) is not None:
-        found = search(job, evidence, judge)
+    if job.options.searches and (evaluator := evaluators(job)) is not None:
+        found = search(job, measurements, evaluator)
         job, matched, searched = found.job, found.matched, found.report
     else:
-        matched = match(job, evidence)
-    turned = turn(job, matched, evidence) if job.options.rotate else Turned(job, evidence, ())
-    return Chosen(turned.job, turned.evidence, matched, searched, turned.spaces)
+        matched = match(job, measurements)
+    rotation = rotate(job, matched, measurements) if job.options.rotate else RotationResult(job, measurements, ())
+    return SelectedMatching(rotation.job, rotation.measurements, matched, searched, rotation.spaces)

@@ -27,12 +27,12 @@ from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.consistency import decidable, require_consistent
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import evidence_of, match
+from onnxmerge.pipeline.matching import match, measured
 from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import AUTO, DEFAULT, MergeOptions
 from onnxmerge.pipeline.restoring import merged
-from onnxmerge.pipeline.selection.examining import Questions
-from onnxmerge.pipeline.selection.judging import PLENTY, Judge, Verdict, held_out, judge_on
+from onnxmerge.pipeline.selection.held_out import PLENTY, CandidateScore, HeldOutEvaluator, evaluator_on, held_out
+from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 from onnxmerge.pipeline.selection.search import GRID
 from onnxmerge.types import Arrays
 
@@ -140,7 +140,7 @@ def possible_ways(
 
 
 def chosen_way(
-    job: Job, options: MergeOptions, every: Sequence[MergeOptions], asked: Questions | None
+    job: Job, options: MergeOptions, every: Sequence[MergeOptions], asked: EvaluationTasks | None
 ) -> tuple[MergeOptions, EffortReport | None]:
     """Which of the ways to merge is taken, and how that was found: None where the user said which.
 
@@ -161,53 +161,57 @@ def chosen_way(
     split = held_out(job.source, job.prepared.models)
     job = replace(job, source=split.fit, options=options)
     try:
-        judge = judge_on(job, split.held, None if asked is None else asked.held_out(split))
+        evaluator = evaluator_on(job, split.held, None if asked is None else asked.held_out(split))
     except NothingToCompareError as error:
         return every[0], replace(only, notes=(f"only {' '.join(only.chosen_flags)} was tried: {error}",))
-    return _best(job, every, split, judge)
+    return _best(job, every, split, evaluator)
 
 
-def _best(job: Job, every: Sequence[MergeOptions], split: Split, judge: Judge) -> tuple[MergeOptions, EffortReport]:
+def _best(
+    job: Job, every: Sequence[MergeOptions], split: Split, evaluator: HeldOutEvaluator
+) -> tuple[MergeOptions, EffortReport]:
     """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
     trial, held = replace(job, source=Spread(split.fit, TRIED_ON)), Spread(split.held, JUDGED_BY)
-    evidence, together = evidence_of(trial, every), _answered_together(job.outputs)
-    tried: list[tuple[Verdict, MergeOptions]] = []
+    measurements, together = measured(trial, every), _answered_together(job.outputs)
+    tried: list[tuple[CandidateScore, MergeOptions]] = []
     notes: list[str] = []
-    samples = judge.samples
+    samples = evaluator.samples
     with job.progress("trying ways to merge") as report:
         for index, how in enumerate(every):
             own = replace(trial, options=how)
             try:
                 step = repair_step(job.prepared.models.template.graph, job.prepared.typing, how.repair)
-                matched = match(own, evidence)
-                result, _ = answered(own, merged(own, matched, evidence, step), apart=False)
+                matched = match(own, measurements)
+                result, _ = answered(own, merged(own, matched, measurements, step), apart=False)
                 if together:
                     agreed, samples = _agreement(own, together, result.weights, held)
-                    mark = None if judge.exam is None else judge.exam(result.weights, matched.matchings)
-                    verdict = Verdict(agreed, mark)
+                    mark = (
+                        None if evaluator.by_labels is None else evaluator.by_labels(result.weights, matched.matchings)
+                    )
+                    score = CandidateScore(agreed, mark)
                 else:
-                    verdict = judge(result.weights, matched.matchings)
+                    score = evaluator(result.weights, matched.matchings)
             except InputError as error:  # a zip cannot merge what an alignment can
                 notes.append(f"{' '.join(flags(how))} was left out: {error}")
                 continue
             finally:
                 report(index + 1, len(every))
-            tried.append((verdict, how))
+            tried.append((score, how))
     if not tried:
         raise InputError(f"none of {len(every)} ways can be merged: {notes[-1]}")
     chosen = max(range(len(tried)), key=lambda index: tried[index][0].rank)
     if not np.isfinite(tried[chosen][0].rank).all():
         notes.append("no way could be judged, for none gives finite values on held-out samples; the first was taken")
     how = tried[chosen][1]
-    criterion = "agreement with the ensemble" if together and judge.exam is None else judge.criterion
+    criterion = "agreement with the ensemble" if together and evaluator.by_labels is None else evaluator.criterion
     return how, EffortReport(
         str(job.options.effort),
         flags(how),
         criterion,
-        samples if judge.exam is None else judge.samples,
-        tuple(Way(flags(each), verdict.reconstruction, verdict.accuracy) for verdict, each in tried),
+        samples if evaluator.by_labels is None else evaluator.samples,
+        tuple(Way(flags(each), score.reconstruction, score.accuracy) for score, each in tried),
         chosen,
-        labelled=judge.exam is not None and decidable(how),
+        labelled=evaluator.by_labels is not None and decidable(how),
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -17,14 +17,14 @@ from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repair_steps
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Evidence
+from onnxmerge.pipeline.matching import Measurements
 from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis
-from onnxmerge.pipeline.selection.judging import REPAIR_SAMPLES, Judge, Judges, Verdict
+from onnxmerge.pipeline.selection.held_out import REPAIR_SAMPLES, CandidateScore, HeldOutEvaluator, HeldOutEvaluators
 
 
 @dataclass(frozen=True, slots=True)
 class RepairCandidate:
-    """A repair, and how the merged network did with it on held-out samples (see ``Verdict``)."""
+    """A repair, and how the merged network did with it on held-out samples (see ``CandidateScore``)."""
 
     repair: str
     reconstruction: float
@@ -49,49 +49,51 @@ class _Trial:
 
     label: str
     step: RepairStep | None
-    verdict: Verdict
+    score: CandidateScore
     finish: Callable[[], Merged]
 
 
-def choose_repair(job: Job, matched: MatchResult, evidence: Evidence, judges: Judges) -> ChosenRepair:
-    """Try every repair by what ``judges`` say; where nothing can judge, or the user said which, a rule decides."""
+def choose_repair(
+    job: Job, matched: MatchResult, measurements: Measurements, evaluators: HeldOutEvaluators
+) -> ChosenRepair:
+    """Try every repair by what ``evaluators`` say; without any, or where the user said which, a rule decides."""
     rule = repair_step(job.prepared.models.template.graph, job.prepared.typing, job.options.repair)
     if job.options.repair != "auto" or job.options.refines:
         return ChosenRepair(rule)
     try:
-        judge = judges(job)
+        evaluator = evaluators(job)
     except NothingToCompareError:
-        judge = None
-    if judge is None:
+        evaluator = None
+    if evaluator is None:
         return ChosenRepair(rule)
-    trials = _trials(job, matched, evidence, judge)
+    trials = _trials(job, matched, measurements, evaluator)
     if not trials:
         return ChosenRepair(rule)
-    best = max(trials, key=lambda each: each.verdict.rank)
-    tried = tuple(RepairCandidate(each.label, each.verdict.reconstruction, each.verdict.accuracy) for each in trials)
+    best = max(trials, key=lambda each: each.score.rank)
+    tried = tuple(RepairCandidate(each.label, each.score.reconstruction, each.score.accuracy) for each in trials)
     return ChosenRepair(best.step, tried, best.finish())
 
 
-def _trials(job: Job, matched: MatchResult, evidence: Evidence, judge: Judge) -> list[_Trial]:
+def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluator: HeldOutEvaluator) -> list[_Trial]:
     """Every repair that can be done and judged, the rule's first; least squares last, where it is among them."""
     steps = repair_steps(job.prepared.models.template.graph, job.prepared.typing)
-    averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, evidence)
+    averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, measurements)
 
     def by_steps(together: Sequence[RepairStep | None]) -> list[_Trial]:
         key = basis(job, together[0])
         if key not in averages:
-            averages[key] = averaged(job, matched, evidence, together[0])
+            averages[key] = averaged(job, matched, measurements, together[0])
         before = averages[key]
         changes = [repairs.changes(before, step, REPAIR_SAMPLES) or {} for step in together]
-        verdicts = judge.each(before.weights, changes, matched.matchings)
+        scores = evaluator.each(before.weights, changes, matched.matchings)
         return [
-            _Trial(label(step), step, verdict, partial(repairs, before, step))
-            for step, verdict in zip(together, verdicts, strict=True)
+            _Trial(label(step), step, score, partial(repairs, before, step))
+            for step, score in zip(together, scores, strict=True)
         ]
 
     def by_least_squares() -> list[_Trial]:
-        found = averaged(replace(job, options=replace(job.options, refine="ls")), matched, evidence, None)
-        return [_Trial(found.repaired, None, judge(found.weights, matched.matchings), lambda: found)]
+        found = averaged(replace(job, options=replace(job.options, refine="ls")), matched, measurements, None)
+        return [_Trial(found.repaired, None, evaluator(found.weights, matched.matchings), lambda: found)]
 
     every: list[Callable[[], list[_Trial]]] = [partial(by_steps, together) for together in _alike(job, steps)]
     every += [by_least_squares] if job.options.refine == "auto" else []

@@ -15,11 +15,11 @@ from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Evidence, match
+from onnxmerge.pipeline.matching import Measurements, match
 from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import AUTO, MergeOptions
 from onnxmerge.pipeline.restoring import merged
-from onnxmerge.pipeline.selection.judging import Judge, Verdict, in_brief
+from onnxmerge.pipeline.selection.held_out import CandidateScore, HeldOutEvaluator, in_brief
 
 GRID = tuple(step / 10 for step in range(1, 10))
 """Shares of weight space between the ends."""
@@ -30,7 +30,7 @@ ENDS = {"mudsc-align": ("act-align", "rebasin"), "mudsc-zip": ("zipit", "weight-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A method with its share of weight space, and how it did on held-out samples (see ``Verdict``)."""
+    """A method with its share of weight space, and how it did on held-out samples (see ``CandidateScore``)."""
 
     method: str
     alpha: float
@@ -91,13 +91,13 @@ def choices(options: MergeOptions, models: int = 2) -> tuple[tuple[str, float], 
     return tuple(found)
 
 
-def search(job: Job, evidence: Evidence, judge: Judge) -> Found:
+def search(job: Job, measurements: Measurements, evaluator: HeldOutEvaluator) -> Found:
     """Try every candidate, repaired by rule; the first among equals is chosen.
 
     Raises InputError where no candidate can be merged.
     """
     step = repair_step(job.prepared.models.template.graph, job.prepared.typing, job.options.repair)
-    best: tuple[Verdict, Job, MatchResult] | None = None
+    best: tuple[CandidateScore, Job, MatchResult] | None = None
     tried: list[Candidate] = []
     notes: list[str] = []
     chosen, every = 0, choices(job.options, len(job.prepared.models.weights))
@@ -105,18 +105,18 @@ def search(job: Job, evidence: Evidence, judge: Judge) -> Found:
         for index, (method, alpha) in enumerate(every):
             trial = replace(job, options=replace(job.options, method=method, alpha=alpha))
             try:
-                matched = match(trial, evidence)
-                weights = merged(in_brief(trial), matched, evidence, step).weights
-                verdict = judge(weights, matched.matchings)
+                matched = match(trial, measurements)
+                weights = merged(in_brief(trial), matched, measurements, step).weights
+                score = evaluator(weights, matched.matchings)
             except InputError as error:  # a zip cannot merge what an alignment can: integers that belong to units
                 notes.append(f"{method} was left out: {error}")
                 continue
             finally:
                 report(index + 1, len(every))
-            if best is None or verdict.rank > best[0].rank:
-                best, chosen = (verdict, trial, matched), len(tried)
-            tried.append(Candidate(method, alpha, verdict.reconstruction, verdict.accuracy))
+            if best is None or score.rank > best[0].rank:
+                best, chosen = (score, trial, matched), len(tried)
+            tried.append(Candidate(method, alpha, score.reconstruction, score.accuracy))
     if best is None:
         raise InputError(f"none of {len(every)} candidates can be merged: {notes[-1]}")
     told = tuple(dict.fromkeys(notes))
-    return Found(best[1], best[2], SearchReport(judge.criterion, judge.samples, tuple(tried), chosen, told))
+    return Found(best[1], best[2], SearchReport(evaluator.criterion, evaluator.samples, tuple(tried), chosen, told))

@@ -15,7 +15,7 @@ from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Evidence, match
+from onnxmerge.pipeline.matching import Measurements, match
 from onnxmerge.pipeline.selection.search import choices
 from tests.graphs import build, execute, normal
 
@@ -149,10 +149,10 @@ def test_least_squares_follows_the_matching_that_was_chosen() -> None:
 def test_a_candidate_that_cannot_be_merged_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a float16 network of which one average overflows where its parents and other averages do not."""
 
-    def matched(job: Job, evidence: Evidence) -> MatchResult:
+    def matched(job: Job, measurements: Measurements) -> MatchResult:
         if job.options.method.endswith("zip"):
             raise InputError("tensor h: activations on the calibration data are not finite")
-        return match(job, evidence)
+        return match(job, measurements)
 
     monkeypatch.setattr("onnxmerge.pipeline.selection.search.match", matched)
     pair = [network(1), network(2)]

@@ -28,7 +28,7 @@ from onnxmerge.heads.assembly import readings
 from onnxmerge.model.network import Network
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.prepare import ModelSource, Prepared
-from onnxmerge.pipeline.separation import Parents, Product, joined
+from onnxmerge.pipeline.separation import MergedModel, Parents, joined
 from onnxmerge.pipeline.tasks import TaskSpec, require_own_folder, tasks_learned, tasks_of
 from onnxmerge.units.permutations import identity
 from onnxmerge.units.zips import Matchings
@@ -38,7 +38,7 @@ LABELLED_SAMPLES = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Questions:
+class EvaluationTasks:
     """Tasks and the right answers to them: for every calibration sample, or for those that were held out.
 
     ``learned[p]`` are the indices of the tasks that parent ``p`` learned; nobody asks unless there is a regression.
@@ -49,12 +49,12 @@ class Questions:
     parents: Parents
     learned: tuple[tuple[int, ...], ...]
 
-    def at(self, places: NDArray[Any]) -> Questions:
-        """The questions about some of the samples: places [n], or bool [N]."""
+    def at(self, places: NDArray[Any]) -> EvaluationTasks:
+        """The tasks on some of the samples: places [n], or bool [N]."""
         return replace(self, right=self.right.at(places))
 
-    def held_out(self, split: Split) -> Questions:
-        """The questions about the samples that are held out. Raises InputError unless each sample has a label."""
+    def held_out(self, split: Split) -> EvaluationTasks:
+        """The tasks on the samples that are held out. Raises InputError unless each sample has a label."""
         held = split.held_rows()
         if self.right.samples != len(held):
             raise InputError(
@@ -63,7 +63,7 @@ class Questions:
         return self.at(held)
 
 
-def questions(
+def evaluation_tasks(
     labels: LabelSpec | None,
     tasks: TaskSpec | None,
     vectors: str | Path | None,
@@ -71,7 +71,7 @@ def questions(
     data: SourceSpec | None,
     models: Sequence[ModelSource],
     parents: Parents,
-) -> Questions | None:
+) -> EvaluationTasks | None:
     """What the merged network is to be asked; None where there are no labels.
 
     Where ``tasks`` are not said, labels are the classes of the first output.
@@ -89,67 +89,67 @@ def questions(
     found, listed = tasks_of(tasks, vectors, Task("labels", output=first))
     regressions = any(task.kind == "regression" for task in found)
     learned = tasks_learned(models, found, listed) if regressions else [()] * len(models)
-    return Questions(found, truth(found, read_labels(labels)), parents, tuple(learned))
+    return EvaluationTasks(found, truth(found, read_labels(labels)), parents, tuple(learned))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Exam:
-    """Questions to a merged network about the samples of ``feeds``.
+class LabelledEvaluation:
+    """Tasks for a merged network, on the samples of ``feeds``.
 
-    ``network`` is the graph that merged weights belong to. ``lowest`` are the scores of the mean targets and ``elders``
-    those of the parents, with what they learned: between these lie the scaled scores of regressions.
+    ``network`` is the graph that merged weights belong to. ``lowest`` are the scores of the mean targets,
+    ``parent_scores`` those of the parents, with what they learned: between these lie scaled scores of regressions.
     """
 
-    questions: Questions
+    asked: EvaluationTasks
     prepared: Prepared
     network: Network
     feeds: tuple[Feed, ...]
     provider: str
     lowest: Scores | None = None
-    elders: tuple[tuple[tuple[int, ...], Scores], ...] = ()
+    parent_scores: tuple[tuple[tuple[int, ...], Scores], ...] = ()
 
     @property
     def criterion(self) -> str:
         """What decides."""
-        kinds = {task.kind for task in self.questions.tasks}
+        kinds = {task.kind for task in self.asked.tasks}
         names = {"classification": "accuracy", "regression": "scaled score"}
         return " and ".join(name for kind, name in names.items() if kind in kinds)
 
     @property
     def samples(self) -> int:
         """How many samples it asks about."""
-        return self.questions.right.samples
+        return self.asked.right.samples
 
     def __call__(self, weights: Mapping[str, NDArray[Any]], matchings: Matchings) -> float:
         """The mark of the network with merged ``weights``, in the units to which ``matchings`` led."""
         product = self.product(weights, matchings)
-        tasks = self.questions.tasks
+        tasks = self.asked.tasks
         candidate = open_candidate(product.network, tasks, weights=product.weights, provider=self.provider)
         for task, output in zip(tasks, candidate.outputs, strict=True):
             if output is None:
                 raise InputError(f"{product.network.label}: none of its outputs answers task {task.name!r}")
         found = self.scores(candidate, tasks)
-        scaled = scaled_scores(tasks, found, self.lowest, self.elders)
+        scaled = scaled_scores(tasks, found, self.lowest, self.parent_scores)
         return float(np.mean([_mark(*given) for given in zip(tasks, found.tasks, scaled, strict=True)]))
 
-    def product(self, weights: Mapping[str, NDArray[Any]], matchings: Matchings) -> Product:
+    def product(self, weights: Mapping[str, NDArray[Any]], matchings: Matchings) -> MergedModel:
         """The merged network, the heads behind it where these are apart."""
         reads = readings(self.prepared.typing, sorted(self.prepared.models.border), matchings)
-        return joined(self.questions.parents, self.network, weights, reads)
+        return joined(self.asked.parents, self.network, weights, reads)
 
     def scores(self, candidate: Candidate, tasks: Sequence[Task]) -> Scores:
         """The scores of a network; ``tasks`` name its outputs."""
-        scorer = Scorer(tasks, replace(self.questions.right, owner=None))
+        scorer = Scorer(tasks, replace(self.asked.right, owner=None))
         for feed in self.feeds:
             scorer.update(candidate.answers(feed, tasks))
         return scorer.scores()
 
 
-def examine(job: Job, held: CalibrationSource, asked: Questions) -> Exam:
-    """An exam on data that must not be in ``job.source``; ``asked`` are the questions about all of its samples.
+def labelled_evaluation(job: Job, held: CalibrationSource, asked: EvaluationTasks) -> LabelledEvaluation:
+    """An evaluation on data that must not be in ``job.source``; ``asked`` are the tasks on all of its samples.
 
     Raises:
-        InputError: the questions do not fit the network, no held-out sample has a label of a task, or no parent is any
+        InputError: the tasks do not fit the network, no held-out sample has a label of a task, or no parent is any
             good at a regression that it learned.
 
     """
@@ -159,11 +159,16 @@ def examine(job: Job, held: CalibrationSource, asked: Questions) -> Exam:
         places.append(np.arange(place, place + rows(feed)))
     chosen = asked.at(np.concatenate(places))
     chosen.right.require_each(asked.tasks, "--labels", "held-out samples")
-    exam = Exam(chosen, job.prepared, job.prepared.models.template, tuple(feeds), job.options.provider)
+    evaluation = LabelledEvaluation(
+        chosen, job.prepared, job.prepared.models.template, tuple(feeds), job.options.provider
+    )
     if any(task.kind == "regression" for task in asked.tasks):
-        exam = replace(exam, lowest=scores_of_means(asked.tasks, chosen.right), elders=_elders(exam))
-    exam(*_unmerged(job.prepared))  # what does not fit the network is to be said now, not held against a candidate
-    return replace(exam, network=job.network)
+        evaluation = replace(
+            evaluation, lowest=scores_of_means(asked.tasks, chosen.right), parent_scores=_parent_scores(evaluation)
+        )
+    # What does not fit the network is to be said now, not held against a candidate.
+    evaluation(*_unmerged(job.prepared))
+    return replace(evaluation, network=job.network)
 
 
 def _unmerged(prepared: Prepared) -> tuple[Mapping[str, NDArray[Any]], Matchings]:
@@ -172,15 +177,15 @@ def _unmerged(prepared: Prepared) -> tuple[Mapping[str, NDArray[Any]], Matchings
     return first, [identity(prepared.typing.spaces) for _ in others]
 
 
-def _elders(exam: Exam) -> tuple[tuple[tuple[int, ...], Scores], ...]:
+def _parent_scores(evaluation: LabelledEvaluation) -> tuple[tuple[tuple[int, ...], Scores], ...]:
     """What each parent learned, and its scores; tasks name the outputs of the merged network."""
-    asked, found = exam.questions, []
-    names = exam.product(*_unmerged(exam.prepared)).outputs
+    asked, found = evaluation.asked, []
+    names = evaluation.product(*_unmerged(evaluation.prepared)).outputs
     for network, learned, merged in zip(asked.parents.networks, asked.learned, names, strict=True):
         own = {name: str(value.name) for name, value in zip(merged, network.graph.outputs, strict=True)}
         tasks = [replace(task, output=own.get(task.output or "", task.output)) for task in asked.tasks]
-        candidate = open_candidate(network, tasks, learned=learned, provider=exam.provider)
-        found.append((learned, exam.scores(candidate, tasks)))
+        candidate = open_candidate(network, tasks, learned=learned, provider=evaluation.provider)
+        found.append((learned, evaluation.scores(candidate, tasks)))
     return tuple(found)
 
 

@@ -17,7 +17,7 @@ from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions
-from onnxmerge.pipeline.selection.examining import Exam, Questions, examine
+from onnxmerge.pipeline.selection.labelled import EvaluationTasks, LabelledEvaluation, labelled_evaluation
 from onnxmerge.types import Arrays
 from onnxmerge.units.zips import Matchings
 
@@ -49,11 +49,11 @@ def held_out(source: CalibrationSource, models: ModelSet) -> Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CandidateScore:
     """How a candidate did: agreement with its parents (``Reference.compare``), at most 1, and accuracy on the labels.
 
     There is no ``accuracy`` (None) without labels; with them it decides, and agreement only between equals. It is the
-    mark of the ``Exam``: with regressions among the tasks, their scaled scores are part of it.
+    mark of the ``LabelledEvaluation``: with regressions among the tasks, their scaled scores are part of it.
     """
 
     reconstruction: float
@@ -67,34 +67,34 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judge:
+class HeldOutEvaluator:
     """Runs a merged network on held-out data and compares it with its parents, or with the labels."""
 
     reference: Reference
-    exam: Exam | None
+    by_labels: LabelledEvaluation | None
 
     @property
     def criterion(self) -> str:
         """What decides."""
-        return "reconstruction" if self.exam is None else self.exam.criterion
+        return "reconstruction" if self.by_labels is None else self.by_labels.criterion
 
     @property
     def samples(self) -> int:
         """On how many samples."""
-        return sum(map(rows, self.reference.feeds)) if self.exam is None else self.exam.samples
+        return sum(map(rows, self.reference.feeds)) if self.by_labels is None else self.by_labels.samples
 
-    def __call__(self, weights: Arrays, matchings: Matchings) -> Verdict:
-        """Judge the network with merged ``weights``, in the units to which ``matchings`` led."""
+    def __call__(self, weights: Arrays, matchings: Matchings) -> CandidateScore:
+        """Evaluate the network with merged ``weights``, in the units to which ``matchings`` led."""
         return self.each(weights, [{}], matchings)[0]
 
-    def each(self, weights: Arrays, changes: Sequence[Arrays], matchings: Matchings) -> list[Verdict]:
+    def each(self, weights: Arrays, changes: Sequence[Arrays], matchings: Matchings) -> list[CandidateScore]:
         """The same for each of some ``changes`` to the weights; what none of them changes runs once for all."""
         found = self.reference.rows_of(weights, changes)
         agreed = [self.reference.compare(rows, matchings) for rows in found]
-        if self.exam is None:
-            return [Verdict(value) for value in agreed]
-        marks = [self.exam(Overlay(weights, change), matchings) for change in changes]
-        return [Verdict(*pair) for pair in zip(agreed, marks, strict=True)]
+        if self.by_labels is None:
+            return [CandidateScore(value) for value in agreed]
+        marks = [self.by_labels(Overlay(weights, change), matchings) for change in changes]
+        return [CandidateScore(*pair) for pair in zip(agreed, marks, strict=True)]
 
 
 def in_brief(job: Job) -> Job:
@@ -102,8 +102,8 @@ def in_brief(job: Job) -> Job:
     return job if job.source is None else replace(job, source=Spread(job.source, REPAIR_SAMPLES))
 
 
-def judge_on(job: Job, held: CalibrationSource, asked: Questions | None = None) -> Judge:
-    """A judge by the data ``held``, which must not be in ``job.source``; ``asked`` is what labels say of its samples.
+def evaluator_on(job: Job, held: CalibrationSource, asked: EvaluationTasks | None = None) -> HeldOutEvaluator:
+    """An evaluator by data ``held``, which must not be in ``job.source``; ``asked`` is what labels say of its samples.
 
     Runs the parents. Raises InputError where nothing can be compared, or the labels do not fit the outputs.
     """
@@ -113,32 +113,32 @@ def judge_on(job: Job, held: CalibrationSource, asked: Questions | None = None) 
     found = reference(
         job.prepared.models, job.prepared.typing, feeds, job.options.provider, job.network, job.outputs.directions
     )
-    return Judge(found, None if asked is None else examine(job, held, asked))
+    return HeldOutEvaluator(found, None if asked is None else labelled_evaluation(job, held, asked))
 
 
 @dataclass(slots=True, eq=False)
-class Judges:
-    """Judges by the data that was held out, and by what is ``asked`` of it; without such data there are none.
+class HeldOutEvaluators:
+    """Evaluators by the data that was held out, and by what is ``asked`` of it; without such data there are none.
 
-    A judge runs the parents, so one serves all jobs that merge the same networks.
+    An evaluator runs the parents, so one serves all jobs that merge the same networks.
     """
 
     split: Split | None
-    asked: Questions | None = None
+    asked: EvaluationTasks | None = None
     _job: Job | None = None
-    _judge: Judge | None = None
+    _evaluator: HeldOutEvaluator | None = None
 
-    def __call__(self, job: Job) -> Judge | None:
-        """The judge of a job's candidates. Raises what ``judge_on`` raises."""
+    def __call__(self, job: Job) -> HeldOutEvaluator | None:
+        """The evaluator of a job's candidates. Raises what ``evaluator_on`` raises."""
         if self.split is None:
             return None
         last = self._job
         if last is None or last.prepared is not job.prepared or last.network is not job.network:
-            self._judge = judge_on(job, self.split.held, self.asked)
+            self._evaluator = evaluator_on(job, self.split.held, self.asked)
             self._job = job
-        return self._judge
+        return self._evaluator
 
     @property
     def reference(self) -> Reference | None:
         """What the parents of the last job answered on the data that was held out."""
-        return None if self._judge is None else self._judge.reference
+        return None if self._evaluator is None else self._evaluator.reference

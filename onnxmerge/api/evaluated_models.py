@@ -20,7 +20,7 @@ Evaluable = ModelSource | MergeResult
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class EvaluatedModel:
     """A model that takes part. ``learned`` are the indices of the tasks that a parent learned."""
 
     name: str
@@ -46,20 +46,20 @@ def _name(model: Evaluable) -> str:
     return f"model {model.graph.name or 'without a name'!r}"
 
 
-def entrant(
+def evaluated_model(
     name: str, model: Evaluable, tasks: Sequence[Task], role: Role, learned: Sequence[int], provider: str
-) -> Entrant:
+) -> EvaluatedModel:
     """Read a model and open it for ``tasks``; InputError where that fails."""
     if isinstance(model, MergeResult):
         found = open_candidate(model.template, tasks, weights=model.weights, learned=learned, provider=provider)
     else:
         found = open_candidate(read_network(model), tasks, learned=learned, provider=provider)
-    return Entrant(name, role, tuple(learned), found)
+    return EvaluatedModel(name, role, tuple(learned), found)
 
 
 def plain_average(
     parents: Sequence[ModelSource], tasks: Sequence[Task], provider: str
-) -> tuple[Entrant | None, str | None]:
+) -> tuple[EvaluatedModel | None, str | None]:
     """The mean of the parents' weights, or a note that says why there is none."""
     if len(parents) < 2:
         return None, "there is no plain average of fewer than two parents, so no scaled score"
@@ -67,4 +67,4 @@ def plain_average(
         found = merge(parents, method="average", provider=provider)
     except StructureError as error:
         return None, f"there is no plain average of the parents, so no scaled score: {error}"
-    return entrant("plain average", found, tasks, "average", (), provider), None
+    return evaluated_model("plain average", found, tasks, "average", (), provider), None
