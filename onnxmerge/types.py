@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Float = TypeVar("Float", bound=np.floating[Any])
+"""A float type that goes in and comes out: NDArray[Float]."""
 
 Array: TypeAlias = NDArray[Any]
 """Of any type that a model stores."""

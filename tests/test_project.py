@@ -70,9 +70,8 @@ def test_the_readme_s_test_command_is_what_ci_runs(checkout: Path) -> None:
         "matching/procrustes.py",
     ],
 )
-def test_a_closed_form_fits_beside_its_source(checkout: Path, module: str) -> None:
+def test_a_method_names_its_source(checkout: Path, module: str) -> None:
     text = (checkout / "onnxmerge" / module).read_text()
-    assert len(text.splitlines()) < 100
     assert re.search(r"arXiv \d{4}\.\d{5}|[A-Z]\w+ \d+, \d{4}", text.split('"""', 2)[1].replace("\n", " "))
 
 

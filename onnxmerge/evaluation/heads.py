@@ -19,6 +19,7 @@ from onnxmerge.evaluation.scorer import Sureness
 from onnxmerge.evaluation.task import Task
 from onnxmerge.merging.answer.ensemble import COSINE_TEMPERATURE
 from onnxmerge.merging.answer.meaning import Meaning
+from onnxmerge.merging.closed_form.consensus import unit
 
 TEMPERATURE = 0.01
 """Of the softmax over cosines."""
@@ -58,7 +59,7 @@ def cosines(embeddings: NDArray[Any], vectors: NDArray[Any], origin: str) -> Sco
         raise InputError(
             f"{origin}: has shape {list(embeddings.shape)}, expected [N, {vectors.shape[1]}] as the vectors"
         )
-    return _unit(embeddings) @ _unit(vectors).T
+    return unit(embeddings.astype(np.float64)) @ unit(vectors.astype(np.float64)).T
 
 
 def logits(task: Task, scores: Scores, meaning: Meaning | None, *, cosines_at: float = TEMPERATURE) -> Scores:
@@ -132,12 +133,6 @@ def sureness(tasks: Sequence[Task], answers: Answers) -> Sureness:
 def _probabilities(plain: Sequence[Scores | None], values: Sequence[Scores | None]) -> list[Scores | None]:
     """What is ``plain``, but logarithms of probabilities where there are ``values`` for them."""
     return [own if value is None else log_probabilities(value) for own, value in zip(plain, values, strict=True)]
-
-
-def _unit(vectors: NDArray[Any]) -> Scores:
-    wide = vectors.astype(np.float64)
-    lengths: Scores = np.linalg.norm(wide, axis=1, keepdims=True)
-    return wide / np.where(lengths > 0, lengths, 1.0)
 
 
 def _matrix(output: Any, origin: str) -> Scores:

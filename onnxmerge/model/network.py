@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.external import reopened
+from onnxmerge.text import reason
 from onnxmerge.types import Array
 
 SOURCE = "onnxmerge.source"
@@ -43,7 +44,7 @@ class Weights(Mapping[str, Array]):
         try:
             array = tensor.numpy()
         except (OSError, ValueError) as error:
-            raise InputError(f"tensor {name!r} cannot be read: {' '.join(str(error).split())}") from error
+            raise InputError(f"tensor {name!r} cannot be read: {reason(error)}") from error
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
         view = array.view()

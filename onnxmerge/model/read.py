@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
-from onnxmerge.model.check import check_proto, one_line, root
+from onnxmerge.model.check import check_proto, root
 from onnxmerge.model.crashes import require_harmless
 from onnxmerge.model.external import confine, embed_attributes, remember
 from onnxmerge.model.functions import drop_shadowed, require_inlinable
@@ -26,6 +26,7 @@ from onnxmerge.model.network import SOURCE, UNREAD_NAN, Network, Weights
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.valid import require_declared, require_valid
 from onnxmerge.model.walk import short
+from onnxmerge.text import reason
 
 CHUNK = 1 << 24
 LARGEST = 2**31 - 1
@@ -123,7 +124,7 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx-ir wraps whatever went wrong in its own and in built-in types
-        raise InputError(f"{label}: the graph cannot be built ({one_line(root(error))})") from error
+        raise InputError(f"{label}: the graph cannot be built ({reason(root(error))})") from error
     model.graph.meta[SOURCE] = label
     return model
 
@@ -155,7 +156,7 @@ def _normalised(model: ir.Model, path: Path | None, sha256: str, label: str) -> 
     except InputError:
         raise
     except Exception as error:  # a pass that fails says so with whatever its checks raise
-        raise InputError(f"{label}: the graph is not valid ({one_line(root(error))})") from error
+        raise InputError(f"{label}: the graph is not valid ({reason(root(error))})") from error
     require_harmless(model, label)
     require_valid(model, label)
     return Network(path=path, model=model, sha256=sha256)
@@ -177,7 +178,7 @@ def _sort(model: ir.Model, label: str) -> None:
                     f"{label}: the graph has a cycle: node {short(node.name)} ({node.op_type}) reads what follows from "
                     f"its own results, by way of node {short(by.name)} ({by.op_type}); export again"
                 ) from None
-        raise InputError(f"{label}: the graph is not valid ({one_line(error)}); export again") from error
+        raise InputError(f"{label}: the graph is not valid ({reason(error)}); export again") from error
 
 
 def _read(node: ir.Node) -> list[ir.Value]:

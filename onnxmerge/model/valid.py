@@ -8,9 +8,10 @@ import onnx
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError
-from onnxmerge.model.check import one_line, root
+from onnxmerge.model.check import root
 from onnxmerge.model.inference import infer, without_weights
 from onnxmerge.model.walk import short
+from onnxmerge.text import reason
 
 SMALL = 1024
 """Integers of at most this many elements may be shapes, from which others follow."""
@@ -29,7 +30,7 @@ def require_valid(model: ir.Model, label: str) -> None:
     try:
         proto = without_weights(model, _may_be_shape)
     except Exception as error:  # what onnx-ir reads but cannot write: it wraps whatever went wrong in its own types
-        raise InputError(f"{label}: the graph cannot be written ({one_line(root(error))}); export again") from error
+        raise InputError(f"{label}: the graph cannot be written ({reason(root(error))}); export again") from error
     _require_agreement(proto, label)
     _declare(proto)
     wrong = complaint(proto)
@@ -42,7 +43,7 @@ def complaint(model: onnx.ModelProto | str) -> str | None:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # noqa: BLE001  (ValidationError, or whatever its parser raises)
-        text = one_line(error)
+        text = reason(error)
         return None if _UNKNOWN.search(text) else text
     return None
 
@@ -81,7 +82,7 @@ def _require_agreement(proto: onnx.ModelProto, label: str) -> None:
     try:
         infer(proto, check_type=True, strict_mode=True)
     except Exception as error:  # noqa: BLE001  (what onnx cannot infer is no fault of the model: it may be of another kind)
-        text = one_line(error)
+        text = reason(error)
         if not _CONTRADICTION.search(text):
             return
         found = _POSITION.match(text)

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from onnxmerge.errors import StructureError
-from onnxmerge.types import Positions
+from onnxmerge.types import Float, Positions
 from onnxmerge.units.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.units.permutations import transport
 from onnxmerge.units.resize import resized_axes, resized_layout, resized_orders
 from onnxmerge.units.zips import Matchings, Zipped
-
-Float = TypeVar("Float", bound=np.floating[Any])
 
 
 def axis_orders(

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from scipy.special import expit, log_softmax, logit, logsumexp, softmax
 
-from onnxmerge.merging.closed_form.consensus import Consensus, consensus, lengths
+from onnxmerge.merging.closed_form.consensus import Consensus, consensus, unit
 from onnxmerge.types import Rows
 
 Scores: TypeAlias = NDArray[np.float64]
@@ -123,7 +123,7 @@ class Reading:
     @property
     def joint(self) -> Rows:
         """The vectors of all parents, of length one [classes, u]."""
-        return np.concatenate([_unit(own) for own in self.vectors])
+        return np.concatenate([unit(own) for own in self.vectors])
 
     def probabilities(self, answers: Sequence[Rows]) -> list[Scores]:
         """For each parent the probabilities of its own vectors [n, classes], by its answers [n, u]."""
@@ -131,16 +131,16 @@ class Reading:
         temperature = CLUSTER_TEMPERATURE if self.centres else COSINE_TEMPERATURE
         found: list[Scores] = []
         for own, centre, vectors in zip(answers, centres, self.vectors, strict=True):
-            cosines = _unit(_unit(own) - centre).astype(np.float64) @ _unit(vectors).astype(np.float64).T
+            cosines = unit(unit(own) - centre).astype(np.float64) @ unit(vectors).astype(np.float64).T
             found.append(softmax(cosines / temperature, axis=1))
         return found
 
     def cosines(self, merged: Rows) -> list[Rows]:
         """The cosines of merged answers [n, u] with each parent's vectors; about their own mean, for clusters."""
-        found = _unit(merged)
+        found = unit(merged)
         if self.centres:
-            found = _unit(found - found.mean(axis=0))
-        return [found @ _unit(vectors).T for vectors in self.vectors]
+            found = unit(found - found.mean(axis=0))
+        return [found @ unit(vectors).T for vectors in self.vectors]
 
     def read(self, answers: Sequence[Rows]) -> Rows:
         """q: the square roots of all parents' probabilities of their own vectors, [n, classes]."""
@@ -201,15 +201,15 @@ def clusters(answers: Sequence[Rows], seed: int) -> Reading:
     """
     found, centres = [], []
     for own in answers:
-        some = _unit(own[:: -(-len(own) // CLUSTERED)]).astype(np.float64)
+        some = unit(own[:: -(-len(own) // CLUSTERED)]).astype(np.float64)
         centre = some.mean(axis=0)
         about = some - centre
         variances = np.square(np.linalg.svd(about, compute_uv=False))
         total = float(np.square(variances).sum())
         directions = float(variances.sum()) ** 2 / total if total > 0 else 0.0
         wanted = min(int(np.ceil(directions)) + 1, len(some))
-        middles, _ = kmeans2(_unit(about), wanted, seed=seed, minit="++", missing="warn")
-        found.append(_unit(middles.astype(np.float32)))
+        middles, _ = kmeans2(unit(about), wanted, seed=seed, minit="++", missing="warn")
+        found.append(unit(middles.astype(np.float32)))
         centres.append(centre.astype(np.float32))
     return Reading(found, centres)
 
@@ -276,7 +276,3 @@ def _mean_probabilities(answers: Sequence[Rows], shares: Sequence[float], temper
     weights = np.asarray(shares).reshape(-1, 1, 1)
     found: NDArray[np.float64] = np.exp(logsumexp(np.stack(logs), axis=0, b=weights / weights.sum()))
     return found
-
-
-def _unit(rows: Rows) -> Rows:
-    return rows / lengths(rows)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.types import Rows
+from onnxmerge.types import Float, Rows
 
 RIDGE = 0.1
 """rho as a share of the mean variance of a direction."""
@@ -88,7 +88,13 @@ def consensus(answers: Sequence[Rows], shares: Sequence[float]) -> Consensus:
     return replace(agreed, volume=agreed.volume_of(agreed.varying(answers)))
 
 
-def lengths(rows: Rows) -> Rows:
+def unit(rows: NDArray[Float]) -> NDArray[Float]:
+    """The rows [positions, coordinates] at length one; a row of zeros stays as it is."""
+    found: NDArray[Float] = rows / lengths(rows)
+    return found
+
+
+def lengths(rows: NDArray[Float]) -> NDArray[Float]:
     """The length of each row, [positions, 1]; never 0."""
-    found: Rows = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    found: NDArray[Float] = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return found
