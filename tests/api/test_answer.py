@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from scipy.special import softmax
 
 from onnxmerge.api import evaluate, merge
 from onnxmerge.evaluation.task_file import read_tasks
@@ -80,6 +81,47 @@ def test_logits_agree_better_with_the_averaged_probabilities() -> None:
     (told,) = both[1].report.answers
     assert told.form.startswith("probabilities averaged")
     assert correct[1] >= correct[0]
+
+
+def blobs(samples: int, seed: int) -> tuple[Any, Any]:
+    """Points [samples, 8] around six centres, and which centre each is of."""
+    rng, centres = np.random.default_rng(seed), 1.2 * np.random.default_rng(0).normal(size=(6, 8))
+    right = rng.integers(0, 6, samples)
+    return (centres[right] + rng.normal(size=(samples, 8))).astype(np.float32), right
+
+
+def uneven(index: int, sure: float, end: str) -> onnx.ModelProto:
+    """A classifier of ``blobs`` that has seen a 25th of every other class, by logistic regression on random features.
+
+    Its logits are multiplied by ``sure``.
+    """
+    rng = np.random.default_rng(index)
+    hidden = np.random.default_rng(1).normal(size=(24, 8)).astype(np.float32)
+    x, right = blobs(3000, 10 + index)
+    kept = rng.random(len(x)) < np.where(right % 2 == index, 1.0, 0.04)
+    h, right = np.c_[np.maximum(x[kept] @ hidden.T, 0), np.ones(kept.sum())], right[kept]
+    top = np.zeros((25, 6))
+    for _ in range(300):
+        top -= 0.02 * h.T @ (softmax(h @ top, axis=1) - np.eye(6)[right]) / len(h)
+    weights = {"w1": hidden, "w2": (sure * top[:-1].T).astype(np.float32), "b2": (sure * top[-1]).astype(np.float32)}
+    graph = "(float[n,8] x) => (float[n,6] y) { a = Gemm<transB=1>(x, w1) h = Relu(a) "
+    return build(f"{graph} z = Gemm<transB=1>(h, w2, b2) y = {end}(z) }}", weights)
+
+
+@pytest.mark.parametrize(
+    ("end", "sure", "least"), [("Identity", 1, 0.93), ("Identity", 4, 0.87), ("Softmax", 1, 0.93), ("Softmax", 4, 0.87)]
+)
+def test_parents_that_are_sure_of_other_classes_answer_together(end: str, sure: float, least: float) -> None:
+    parents = [uneven(index, sure, end) for index in range(2)]
+    asked: dict[str, Any] = {} if end == "Softmax" else {"outputs": "logits"}
+    result = merge(parents, calibration=blobs(2000, 50)[0], method="average", repair="none", answer="ensemble", **asked)
+    fresh, _ = blobs(4000, 51)
+    each = [run(open_session(read_network(parent).model), {"x": fresh})["y"] for parent in parents]
+    together = np.mean([own if end == "Softmax" else softmax(own, axis=1) for own in each], axis=0)
+    found = run(open_session(result.template.model, weights=result.weights), {"x": fresh})["y"]
+    assert (found.argmax(axis=1) == together.argmax(axis=1)).mean() >= least
+    (told,) = result.report.answers
+    assert told.form.startswith("probabilities averaged")
 
 
 def test_the_summary_says_what_the_output_is(digits: Path, cli: Cli, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 X are the rows that the layer reads in the merged network, T the parents' common answer to the same samples in one of
 several forms (``ensemble``). Each form is solved by ridge regression on most of the samples, pulled to the layer as it
-is, and judged by its agreement with the ensemble on the rest. The best is solved again on all of them, if it agrees
-better than the layer as it is by more than one standard error of the difference; else the layer stays as it is.
+is, and judged by its agreement with the ensemble on the rest. The best is solved again on all of them, unless the layer
+as it is agrees better by more than one standard error of the difference. Where it is a guess by what the parents'
+answers are read (an embedding, by clusters), the form must be the better one by as much.
 
 Source: the closed form is that of RegMean (Jin et al., ICLR 2023, arXiv 2212.09849) and PLeaS (Nasery et al., CVPR
 2025, arXiv 2407.02447); what it aims at is our own.
@@ -111,7 +112,9 @@ def answer(
     better = every[best] - before
     asked = meaning.meaning == "embedding" and mean == "drop"
     agreed = float(before.mean())
-    if better.mean() <= better.std() / np.sqrt(judged) and not asked:
+    doubt = float(better.std() / np.sqrt(judged))
+    least = doubt if reading is not None and reading.centres else -doubt
+    if better.mean() <= least and not asked:
         return {}, Answered(meaning, AS_IT_WAS, agreed, agreed, judged, kept)
     solution = _solved(layer, found, forms[best](found.parents), prior)
     became = "dropped" if forms[best].keeps_mean is False else kept
@@ -152,9 +155,7 @@ def _forms(
     end = ending(layer.output)
     if end is not None and end.op_type == "Sigmoid":
         return [AveragedOdds(shares)]
-    exact = end is not None and end.op_type in ("Softmax", "LogSoftmax")
-    temperatures = LOGIT_TEMPERATURES[:1] if exact else LOGIT_TEMPERATURES
-    return [AveragedProbabilities(shares, temperature) for temperature in temperatures]
+    return [AveragedProbabilities(shares, temperature) for temperature in LOGIT_TEMPERATURES]
 
 
 def _one_answer(parents: Sequence[Rows]) -> bool:
