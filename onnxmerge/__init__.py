@@ -17,6 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxmerge.api import (
+        CheckReport,
         EvaluationResult,
         Inspection,
         MergeOptions,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         MergeReport,
         MergeResult,
         PermutedModel,
+        check,
         evaluate,
         inspect,
         merge,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "CheckReport",
     "EvaluationResult",
     "InputError",
     "Inspection",
@@ -45,6 +48,7 @@ __all__ = [
     "UsageError",
     "ValidationError",
     "__version__",
+    "check",
     "evaluate",
     "inspect",
     "memory_limit",

@@ -1,14 +1,17 @@
 """What users call: each function runs the stages in order and returns a frozen result."""
 
+from onnxmerge.api.check import check
 from onnxmerge.api.evaluate import evaluate
 from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.inspection import Inspection, inspect
 from onnxmerge.api.merge import merge, plan
 from onnxmerge.api.outcome import MergePlan, MergeReport, MergeResult
 from onnxmerge.api.permute import PermutedModel, permute
+from onnxmerge.checking.report import CheckReport
 from onnxmerge.pipeline.options import MergeOptions
 
 __all__ = [
+    "CheckReport",
     "EvaluationResult",
     "Inspection",
     "MergeOptions",
@@ -16,6 +19,7 @@ __all__ = [
     "MergeReport",
     "MergeResult",
     "PermutedModel",
+    "check",
     "evaluate",
     "inspect",
     "merge",

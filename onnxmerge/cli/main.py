@@ -24,7 +24,7 @@ HELP = """Merge trained neural networks, as ONNX files, without training.
 
 \b
 Exit codes: 0 done; 1 bad input or model; 2 usage; 3 validation failed and nothing was published;
-130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.
+4 nothing was checked; 130, 143, 129 interrupted by SIGINT, SIGTERM, SIGHUP.
 ONNXMERGE_TRACEBACK=1 shows where an error came from.
 """
 

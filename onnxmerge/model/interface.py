@@ -106,7 +106,7 @@ def batch_inside(network: Network, feed: Mapping[str, Array], provider: str = "c
 
 def resized_batch(feed: Mapping[str, Array], size: int) -> dict[str, Array]:
     """A feed of ``size`` rows, those of ``feed`` over and over."""
-    return {name: _resized(array, 0, size) for name, array in feed.items()}
+    return {name: resized(array, 0, size) for name, array in feed.items()}
 
 
 def with_batch(network: Network, size: int) -> Network:
@@ -186,7 +186,7 @@ def _runs_freely(
     for size in _other_sizes(dispute):
         given = dict(feed)
         for place, axis in dispute.axes:
-            given[names[place]] = _resized(given[names[place]], axis, size)
+            given[names[place]] = resized(given[names[place]], axis, size)
         try:
             after = run(session, given)
         except InputError:
@@ -267,7 +267,7 @@ def _sizes_inside(graph: ir.Graph) -> Iterator[int]:
     yield from sorted(found)[:MOST_SIZES]
 
 
-def _resized(array: Array, axis: int, size: int) -> Array:
+def resized(array: Array, axis: int, size: int) -> Array:
     """The array with ``size`` positions along an axis, those that it has over and over."""
     if array.ndim <= axis or not array.shape[axis]:
         return array

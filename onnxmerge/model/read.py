@@ -61,7 +61,7 @@ def read_network(source: str | os.PathLike[str] | ir.Model | onnx.ModelProto) ->
     if "\0" in str(source):
         raise InputError(f"{short(str(source), 200)[1:-1]}: is no path, as it holds a NUL byte; give that of a model")
     path = absolute(source)
-    proto, sha256 = _parse(path)
+    proto, sha256 = parse(path)
     files = check_proto(proto, str(path), path)
     model = _deserialize(proto, str(path))
     remember(model)
@@ -78,12 +78,15 @@ def _label(name: str | None) -> str:
 
 def data_files(path: Path) -> set[Path]:
     """The files that a model keeps tensors in, beside its own. Raises InputError where it cannot be read."""
-    proto, _ = _parse(path)
+    proto, _ = parse(path)
     return set(check_proto(proto, str(path), absolute(path)).values())
 
 
-def _parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:
-    """Parse a file without holding its bytes twice."""
+def parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:
+    """Parse a file without holding its bytes twice: the message as it stands, and the SHA-256 so far.
+
+    Raises InputError where it is no file, or not ONNX.
+    """
     proto = onnx.ModelProto()
     try:
         if path.is_dir():

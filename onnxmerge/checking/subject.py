@@ -1,0 +1,143 @@
+"""What is checked, and beside what: read once, and run on data once, for all gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.specs import fixed_batch
+from onnxmerge.checking.finding import Finding, Layer
+from onnxmerge.checking.observed import Observed
+from onnxmerge.checking.runs import Runner, first_rows, open_runner
+from onnxmerge.checking.settings import Settings
+from onnxmerge.errors import InputError
+from onnxmerge.model.network import Network
+from onnxmerge.model.read import read_network
+from onnxmerge.model.sample import synthesize
+from onnxmerge.pipeline.prepare import ModelSource, sample_from
+from onnxmerge.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one model does at one task: ``hits`` of ``samples``, in the words of ``evaluation.metrics``."""
+
+    model: str
+    role: str
+    task: str
+    accuracy: float
+    interval: tuple[float, float]
+    samples: int
+    learned: bool
+
+
+FEW = 3
+"""Rows of a sample: enough to tell one from the others."""
+
+Judge = Callable[[], Sequence[Score]]
+"""Scores of the model, its parents and their ensemble; raises what `evaluate` raises."""
+
+Remake = Callable[[], bytes]
+"""Merges again as the model's recipe says, and gives the bytes of the file; raises what `merge` raises."""
+
+
+@dataclass(eq=False)
+class Subject:
+    """A model under check. ``proto`` is the file as it stands (None for a model in memory), ``size`` its bytes.
+
+    ``sources`` are the parents as they were given. ``failed`` are ids of gates that failed so far, ``layers`` what is
+    known of each initializer.
+    """
+
+    source: ModelSource
+    label: str
+    path: Path | None
+    proto: onnx.ModelProto
+    settings: Settings
+    parents: tuple[Network, ...] = ()
+    data: CalibrationSource | None = None
+    judge: Judge | None = None
+    remake: Remake | None = None
+    failed: set[str] = field(default_factory=set)
+    layers: dict[str, Layer] = field(default_factory=dict)
+
+    @cached_property
+    def network(self) -> Network:
+        """The model as every command reads it. Raises InputError where that is refused."""
+        return read_network(self.source)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The model as it is served."""
+        return open_runner(self.network, self.settings.provider)
+
+    @cached_property
+    def parent_runners(self) -> tuple[Runner, ...]:
+        """The parents as they are served."""
+        return tuple(open_runner(parent, self.settings.provider) for parent in self.parents)
+
+    @cached_property
+    def sample(self) -> dict[str, Array]:
+        """Inputs on which the model runs, of a few rows: the first of the data, or synthetic ones.
+
+        Raises InputError where it runs on none.
+        """
+        feed = None if self.data is None else next(iter(self.data), None)
+        if feed is None:
+            known = sample_from(self.network, self.settings.inputs)
+            return dict(known) if known else self._synthetic()
+        fitting = self.runner.fitting(feed)
+        if not self.runner.batched or fixed_batch(self.runner.specs) is not None:
+            return fitting
+        for rows in (FEW, 1):
+            few = first_rows(fitting, rows)
+            try:
+                self.runner.once(few)
+            except InputError:
+                if rows == 1:
+                    raise
+            else:
+                return few
+        return fitting
+
+    def _synthetic(self) -> dict[str, Array]:
+        try:
+            return synthesize(self.network, batch=FEW)
+        except InputError:  # a batch may be fixed inside: the sizes that `inspect` tries say what else is wrong
+            return synthesize(self.network)
+
+    def feeds(self) -> Iterator[dict[str, Array]]:
+        """The data as the model takes it; the synthetic sample where there is none."""
+        if self.data is None:
+            yield self.sample
+            return
+        for feed in self.data:
+            yield self.runner.fitting(feed)
+
+    @cached_property
+    def observed(self) -> Observed:
+        """What the model and its parents give on the data; on the sample where there is none."""
+        seen = Observed()
+        for feed in self.feeds():
+            seen.take(self.runner, feed, self.parent_runners)
+        return seen
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself."""
+        return {entry.key: entry.value for entry in self.proto.metadata_props}
+
+    def skip(self, gate: str, why: str, **about: Any) -> Finding:
+        """A gate that has nothing to say of this model."""
+        return Finding(gate, "error", about.get("where", ""), None, None, "skipped", why)
+
+
+def could_not(gate: str, error: InputError, threshold: Any = None) -> Finding:
+    """A gate that could not be evaluated, which is a failure."""
+    return Finding(gate, "error", "", "could not be evaluated", threshold, "fail", str(error))

@@ -1,0 +1,73 @@
+"""``onnxmerge check``: whether a model may ship."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from onnxmerge import api
+from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.cli.files import InputFile, publishing
+from onnxmerge.cli.images import image_options, take_image_options
+from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.report.check import print_check
+from onnxmerge.report.terminal import emit
+
+FORMATS = ("text", "json")
+
+
+def _names(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for value in values for name in value.split(",") if name)
+
+
+@click.command()
+@click.argument("model", type=InputFile("the model itself", model=True), metavar="MODEL.onnx")
+@click.option(
+    "--against",
+    multiple=True,
+    type=InputFile("one of the parents", model=True),
+    metavar="PARENT.onnx",
+    help="A model that it was made from or should agree with; repeatable.",
+)
+@click.option(
+    "--calib", "data", type=InputFile("the data"), metavar="DATA", help="Samples to run on, as `run` takes them."
+)
+@click.option("--min-runtime", metavar="VERSION", help="The oldest ONNX Runtime that must run it, such as 1.17.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    callback=_names,
+    metavar="NAME",
+    help="Another place where it must run: onnxruntime-web, openvino, tensorrt; repeatable.",
+)
+@click.option("--schema", type=InputFile("the schema"), metavar="FILE.json", help="Inputs and outputs it must have.")
+@click.option("--certify", is_flag=True, help="Prove that its units can be reordered, as `inspect --certify` does.")
+@click.option(
+    "--only", multiple=True, callback=_names, metavar="FAMILY", help="Ask these gates alone, such as integrity."
+)
+@click.option("--skip", multiple=True, callback=_names, metavar="FAMILY", help="Leave these gates out.")
+@click.option("--format", "kind", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--all", "every", is_flag=True, help="List skipped gates too, and why.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@image_options
+@sample_options
+@model_options
+@click.pass_context
+def check(context: click.Context, /, model: str, *, kind: str, every: bool, **settings: Any) -> int:
+    """Hold MODEL to gates, for CI and before it ships: see docs/checking.md.
+
+    Exit codes: 0 all that was checked passed; 1 bad input; 2 usage; 3 a gate failed, or could not be evaluated; 4
+    nothing was checked.
+    """
+    images = take_image_options(settings)
+    with publishing(context):
+        report = api.check(model, inputs=known_inputs(settings.pop("inputs")), image_options=images, **settings)
+    if kind == "json":
+        emit(json.dumps(report.to_dict(), indent=1))
+    else:
+        print_check(report, every=every)
+    return report.exit_code

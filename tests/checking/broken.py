@@ -1,0 +1,277 @@
+"""Models that are each broken in one named way, with the gate that must find it, and models that are good."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxmerge.types import Array
+from tests.graphs import build, normal
+
+MLP = "(float[n,4] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w, b)  r = Relu(h)  y = Gemm<transB=1>(r, v, c) }"
+FIXED = MLP.replace("[n,", "[2,")
+
+Build = Callable[[Path], Sequence[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """``build`` writes files into a folder and gives the command line behind `check`; ``gate`` must fail, no other."""
+
+    name: str
+    build: Build
+    gate: str | None
+    exit_code: int = 3
+
+
+def weights(seed: int = 0) -> dict[str, Array]:
+    return {**normal(w=(5, 4), b=(5,), v=(3, 5), c=(3,), seed=seed)}
+
+
+def mlp(graph: str = MLP, /, **changed: Array | None) -> onnx.ModelProto:
+    """A small network, with some weights replaced (None: left out); never checked."""
+    arrays = {name: array for name, array in {**weights(), **changed}.items() if array is not None}
+    return build(graph, arrays, opset=17, ir_version=8, check=False)
+
+
+def saved(model: onnx.ModelProto, folder: Path, name: str = "m.onnx") -> str:
+    (folder / name).write_bytes(model.SerializeToString())
+    return name
+
+
+def one(model: Callable[[], onnx.ModelProto], *options: object) -> Build:
+    """A model, and options behind its name."""
+    return lambda folder: [saved(model(), folder), *options]
+
+
+def against(model: Callable[[], onnx.ModelProto], parent: Callable[[], onnx.ModelProto], *options: object) -> Build:
+    return lambda folder: [saved(model(), folder), "--against", saved(parent(), folder, "a.onnx"), *options]
+
+
+def with_schema(model: Callable[[], onnx.ModelProto], schema: object) -> Build:
+    def written(folder: Path) -> list[object]:
+        (folder / "schema.json").write_text(json.dumps(schema))
+        return [saved(model(), folder), "--schema", "schema.json"]
+
+    return written
+
+
+def schema(**changed: object) -> dict[str, object]:
+    return {
+        "inputs": {"x": {"type": "float32", "shape": ["N", 4]}},
+        "outputs": {"y": {"type": "float32", "shape": ["N", 3]}},
+        **changed,
+    }
+
+
+def with_opset(opset: int, ir_version: int = 8) -> onnx.ModelProto:
+    model = mlp()
+    model.opset_import[0].version = opset
+    model.ir_version = ir_version
+    return model
+
+
+def external(location: str, *, there: bool = False, length: int | None = None) -> Build:
+    """A model whose first weight is kept in a file."""
+
+    def written(folder: Path) -> list[object]:
+        model = mlp()
+        tensor = model.graph.initializer[0]
+        data = tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+        if there:
+            (folder / location).write_bytes(data if length is None else data[:length])
+        return [saved(model, folder)]
+
+    return written
+
+
+def graph(text: str, **arrays: Array) -> Callable[[], onnx.ModelProto]:
+    return lambda: build(text, arrays, opset=17, ir_version=8, check=False)
+
+
+def spoilt(weight: str, value: float) -> Callable[[], onnx.ModelProto]:
+    array = weights()[weight].copy()
+    array.flat[1] = value
+    return lambda: mlp(**{weight: array})
+
+
+RENAMED = MLP.replace(" x)", " z)").replace("(x,", "(z,")
+ANSWER = MLP.replace(" y)", " out)").replace("y = Gemm", "out = Gemm")
+BAKED = "(float[n,4] x) => (float[n,4] y) { s = Reshape(x, shape)  y = Relu(s) }"
+RANDOM = "(float[n,4] x) => (float[n,4] y) { r = RandomNormalLike(x)  y = Add(x, r) }"
+SEEDED = "(float[n,4] x) => (float[n,4] y) { r = RandomUniformLike<seed=1.0>(x)  y = Add(x, r) }"
+DROPOUT = "(float[n,4] x) => (float[n,4] y) { y = Dropout(x, ratio, training) }"
+OVER_BATCH = "(float[n,4] x) => (float[n,4] y) { m = ReduceMean<axes=[0], keepdims=1>(x)  y = Sub(x, m) }"
+SOFTMAX = "(float[n,4] x) => (float[n,4] y) { y = Softmax<axis=0>(x) }"
+CUMULATED = "(float[n,4] x) => (float[n,4] y) { y = CumSum(x, axis) }"
+LOG = "(float[n,4] x) => (float[n,4] y) { z = Sub(x, x)  y = Log(z) }"
+ROOT = "(float[n,4] x) => (float[n,4] y) { z = Abs(x)  m = Neg(z)  y = Sqrt(m) }"
+UNIQUE = "(float[n,4] x) => (float[m] y) { y = Unique(x) }"
+DET = "(float[n,4,4] x) => (float[n] y) { y = Det(x) }"
+OWN = "(float[n,4] x) => (float[n,4] y) { y = com.microsoft.Gelu(x) }"
+CONVOLUTION = """(float[n,3,h,w] x) => (float[n,2] y) {
+    c = Conv<pads=[1,1,1,1]>(x, k)  r = Relu(c)  p = GlobalAveragePool(r)  f = Flatten(p)  y = Gemm<transB=1>(f, v)
+}"""
+
+
+def own() -> onnx.ModelProto:
+    return build(OWN, opset=17, ir_version=8, domains={"com.microsoft": 1}, check=False)
+
+
+CASES: tuple[Case, ...] = (
+    # integrity
+    Case("nan in a weight", one(spoilt("w", np.nan)), "integrity.finite-weights"),
+    Case("nan in a bias", one(spoilt("c", np.nan)), "integrity.finite-weights"),
+    Case("external data gone", external("m.data"), "integrity.external-data"),
+    Case("external data outside", external("../m.data"), "integrity.external-data"),
+    Case("external data at an absolute path", external("/etc/hostname"), "integrity.external-data"),
+    Case("external data cut off", external("m.data", there=True, length=8), "integrity.graph"),
+    Case("a weight is missing", one(lambda: mlp(v=None)), "integrity.graph"),
+    Case("a weight of another shape", one(lambda: mlp(v=np.ones((3, 6), np.float32))), "integrity.loads"),
+    Case(
+        "two nodes give one tensor",
+        one(graph("(float[n,4] x) => (float[n,4] y) { y = Relu(x) y = Abs(x) }")),
+        "integrity.graph",
+    ),
+    Case(
+        "a cycle",
+        one(graph("(float[n,4] x) => (float[n,4] y) { a = Add(x, c) c = Relu(a) y = Relu(c) }")),
+        "integrity.graph",
+    ),
+    Case("an output of another type", one(lambda: mlp(MLP.replace("float[n,3] y", "int64[n,3] y"))), "integrity.graph"),
+    Case("an output of another size", one(lambda: mlp(MLP.replace("float[n,3] y", "float[n,7] y"))), "integrity.graph"),
+    Case(
+        "an operator that nobody has",
+        one(graph("(float[n,4] x) => (float[n,4] y) { y = Frobnicate(x) }")),
+        "integrity.loads",
+    ),
+    # portability
+    Case("an opset too new for the runtime", one(lambda: with_opset(21), "--min-runtime", "1.16"), "portability.opset"),
+    Case("an IR version too new", one(lambda: with_opset(17, 10), "--min-runtime", "1.17"), "portability.ir"),
+    Case("an opset too old for the target", one(lambda: with_opset(8), "--target", "tensorrt"), "portability.opset"),
+    Case("an opset too new for the target", one(lambda: with_opset(22), "--target", "tensorrt"), "portability.opset"),
+    Case(
+        "an operator that TensorRT lacks",
+        one(graph(UNIQUE), "--target", "tensorrt", "--skip", "interface"),
+        "portability.operators",
+    ),
+    Case("an operator that OpenVINO lacks", one(graph(DET), "--target", "openvino"), "portability.operators"),
+    Case("an operator of another domain", one(own, "--target", "tensorrt"), "portability.operators"),
+    # interface
+    Case("an input renamed", against(lambda: mlp(RENAMED), mlp), "interface.parents"),
+    Case("an output renamed", against(lambda: mlp(ANSWER), mlp), "interface.parents"),
+    Case("a dimension frozen", against(lambda: mlp(FIXED), mlp), "interface.parents"),
+    Case(
+        "an input of another width",
+        against(lambda: mlp(MLP.replace("[n,4]", "[n,6]"), w=np.ones((5, 6), np.float32)), mlp),
+        "interface.parents",
+    ),
+    Case(
+        "another type",
+        with_schema(mlp, schema(inputs={"x": {"type": "float16", "shape": ["N", 4]}})),
+        "interface.schema",
+    ),
+    Case("another shape", with_schema(mlp, schema(outputs={"y": {"shape": ["N", 10]}})), "interface.schema"),
+    Case("another rank", with_schema(mlp, schema(outputs={"y": {"shape": ["N", 3, 1]}})), "interface.schema"),
+    Case("not free as the schema wants", with_schema(lambda: mlp(FIXED), schema()), "interface.schema"),
+    Case(
+        "an output that the schema lacks",
+        with_schema(
+            graph("(float[n,4] x) => (float[n,4] y, float[n,4] z) { y = Relu(x) z = Abs(x) }"),
+            schema(outputs={"y": {}}),
+        ),
+        "interface.schema",
+    ),
+    Case("batch baked in", one(graph(BAKED, shape=np.array([2, 4]))), "interface.free-sizes"),
+    Case("batch of one baked in", one(graph(BAKED, shape=np.array([1, 4]))), "interface.free-sizes"),
+    # certificate
+    Case(
+        "nothing to certify",
+        one(graph("(float[n,4] x) => (float[n,4] y) { y = Relu(x) }"), "--certify"),
+        "certificate.groups",
+    ),
+    # behaviour
+    Case("a nondeterministic operator", one(graph(RANDOM)), "behaviour.deterministic"),
+    Case("a random operator with a seed", one(graph(SEEDED)), "behaviour.deterministic"),
+    Case(
+        "dropout in training mode",
+        one(graph(DROPOUT, ratio=np.array(0.5, np.float32), training=np.array(1, bool))),
+        "behaviour.deterministic",
+    ),
+    Case("a mean over the batch", one(graph(OVER_BATCH)), "behaviour.batch-independent"),
+    Case("a softmax over the batch", one(graph(SOFTMAX)), "behaviour.batch-independent"),
+    Case("a logarithm of zero", one(graph(LOG)), "behaviour.finite"),
+    Case("a root of what is negative", one(graph(ROOT)), "behaviour.finite"),
+)
+
+
+def good(*options: object, model: Callable[[], onnx.ModelProto] = mlp) -> Build:
+    return one(model, *options)
+
+
+GOOD: tuple[Case, ...] = (
+    Case("plain", good(), None, 0),
+    Case("certified", good("--certify"), None, 0),
+    Case("an old runtime", good("--min-runtime", "1.12"), None, 0),
+    Case("every target", good("--target", "tensorrt,openvino,onnxruntime-web"), None, 0),
+    Case("its schema", with_schema(mlp, schema()), None, 0),
+    Case("free where the schema has a number", with_schema(mlp, schema(inputs={"x": {"shape": [8, 4]}})), None, 0),
+    Case("against itself", against(mlp, mlp), None, 0),
+    Case("against another", against(mlp, lambda: mlp(**weights(1))), None, 0),
+    Case(
+        "another name in the second parent",
+        lambda folder: [*against(mlp, mlp)(folder), "--against", saved(mlp(RENAMED), folder, "b.onnx")],
+        None,
+        0,
+    ),
+    Case("a fixed batch", good(model=lambda: mlp(FIXED)), None, 0),
+    Case("external data beside it", external("m.data", there=True), None, 0),
+    Case(
+        "infinities in a mask",
+        good(
+            model=graph(
+                "(float[n,4] x) => (float[n,4] y) { m = Add(x, w) y = Softmax(m) }",
+                w=np.array([0, 0, -np.inf, 0], np.float32),
+            )
+        ),
+        None,
+        0,
+    ),
+    Case("along the sequence", good(model=graph(CUMULATED, axis=np.array(1))), None, 0),
+    Case(
+        "a convolution",
+        good(
+            "--certify",
+            model=graph(
+                CONVOLUTION,
+                **normal(k=(4, 3, 3, 3), v=(2, 4)),
+            ),
+        ),
+        None,
+        0,
+    ),
+    Case("two inputs", good(model=graph("(float[n,4] a, float[n,4] b) => (float[n,4] y) { y = Add(a, b) }")), None, 0),
+    Case("an own operator where it is known", good("--target", "openvino", model=own), None, 0),
+    Case("integrity alone", good("--only", "integrity"), None, 0),
+    Case("a newer opset", good("--min-runtime", "1.18", model=lambda: with_opset(21, 10)), None, 0),
+    Case(
+        "integers in",
+        good(model=graph("(int64[n,6] ids) => (float[n,6,4] y) { y = Gather(t, ids) }", **normal(t=(10, 4)))),
+        None,
+        0,
+    ),
+    Case(
+        "a sequence of any length",
+        good(model=graph("(float[n,s,4] x) => (float[n,s,3] y) { y = MatMul(x, w) }", **normal(w=(4, 3)))),
+        None,
+        0,
+    ),
+)

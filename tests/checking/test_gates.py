@@ -1,0 +1,46 @@
+"""Each broken model is found by the gate that is there for it, and by no other; good models pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.checking.broken import CASES, GOOD, Case
+from tests.command_line import Cli
+
+
+def checked(case: Case, folder: Path, cli: Cli) -> dict[str, object]:
+    ended = cli("check", *case.build(folder), "--format", "json")
+    assert ended.returncode == case.exit_code, (ended.stdout, ended.stderr)
+    assert ended.stderr == ""
+    found: dict[str, object] = json.loads(ended.stdout)
+    return found
+
+
+def failing(found: dict[str, object]) -> set[str]:
+    findings = found["findings"]
+    assert isinstance(findings, list)
+    bad = [each for each in findings if each["verdict"] in ("fail", "unsupported") and each["severity"] == "error"]
+    assert all(each["remedy"] for each in bad)
+    return {each["id"] for each in bad}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_broken_model_is_found_by_its_gate(case: Case, tmp_path: Path, cli: Cli) -> None:
+    found = checked(case, tmp_path, cli)
+    assert failing(found) == {case.gate}
+    assert not found["passed"]
+
+
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
+def test_a_good_model_passes(case: Case, tmp_path: Path, cli: Cli) -> None:
+    found = checked(case, tmp_path, cli)
+    assert not failing(found)
+    assert found["passed"]
+
+
+def test_names_of_cases() -> None:
+    names = [case.name for case in (*CASES, *GOOD)]
+    assert len(set(names)) == len(names)
