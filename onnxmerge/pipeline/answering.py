@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.activations.sample_size import LEAST
@@ -61,5 +62,20 @@ def answered(job: Job, before: Merged, *, apart: bool) -> tuple[Merged, tuple[An
         )
         changed |= weights
         told.append(became)
+        notes += _less_than_a_parent(became)
     done = (*before.done, "ensemble's answer (output layers)") if changed else before.done
     return Merged(Overlay(before.weights, changed), done, (*before.notes, *notes)), tuple(told)
+
+
+def _less_than_a_parent(found: Answered) -> list[str]:
+    """A note where one parent alone says better what all of them say together than the merged network does."""
+    if found.after is None or not found.parents or max(found.parents) <= found.after:
+        return []
+    best = int(np.argmax(found.parents))
+    told = (
+        f"output {found.meaning.output!r}: the merged model agrees with the parents' ensemble less "
+        f"({found.after:.4f} of 1, on {found.samples} held-out samples) than model {best + 1} does alone "
+        f"({found.parents[best]:.4f}); a wider merge (--width with a zip method), more --weights for that model, or "
+        "fewer models may help"
+    )
+    return [told]

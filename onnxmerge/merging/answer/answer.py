@@ -58,7 +58,8 @@ class Answered:
 
     ``form`` says what its layer was solved for ("as it was": it was left alone). ``before`` and ``after`` are its
     agreement with the parents' ensemble on ``samples`` held-out samples; None where there was nothing to judge.
-    ``mean`` says what became of an embedding's mean.
+    ``mean`` says what became of an embedding's mean. ``parents`` are the agreements of each parent's own answers with
+    the ensemble, on the same samples; empty where parents answer for classes of their own, so that none could.
     """
 
     meaning: OutputMeaning
@@ -67,6 +68,7 @@ class Answered:
     after: float | None = None
     samples: int = 0
     mean: Literal["kept", "dropped"] | None = None
+    parents: tuple[float, ...] = ()
 
 
 AS_IT_WAS = "as it was"
@@ -112,13 +114,14 @@ def answer(
     better = every[best] - before
     asked = meaning.meaning == "embedding" and mean == "drop"
     agreed = float(before.mean())
+    parents = tuple(float(agrees(own, rest.parents).mean()) for own in rest.parents) if _one_task(reading) else ()
     doubt = float(better.std() / np.sqrt(judged))
     least = doubt if reading is not None and reading.centres else -doubt
     if better.mean() <= least and not asked:
-        return {}, Answered(meaning, AS_IT_WAS, agreed, agreed, judged, kept)
+        return {}, Answered(meaning, AS_IT_WAS, agreed, agreed, judged, kept, parents)
     solution = _solved(layer, found, forms[best](found.parents), prior)
     became = "dropped" if forms[best].keeps_mean is False else kept
-    told = Answered(meaning, forms[best].label, agreed, float(every[best].mean()), judged, became)
+    told = Answered(meaning, forms[best].label, agreed, float(every[best].mean()), judged, became, parents)
     return encoded_plainly(layer.target, current, solution), told
 
 
@@ -156,6 +159,11 @@ def _forms(
     if end is not None and end.op_type == "Sigmoid":
         return [AveragedOdds(shares)]
     return [AveragedProbabilities(shares, temperature) for temperature in LOGIT_TEMPERATURES]
+
+
+def _one_task(reading: Reading | None) -> bool:
+    """Whether all parents answer for the same classes, so that each could say what the ensemble says."""
+    return reading is None or all(own is reading.vectors[0] for own in reading.vectors)
 
 
 def _one_answer(parents: Sequence[Rows]) -> bool:
