@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
+from onnxmerge.api.evaluate import evaluate
+from onnxmerge.api.evaluation_result import EvaluationResult
+from onnxmerge.api.reproduce import remade
 from onnxmerge.calibration.sources import BATCH_SIZE, SourceSpec, open_source
 from onnxmerge.calibration.specs import input_specs, is_batched
 from onnxmerge.checking.layers import layers
+from onnxmerge.checking.provenance import RECIPE
 from onnxmerge.checking.registry import FAMILIES, findings
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.checking.schema import Interface
 from onnxmerge.checking.settings import Settings
-from onnxmerge.checking.subject import Subject
+from onnxmerge.checking.subject import Score, Subject
 from onnxmerge.checking.targets import runtime, target
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.evaluation.candidate import free_batch
+from onnxmerge.evaluation.labels import LabelSpec, read_labels
+from onnxmerge.evaluation.scorer import Accuracy
 from onnxmerge.model.network import Network
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.read import parse, read_network
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.prepare import ModelSource
+from onnxmerge.pipeline.tasks import TaskSpec, require_own_folder
 
 
 def check(
@@ -33,6 +41,16 @@ def check(
     *,
     against: Sequence[ModelSource] = (),
     data: SourceSpec | None = None,
+    labels: LabelSpec | None = None,
+    tasks: TaskSpec | None = None,
+    vectors: str | Path | None = None,
+    max_drop: float | None = None,
+    min_agreement: float | None = None,
+    max_error: float | None = None,
+    max_size_ratio: float | None = None,
+    max_parameters_ratio: float | None = None,
+    max_latency_ratio: float | None = None,
+    reproduce: bool = False,
     min_runtime: str | None = None,
     targets: Sequence[str] = (),
     schema: str | os.PathLike[str] | Interface | None = None,
@@ -52,6 +70,16 @@ def check(
         model: A path, or a model in memory.
         against: The models that it was made from, or should agree with.
         data: What models run on: see `merge`. Without any, a synthetic sample.
+        labels: A label for each sample: see `evaluate`.
+        tasks: What labels mean: see `evaluate`.
+        vectors: File of class vectors: see `evaluate`.
+        max_drop: Points of accuracy that may be lost against the best parent that learned a task.
+        min_agreement: Share of samples, from 0 to 1, for which the highest class must be that of each parent.
+        max_error: The largest error of an output, relative to the largest value of each parent's.
+        max_size_ratio: Bytes, as many times those of the first parent.
+        max_parameters_ratio: The same of parameters.
+        max_latency_ratio: The same of time for a run.
+        reproduce: Merge again as the metadata says, from ``against`` and ``data``, and compare bytes.
         min_runtime: The oldest ONNX Runtime that must run it, such as "1.17".
         targets: Other places where it must run: onnxruntime-web, openvino, tensorrt.
         schema: Names, types and shapes of inputs and outputs: a JSON file.
@@ -70,7 +98,18 @@ def check(
         UsageError: the arguments contradict each other, or name what there is not.
 
     """
+    bounds = {
+        "max_drop": max_drop,
+        "min_agreement": min_agreement,
+        "max_error": max_error,
+        "max_size_ratio": max_size_ratio,
+        "max_parameters_ratio": max_parameters_ratio,
+        "max_latency_ratio": max_latency_ratio,
+    }
+    _require_use(bounds, against=bool(against), data=data is not None, labels=labels is not None)
     settings = Settings(
+        **bounds,
+        reproduce=reproduce,
         targets=(*([] if min_runtime is None else [runtime(min_runtime)]), *map(target, dict.fromkeys(targets))),
         schema=_schema(schema),
         certify=certify,
@@ -90,9 +129,70 @@ def check(
             subject.data = open_source(
                 data, free_batch(specs) if is_batched(specs) else specs, batch_size=batch_size, **(image_options or {})
             )
+    images = dict(image_options or {})
+    if labels is not None and data is not None:
+        _require_labels(labels, data)
+        subject.judge = lambda: _scores(
+            evaluate(
+                {subject.label: model},
+                data,
+                labels,
+                tasks=tasks,
+                vectors=vectors,
+                parents=against,
+                batch_size=batch_size,
+                image_options=images,
+                provider=provider,
+            )
+        )
+    if subject.path is not None:
+        given = {
+            "calibration": data,
+            "labels": labels,
+            "tasks": tasks,
+            "vectors": vectors,
+            "inputs": inputs,
+            "image_options": images,
+        }
+        subject.remake = lambda: remade(subject.metadata[RECIPE], against, operators, given)
     found = tuple(findings(subject))
     network = _readable(subject)
     return CheckReport(subject.label, None if network is None else network.sha256, found, layers(subject))
+
+
+def _require_use(bounds: Mapping[str, float | None], *, against: bool, data: bool, labels: bool) -> None:
+    """Raise UsageError for a bound that nothing could be held to."""
+    needed = {"min_agreement": data, "max_drop": labels}
+    for name, value in bounds.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is not None and not value >= 0:
+            raise UsageError(f"{flag}: expected a number of at least 0, found {value}")
+        if value is not None and not against:
+            raise UsageError(f"{flag} is against parents: name one (--against)")
+        if value is not None and not needed.get(name, True):
+            what = "data (--calib)" if name == "min_agreement" else "data and labels (--calib, --labels)"
+            raise UsageError(f"{flag} is measured on {what}: give them")
+    if labels and not data:
+        raise UsageError("labels are of samples: give the data too (--calib)")
+
+
+def _require_labels(labels: LabelSpec, data: SourceSpec) -> None:
+    """Raise InputError for labels that cannot be read, before the work."""
+    require_own_folder(labels, data)
+    read_labels(Path(labels) if isinstance(labels, str) else labels)
+
+
+def _scores(found: EvaluationResult) -> list[Score]:
+    """The rows of an evaluation, task by task."""
+    scores = []
+    for row in found.models:
+        for place, (task, score) in enumerate(zip(found.tasks, row.scores.tasks, strict=True)):
+            if score is None:
+                continue
+            rate, ends = (score.top[0], score.intervals[0]) if isinstance(score, Accuracy) else (nan, (nan, nan))
+            learned = place in row.learned
+            scores.append(Score(row.name, row.role, task.name, rate, ends, score.samples, learned))
+    return scores
 
 
 def _schema(given: str | os.PathLike[str] | Interface | None) -> Interface | None:

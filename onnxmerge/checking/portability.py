@@ -74,19 +74,9 @@ def _size(subject: Subject) -> Iterator[Finding]:
     bounded = [target for target in _targets(subject) if target.size is not None]
     for target in bounded:
         told = "prune or quantise it: more cannot be addressed there"
-        size = subject.proto.ByteSize() + external_bytes(subject)
-        yield compared(SIZE.id, size, target.size, higher_is_better=False, where=target.name, remedy=told)
+        yield compared(SIZE.id, subject.bytes, target.size, higher_is_better=False, where=target.name, remedy=told)
     if not bounded:
         yield _unasked(subject, SIZE.id)
-
-
-def external_bytes(subject: Subject) -> int:
-    """Bytes of the data files of a model."""
-    if subject.path is None:
-        return 0
-    from onnxmerge.model.read import data_files
-
-    return sum(path.stat().st_size for path in data_files(subject.path))
 
 
 def _targets(subject: Subject) -> tuple[Target, ...]:

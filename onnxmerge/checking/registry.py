@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxmerge.checking import behaviour, certificate, integrity, interface, portability
+from onnxmerge.checking import (
+    accuracy,
+    agreement,
+    behaviour,
+    certificate,
+    cost,
+    integrity,
+    interface,
+    portability,
+    provenance,
+)
 from onnxmerge.checking.finding import Finding
 from onnxmerge.checking.gate import Gate
 from onnxmerge.checking.subject import Subject
@@ -26,6 +36,22 @@ GATES: tuple[Gate, ...] = (
     behaviour.DETERMINISTIC,
     behaviour.FINITE,
     behaviour.BATCH,
+    agreement.TOP1,
+    agreement.ERROR,
+    agreement.MEAN,
+    agreement.COSINE,
+    agreement.NOISE,
+    agreement.FIRST,
+    accuracy.TASK,
+    accuracy.DROP,
+    accuracy.ENSEMBLE,
+    cost.SIZE,
+    cost.PARAMETERS,
+    cost.LATENCY,
+    provenance.WEIGHTS_GATE,
+    provenance.PARENTS,
+    provenance.RECIPE_GATE,
+    provenance.REPRODUCE,
 )
 
 FAMILIES = tuple(dict.fromkeys(gate.family for gate in GATES))

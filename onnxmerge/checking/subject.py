@@ -18,7 +18,7 @@ from onnxmerge.checking.runs import Runner, first_rows, open_runner
 from onnxmerge.checking.settings import Settings
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Network
-from onnxmerge.model.read import read_network
+from onnxmerge.model.read import data_files, read_network
 from onnxmerge.model.sample import synthesize
 from onnxmerge.pipeline.prepare import ModelSource, sample_from
 from onnxmerge.types import Array
@@ -26,7 +26,7 @@ from onnxmerge.types import Array
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How one model does at one task: ``hits`` of ``samples``, in the words of ``evaluation.metrics``."""
+    """How one model does at one task; ``accuracy`` is from 0 to 1, nan where the task is a regression."""
 
     model: str
     role: str
@@ -43,8 +43,8 @@ FEW = 3
 Judge = Callable[[], Sequence[Score]]
 """Scores of the model, its parents and their ensemble; raises what `evaluate` raises."""
 
-Remake = Callable[[], bytes]
-"""Merges again as the model's recipe says, and gives the bytes of the file; raises what `merge` raises."""
+Remake = Callable[[], str]
+"""Merges again as the model's recipe says, and gives the digest of the file; raises what `merge` raises."""
 
 
 @dataclass(eq=False)
@@ -127,6 +127,24 @@ class Subject:
         for feed in self.feeds():
             seen.take(self.runner, feed, self.parent_runners)
         return seen
+
+    @cached_property
+    def scores(self) -> Sequence[Score]:
+        """Accuracies of the model, its parents and their ensemble; none where there are no labels."""
+        return () if self.judge is None else self.judge()
+
+    @property
+    def bytes(self) -> int:
+        """Of the file and its data files."""
+        external = 0 if self.path is None else sum(each.stat().st_size for each in data_files(self.path))
+        own: int = self.proto.ByteSize()
+        return own + external
+
+    @property
+    def parent_bytes(self) -> int | None:
+        """The same of the first parent; None where there is none, or it is no file."""
+        path = self.parents[0].path if self.parents else None
+        return None if path is None else sum(each.stat().st_size for each in (path, *data_files(path)))
 
     @property
     def metadata(self) -> dict[str, str]:

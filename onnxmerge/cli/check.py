@@ -12,9 +12,11 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.files import InputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.report.check import print_check
 from onnxmerge.report.terminal import emit
 
+_AT_LEAST_0 = click.FloatRange(0)
 FORMATS = ("text", "json")
 
 
@@ -34,6 +36,17 @@ def _names(_context: click.Context, _option: click.Parameter, values: tuple[str,
 @click.option(
     "--calib", "data", type=InputFile("the data"), metavar="DATA", help="Samples to run on, as `run` takes them."
 )
+@click.option(
+    "--labels", type=InputFile("the labels"), metavar="FILE", help="A label for each sample, as `eval` has them."
+)
+@task_options
+@click.option("--max-drop", type=_AT_LEAST_0, metavar="POINTS", help="Accuracy that may be lost against a parent.")
+@click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of samples with each parent's highest class.")
+@click.option("--max-error", type=_AT_LEAST_0, help="Largest error, relative to each parent's largest value.")
+@click.option("--max-size-ratio", type=_AT_LEAST_0, help="Bytes, as many times the first parent's.")
+@click.option("--max-parameters-ratio", type=_AT_LEAST_0, help="Parameters, as many times the first parent's.")
+@click.option("--max-latency-ratio", type=_AT_LEAST_0, help="Time of a run, as many times the first parent's.")
+@click.option("--reproduce", is_flag=True, help="Merge again as the metadata says, and compare bytes.")
 @click.option("--min-runtime", metavar="VERSION", help="The oldest ONNX Runtime that must run it, such as 1.17.")
 @click.option(
     "--target",
@@ -65,6 +78,7 @@ def check(context: click.Context, /, model: str, *, kind: str, every: bool, **se
     """
     images = take_image_options(settings)
     with publishing(context):
+        settings["tasks"] = read_tasks(take_tasks(settings))
         report = api.check(model, inputs=known_inputs(settings.pop("inputs")), image_options=images, **settings)
     if kind == "json":
         emit(json.dumps(report.to_dict(), indent=1))

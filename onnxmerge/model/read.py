@@ -17,6 +17,7 @@ from onnx_ir.passes import common as passes
 from onnxmerge.errors import InputError
 from onnxmerge.model.check import check_proto, root
 from onnxmerge.model.crashes import require_harmless
+from onnxmerge.model.digest import tensors_of
 from onnxmerge.model.external import confine, embed_attributes, remember
 from onnxmerge.model.functions import drop_shadowed, require_inlinable
 from onnxmerge.model.hoist import captured_values
@@ -80,6 +81,17 @@ def data_files(path: Path) -> set[Path]:
     """The files that a model keeps tensors in, beside its own. Raises InputError where it cannot be read."""
     proto, _ = parse(path)
     return set(check_proto(proto, str(path), absolute(path)).values())
+
+
+def read_tensors(proto: onnx.ModelProto, path: Path | None) -> dict[str, ir.TensorProtocol]:
+    """The initializers of a parsed model, which is not changed, as they stand in the file. Raises InputError."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    where = "the model" if path is None else str(path)
+    check_proto(copy, where, path)
+    model = _deserialize(copy, where)
+    remember(model)
+    return tensors_of(model)
 
 
 def parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
+from onnxmerge.model.digest import WEIGHTS, tensors_of, weights_digest
 from onnxmerge.model.network import SOURCE, label
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.publication import Publication, naming
@@ -94,14 +96,25 @@ def _write(model: ir.Model, target: Path, files: Publication) -> Path:
     try:
         if size > EMBEDDED:
             ir.save(model, path, external_data=apart.name, size_threshold_bytes=INLINE)
+            proto, written = onnx.load(path, load_external_data=False), ir.load(path)
         else:
-            path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+            proto = ir.to_proto(model)
+            written = ir.from_proto(proto)
+        _record(proto, weights_digest(tensors_of(written)))
+        path.write_bytes(proto.SerializeToString(deterministic=True))
     except Exception as error:
         cause = own_cause(error)
         if cause is None or cause is error:
             raise
         raise cause from None
     return path
+
+
+def _record(proto: onnx.ModelProto, digest: str) -> None:
+    """Write the digest of the weights into the metadata, in place of one that the template had."""
+    others = [entry for entry in proto.metadata_props if entry.key != WEIGHTS]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend([*others, onnx.StringStringEntryProto(key=WEIGHTS, value=digest)])
 
 
 def _check(path: Path, where: str) -> None:

@@ -11,23 +11,26 @@ from onnxmerge.checking.report import CheckReport
 from onnxmerge.report.terminal import terminal
 from onnxmerge.text import clamped
 
-_LONGEST = 120
+_LONGEST = 60
 """Characters of a cell."""
 
 
 def print_check(report: CheckReport, *, every: bool = False) -> None:
-    """One row for each finding, skipped ones counted (or, with ``every``, listed too), and the verdict."""
+    """One row for each finding, and the verdict; skipped ones are counted.
+
+    They are listed with ``every``, or where they measured something.
+    """
     console = terminal()
     table = Table(title=os.path.basename(report.model), title_justify="left", box=None)  # noqa: PTH119  (or a name)
     for title in ("verdict", "gate", "where", "measured", "threshold"):
         table.add_column(title)
-    shown = [finding for finding in report.findings if every or finding.verdict != "skipped"]
+    shown = [each for each in report.findings if every or each.verdict != "skipped" or each.measured is not None]
     for finding in shown:
         measured, threshold = written(finding.measured), written(finding.threshold)
         table.add_row(told(finding), finding.id, clamped(finding.where, _LONGEST), measured, threshold)
     console.print(table)
     for finding in shown:
-        if finding.verdict != "pass" and finding.remedy:
+        if (finding.verdict in ("fail", "unsupported") or every) and finding.remedy:
             console.say(f"{finding.id}  {finding.remedy}")
     console.say(verdict(report))
 

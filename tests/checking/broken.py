@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
+import onnx_ir as ir
 
+import onnxmerge
+from onnxmerge.model.digest import WEIGHTS, tensors_of, weights_digest
 from onnxmerge.types import Array
-from tests.graphs import build, normal
+from tests.graphs import build, execute, normal
 
 MLP = "(float[n,4] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w, b)  r = Relu(h)  y = Gemm<transB=1>(r, v, c) }"
 FIXED = MLP.replace("[n,", "[2,")
@@ -126,6 +130,65 @@ def own() -> onnx.ModelProto:
     return build(OWN, opset=17, ir_version=8, domains={"com.microsoft": 1}, check=False)
 
 
+def labelled(parent: Callable[[], onnx.ModelProto], model: Callable[[], onnx.ModelProto], *options: object) -> Build:
+    """A model against a parent that is always right, on data with labels."""
+
+    def written(folder: Path) -> list[object]:
+        x = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
+        np.save(folder / "x.npy", x)
+        np.save(folder / "y.npy", execute(parent(), {"x": x})["y"].argmax(axis=1))
+        return [*against(model, parent)(folder), "--calib", "x.npy", "--labels", "y.npy", *options]
+
+    return written
+
+
+def merged(change: Callable[[onnx.ModelProto], None], *options: object, other: bool = False) -> Build:
+    """A merge whose file was changed afterwards, against its parents (or ``other`` ones)."""
+
+    def written(folder: Path) -> list[object]:
+        parents = [saved(mlp(), folder, "a.onnx"), saved(mlp(**weights(1)), folder, "b.onnx")]
+        paths = [folder / name for name in parents]
+        onnxmerge.merge(paths, method="average", provider="cpu").save(folder / "m.onnx")
+        model = onnx.load(folder / "m.onnx")
+        change(model)
+        saved(model, folder)
+        if other:
+            parents = [saved(mlp(**weights(2)), folder, "c.onnx")]
+        return ["m.onnx", *(word for name in parents for word in ("--against", name)), *options]
+
+    return written
+
+
+def unchanged(_model: onnx.ModelProto) -> None:
+    """Nothing."""
+
+
+def edited(model: onnx.ModelProto) -> None:
+    tensor = next(each for each in model.graph.initializer if each.name == "w")
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array[0] += 0.5
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w"))
+
+
+def edited_and_signed(model: onnx.ModelProto) -> None:
+    """Weights changed, and the digest of them too."""
+    edited(model)
+    with_entry(WEIGHTS, lambda _: weights_digest(tensors_of(ir.from_proto(model))))(model)
+
+
+def with_entry(key: str, change: Callable[[str], str]) -> Callable[[onnx.ModelProto], None]:
+    def changed(model: onnx.ModelProto) -> None:
+        entry = next(each for each in model.metadata_props if each.key == key)
+        entry.value = change(entry.value)
+
+    return changed
+
+
+def with_noise(scale: float) -> Callable[[], onnx.ModelProto]:
+    noise = normal(v=(3, 5), seed=9)["v"]
+    return lambda: mlp(v=(weights()["v"] + scale * noise).astype(np.float32))
+
+
 CASES: tuple[Case, ...] = (
     # integrity
     Case("nan in a weight", one(spoilt("w", np.nan)), "integrity.finite-weights"),
@@ -208,6 +271,39 @@ CASES: tuple[Case, ...] = (
     ),
     Case("a mean over the batch", one(graph(OVER_BATCH)), "behaviour.batch-independent"),
     Case("a softmax over the batch", one(graph(SOFTMAX)), "behaviour.batch-independent"),
+    # agreement, accuracy, cost
+    Case("another class than the parent", labelled(mlp, with_noise(1.0), "--min-agreement", "0.95"), "agreement.top1"),
+    Case(
+        "values far from the parent's", labelled(mlp, with_noise(0.2), "--max-error", "0.01"), "agreement.largest-error"
+    ),
+    Case("accuracy down five points", labelled(mlp, with_noise(0.3), "--max-drop", "4"), "accuracy.drop"),
+    Case(
+        "larger than the parent",
+        against(lambda: mlp(extra=np.ones(999, np.float32)), mlp, "--max-size-ratio", "1.5"),
+        "cost.size",
+    ),
+    Case(
+        "more parameters",
+        against(
+            lambda: mlp(w=np.ones((50, 4), np.float32), b=np.ones(50, np.float32), v=np.ones((3, 50), np.float32)),
+            mlp,
+            "--max-parameters-ratio",
+            "1",
+        ),
+        "cost.parameters",
+    ),
+    Case("slower than can be", against(mlp, mlp, "--max-latency-ratio", "0"), "cost.latency"),
+    # provenance
+    Case("weights changed after merging", merged(edited), "provenance.weights"),
+    Case("made from other models", merged(unchanged, other=True), "provenance.parents"),
+    Case(
+        "the recipe names other models",
+        merged(with_entry("onnxmerge.sources", lambda text: " ".join(text.split()[::-1]))),
+        "provenance.recipe",
+    ),
+    Case("the recipe was changed", merged(with_entry("onnxmerge.recipe", lambda text: text[:-9])), "provenance.recipe"),
+    Case("merging again gives another", merged(edited_and_signed, "--reproduce"), "provenance.reproduce"),
+    Case("no recipe to repeat", against(mlp, mlp, "--reproduce"), "provenance.reproduce"),
     Case("a logarithm of zero", one(graph(LOG)), "behaviour.finite"),
     Case("a root of what is negative", one(graph(ROOT)), "behaviour.finite"),
 )
@@ -260,6 +356,21 @@ GOOD: tuple[Case, ...] = (
     ),
     Case("two inputs", good(model=graph("(float[n,4] a, float[n,4] b) => (float[n,4] y) { y = Add(a, b) }")), None, 0),
     Case("an own operator where it is known", good("--target", "openvino", model=own), None, 0),
+    Case("a merge", merged(unchanged, "--reproduce"), None, 0),
+    Case("a merge whose documentation was changed", merged(lambda model: setattr(model, "doc_string", "x")), None, 0),
+    Case(
+        "as accurate as its parent",
+        labelled(mlp, mlp, "--max-drop", "0", "--min-agreement", "1", "--max-error", "0"),
+        None,
+        0,
+    ),
+    Case(
+        "as large as its parent",
+        against(mlp, lambda: mlp(**weights(1)), "--max-size-ratio", "1", "--max-parameters-ratio", "1"),
+        None,
+        0,
+    ),
+    Case("not much slower", against(mlp, mlp, "--max-latency-ratio", "1000"), None, 0),
     Case("integrity alone", good("--only", "integrity"), None, 0),
     Case("a newer opset", good("--min-runtime", "1.18", model=lambda: with_opset(21, 10)), None, 0),
     Case(

@@ -1,0 +1,77 @@
+"""Merge again as the recipe in a model's metadata says, from the files that it names by their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from onnxmerge.api.merge import merge
+from onnxmerge.errors import InputError
+from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.model.read import read_network
+from onnxmerge.model.scratch import scratch_folder
+from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.prepare import ModelSource
+
+
+def remade(recipe: str, parents: Sequence[ModelSource], operators: Path | None, given: Mapping[str, Any]) -> str:
+    """The digest of what merging again gives, as `read_network` has it.
+
+    Args:
+        recipe: ``onnxmerge.recipe`` of the model.
+        parents: The models, in any order, and the base where there was one.
+        operators: The file of operators, where there was one.
+        given: The other arguments of `merge`: calibration, labels, tasks, vectors, inputs, image_options.
+
+    Raises:
+        InputError: the recipe cannot be read, or a file that it names is not given.
+
+    """
+    try:
+        found = json.loads(recipe)
+        wanted, base = tuple(found["models"]), found["base"]
+        options = _options(found, operators)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise InputError("the recipe in the model's metadata cannot be read; merge again with onnxmerge run") from error
+    known = {read_network(parent).sha256: parent for parent in parents}
+    missing = [digest for digest in (*wanted, *([] if base is None else [base])) if digest not in known]
+    if missing:
+        raise InputError(
+            f"the recipe names a model with SHA-256 {str(missing[0])[:16]}..., which is not given; give all parents "
+            "(--against)"
+        )
+    for name, what in (("calibration", "--calib"), ("labels", "--labels")):
+        if found.get(name) is not None and given.get(name) is None:
+            raise InputError(f"the recipe was made with {name}: give the same ({what})")
+    used = {name: value for name, value in given.items() if name in ("inputs", "image_options") or found.get(name)}
+    if found.get("labels") or found.get("vectors"):
+        used |= {name: given[name] for name in ("tasks", "vectors") if given.get(name) is not None}
+    if found.get("calibration") is None:
+        used.pop("image_options", None)
+    result = merge(
+        [known[digest] for digest in wanted], base=None if base is None else known[base], options=options, **used
+    )
+    with scratch_folder(Path(tempfile.gettempdir()), "onnxmerge-") as folder:
+        return read_network(result.save(folder / "again.onnx")).sha256
+
+
+def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
+    """The options that a recipe holds."""
+    values = {each.name: found[each.name] for each in fields(MergeOptions)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    values["groups"] = tuple(GroupRule(**rule) for rule in values["groups"])
+    values["provider"] = {
+        "CPUExecutionProvider": "cpu",
+        "CUDAExecutionProvider": "cuda",
+        "TensorrtExecutionProvider": "tensorrt",
+    }[values["provider"]]
+    if values["operators"] is not None:
+        if operators is None or hashlib.sha256(operators.read_bytes()).hexdigest() != values["operators"]:
+            raise InputError("the recipe was made with a file of operators: give the same one (--operators)")
+        values["operators"] = operators
+    return MergeOptions(**values)
