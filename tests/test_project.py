@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 import onnxmerge.resources
 from onnxmerge import examples
 from onnxmerge.errors import InputError, UsageError
+from onnxmerge.merging.task_vectors import TASK_VECTORS
 
 
 def quoted(checkout: Path, start: str) -> list[str]:
@@ -64,10 +65,8 @@ def test_the_readme_s_test_command_is_what_ci_runs(checkout: Path) -> None:
         "merging/closed_form/consensus.py",
         "merging/repair/batchnorm.py",
         "merging/repair/repair.py",
-        "merging/task_vectors/dare.py",
-        "merging/task_vectors/task_arithmetic.py",
-        "merging/task_vectors/ties.py",
         "matching/procrustes.py",
+        *(f"merging/task_vectors/methods/{name.replace('-', '_')}.py" for name in TASK_VECTORS),
     ],
 )
 def test_a_method_names_its_source(checkout: Path, module: str) -> None:

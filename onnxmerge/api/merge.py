@@ -23,7 +23,7 @@ from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_
 from onnxmerge.pipeline.job import Progress, silent
 from onnxmerge.pipeline.matching import measured
 from onnxmerge.pipeline.meanings import known_vectors, output_names, outputs_of
-from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.options import MergeOptions, merge_options
 from onnxmerge.pipeline.prepare import ModelSource
 from onnxmerge.pipeline.provenance import canonical_recipe
 from onnxmerge.pipeline.publish import sources
@@ -71,7 +71,8 @@ def merge(
         inputs: Shape or value of inputs of the first model, by name: of the traced sample where there is no data; with
             data, the values (one row each) of inputs that it lacks.
         progress: Makes progress displays; silent by default.
-        **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``).
+        **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``), and the
+            method's own options (``method="ties"``, ``density=0.3``; docs/task-vectors.md).
 
     Raises:
         InputError: a model or the calibration data cannot be used. StructureError: the models differ in structure.
@@ -175,7 +176,7 @@ def _settled(options: MergeOptions | None, settings: Mapping[str, Any]) -> Merge
     """The options, or those made of ``settings``; raises UsageError for both, or for words that they do not know."""
     if options is not None and settings:
         raise UsageError(f"options were given, so {next(iter(settings))}= has no effect: put it into the options")
-    return (MergeOptions(**settings) if options is None else options).settled()
+    return (merge_options(settings) if options is None else options).settled()
 
 
 def _possible(

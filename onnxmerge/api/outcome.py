@@ -63,11 +63,12 @@ class MergeReport:
     """What happened, for people and machines.
 
     ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``base`` (label, sha256), ``scale`` and
-    ``density`` are those of task vectors. ``search`` says how method and alpha were chosen (None: by the user),
-    ``rules`` are those for single groups, ``rotated`` the spaces that were rotated, ``repairs`` what the repair was
-    chosen from (empty: by the user, or by rule). ``heads`` is None where everything was merged, ``share`` the
-    fraction of each group's units that was merged, ``width`` that of a model's units which a zip made of each group
-    (None: all); see ``pipeline.resizing``. ``footprints`` are of each parent, then of the merged model.
+    ``density`` are those of task vectors, ``method_options`` all options of the method's own. ``search`` says how
+    method and alpha were chosen (None: by the user), ``rules`` are those for single groups, ``rotated`` the spaces that
+    were rotated, ``repairs`` what the repair was chosen from (empty: by the user, or by rule). ``heads`` is None where
+    everything was merged, ``share`` the fraction of each group's units that was merged, ``width`` that of a model's
+    units which a zip made of each group (None: all); see ``pipeline.resizing``. ``footprints`` are of each parent, then
+    of the merged model.
     ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
     ``held_out`` data or else on that of calibration; None without any. ``answers`` says of each output what it is
     and what its layer was solved for (empty where that was not asked for). ``effort`` says how the way to merge was
@@ -85,6 +86,7 @@ class MergeReport:
     base: tuple[str, str] | None
     scale: float | None
     density: float | None
+    method_options: Mapping[str, Any]
     search: SearchReport | None
     rotated: tuple[str, ...]
     repairs: tuple[RepairCandidate, ...]
@@ -182,8 +184,7 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.zip"] = " ".join(map(repr, report.zip))
     if report.base is not None:
         found["onnxmerge.base"] = report.base[1]
-        found["onnxmerge.scale"] = repr(report.scale)
-        found["onnxmerge.density"] = repr(report.density)
+    found |= _own_options(report)
     if report.search is not None:
         found["onnxmerge.search"] = f"{len(report.search.candidates)} candidates by {report.search.criterion}"
     if report.rules:
@@ -201,6 +202,14 @@ def provenance(report: MergeReport) -> dict[str, str]:
         if report.held_out:
             found["onnxmerge.held_out"] = "every fifth sample"
     return found
+
+
+def _own_options(report: MergeReport) -> dict[str, str]:
+    """The options of the method's own."""
+    own = report.method_options
+    if "scale" in own:
+        own = {"scale": own["scale"], "density": report.density, **own}
+    return {f"onnxmerge.{name}": repr(value) for name, value in own.items() if value not in (None, ())}
 
 
 def group_reports(job: Job, matched: MatchResult | None) -> tuple[GroupReport, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 from onnxmerge.api.outcome import HeadsReport, MergeReport, group_reports, peak_memory
 from onnxmerge.matching.zip_method import ZipMethod
-from onnxmerge.pipeline.methods import METHODS, alpha_of, settings_of
+from onnxmerge.pipeline.methods import METHODS, alpha_of
+from onnxmerge.pipeline.options import own_of
 from onnxmerge.pipeline.restoring import Merged
 from onnxmerge.pipeline.selection.choosing import SelectedMatching
 from onnxmerge.pipeline.selection.repairing import ChosenRepair
@@ -27,7 +29,7 @@ def report_of(
     """What happened, but for the comparison of the merged model with its parents."""
     job, matched = selected.job, selected.matched
     options, models, source = job.options, job.prepared.models, job.source
-    zips, settings, apart = isinstance(METHODS[options.method], ZipMethod), settings_of(options), product.separation
+    zips, own, apart = isinstance(METHODS[options.method], ZipMethod), own_of(options), product.separation
     notes = [
         *(() if apart is None else apart.notes),
         *(() if selected.search is None else selected.search.notes),
@@ -44,8 +46,9 @@ def report_of(
         objective=options.objective,
         zip=(options.zip_a, options.zip_b) if zips else None,
         base=None if job.base is None else (job.base.network.label, job.base.network.sha256),
-        scale=None if settings is None else settings.scale,
-        density=None if settings is None else settings.density,
+        scale=getattr(own, "scale", None),
+        density=None if own is None else getattr(own, "density", 1.0),
+        method_options={} if own is None else {each.name: getattr(own, each.name) for each in fields(own)},
         search=selected.search,
         rotated=selected.rotated,
         repairs=repaired.tried,

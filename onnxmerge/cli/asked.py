@@ -14,8 +14,9 @@ from onnxmerge.api import MergeOptions
 from onnxmerge.cli.files import files_of
 from onnxmerge.cli.tasks import take_tasks
 from onnxmerge.errors import UsageError
+from onnxmerge.merging.task_vectors.registry import options_of, own_options
 from onnxmerge.pipeline.consistency import decidable, idle, require_use
-from onnxmerge.pipeline.options import DEFAULT, ONE_WAY, differing
+from onnxmerge.pipeline.options import DEFAULT, ONE_WAY, differing, own_differing
 from onnxmerge.recipes.recipe import Calibration, Recipe, is_recipe
 
 _IMAGE = ("image_size", "mean", "std", "layout")
@@ -33,7 +34,9 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
     }
     recipe = _start(models)
     options = _options(
-        recipe.options, {name: given[name] for name in MergeOptions.__dataclass_fields__ if name in given}
+        recipe.options,
+        {name: given[name] for name in MergeOptions.__dataclass_fields__ if name in given},
+        {name: given[name] for name in own_options() if name in given},
     )
     undecided = options.settled().effort is None and not decidable(options.settled())
     if undecided and decidable(recipe.options.settled()):
@@ -51,24 +54,28 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
     )
 
 
-def _options(written: MergeOptions, given: Mapping[str, Any]) -> MergeOptions:
+def _options(written: MergeOptions, given: Mapping[str, Any], own: Mapping[str, Any]) -> MergeOptions:
     """Those ``given`` on the command line before those of a recipe; raises UsageError where one has no effect.
+
+    ``own`` are those of the method's own.
 
     What a recipe says of another method than the one that is given goes with it, and so does an effort with a method.
     """
-    one_way = [name for name in given if name in ("method", *ONE_WAY)]
+    one_way = [*(name for name in given if name in ("method", *ONE_WAY)), *own]
     if one_way and "effort" in given:
         raise UsageError(f"--effort {given['effort']} finds out how to merge: leave out {_flag(one_way[0])}")
     if one_way:
         written = replace(written, effort=None)
     if "effort" in given:
-        written = replace(written, **{name: getattr(_DEFAULT, name) for name in ("method", *ONE_WAY)})
+        written = replace(written, **{name: getattr(_DEFAULT, name) for name in ("method", *ONE_WAY, "method_options")})
     options = replace(written, **given)
+    kept = own_differing(written) if options.method == written.method else {}
+    options = replace(options, method_options=options_of(options.method, {**kept, **own}) if own or kept else None)
     if options.method == DEFAULT and options.effort is None and one_way:
         options = replace(options, method="mudsc-align")  # though it may be given as what it is by default
     require_use(options.settled(), given)
-    own = set(idle(written.settled(), differing(written)))
-    stale = [name for name in idle(options.settled(), differing(options)) if name not in own]
+    before = set(idle(written.settled(), differing(written)))
+    stale = [name for name in idle(options.settled(), differing(options)) if name not in before]
     return replace(options, **{name: getattr(_DEFAULT, name) for name in stale})
 
 

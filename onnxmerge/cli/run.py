@@ -17,8 +17,9 @@ from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.cli.own import base_methods, own_method_options
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
-from onnxmerge.pipeline.methods import METHODS, needs
+from onnxmerge.pipeline.methods import METHODS, needs, own_defaults
 from onnxmerge.pipeline.options import AUTO, EFFORTS
 from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
@@ -31,7 +32,9 @@ def _listed() -> str:
     width = max(map(len, METHODS))
     rows = [f"  {name:{width}}  {method.summary}" for name, method in METHODS.items()]
     wants = [f"; needs {needs(method)}" if needs(method) else "" for method in METHODS.values()]
-    return "\n".join(["\b", "Methods:", *map("".join, zip(rows, wants, strict=True))])
+    owns = [f" {'':{width}}  [{own}]" if (own := own_defaults(method)) else None for method in METHODS.values()]
+    lines = [line for each in zip(map("".join, zip(rows, wants, strict=True)), owns, strict=True) for line in each]
+    return "\n".join(["\b", "Methods:", *(line for line in lines if line is not None)])
 
 
 def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> float | str:
@@ -145,14 +148,9 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     "--base",
     type=InputFile("the base", model=True),
     metavar="PRETRAINED.onnx",
-    help="What all models were fine-tuned from (task-arithmetic, ties, dare).",
+    help=f"What all models were fine-tuned from ({base_methods()}).",
 )
-@click.option("--scale", type=float, help="Multiplies what is added to the base; by default the method's own.")
-@click.option(
-    "--density",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Share of what each model learnt that is kept (ties, dare); by default the method's own.",
-)
+@own_method_options
 @click.option(
     "--objective",
     type=click.Choice(["correlation", "inner"]),

@@ -22,6 +22,7 @@ from onnxmerge.model.interface import batch_inside, with_batch
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.job import Job, Progress
+from onnxmerge.pipeline.methods import adds_task_vectors
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Base, ModelSource, read_models, require, type_models
 from onnxmerge.pipeline.resizing import resize
@@ -70,8 +71,8 @@ class PreparedMerge:
 def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool) -> PreparedMerge:
     """The same to be merged in one way, with data held out for what that way has to choose."""
     job, source = prepared_merge.job, prepared_merge.source
-    start = job.base is not None
-    split = None if source is None or start else divide(source, job.prepared.models, how, labelled=labelled)
+    matched = not adds_task_vectors(how)
+    split = divide(source, job.prepared.models, how, labelled=labelled) if source is not None and matched else None
     return replace(
         prepared_merge, split=split, job=replace(job, options=how, source=source if split is None else split.fit)
     )
@@ -167,7 +168,7 @@ def of_data(prepared_merge: PreparedMerge) -> list[str]:
     notes, prepared = prepared_merge.data.notes(), prepared_merge.job.prepared
     requests = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()]
     few = too_few(prepared.typing, requests, rows(prepared.trace.sample), prepared_merge.data.findings().rows)
-    return notes if few is None or prepared_merge.job.base is not None else [*notes, few]
+    return notes if few is None or adds_task_vectors(prepared_merge.job.options) else [*notes, few]
 
 
 def _certificate(job: Job, index: int) -> Certificate:

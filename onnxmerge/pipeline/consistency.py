@@ -11,7 +11,7 @@ from onnxmerge.matching.align_method import Method
 from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.zip_method import ZipMethod
 from onnxmerge.merging.task_vectors import TaskVectorMethod
-from onnxmerge.pipeline.methods import METHODS, AnyMethod, compares_activations, require_base
+from onnxmerge.pipeline.methods import METHODS, AnyMethod, adds_task_vectors, compares_activations, require_base
 from onnxmerge.pipeline.options import AUTO, MergeOptions, differing
 from onnxmerge.pipeline.selection.search import choices
 from onnxmerge.text import shown
@@ -25,7 +25,7 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
         raise UsageError(f"there is no method {options.method!r}; choose one of {', '.join((*METHODS, AUTO))}")
     _require_ranges(options)
     _require_weights(options.weights, models)
-    require_base(options, based=based)
+    require_base(options, models, based=based)
     if options.samples is not None and not calibrated:
         raise UsageError("--samples says how much calibration data to use: give it (--calib)")
     if options.searches:
@@ -40,12 +40,12 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
             raise UsageError(f"--{flag} says what is measured: give calibration data (--calib)")
     require_use(options, differing(options))
     if labelled:
-        _require_use_of_labels(options, calibrated=calibrated, based=based)
+        _require_use_of_labels(options, calibrated=calibrated)
     _require_one_to_one(options)
-    _require_apart(options, based=based)
+    _require_apart(options)
     _require_width(options, models)
     _require_refinable(options, calibrated=calibrated)
-    _require_answerable(options, calibrated=calibrated, based=based)
+    _require_answerable(options, calibrated=calibrated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,10 @@ def decidable(options: MergeOptions) -> bool:
     return options.searches or (options.repair == AUTO and not options.refines)
 
 
-def _require_use_of_labels(options: MergeOptions, *, calibrated: bool, based: bool) -> None:
+def _require_use_of_labels(options: MergeOptions, *, calibrated: bool) -> None:
     if not calibrated:
         raise UsageError("--labels are of calibration samples: give calibration data (--calib)")
-    if based or not decidable(options):
+    if adds_task_vectors(options) or not decidable(options):
         raise UsageError("--labels decide a choice: give --method auto, --alpha auto or --repair auto")
 
 
@@ -155,10 +155,10 @@ def _require_one_to_one(options: MergeOptions) -> None:
                 raise UsageError(f"{flag} takes matched units, one to one; method {options.method} zips")
 
 
-def _require_apart(options: MergeOptions, *, based: bool) -> None:
+def _require_apart(options: MergeOptions) -> None:
     """Raise UsageError where heads or units cannot be kept apart."""
-    if based and (options.heads == "separate" or options.until or options.share < 1):
-        raise UsageError(f"method {options.method} adds to a whole base: leave --heads, --until and --share out")
+    if adds_task_vectors(options) and (options.heads == "separate" or options.until or options.share < 1):
+        raise UsageError(f"method {options.method} merges whole networks: leave --heads, --until and --share out")
     if not 0 <= options.share <= 1:
         raise UsageError(f"--share {options.share:g}: expected a fraction from 0 to 1")
     if options.share == 1:
@@ -194,10 +194,10 @@ def _require_refinable(options: MergeOptions, *, calibrated: bool) -> None:
         raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
 
 
-def _require_answerable(options: MergeOptions, *, calibrated: bool, based: bool) -> None:
+def _require_answerable(options: MergeOptions, *, calibrated: bool) -> None:
     if options.answer != "ensemble":
         return
     if not calibrated:
         raise UsageError("--answer ensemble measures what the parents say: give calibration data (--calib)")
-    if based:
+    if adds_task_vectors(options):
         raise UsageError(f"--answer ensemble solves a matched average; method {options.method} adds to a base")

@@ -23,7 +23,7 @@ from onnxmerge.merging.task_vectors import TaskVectorMethod
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.methods import METHODS, compares_activations, compares_all_pairs
+from onnxmerge.pipeline.methods import METHODS, adds_task_vectors, compares_activations, compares_all_pairs
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.resizing import kept_apart
 from onnxmerge.types import Arrays
@@ -47,7 +47,7 @@ def planned(job: Job) -> Measurements:
     step = repair_step(graph, typing, choice)
     if job.source is None and choice not in ("auto", "none"):
         raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
-    if job.source is None or step is None or job.base is not None:
+    if job.source is None or step is None or adds_task_vectors(job.options):
         return Measurements()
     hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()
     scales = plan_scales(graph, typing, hidden)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.align_method import Method
 from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.matching.zip_method import ZipMethod
-from onnxmerge.merging.task_vectors import TASK_VECTORS, Settings, TaskVectorMethod
+from onnxmerge.merging.task_vectors import TASK_VECTORS, TaskVectorMethod
 from onnxmerge.pipeline.options import MergeOptions
 
-AnyMethod: TypeAlias = Method | ZipMethod | JointMethod | TaskVectorMethod
+AnyMethod: TypeAlias = Method | ZipMethod | JointMethod | TaskVectorMethod[Any]
 
 METHODS: Mapping[str, AnyMethod] = {
     **MATCHERS,
@@ -44,41 +44,43 @@ def alpha_of(options: MergeOptions) -> float | None:
     return options.weight_share if own is None else own
 
 
-def settings_of(options: MergeOptions) -> Settings | None:
-    """The settings of a method that adds task vectors; None for all others."""
-    method = METHODS[options.method]
-    if not isinstance(method, TaskVectorMethod):
-        return None
-    return method.settings(options.scale, options.density, options.seed)
+def adds_task_vectors(options: MergeOptions) -> bool:
+    """Whether the method adds up what models of one pretraining learnt, and matches nothing."""
+    return isinstance(METHODS.get(options.method), TaskVectorMethod)
 
 
 def needs(method: AnyMethod) -> str:
     """The options that a method cannot do without, as the command line calls them."""
     if isinstance(method, TaskVectorMethod):
-        return "--base"
+        return "--base" if method.needs_base else ""
     if isinstance(method, JointMethod):
         return "--calib, unless --alpha 1"
     return "--calib" if method.needs_activations else ""
 
 
-def require_base(options: MergeOptions, *, based: bool) -> None:
+def own_defaults(method: AnyMethod) -> str:
+    """The options that a method has of its own, with their values by default, as the command line has them."""
+    return method.defaults if isinstance(method, TaskVectorMethod) else ""
+
+
+def require_base(options: MergeOptions, models: int, *, based: bool) -> None:
     """Raise UsageError where a method and what it is given for task vectors contradict each other."""
     method = METHODS.get(options.method)
     if not isinstance(method, TaskVectorMethod):
-        given = {"--base": based, "--scale": options.scale is not None, "--density": options.density is not None}
-        for name in (name for name, found in given.items() if found):
-            raise UsageError(
-                f"{name} is for methods {', '.join(TASK_VECTORS)}; method {options.method} does not use it"
-            )
+        if based:
+            takers = ", ".join(name for name, each in TASK_VECTORS.items() if each.takes_base)
+            raise UsageError(f"--base is for methods {takers}; method {options.method} does not use it")
         return
-    if not based:
-        raise UsageError(f"method {method.name} adds up what models learnt since their pretraining: give it (--base)")
-    if options.density is not None and method.density is None:
-        raise UsageError(f"--density: method {method.name} drops nothing; leave it out, or choose ties or dare")
-    if options.density is not None and not 0.0 < options.density <= 1.0:
-        raise UsageError(f"--density must lie above 0 and at most at 1, found {options.density}")
-    if options.scale is not None and not abs(options.scale) < float("inf"):
-        raise UsageError(f"--scale must be a finite number, found {options.scale}")
+    if method.needs_base and not based:
+        without = ", ".join(name for name, each in TASK_VECTORS.items() if not each.needs_base)
+        raise UsageError(
+            f"method {method.name} adds up what models learnt since their pretraining: give it (--base); without it "
+            f"{without} merge fine-tunes of one network, and mudsc-align such as were trained apart"
+        )
+    if based and not method.takes_base:
+        raise UsageError(f"--base: method {method.name} starts from the mean of the models; leave it out")
+    if method.models not in (None, models):
+        raise UsageError(f"method {method.name} merges {method.models} models, found {models}; soup takes any number")
     if options.refines:
         raise UsageError(f"--refine {options.refine} starts from a matched average: use --method average")
     if options.repair not in ("auto", "none"):

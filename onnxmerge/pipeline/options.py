@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,8 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.answer.answer import MeanChoice
 from onnxmerge.merging.repair.choice import RepairChoice
+from onnxmerge.merging.task_vectors.options import MethodOptions
+from onnxmerge.merging.task_vectors.registry import TASK_VECTORS, options_of, own_options
 from onnxmerge.text import shown
 
 Refinement = Literal["auto", "none", "ls", "regmean"]
@@ -35,8 +37,6 @@ ONE_WAY = (
     "rotate",
     "zip_a",
     "zip_b",
-    "scale",
-    "density",
     "share",
     "groups",
 )
@@ -75,8 +75,8 @@ class MergeOptions:
     spaces that only linear operators see closer by rotation after matching (see ``pipeline.rotating``). ``samples``
     bounds the calibration data (None: all of it). ``zip_a`` and ``zip_b`` are a and b of the zip methods: what the
     similarity of merged units is multiplied by, and the share of its merges that a model may use up inside itself.
-    ``weights`` has one positive number for each model, its weight in the mean (None: all equal). ``scale`` and
-    ``density`` are those of the methods that add task vectors to a base (None: the method's own). ``heads`` "separate"
+    ``weights`` has one positive number for each model, its weight in the mean (None: all equal). ``method_options``
+    are those of a method that has options of its own (None: by default): see ``merge_options``. ``heads`` "separate"
     merges up to the last linear layers and keeps what comes behind for each model, with outputs of its own; "auto" does
     so where the models' trailing parts differ, from where they differ. ``until`` names the last nodes (or tensors) to
     merge instead, and implies separate heads. ``share`` below 1 merges that fraction of each group's units, the most
@@ -100,8 +100,7 @@ class MergeOptions:
     zip_a: float = 0.5
     zip_b: float = 1.0
     weights: tuple[float, ...] | None = None
-    scale: float | None = None
-    density: float | None = None
+    method_options: MethodOptions | None = None
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None
@@ -127,9 +126,12 @@ class MergeOptions:
     def settled(self) -> MergeOptions:
         """The same with everything settled that follows from other options: effort or method, answer, refinement.
 
-        Raises UsageError where both an effort and one way to merge are asked for.
+        Raises UsageError where both an effort and one way to merge are asked for, or the options are another method's.
         """
         self._require_choices()
+        known = TASK_VECTORS.get(self.method)
+        if self.method_options is not None and (known is None or type(self.method_options) is not known.options):
+            raise UsageError(f"method_options: {type(self.method_options).__name__} is not of method {self.method}")
         method, effort, refine = self.method, self.effort, self.refine
         given = differing(self)
         own = [name for name in ("method", *ONE_WAY) if name in given]
@@ -161,6 +163,28 @@ class MergeOptions:
     def searches(self) -> bool:
         """Whether something must be searched before models are matched."""
         return AUTO in (self.method, self.alpha)
+
+
+def merge_options(settings: Mapping[str, Any]) -> MergeOptions:
+    """Options from the fields of `MergeOptions` and the method's own options, one by one.
+
+    Raises UsageError for an option that the method does not have, or a value that cannot be meant.
+    """
+    own = {name: settings[name] for name in own_options() if settings.get(name) is not None}
+    options = MergeOptions(**{name: value for name, value in settings.items() if name not in own_options()})
+    return replace(options, method_options=options_of(options.method, own)) if own else options
+
+
+def own_of(options: MergeOptions) -> MethodOptions | None:
+    """The options of the method's own, those by default where none were given; None where it has none."""
+    return options.method_options or options_of(options.method, {})
+
+
+def own_differing(options: MergeOptions) -> Mapping[str, Any]:
+    """Those of the method's own options that are not what they are by default, by name."""
+    own = options.method_options
+    values = {} if own is None else {each.name: (getattr(own, each.name), each.default) for each in fields(own)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def differing(options: MergeOptions) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from onnxmerge.errors import InputError
 from onnxmerge.merging.answer.outputs import ClassVectors
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.model.session import providers
-from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.options import MergeOptions, own_differing
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 
 
@@ -50,7 +50,10 @@ def canonical_recipe(
     """
     provider = providers(options.provider)[0]
     found = {
-        **{each.name: getattr(options, each.name) for each in fields(options)},
+        **{each.name: getattr(options, each.name) for each in fields(options) if each.name != "method_options"},
+        "scale": None,
+        "density": None,
+        **own_differing(options),
         "operators": None if options.operators is None else _file(Path(options.operators)),
         "provider": provider if isinstance(provider, str) else provider[0],
         "models": models,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from onnxmerge.activations.moments import Moments, by_batch, measured_batches, pooled
 from onnxmerge.activations.sample_size import LEAST
@@ -28,7 +29,8 @@ from onnxmerge.model.network import ModelSet
 from onnxmerge.model.normalisation import batchnorms
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
-from onnxmerge.pipeline.methods import METHODS, settings_of
+from onnxmerge.pipeline.methods import METHODS, adds_task_vectors
+from onnxmerge.pipeline.options import own_of
 from onnxmerge.types import Arrays
 
 
@@ -107,7 +109,7 @@ class Repairs:
     def changes(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Arrays | None:
         """The weights that ``step`` changes; None where it does not apply."""
         job = self.job
-        without = job.options.refine == "ls" or isinstance(METHODS[job.options.method], TaskVectorMethod)
+        without = job.options.refine == "ls" or adds_task_vectors(job.options)
         if step is None or job.source is None or without:
             return None
         model, typing, provider = job.network.model, job.prepared.typing, job.options.provider
@@ -156,13 +158,15 @@ class Repairs:
         return self._measured[key]
 
 
-def _task_vectors(job: Job, method: TaskVectorMethod, step: RepairStep | None) -> Merged:
+def _task_vectors(job: Job, method: TaskVectorMethod[Any], step: RepairStep | None) -> Merged:
     """The base with the merged task vector; of statistics only those of kept BatchNorm are measured anew."""
-    prepared, settings = job.prepared, settings_of(job.options)
-    if job.base is None or settings is None:
-        raise UsageError(f"method {method.name} adds to a base: give it (--base)")
-    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from the base"]
-    added = add_task_vectors(prepared.models, job.base.weights, prepared.typing, method.rule, settings, job.shares)
+    prepared, own = job.prepared, own_of(job.options)
+    if own is None:
+        raise UsageError(f"method {method.name} has no options")
+    base = None if job.base is None else job.base.weights
+    start = "the base" if method.needs_base else "one network"
+    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from {start}"]
+    added = add_task_vectors(prepared.models, base, prepared.typing, method, own, job.shares, seed=job.options.seed)
     alike = computed_alike(job.network.model.graph, added, prepared.models.weights[0])
     found = _reestimated(job, Merged(added), step, alike)
     if prepared.typing.statistics and not found.done:

@@ -28,7 +28,8 @@ from onnxmerge.documents import read_yaml
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named
 from onnxmerge.matching.overrides import GroupRule
-from onnxmerge.pipeline.options import MergeOptions, differing
+from onnxmerge.merging.task_vectors import TASK_VECTORS, ParameterRule
+from onnxmerge.pipeline.options import MergeOptions, differing, merge_options, own_differing
 from onnxmerge.recipes.recipe import Calibration, Recipe
 from onnxmerge.text import reason, shown
 
@@ -60,7 +61,8 @@ def recipe_text(recipe: Recipe, folder: Path) -> str:
     if recipe.calibration is not None:
         given = {"data": _relative(recipe.calibration.data, folder), **recipe.calibration.image_options}
         content["calibration"] = _plain(given)
-    for name, value in differing(recipe.options).items():
+    given = {name: value for name, value in differing(recipe.options).items() if name != "method_options"}
+    for name, value in {**given, **own_differing(recipe.options)}.items():
         content[name] = _relative(str(value), folder) if name in _PATHS else _plain(value)
     if recipe.tasks is not None:
         content["tasks"] = _relative(recipe.tasks, folder) if isinstance(recipe.tasks, str) else list(recipe.tasks)
@@ -78,7 +80,7 @@ def json_schema() -> dict[str, Any]:
 
 @cache
 def schema_model() -> type[BaseModel]:
-    """The pydantic model of a recipe file: models, calibration, output, and every field of `MergeOptions`."""
+    """The pydantic model of a recipe file: models, calibration, output, and all options, methods' own among them."""
     own: dict[str, Any] = {
         "models": (
             Annotated[list[str], Field(min_length=2, description="Files to merge; the first is the template.")],
@@ -89,7 +91,17 @@ def schema_model() -> type[BaseModel]:
         "inputs": (dict[str, str | list[int]], {}),
         **dict.fromkeys(_FILES, (str | None, None)),
     }
-    return create_model("Recipe", __config__=_STRICT, **own, **_fields(MergeOptions))
+    options = {name: found for name, found in _fields(MergeOptions).items() if name != "method_options"}
+    own |= {name: (_mirrored(hint) | None, None) for name, hint in _own_hints().items()}
+    return create_model("Recipe", __config__=_STRICT, **own, **options)
+
+
+def _own_hints() -> dict[str, Any]:
+    """The types of the options that methods have of their own."""
+    found: dict[str, Any] = {}
+    for method in TASK_VECTORS.values():
+        found |= {name: hint for name, hint in get_type_hints(method.options).items() if name in method.option_names}
+    return found
 
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -122,6 +134,8 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     files = {name: found.pop(name, None) for name in _FILES}
     tasks = found.pop("tasks", None)
     inputs = {name: _input_read(name, given, folder) for name, given in found.pop("inputs", {}).items()}
+    of_methods = _own_hints()
+    own = {name: _restored(hint, found.pop(name)) for name, hint in of_methods.items() if name in found}
     options = {name: _restored(hints[name], value) for name, value in found.items()}
     for name in _PATHS:
         if options.get(name) is not None:
@@ -131,7 +145,7 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
         models,
         calibration=None if data is None else Calibration(**data),
         inputs=inputs,
-        options=MergeOptions(**options),
+        options=merge_options({**options, **own}),
         tasks=_resolved(tasks, folder) if isinstance(tasks, str) else tasks,
         **{name: None if path is None else _resolved(path, folder) for name, path in files.items()},
     )
@@ -196,5 +210,5 @@ def _first(error: ValidationError) -> str:
 @cache
 def _keys() -> frozenset[str]:
     """Every key that a recipe may have, at any depth: pydantic's places also name the branches of unions."""
-    nested = (Recipe, MergeOptions, Calibration, GroupRule)
-    return frozenset(each.name for kind in nested for each in fields(kind))
+    nested = (Recipe, MergeOptions, Calibration, GroupRule, ParameterRule)
+    return frozenset(each.name for kind in nested for each in fields(kind)) | frozenset(_own_hints())

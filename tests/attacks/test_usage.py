@@ -75,7 +75,7 @@ def scored(*arguments: str, code: int = 2, says: tuple[str, ...] = ()) -> Attack
     run("--samples", LONG, says=("--samples",)),
     run("--batch-size", "-1", says=("--batch-size",)),
     run("--batch-size", "9" * 30, "--calib", "x.npy", says=("below 2**63",)),
-    run("--scale", "nan", method="ties", says=("--base",)),
+    run("--scale", "nan", method="ties", says=("finite",)),
     run("--scale", "nan", "--base", "a.onnx", method="ties", says=("finite",)),
     run("--scale", "inf", "--base", "a.onnx", method="ties", says=("finite",)),
     run("--density", "nan", "--base", "a.onnx", method="ties", says=("--density",)),

@@ -9,6 +9,7 @@ import pytest
 
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.pipeline.consistency import USES, require_consistent
 from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import EFFORTS, MergeOptions
@@ -31,9 +32,7 @@ USED = {
     "weight-zip": {"zip_a", "zip_b", "groups"},
     "mudsc-zip": {"alpha", "zip_a", "zip_b", "groups"},
     "c2m3": {"alpha", "groups", "rotate"},
-    "task-arithmetic": set(),
-    "ties": set(),
-    "dare": set(),
+    **{name: set() for name in TASK_VECTORS},
     "auto": {"alpha", "zip_a", "zip_b", "groups", "rotate"},
 }
 
@@ -90,7 +89,7 @@ def test_what_an_effort_tries_can_be_done() -> None:
 @pytest.mark.parametrize("method", USED)
 def test_an_option_is_taken_where_it_has_an_effect_alone(method: str, name: str) -> None:
     options = MergeOptions(method=method, **{name: CHANGED[name]})
-    based = method in ("task-arithmetic", "ties", "dare")
+    based = method in TASK_VECTORS and TASK_VECTORS[method].needs_base
     check(MergeOptions(method=method), based=based)
     if name in USED[method]:
         check(options, based=based)

@@ -13,6 +13,7 @@ import pytest
 
 import onnxmerge
 from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.merging.task_vectors.methods.ties import Ties
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.provenance import canonical_recipe
 
@@ -33,8 +34,7 @@ OTHER: dict[str, Any] = {
     "zip_a": 0.25,
     "zip_b": 0.5,
     "weights": (1.0, 2.0),
-    "scale": 0.3,
-    "density": 0.2,
+    "method_options": Ties(density=0.3),
     "batch_size": 3,
     "heads": "separate",
     "until": ("node",),

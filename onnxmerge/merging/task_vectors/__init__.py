@@ -1,6 +1,17 @@
 """Merging models of one pretraining by what each of them learnt since: its weights less the pretrained ones."""
 
-from onnxmerge.merging.task_vectors.methods import TASK_VECTORS, TaskVectorMethod
-from onnxmerge.merging.task_vectors.vectors import Settings, TaskVectors, add_task_vectors
+from onnxmerge.merging.task_vectors.add import add_task_vectors
+from onnxmerge.merging.task_vectors.method import TaskVectorMethod
+from onnxmerge.merging.task_vectors.options import MethodOptions, ParameterRule, Scaled
+from onnxmerge.merging.task_vectors.registry import TASK_VECTORS
+from onnxmerge.merging.task_vectors.vectors import TaskVectors
 
-__all__ = ["TASK_VECTORS", "Settings", "TaskVectorMethod", "TaskVectors", "add_task_vectors"]
+__all__ = [
+    "TASK_VECTORS",
+    "MethodOptions",
+    "ParameterRule",
+    "Scaled",
+    "TaskVectorMethod",
+    "TaskVectors",
+    "add_task_vectors",
+]

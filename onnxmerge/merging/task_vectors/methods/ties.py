@@ -13,18 +13,28 @@ vector as a whole; here every tensor is trimmed by itself, so that one tensor at
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxmerge.merging.task_vectors.method import TaskVectorMethod
+from onnxmerge.merging.task_vectors.options import DENSITY, Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 
 
-def ties(vectors: TaskVectors) -> Floats:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ties(Scaled):
+    """``scale`` is lambda."""
+
+    density: float = field(default=0.2, metadata=DENSITY)
+
+
+def ties(vectors: TaskVectors, options: Ties) -> Floats:
     """The disjoint mean of the trimmed task vectors of one tensor; 0 where their sum has no sign."""
-    density = vectors.settings.density
+    density = options.density
     elected = np.sign(sum(weight * trimmed(vector, density) for weight, vector in vectors))
-    total, count = np.zeros(vectors.base.shape), np.zeros(vectors.base.shape)
+    total, count = np.zeros(vectors.shape), np.zeros(vectors.shape)
     for weight, vector in vectors:
         kept = trimmed(vector, density)
         agrees = (kept != 0) & (np.sign(kept) == elected)
@@ -34,10 +44,22 @@ def ties(vectors: TaskVectors) -> Floats:
 
 
 def trimmed(vector: Floats, density: float) -> Floats:
-    """The largest entries by magnitude, a share ``density`` of all but at least one; entries of equal size together."""
+    """The largest entries by magnitude, a share ``density`` of all, rounded down as in published code, at least one.
+
+    Entries of equal size are kept together.
+    """
     size = np.abs(vector).reshape(-1)
-    kept = max(math.ceil(density * size.size), 1)
+    kept = max(math.floor(density * size.size + 1e-9), 1)
     if kept >= size.size:
         return vector
     least = np.partition(size, size.size - kept)[size.size - kept]
     return np.where(np.abs(vector) >= least, vector, 0.0)
+
+
+METHOD = TaskVectorMethod(
+    name="ties",
+    summary="the largest changes that agree in sign (TIES)",
+    source="Yadav et al., arXiv 2306.01708",
+    rule=ties,
+    options=Ties,
+)

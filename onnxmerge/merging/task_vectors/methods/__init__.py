@@ -1,0 +1,1 @@
+"""The methods, a module each, with a ``METHOD`` that ``registry`` finds."""

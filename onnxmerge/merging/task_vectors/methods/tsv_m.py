@@ -1,0 +1,55 @@
+"""TSV-M: the first singular directions of each task, made orthogonal to those of the others.
+
+Gargiulo et al., "Task Singular Vectors: Reducing Task Interference in Model Merging", CVPR 2025, arXiv 2412.00081,
+section 4.2, algorithm 1. Of N task matrices t_i = U_i S_i V_i^T the first floor(r / N) singular triples each are put
+side by side, r = min(out, in):
+
+    U = [U_1 ... U_N],  S = diag(S_1 ... S_N),  V = [V_1 ... V_N];
+    U' = P Q^T where U = P D Q^T, V' likewise             (the nearest matrix with orthonormal columns: whitening)
+    t = U' S V'^T,
+
+W = W_0 + lambda t with lambda = 1. Where there are more tasks than r each keeps one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxmerge.merging.task_vectors.method import TaskVectorMethod
+from onnxmerge.merging.task_vectors.options import Scaled
+from onnxmerge.merging.task_vectors.vectors import TaskVectors
+from onnxmerge.types import Floats
+
+
+def tsv_m(vectors: TaskVectors, _options: Scaled | None = None) -> Floats:
+    """The task vectors of one matrix [out, in], put together."""
+    stack = vectors.stacked
+    kept = max(min(stack.shape[1:]) // len(stack), 1)
+    left, sizes, right = zip(*(leading(matrix, kept) for matrix in stack), strict=True)
+    return np.asarray(orthonormal(np.hstack(left)) * np.concatenate(sizes) @ orthonormal(np.hstack(right)).T)
+
+
+def leading(matrix: Floats, count: int) -> tuple[Floats, Floats, Floats]:
+    """U [out, k], S [k] and V [in, k] of the first singular triples, at most ``count``; none whose size is zero.
+
+    A direction that a task does not have (LoRA leaves most of them) would be any, and take room from those of others.
+    """
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    kept = min(count, int(np.sum(s > s.max(initial=0.0) * max(matrix.shape) * np.finfo(np.float64).eps)))
+    return u[:, :kept], s[:kept], v[:kept].T
+
+
+def orthonormal(columns: Floats) -> Floats:
+    """The nearest matrix with orthonormal columns [n, k] (rows, where there are more columns than rows)."""
+    p, _, q = np.linalg.svd(columns, full_matrices=False)
+    return np.asarray(p @ q)
+
+
+METHOD = TaskVectorMethod(
+    name="tsv-m",
+    summary="first singular directions of each task, made orthogonal (TSV-M)",
+    source="Gargiulo et al., arXiv 2412.00081",
+    rule=tsv_m,
+    options=Scaled,
+    matrices=True,
+)
