@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Merge the fine-tunes of shared/suite-c100 and score them: mean accuracy within each group's five classes, percent.
 
-    python tools/same_base.py [--way average "average +ls" default ...] [--models N] [--samples N] [--markdown]
+    python tools/same_base.py [--way average "average +ls" default "ties scale=0.7" ...] [--suite] [--models N]
+                              [--samples N] [--markdown]
 
 Calibrated on unlabelled training images of all groups, mixed. A way is a method, with "+ls" least squares and with
-"+answer" the ensemble's answer; "default" is what `onnxmerge run` does by itself. Needs onnxmerge, Pillow and the
-folder of real material beside the checkout (or in ONNXMERGE_SHARED).
+"+answer" the ensemble's answer, or a method for models of one pretraining with options of its own ("knots inner=ties",
+"tsv-m scale=auto"), which are given the base, and data only to search by. "default" is what `onnxmerge run` does by
+itself; --suite adds the settings that the suite's own reference gives, and the best without labels. Needs onnxmerge,
+Pillow and the folder of real material beside the checkout (or in ONNXMERGE_SHARED).
 """
 
 from __future__ import annotations
@@ -23,17 +26,33 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxmerge import merge
+from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.model.session import open_session, run
 
 SHARED = Path(os.environ.get("ONNXMERGE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 MEAN, DEVIATION = np.array([125.307, 122.961, 113.8575]), np.array([51.5865, 50.847, 51.255])
 """Of the pixels, as in shared/tools/score.py."""
 
+WAYS = ("average", "average +ls", "default")
+SUITE = (
+    "soup",
+    "task-arithmetic scale=0.4",
+    "ties density=0.2",
+    "iso-c",
+    "actmat",
+    "ace",
+    "tact",
+    "knots inner=tsv-m",
+    "tsv-m",
+)
+"""What suite.json has of published methods, at the scales that it gives."""
+
 
 def main() -> None:
     """Merge in each of the ways and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--way", nargs="*", default=["average", "average +ls", "default"])
+    parser.add_argument("--way", nargs="*")
+    parser.add_argument("--suite", action="store_true")
     parser.add_argument("--models", type=int, default=8)
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--markdown", action="store_true")
@@ -52,24 +71,43 @@ def main() -> None:
     print(_row(("way", "accuracy", "seconds", "what was done"), markdown=arguments.markdown), flush=True)
     if arguments.markdown:
         print(_row(("---",) * 4, markdown=True))
-    for way in arguments.way:
+    ways = arguments.way if arguments.way is not None else [] if arguments.suite else WAYS
+    for way in (*ways, *(SUITE if arguments.suite else ())):
         started = time.perf_counter()
-        result = merge([suite / task["file"] for task in tasks], calibration=calibration, **_settings(way))
+        settings = _settings(way)
+        if settings.get("method") in TASK_VECTORS:
+            base = suite / "base.onnx" if TASK_VECTORS[settings["method"]].takes_base else None
+            data = calibration if "auto" in settings.values() else None
+            result = merge([suite / task["file"] for task in tasks], base=base, calibration=data, **settings)
+        else:
+            result = merge([suite / task["file"] for task in tasks], calibration=calibration, **settings)
         seconds = time.perf_counter() - started
         session = open_session(result.template.model, weights=result.weights)
         (name,) = (str(value.name) for value in result.template.graph.inputs)
         parts = [next(iter(run(session, {name: part}).values())) for part in np.array_split(held, 20)]
         accuracy = 100 * np.mean([_accuracy(np.concatenate(parts), labels, group, vectors) for group in groups])
         done = f"{result.report.method}, {result.report.repair}"
+        if result.report.scale is not None:
+            done = f"{result.report.method}, scale {result.report.scale:g}"
         print(_row((way, f"{accuracy:.2f}", f"{seconds:.0f}", done), markdown=arguments.markdown), flush=True)
 
 
 def _settings(way: str) -> dict[str, Any]:
+    method, *given = way.split()
+    if method in TASK_VECTORS:
+        return {"method": method, **{name: _value(text) for name, text in (each.split("=") for each in given)}}
     method, *more = way.split(" +")
     if method == "default":
         return {}
     answer = {"answer": "ensemble"} if "answer" in more else {}
     return {"method": method, "refine": "ls" if "ls" in more else "none", **answer}
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _accuracy(found: NDArray[Any], labels: NDArray[Any], group: NDArray[Any], vectors: NDArray[Any]) -> float:
