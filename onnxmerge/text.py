@@ -42,13 +42,18 @@ def clamped(text: str, longest: int = LONGEST) -> str:
     return text[:head] + _GAP + text[head + len(_GAP) - longest :]
 
 
-def reason(error: BaseException) -> str:
-    """What an exception of a library or of the user's code says, as one short line."""
+def said(error: BaseException) -> str:
+    """All that an exception of a library or of the user's code says, as one line."""
     try:
         text = " ".join(str(error).split())
     except Exception:  # noqa: BLE001 - a program's exception may fail in any way to say what it is
         text = ""
-    return clamped(printable(text), _LONGEST_REASON) or type(error).__name__
+    return printable(text) or type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """The same as one short line."""
+    return clamped(said(error), _LONGEST_REASON)
 
 
 def shown(value: object) -> str:

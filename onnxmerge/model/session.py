@@ -23,7 +23,7 @@ from onnxmerge.memory import unless_limited
 from onnxmerge.model.network import Weights, label
 from onnxmerge.model.scratch import scratch_folder
 from onnxmerge.model.widen import has_bfloat16, widen
-from onnxmerge.text import clamped
+from onnxmerge.text import clamped, said
 from onnxmerge.types import Array
 
 Provider = str | tuple[str, dict[str, str]]
@@ -375,7 +375,7 @@ def checked_feeds(session: ort.InferenceSession, feeds: Mapping[str, Array], whe
 
 def message(error: BaseException) -> str:
     """ORT's message on one line, without its code and its source positions."""
-    text = " ".join(str(error).split())
+    text = said(error)
     text = text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
     head, _, rest = text.partition("Status Message: ")
     if rest and "/onnxruntime/" in rest:

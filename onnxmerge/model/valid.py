@@ -11,10 +11,13 @@ from onnxmerge.errors import InputError
 from onnxmerge.model.check import root
 from onnxmerge.model.inference import infer, without_weights
 from onnxmerge.model.walk import short
-from onnxmerge.text import reason
+from onnxmerge.text import clamped, reason, said
 
 SMALL = 1024
 """Integers of at most this many elements may be shapes, from which others follow."""
+
+_LONGEST = 200
+"""Characters of what onnx says that are passed on."""
 
 _CONTRADICTION = re.compile(r"Inferred (?:shape|elem type) (?:and|differs from) existing")
 _POSITION = re.compile(r"^.*?\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): (?:\[\w+\] )?")
@@ -43,8 +46,7 @@ def complaint(model: onnx.ModelProto | str) -> str | None:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # noqa: BLE001  (ValidationError, or whatever its parser raises)
-        text = reason(error)
-        return None if _UNKNOWN.search(text) else text
+        return None if _UNKNOWN.search(said(error)) else reason(error)
     return None
 
 
@@ -82,14 +84,14 @@ def _require_agreement(proto: onnx.ModelProto, label: str) -> None:
     try:
         infer(proto, check_type=True, strict_mode=True)
     except Exception as error:  # noqa: BLE001  (what onnx cannot infer is no fault of the model: it may be of another kind)
-        text = reason(error)
+        text = said(error)
         if not _CONTRADICTION.search(text):
             return
         found = _POSITION.match(text)
         where = f"node {short(found[2] or '')} ({found[1]}): " if found else ""
-        said = text[found.end() :] if found else text
+        told = clamped(text[found.end() :] if found else text, _LONGEST)
         raise InputError(
-            f"{label}: what is declared is not what is computed: {where}{said}; "
+            f"{label}: what is declared is not what is computed: {where}{told}; "
             "correct the declared shapes and types, or export again"
         ) from None
 
