@@ -21,8 +21,8 @@ from onnxmerge.axes.signature import NEUTRAL, Axes, MisfitError
 from onnxmerge.model.hoist import bodies, captured_values
 from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
-from onnxmerge.model.structure import SHAPES
 from onnxmerge.model.trace import Trace
+from onnxmerge.model.traits import has
 from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
 
@@ -220,7 +220,7 @@ class _Walk:
     def _note_origin(self, node: ir.Node, outputs: Sequence[str]) -> None:
         """Follow what is computed from weights alone, and what from the lengths of anything else."""
         inputs = {str(value.name) for value in node.inputs if value is not None}
-        if node.op_type in SHAPES:
+        if has(node, "gives_sizes"):
             if not inputs <= self.from_weights | self.graph.initializers.keys():
                 self.from_lengths.update(outputs)
         elif inputs & self.from_lengths and inputs <= self.constants.keys():

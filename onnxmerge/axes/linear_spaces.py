@@ -4,7 +4,7 @@ If x' = R x with R orthogonal, whatever reads x by a weight W is undone by W R^T
 free to rotate where every tensor that carries it is made of weights that carry it, moved about, scaled by what does
 not depend on the unit, added to tensors that carry it too, and in the end contracted against a tensor that carries
 it: a weight (value-output space of attention) or another activation (query-key space). A normalisation, a
-nonlinearity, a rotary embedding or any operator not named here in between, and it is not.
+nonlinearity, a rotary embedding or any operator not known for that (``model.traits``) in between, and it is not.
 """
 
 from __future__ import annotations
@@ -13,25 +13,9 @@ import onnx_ir as ir
 
 from onnxmerge.errors import StructureError
 from onnxmerge.model.signature import operands
+from onnxmerge.model.traits import has, operands_of
 from onnxmerge.units.layout import TensorLayout, Typing
 from onnxmerge.units.permutations import bind
-
-MOVING = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "Slice", "Gather", "Expand"}
-"""Operators that move entries of their first operand and compute nothing."""
-
-SCALING = {"Mul": (0, 1), "Div": (0,)}
-"""Products with what does not carry the space, and the operands that may carry it."""
-
-ADDING = {"Add", "Sub", "Concat"}
-
-ATTENTION = {
-    "Attention": (0, 1, 2),
-    "PackedAttention": (0, 1, 2),
-    "MultiHeadAttention": (0, 1, 2, 3),
-    "GroupQueryAttention": (0, 1, 2),
-}
-"""Fused attention, and the operands that carry queries, keys and values. It takes products of them; a norm of queries
-or keys is another operand that carries their space, and so are the angles that it turns them by."""
 
 
 def rotatable(graph: ir.Graph, typing: Typing) -> tuple[str, ...]:
@@ -68,28 +52,31 @@ def _linear(graph: ir.Graph, typing: Typing, space: str) -> bool:
 
 
 def _linear_node(node: ir.Node, typing: Typing, space: str) -> bool:
-    if node.op_type in ATTENTION:
+    if has(node, "attends"):
         return _linear_attention(node, typing, space)
     if node.domain not in ("", "ai.onnx") or any(value is None for value in node.inputs):
         return False
     inputs = [_carries(value, typing, space) for value in node.inputs]
     given = any(_carries(value, typing, space) for value in node.outputs)
-    if node.op_type in MOVING or node.op_type == "Cast":
+    if has(node, "reshapes", "repeats", "takes", "copies"):
         return inputs[0] and not any(inputs[1:]) and _floating(node.outputs[0])
-    if node.op_type in ADDING:
+    if has(node, "sums"):
         return all(inputs) and given
-    if node.op_type in SCALING:
-        return sum(inputs) == 1 and inputs.index(True) in SCALING[node.op_type] and given
+    if has(node, "scales"):
+        return sum(inputs) == 1 and inputs.index(True) in operands_of(node, "scales") and given
     if node.op_type in ("MatMul", "Gemm"):
         return _linear_product(node, typing, space) and (len(inputs) < 3 or inputs[2] == given)
     return False
 
 
 def _linear_attention(node: ir.Node, typing: Typing, space: str) -> bool:
-    """Whether the space is seen by products of queries, keys and values alone, and given on by nothing but these."""
+    """Whether the space is seen by products of queries, keys and values alone, and given on by nothing but these.
+
+    A norm of queries or keys is another operand that carries their space, and so are the angles that it turns them by.
+    """
     read = {place for place, value in enumerate(node.inputs) if _carries(value, typing, space)}
     given = [place for place, value in enumerate(node.outputs) if _carries(value, typing, space)]
-    return read <= {*ATTENTION[node.op_type]} and given in ([], [0])
+    return read <= {*operands_of(node, "attends")} and given in ([], [0])
 
 
 def _linear_product(node: ir.Node, typing: Typing, space: str) -> bool:

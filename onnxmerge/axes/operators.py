@@ -14,11 +14,13 @@ Each entry says in one of six ways how an operator treats its axes:
 - a list of such entries. ``until: OPSET`` limits an entry to older operator sets, ``when: {ATTRIBUTE: VALUE}`` to nodes
   with these attributes (``defaults`` gives values that a node need not set), ``unused: [OUTPUT]`` to nodes of which
   nobody reads these outputs; the first entry that fits a node holds.
+
+``traits`` are for other stages: see ``model.traits``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -29,7 +31,7 @@ from onnxmerge.axes.rules import RULES
 from onnxmerge.axes.rules.contraction import apply_signature
 from onnxmerge.axes.signature import Axes, MisfitError, Pattern, Signature, SignatureError, Term, parse_pattern
 from onnxmerge.documents import read_yaml
-from onnxmerge.resources import specs
+from onnxmerge.model.traits import KEY, described
 from onnxmerge.text import shown
 
 _KINDS = ("elementwise", "rule", "reads_shape", "frozen", "inputs")
@@ -181,14 +183,18 @@ OperatorTable = Mapping[tuple[str, str], tuple[OperatorSpec, ...]]
 def builtin_operators() -> OperatorTable:
     """The operators that onnxmerge describes itself."""
     table: dict[tuple[str, str], tuple[OperatorSpec, ...]] = {}
-    for path in sorted((specs() / "operators").glob("*.yaml")):
-        table.update(read_operators(path))
+    for path, document in described().items():
+        table.update(_read(path, document, {*_KEYS, KEY}))
     return table
 
 
 def read_operators(path: Path) -> OperatorTable:
     """Read one file of signatures. Raises InputError naming the file, and SignatureError the operator too."""
-    document = read_yaml(path, "a file of operators")
+    return _read(path, read_yaml(path, "a file of operators"), _KEYS)
+
+
+def _read(path: str | Path, document: Any, keys: Collection[str]) -> OperatorTable:
+    """The operators of a file whose entries may have these ``keys``."""
     if not isinstance(document, dict):
         raise SignatureError(f"{path}: expected a mapping of domains to operators")
     table: dict[tuple[str, str], tuple[OperatorSpec, ...]] = {}
@@ -198,17 +204,17 @@ def read_operators(path: Path) -> OperatorTable:
         for name, entry in operators.items():
             variants = entry if isinstance(entry, list) else [entry]
             try:
-                specs_ = tuple(_read_entry(str(name), variant) for variant in variants)
+                specs_ = tuple(_read_entry(str(name), variant, keys) for variant in variants)
             except SignatureError as error:
                 raise SignatureError(f"{path}: {domain}::{name}: {error}") from error
             table["" if domain == "ai.onnx" else str(domain), str(name)] = specs_
     return table
 
 
-def _read_entry(name: str, entry: Any) -> OperatorSpec:
+def _read_entry(name: str, entry: Any, keys: Collection[str]) -> OperatorSpec:
     if entry == "elementwise":
         return OperatorSpec(name, elementwise=True)
-    fields = _checked_fields(entry)
+    fields = _checked_fields(entry, keys)
     for side in ("inputs", "outputs"):
         patterns = fields.get(side, {})
         fields[side] = {slot: _read_pattern(str(slot), str(text)) for slot, text in patterns.items()}
@@ -216,20 +222,20 @@ def _read_entry(name: str, entry: Any) -> OperatorSpec:
         fields[key] = tuple(str(item) for item in fields.get(key, ()))
     if len(fields["slides"]) not in {0, 3}:
         raise SignatureError("'slides' takes three letters: over what, with which taps, giving what")
-    for side, keys in (("inputs", ("statistics", "broadcast", "transpose")), ("outputs", ("unused",))):
-        missing = [slot for key in keys for slot in fields.get(key, ()) if slot not in fields[side]]
+    for side, lists in (("inputs", ("statistics", "broadcast", "transpose")), ("outputs", ("unused",))):
+        missing = [slot for key in lists for slot in fields.get(key, ()) if slot not in fields[side]]
         if missing:
             raise SignatureError(f"there is no {side[:-1]} {missing[0]!r}")
     return OperatorSpec(name, **fields)
 
 
-def _checked_fields(entry: Any) -> dict[str, Any]:
+def _checked_fields(entry: Any, keys: Collection[str]) -> dict[str, Any]:
     """The keys of an entry, once each has a known name and a value of its kind."""
     if not isinstance(entry, dict):
         raise SignatureError(f"expected 'elementwise' or a mapping, found {shown(entry)}")
-    unknown = sorted(set(map(str, entry)) - _KEYS)
+    unknown = sorted(set(map(str, entry)).difference(keys))
     if unknown:
-        raise SignatureError(f"unknown key {shown(unknown[0])}; known are {', '.join(sorted(_KEYS))}")
+        raise SignatureError(f"unknown key {shown(unknown[0])}; known are {', '.join(sorted(keys))}")
     kinds = [kind for kind in _KINDS if kind in entry]
     if len(kinds) != 1:
         raise SignatureError(f"expected exactly one of {', '.join(_KINDS)}, found {', '.join(kinds) or 'none'}")
@@ -238,7 +244,7 @@ def _checked_fields(entry: Any) -> dict[str, Any]:
     for key, kind in _TYPES.items():
         if key in entry and not isinstance(entry[key], kind):
             raise SignatureError(f"{key!r} must be {_TYPE_NAMES[kind]}, found {shown(entry[key])}")
-    return {key: value for key, value in entry.items() if key != "note"}
+    return {key: value for key, value in entry.items() if key not in ("note", KEY)}
 
 
 _LISTS = ("mixes", "contracts", "broadcast", "statistics", "slides", "unused")

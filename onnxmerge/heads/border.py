@@ -15,11 +15,11 @@ import onnx_ir as ir
 
 from onnxmerge.activations.segments import blocked
 from onnxmerge.errors import UsageError
-from onnxmerge.model.linear_layers import OPERATORS
 from onnxmerge.model.quantised import reads_quantised
 from onnxmerge.model.restored import is_restored
 from onnxmerge.model.signature import operands
 from onnxmerge.model.structure import Structure, compares_by_value, passes_on, sources
+from onnxmerge.model.traits import has
 
 NEAR = 3
 """So many similar names are shown where one is unknown."""
@@ -113,7 +113,7 @@ def numbers_before_last_layers(first: Structure) -> set[int]:
 
 def _is_linear(node: ir.Node) -> bool:
     """Whether a node multiplies an activation by a matrix that comes from initializers alone."""
-    if node.op_type not in OPERATORS or len(node.inputs) < 2:
+    if not has(node, "linear_layer") or len(node.inputs) < 2:
         return False
     pending, seen = [node.inputs[1]], set()
     while pending:

@@ -18,7 +18,8 @@ from onnxmerge.errors import ResourceError
 from onnxmerge.memory import require_room
 from onnxmerge.model.inference import graphs, infer, without_weights
 from onnxmerge.model.network import Network
-from onnxmerge.model.structure import SHAPES, trips
+from onnxmerge.model.structure import trips
+from onnxmerge.model.traits import has
 from onnxmerge.types import Array
 
 MOST_TRIPS = 10**6
@@ -106,7 +107,7 @@ def _longest(graph: ir.Graph) -> int:
     tensors = {value: value.const_value for value in graph.initializers.values() if value.const_value is not None}
     lengths = {value: tensor.size for value, tensor in tensors.items() if _may_be_shape(tensor)}
     for node in graph:
-        if node.op_type in SHAPES:
+        if has(node, "gives_sizes"):
             lengths.update(dict.fromkeys(node.outputs, _RANK))
         operands = [value for value in node.inputs if value is not None]
         own = [lengths[value] for value in operands if value in lengths]

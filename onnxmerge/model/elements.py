@@ -14,21 +14,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.model.traits import has
+
 Marks: TypeAlias = NDArray[np.bool_]
 """True at the elements of a tensor that are constant; its shape is the tensor's."""
 
+MOVING = ("reshapes", "repeats", "takes", "joins")
+"""Traits (``model.traits``) of operators of which an element is an element of their first operand (Concat: of any)."""
+
+ONE_BY_ONE = ("arithmetic", "copies", "selects")
+"""Of which an element depends on the elements of all operands that it meets, and on nothing else."""
+
 LONGEST = 256
 """Tensors of more elements are not looked at: widths and bounds are two numbers for each axis."""
-
-MOVING = frozenset(
-    {"Concat", "Expand", "Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
-)
-"""Operators of which each element is an element of their first operand (Concat: of any)."""
-
-ONE_BY_ONE = frozenset(
-    {"Abs", "Add", "Cast", "Ceil", "Div", "Floor", "Identity", "Max", "Min", "Mod", "Mul", "Neg", "Sub", "Where"}
-)
-"""Operators of which an element depends on the elements of all operands that it meets, and on nothing else."""
 
 
 def partly_constant(
@@ -45,7 +43,7 @@ def partly_constant(
     opset = model.graph.opset_imports.get("", 1)
     marks: dict[str, Marks] = {}
     for node in model.graph:
-        if node.domain in {"", "ai.onnx"} and node.op_type in MOVING | ONE_BY_ONE:
+        if has(node, *MOVING, *ONE_BY_ONE):
             marks.update(_marks_of(node, opset, marks, constants, shapes, values))
     return {
         name: tuple(int(each) if known else None for each, known in zip(values[name].flat, found.flat, strict=True))
@@ -68,12 +66,12 @@ def _marks_of(
     outputs = [str(value.name) for value in node.outputs]
     whole = all(name in constants for name in given)
     small = all(name in shapes and np.prod(shapes[name]) <= LONGEST for name in (*given, *outputs))
-    moved = len(names) if node.op_type == "Concat" or node.op_type in ONE_BY_ONE else 1
+    moved = len(names) if node.op_type == "Concat" or has(node, *ONE_BY_ONE) else 1
     known = any(name in marks or name in constants for name in names[:moved])
     if whole or not small or not known or not all(name in constants for name in names[moved:] if name):
         return {}
     own = [marks.get(name, np.full(shapes[name], name in constants)) for name in names[:moved] if name]
-    if node.op_type in ONE_BY_ONE:
+    if has(node, *ONE_BY_ONE):
         found = [np.logical_and.reduce(np.broadcast_arrays(*own))]
     else:
         found = _moved(node, opset, names, own, values)

@@ -16,8 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.model.network import Weights
-
-OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from onnxmerge.model.traits import has
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def linear_layers(graph: ir.Graph) -> tuple[list[LinearLayer], list[str]]:
     counts = readers(graph)
     layers, notes = [], []
     for node in graph:
-        layer = _layer(node) if node.op_type in OPERATORS and node.domain in ("", "ai.onnx") else None
+        layer = _layer(node) if has(node, "linear_layer") else None
         if layer is None:
             continue
         shared = [name for name in (layer.weight, layer.bias) if name is not None and counts[name] > 1]

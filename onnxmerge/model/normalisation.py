@@ -7,37 +7,17 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxmerge.model.linear_layers import OPERATORS, initializer_of
+from onnxmerge.model.linear_layers import initializer_of
+from onnxmerge.model.traits import has
 
-NORMALISATIONS = frozenset(
-    {
-        "BatchNormalization",
-        "GroupNormalization",
-        "InstanceNormalization",
-        "LayerNormalization",
-        "MeanVarianceNormalization",
-        "RMSNormalization",
-        "SimplifiedLayerNormalization",
-        "SkipGroupNorm",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-        "GroupNorm",
-    }
-)
-
-PASSING = frozenset(
-    {"Identity", "Cast", "CastLike", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten"}
-)
-"""Operators that hand the values on as they are."""
-
-POINTWISE = PASSING | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip", "Abs", "Reciprocal"}
-"""What may stand between a mean square and its root (an epsilon, a floor, n / (n - 1), a Cast)."""
+PASSING = ("copies", "reshapes", "repeats")
+"""Traits of operators that hand values on as they are."""
 
 
 def normalises(graph: ir.Graph) -> bool:
     """Whether any activation that depends on a linear layer is normalised.
 
-    An operator of NORMALISATIONS does; so do the two marks of one spelled out: a mean subtracted from the very tensor
+    An operator known for it does; so do the two marks of one spelled out: a mean subtracted from the very tensor
     it was taken of (layer, instance, group and batch norm), and the square root of a mean (RMS norm). Squeeze and
     excitation multiplies by a function of a mean, but has neither mark. An input standardised before the first linear
     layer does not count: that is preprocessing.
@@ -46,9 +26,9 @@ def normalises(graph: ir.Graph) -> bool:
     for node in graph:
         inputs = [value for value in node.inputs if value is not None]
         depends = any(value in learned for value in inputs)
-        if depends and (node.op_type in NORMALISATIONS or _centres(node) or _roots_a_mean(node)):
+        if depends and (has(node, "normalises") or _centres(node) or _roots_a_mean(node)):
             return True
-        if depends or node.op_type in OPERATORS:
+        if depends or has(node, "linear_layer"):
             learned.update(node.outputs)
     return False
 
@@ -85,7 +65,7 @@ def _roots_a_mean(node: ir.Node) -> bool:
         seen.add(producer)
         if producer.op_type == "ReduceMean":
             return True
-        if producer.op_type in POINTWISE:
+        if has(producer, *PASSING, "arithmetic", "selects"):
             stack.extend(producer.inputs)
     return False
 
@@ -94,7 +74,7 @@ def _behind(value: ir.Value | None) -> ir.Value | None:
     """The value that ``value`` hands on."""
     while value is not None:
         producer = value.producer()
-        if producer is None or producer.op_type not in PASSING:
+        if producer is None or not has(producer, *PASSING):
             return value
         value = producer.inputs[0]
     return None

@@ -14,31 +14,13 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from onnxmerge.model.signature import STANDARD
+from onnxmerge.model.traits import has, operands_of
 
 NARROW = frozenset(
     {kind for kind in ir.DataType if kind.is_integer() and kind.bitwidth <= 16 and kind != ir.DataType.BOOL}
 )
 """Types of quantised weights. What is of 32 bits is one only if it is scaled: a bias, or several numbers in one."""
 WIDE = ir.DataType.INT32
-
-LINEAR = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Einsum": (0, 1, 2, 3),
-    "Gemm": (0, 1, 2),
-    "GRU": (1, 2, 3),
-    "LSTM": (1, 2, 3),
-    "MatMul": (0, 1),
-    "RNN": (1, 2, 3),
-}
-"""Layers that multiply weights by activations, and the operands that may be weights."""
-ONE_BY_ONE = frozenset(
-    {"Add", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Identity", "Mod", "Mul", "Neg", "Sub"}
-)
-MOVING = frozenset(
-    {"Concat", "Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
-)
-"""What may stand between an integer and the weight that it stands for, beside Cast: elementwise, or moving elements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +55,7 @@ def is_restored(value: ir.Value) -> bool:
             alone = all(_from_initializers(other) for at, other in enumerate(node.inputs) if at != slot)
             if enough and not alone:
                 is_bias = node.op_type == "Add" and trail.scaled and flat
-                if is_bias or slot in LINEAR.get(node.op_type, ()):
+                if is_bias or slot in operands_of(node, "weights"):
                     return True
             fresh = {*_followed(trail, node, slot, alone=alone)} - seen
             seen |= fresh
@@ -91,11 +73,15 @@ def _followed(trail: _Trail, node: ir.Node, slot: int, *, alone: bool) -> Iterat
             return
     elif operator == "Gather" and slot == 0:
         found = replace(trail, looked_up=trail.looked_up or not alone)
-    elif operator in ONE_BY_ONE or operator in LINEAR:
+    elif has(node, "arithmetic", "inert", "weights"):
         if not alone:
             return
         found = replace(trail, scaled=trail.scaled or (trail.floats and operator in {"Mul", "Div"}))
-    elif operator not in MOVING or (slot > 0 and operator != "Concat") or not (alone or trail.looked_up):
+    elif (
+        not has(node, "reshapes", "repeats", "takes", "joins")
+        or (slot > 0 and operator != "Concat")
+        or not (alone or trail.looked_up)
+    ):
         return
     yield from (replace(found, value=output) for output in node.outputs)
 

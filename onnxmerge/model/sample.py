@@ -21,6 +21,7 @@ from onnxmerge.memory import require_room
 from onnxmerge.model.demand import demand
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
+from onnxmerge.model.traits import has
 from onnxmerge.types import Array
 
 T = TypeVar("T")
@@ -38,28 +39,10 @@ APART = (1, 16, 64, 256, 1024)
 MOST_ATTEMPTS = 300
 _PIECE = 1 << 20
 
+_HANDING_ON = ("reshapes", "repeats", "takes", "joins", "copies", "selects")
+"""Traits of operators that hand indices on as they are."""
+
 SAMPLE_RATES = frozenset({"sr", "sample_rate", "sampling_rate", "samplerate"})
-PASSING = frozenset(
-    {
-        "Cast",
-        "Clip",
-        "Concat",
-        "Expand",
-        "Flatten",
-        "Identity",
-        "Max",
-        "Min",
-        "Reshape",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    }
-)
-"""Operators that hand indices on as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +150,7 @@ def _limit(value: ir.Value) -> int | None:
             limit = _table(node, slot)
             if limit is not None:
                 limits.append(limit)
-            elif node.op_type in PASSING and node.domain in {"", "ai.onnx"}:
+            elif has(node, *_HANDING_ON) and not has(node, "looks_up"):
                 fresh = [output for output in node.outputs if output not in seen]
                 seen.update(fresh)
                 pending.extend(fresh)
@@ -176,14 +159,13 @@ def _limit(value: ir.Value) -> int | None:
 
 def _table(node: ir.Node, slot: int) -> int | None:
     """How many rows the table has that ``node`` indexes with its operand ``slot``."""
-    tables = {"Gather": 0, "GatherElements": 0, "GatherND": 0} if slot == 1 else {}
     if node.domain == "com.microsoft" and node.op_type.endswith("EmbedLayerNormalization"):
         table, axis = {0: 2, 1: 4 if node.op_type[0] != "Q" else 3}.get(slot), 0
     elif node.op_type == "OneHot" and slot == 0:
         depth = _source(node.inputs[1])
         return None if depth is None else int(depth.numpy().reshape(-1)[0])
     else:
-        table, attribute = tables.get(node.op_type), node.attributes.get("axis")
+        table, attribute = 0 if slot == 1 and has(node, "looks_up") else None, node.attributes.get("axis")
         axis = attribute.as_int() if attribute is not None else 0
     tensor = _source(node.inputs[table]) if table is not None and table < len(node.inputs) else None
     if tensor is None:

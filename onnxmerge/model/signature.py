@@ -11,11 +11,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-STANDARD = frozenset({"", "ai.onnx"})
+from onnxmerge.model.traits import has, known_for
 
-COMMUTATIVE = frozenset(
-    {"Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"}
-)
+STANDARD = frozenset({"", "ai.onnx"})
 
 EPOCHS: Mapping[str, tuple[int, ...]] = {
     "GridSample": (20,),
@@ -33,8 +31,6 @@ IGNORED: Mapping[str, frozenset[str]] = {
 }
 """Attributes that do not matter in inference, whatever their value."""
 
-CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcConv", "QLinearConv"})
-WINDOWS = CONVOLUTIONS | {"AveragePool", "LpPool", "MaxPool"}
 WINDOW_DEFAULTS: Mapping[str, int] = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
 """What these attributes are along each axis where they are left out, which no schema says."""
 
@@ -57,7 +53,7 @@ class Signature:
 
     @property
     def commutative(self) -> bool:
-        return not self.domain and self.op_type in COMMUTATIVE
+        return known_for(self.domain, self.op_type, "commutative")
 
 
 def signature(node: ir.Node, opsets: Mapping[str, int]) -> Signature:
@@ -73,8 +69,8 @@ def signature(node: ir.Node, opsets: Mapping[str, int]) -> Signature:
         and attribute.type not in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
         and (value := _canonical(attribute)) != defaults.get(name)
     }
-    if node.op_type in WINDOWS:
-        _drop_window_defaults(node.op_type, attributes)
+    if has(node, "convolves", "pools"):
+        _drop_window_defaults(node, attributes)
     epoch = max((since for since in EPOCHS.get(node.op_type, ()) if since <= version), default=0) if not domain else 0
     return Signature(
         domain,
@@ -106,8 +102,8 @@ def operands(node: ir.Node) -> Iterator[ir.Value]:
         yield from graph.outputs
 
 
-def _drop_window_defaults(op_type: str, attributes: dict[str, Value]) -> None:
-    if op_type in CONVOLUTIONS:
+def _drop_window_defaults(node: ir.Node, attributes: dict[str, Value]) -> None:
+    if has(node, "convolves"):
         attributes.pop("kernel_shape", None)  # the weight's shape says the same
     if attributes.get("auto_pad") == "VALID":
         del attributes["auto_pad"]

@@ -20,8 +20,6 @@ from onnxmerge.model.restored import is_restored
 from onnxmerge.model.signature import STANDARD, Signature, signature, subgraphs
 
 Operand = ir.Value | None
-SHAPES = frozenset({"Shape", "Size"})
-"""Operators that give sizes."""
 
 
 class Numbering:

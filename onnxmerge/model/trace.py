@@ -21,7 +21,7 @@ from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.sample import find_sample
 from onnxmerge.model.session import checked_feeds, open_session, running
 from onnxmerge.model.signature import subgraphs
-from onnxmerge.model.structure import SHAPES
+from onnxmerge.model.traits import has
 from onnxmerge.model.widen import NARROW, has_bfloat16
 from onnxmerge.types import Array
 
@@ -40,11 +40,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     },
 }
 """ORT's names of the types that a trace covers."""
-
-RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
-"""Operators that give something else each time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,11 +145,11 @@ def _constants(graph: ir.Graph) -> set[str]:
         and not is_quantised_weight(value)
     }
     for node in graph:
-        if node.domain not in {"", "ai.onnx"} or node.op_type in RANDOM:
+        if node.domain not in {"", "ai.onnx"} or has(node, "random"):
             continue
         if subgraphs(node):
             continue
-        if node.op_type in SHAPES or all(value is None or value.name in found for value in node.inputs):
+        if has(node, "gives_sizes") or all(value is None or value.name in found for value in node.inputs):
             found.update(value.name for value in node.outputs if value.name)
     return found
 

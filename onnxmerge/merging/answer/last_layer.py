@@ -22,6 +22,7 @@ from onnxmerge.merging.closed_form.sample_size import ROWS, too_wide
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, open_sessions, run
+from onnxmerge.model.traits import has
 from onnxmerge.types import Arrays, Rows
 from onnxmerge.units.layout import Typing
 
@@ -66,7 +67,7 @@ def _behind(value: ir.Value, targets: Mapping[str, LayerTarget]) -> LayerTarget 
         if target is not None:
             return target
         node = current.producer()
-        if node is None or (node.op_type not in SHAPING and node is not end):
+        if node is None or (not has(node, *SHAPING) and node is not end):
             return None
         current = node.inputs[0]
     return None

@@ -18,14 +18,15 @@ import onnx_ir as ir
 
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.skewness import CODED, is_direction, skewness
+from onnxmerge.model.traits import has
 from onnxmerge.types import Rows
 
 Meaning: TypeAlias = Literal["logits", "probabilities", "embedding", "regression", "features"]
 MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
 
 
-SHAPING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Dropout"})
-"""Operators behind which an output means what it meant before."""
+SHAPING = ("copies", "reshapes", "inert")
+"""Traits of operators behind which an output means what it meant before."""
 
 _ENDS: Mapping[str, Meaning] = {
     "Softmax": "probabilities",
@@ -106,7 +107,7 @@ def known_meaning(value: ir.Value, *, asked: Meaning | None = None, vectors: boo
 def ending(value: ir.Value) -> ir.Node | None:
     """The last operator before an output that does more than give it another shape or type."""
     node = value.producer()
-    while node is not None and node.op_type in SHAPING and node.inputs[0] is not None:
+    while node is not None and has(node, *SHAPING) and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     return node
 
@@ -116,7 +117,7 @@ def _divides_by_length(node: ir.Node) -> bool:
     if node.op_type != "Div" or node.inputs[0] is None or node.inputs[1] is None:
         return False
     divided, maker = node.inputs[0], node.inputs[1].producer()
-    while maker is not None and maker.op_type in SHAPING | {"Clip", "Max", "Add", "Sqrt", "Expand"}:
+    while maker is not None and (has(maker, *SHAPING) or maker.op_type in ("Clip", "Max", "Add", "Sqrt")):
         maker = maker.inputs[0].producer() if maker.inputs[0] is not None else None
     if maker is None or maker.op_type not in {"ReduceL2", "ReduceSumSquare", "ReduceSum"}:
         return False

@@ -18,10 +18,9 @@ from onnxmerge.activations.patches import Form, form_of
 from onnxmerge.activations.segments import blocked
 from onnxmerge.errors import StructureError
 from onnxmerge.merging.closed_form.norms import Norm, norm_of
-from onnxmerge.model.linear_layers import OPERATORS, LinearLayer, linear_layers, readers
+from onnxmerge.model.linear_layers import LinearLayer, linear_layers, readers
+from onnxmerge.model.traits import has
 from onnxmerge.units.layout import Typing
-
-PASSING = ("Identity", "Dropout")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +123,7 @@ def _operator(output: ir.Value, layer: LinearLayer) -> ir.Node:
     node = output.producer()
     if node is not None and node.op_type == "Add":
         makers = [value.producer() for value in node.inputs if value is not None]
-        node = next((maker for maker in makers if maker is not None and maker.op_type in OPERATORS), None)
+        node = next((maker for maker in makers if maker is not None and has(maker, "linear_layer")), None)
     if node is None:
         raise StructureError(f"{layer.node}: nothing makes its output {layer.output}; report the model")
     return node
@@ -195,6 +194,6 @@ def _passed(value: ir.Value) -> ir.Value:
     """The value behind Identity and Dropout, as far as nothing else reads it."""
     while True:
         reader = _only_reader(value)
-        if reader is None or reader.op_type not in PASSING:
+        if reader is None or not has(reader, "inert"):
             return value
         value = reader.outputs[0]
