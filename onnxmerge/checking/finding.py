@@ -44,13 +44,8 @@ class Finding:
         return self.id.partition(".")[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON: numbers that are not finite as text."""
-        found = asdict(self)
-        for name in ("measured", "threshold"):
-            value = found[name]
-            if isinstance(value, float) and not math.isfinite(value):
-                found[name] = str(value)
-        return found
+        """The same as plain data, for JSON: numbers that are not finite as text, and no text that is not UTF-8."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +60,22 @@ class Layer:
     shape: tuple[int, ...]
     free: bool | None
     touched: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        found = {"name": encodable(self.name), "shape": list(self.shape)}
+        return {**found, "free": self.free, "touched": self.touched}
+
+
+def _plain(value: Measured) -> Measured:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return encodable(value) if isinstance(value, str) else value
+
+
+def encodable(text: str) -> str:
+    """The text with bytes that were not UTF-8 (in a file's name) as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def compared(

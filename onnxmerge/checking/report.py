@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from onnxmerge.checking.finding import Finding, Layer
+from onnxmerge.checking.finding import Finding, Layer, encodable
+from onnxmerge.errors import UsageError
+from onnxmerge.text import shown
 from onnxmerge.version import __version__
 
 PASSED, FAILED, NOTHING_CHECKED = 0, 3, 4
@@ -48,15 +52,46 @@ class CheckReport:
         found = Counter(finding.verdict for finding in self.findings)
         return {verdict: found[verdict] for verdict in ("pass", "fail", "skipped", "unsupported")}
 
+    def to_json(self) -> str:
+        """``to_dict`` as text."""
+        return self.to_format("json")
+
+    def to_junit(self) -> str:
+        """JUnit XML."""
+        return self.to_format("junit")
+
+    def to_markdown(self) -> str:
+        """A table in Markdown."""
+        return self.to_format("markdown")
+
+    def to_sarif(self) -> dict[str, Any]:
+        """A SARIF 2.1.0 log as plain data."""
+        found: dict[str, Any] = json.loads(self.to_format("sarif"))
+        return found
+
+    def to_format(self, name: str) -> str:
+        """The text in one of the formats: json, junit, sarif, github, markdown. Raises UsageError for another."""
+        from onnxmerge.checking.formats import FORMATS  # formats are of reports
+
+        if name not in FORMATS:
+            raise UsageError(f"there is no format {shown(name)}; choose one of {', '.join(FORMATS)}")
+        return FORMATS[name]([self])
+
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data: specs/check.schema.json describes it."""
+        """The same as plain data: specs/check/report.schema.json describes it."""
         return {
             "version": __version__,
-            "model": self.model,
+            "model": encodable(self.model),
             "sha256": self.sha256,
             "passed": self.passed,
             "exit_code": self.exit_code,
             "counts": self.counts,
             "findings": [finding.to_dict() for finding in self.findings],
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": [layer.to_dict() for layer in self.layers],
         }
+
+
+def exit_code_of(reports: Sequence[CheckReport]) -> int:
+    """Of several: 3 where one failed, 4 where of one nothing was checked or there is none, else 0."""
+    codes = {report.exit_code for report in reports} or {NOTHING_CHECKED}
+    return FAILED if FAILED in codes else max(codes)

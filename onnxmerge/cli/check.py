@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from onnxmerge import api
 from onnxmerge.calibration.sources import BATCH_SIZE
-from onnxmerge.cli.files import InputFile, publishing
+from onnxmerge.checking.formats import FORMATS
+from onnxmerge.cli.files import InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
@@ -17,11 +18,22 @@ from onnxmerge.report.check import print_check
 from onnxmerge.report.terminal import emit
 
 _AT_LEAST_0 = click.FloatRange(0)
-FORMATS = ("text", "json")
+TEXT = "text"
 
 
 def _names(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for value in values for name in value.split(",") if name)
+
+
+def _reports(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
+    """The formats and the files that are to be written."""
+    found = []
+    for value in values:
+        kind, _, path = value.partition("=")
+        if kind not in FORMATS or not path:
+            raise click.BadParameter(f"{value!r}: expected FORMAT=FILE, with one of the formats {', '.join(FORMATS)}")
+        found.append((kind, OutputFile().convert(path, option, context)))
+    return tuple(found)
 
 
 @click.command()
@@ -62,7 +74,22 @@ def _names(_context: click.Context, _option: click.Parameter, values: tuple[str,
     "--only", multiple=True, callback=_names, metavar="FAMILY", help="Ask these gates alone, such as integrity."
 )
 @click.option("--skip", multiple=True, callback=_names, metavar="FAMILY", help="Leave these gates out.")
-@click.option("--format", "kind", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice((TEXT, *FORMATS)),
+    default=TEXT,
+    show_default=True,
+    help="What goes to standard output.",
+)
+@click.option(
+    "--report",
+    "written",
+    multiple=True,
+    callback=_reports,
+    metavar="FORMAT=FILE",
+    help="Write a report too, such as junit=out.xml; repeatable.",
+)
 @click.option("--all", "every", is_flag=True, help="List skipped gates too, and why.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -70,18 +97,29 @@ def _names(_context: click.Context, _option: click.Parameter, values: tuple[str,
 @sample_options
 @model_options
 @click.pass_context
-def check(context: click.Context, /, model: str, *, kind: str, every: bool, **settings: Any) -> int:
+def check(
+    context: click.Context,
+    /,
+    model: str,
+    *,
+    kind: str,
+    every: bool,
+    written: tuple[tuple[str, Path], ...],
+    **settings: Any,
+) -> int:
     """Hold MODEL to gates, for CI and before it ships: see docs/checking.md.
 
     Exit codes: 0 all that was checked passed; 1 bad input; 2 usage; 3 a gate failed, or could not be evaluated; 4
     nothing was checked.
     """
     images = take_image_options(settings)
-    with publishing(context):
+    with publishing(context) as publication:
         settings["tasks"] = read_tasks(take_tasks(settings))
         report = api.check(model, inputs=known_inputs(settings.pop("inputs")), image_options=images, **settings)
-    if kind == "json":
-        emit(json.dumps(report.to_dict(), indent=1))
+        for name, path in written:
+            publication.write_text(path, FORMATS[name]([report]))
+    if kind != TEXT:
+        emit(FORMATS[kind]([report]))
     else:
         print_check(report, every=every)
     return report.exit_code

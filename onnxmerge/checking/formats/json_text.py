@@ -1,0 +1,17 @@
+"""A check as JSON: one object for one model, described by specs/check/report.schema.json; else a list of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from onnxmerge.checking.report import CheckReport, exit_code_of
+
+
+def json_text(reports: Sequence[CheckReport]) -> str:
+    """The report of one model as it is; of several, ``{"passed": ..., "exit_code": ..., "reports": [...]}``."""
+    if len(reports) == 1:
+        return json.dumps(reports[0].to_dict(), indent=1, allow_nan=False) + "\n"
+    code = exit_code_of(reports)
+    found = {"passed": code == 0, "exit_code": code, "reports": [report.to_dict() for report in reports]}
+    return json.dumps(found, indent=1, allow_nan=False) + "\n"
