@@ -36,8 +36,8 @@ from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 from onnxmerge.pipeline.selection.search import GRID
 from onnxmerge.types import Arrays
 
-TRIED_ON = 2048
-"""Samples that a way to merge is tried on, at most."""
+TRIED_ON = {"balanced": 1024, "best": 4096}
+"""Samples that a way to merge is tried on, at most, by effort."""
 
 JUDGED_BY = 1024
 """Held-out samples that judge it, at most."""
@@ -171,7 +171,8 @@ def _best(
     job: Job, every: Sequence[MergeOptions], split: Split, evaluator: HeldOutEvaluator
 ) -> tuple[MergeOptions, EffortReport]:
     """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
-    trial, held = replace(job, source=Spread(split.fit, TRIED_ON)), Spread(split.held, JUDGED_BY)
+    effort = str(job.options.effort)
+    trial, held = replace(job, source=Spread(split.fit, TRIED_ON[effort])), Spread(split.held, JUDGED_BY)
     measurements, together = measured(trial, every), _answered_together(job.outputs)
     tried: list[tuple[CandidateScore, MergeOptions]] = []
     notes: list[str] = []
@@ -205,7 +206,7 @@ def _best(
     how = tried[chosen][1]
     criterion = "agreement with the ensemble" if together and evaluator.by_labels is None else evaluator.criterion
     return how, EffortReport(
-        str(job.options.effort),
+        effort,
         flags(how),
         criterion,
         samples if evaluator.by_labels is None else evaluator.samples,
