@@ -149,9 +149,9 @@ def _forms(
 ) -> list[Form]:
     """What the layer may be solved for, in order of preference."""
     if reading is not None:
-        guessed = bool(reading.centres)  # clusters are read about the mean, so they cannot tell whether it helps
-        keeping = [True] if mean == "keep" or (mean == "auto" and guessed) else [True, False]
-        keeping = [False] if mean == "drop" else keeping
+        if reading.centres:  # a guess: it may judge, but is no target, and read about the mean it cannot tell its worth
+            return [common_embedding(fit.parents, shares, None, keeps_mean=mean != "drop")]
+        keeping = [True, False] if mean == "auto" else [mean == "keep"]
         return [
             common_embedding(fit.parents, shares, own, keeps_mean=keeps) for keeps in keeping for own in (None, reading)
         ]

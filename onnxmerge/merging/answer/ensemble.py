@@ -11,9 +11,10 @@ softmax of the cosines of parent m's answer with its own vectors, and q the squa
     t = mu + v (c + b V^+ (q - mean q)),
 
 mu being the mean of the parents' means, c their consensus about it, V^+ the pseudo-inverse, b such that both terms have
-one deviation, and v such that t is no shorter than the parents' answers. Where no class vectors are known, the centres
-of clusters of each parent's own answers stand in for them: about its mean, an embedding that was trained for classes
-varies towards one of them at a time.
+one deviation, and v such that t is no shorter than the parents' answers. Where no class vectors are known, t is the
+consensus, and the centres of clusters of each parent's own answers stand in where agreement is to be judged: about its
+mean, an embedding that was trained for classes varies towards one of them at a time. They are no target, for where a
+parent knows only a part of the data, most of its clusters are of what it does not know.
 
 The mean of an embedding is a constant opinion on classes, and the mean of two parents' means favours some classes of
 both. It is added to t unless it is to be dropped, which changes what the output says to whoever reads more than
