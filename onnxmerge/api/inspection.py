@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from onnxmerge.axes.explain import AxisReason, explain
 from onnxmerge.axes.spaces import UNIFORM
@@ -17,6 +15,9 @@ from onnxmerge.units.graph import unit_graph
 from onnxmerge.units.layout import Typing
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage, coverage
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True)

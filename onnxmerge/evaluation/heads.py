@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.scorer import Sureness
@@ -74,7 +74,7 @@ def logits(task: Task, scores: Scores, meaning: Meaning | None, *, cosines_at: f
         return scores
     if task.threshold is None:
         return np.log(np.maximum(scores, LEAST))
-    odds = logit(np.clip(scores.astype(np.float64), LEAST, 1 - np.finfo(np.float64).eps))
+    odds = scipy.special.logit(np.clip(scores.astype(np.float64), LEAST, 1 - np.finfo(np.float64).eps))
     return np.asarray(odds - odds[:, :1])
 
 

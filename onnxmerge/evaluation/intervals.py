@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TypeAlias
-
-from scipy.special import ndtri
 
 Interval: TypeAlias = tuple[float, float]
 """The lower and the upper end."""
 
 LEVEL = 0.95
-Z = float(ndtri((1 + LEVEL) / 2))
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 """How many standard deviations from its mean a normal variable stays, at this level."""
 
 

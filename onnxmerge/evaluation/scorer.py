@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.intervals import Interval, of_mean_of_rates
@@ -228,7 +228,7 @@ def _errors(task: Task, predictions: NDArray[Any], targets: NDArray[Any]) -> Err
 
 def _softmax(logits: Answer | None) -> Answer | None:
     with np.errstate(invalid="ignore"):  # of infinite values, which only say nan
-        return None if logits is None else softmax(logits, axis=1)
+        return None if logits is None else scipy.special.softmax(logits, axis=1)
 
 
 M = TypeVar("M", Hits, Reliability, Errors)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from onnxmerge.errors import InputError
 from onnxmerge.types import Positions
@@ -33,5 +33,5 @@ def assign(similarity: NDArray[np.float64], what: str) -> Positions:
     preferred -= preferred.max(axis=-2, keepdims=True, initial=-np.inf)
     found = np.empty(similarity.shape[:-1], np.int64)
     for place in np.ndindex(similarity.shape[:-2]):
-        found[place] = linear_sum_assignment(preferred[place], maximize=True)[1]
+        found[place] = scipy.optimize.linear_sum_assignment(preferred[place], maximize=True)[1]
     return found

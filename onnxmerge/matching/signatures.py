@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.spatial.distance import cdist
+import scipy
 
 from onnxmerge.matching.similarity import has_twins, unit_columns, unit_view
 from onnxmerge.types import Arrays, Floats
@@ -50,7 +50,7 @@ def tell_apart(plan: Plan, weights: Sequence[Arrays], activations: Mapping[str, 
 def alike(one: Floats, other: Floats) -> Floats:
     """How like signatures [n, k] and [m, k] are [n, m]: 1 for equal ones, never 0."""
     rows = _standard(np.concatenate([one, other]))
-    return np.asarray(1 / (1 + cdist(rows[: len(one)], rows[len(one) :])))
+    return np.asarray(1 / (1 + scipy.spatial.distance.cdist(rows[: len(one)], rows[len(one) :])))
 
 
 def signatures(plan: Plan, weights: Arrays) -> dict[str, Floats]:

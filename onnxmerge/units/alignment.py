@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from onnxmerge.errors import StructureError
 from onnxmerge.types import Float, Positions
@@ -72,7 +72,7 @@ class UnitAlignment:
     """
 
     before: tuple[Mapping[int, Positions], ...]
-    parts: tuple[csr_array[Any], ...] | None
+    parts: tuple[scipy.sparse.csr_array[Any], ...] | None
     shares: tuple[float, ...]
 
     def mean(self, models: Sequence[NDArray[Float]]) -> NDArray[Float]:
@@ -116,7 +116,7 @@ def align_units(
 
 def _parts(
     labels: Sequence[Positions | None], channels: int, units: int, shares: Sequence[float]
-) -> tuple[csr_array[Any], ...]:
+) -> tuple[scipy.sparse.csr_array[Any], ...]:
     """For each model, what its channels count in the mean of each unit [units, channels].
 
     ``labels[c]`` is the merged unit that channel c becomes part of; None: channel c itself.
@@ -124,7 +124,8 @@ def _parts(
     every = [(np.arange(channels) if own is None else own, share) for own, share in zip(labels, shares, strict=True)]
     members = np.sum([share * np.bincount(own, minlength=units) for own, share in every], axis=0)
     return tuple(
-        csr_array((share / members[own], (own, np.arange(channels))), shape=(units, channels)) for own, share in every
+        scipy.sparse.csr_array((share / members[own], (own, np.arange(channels))), shape=(units, channels))
+        for own, share in every
     )
 
 

@@ -7,11 +7,14 @@ other's matching; spaces without a common neighbour can be solved at the same ti
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from onnxmerge.errors import UsageError
 from onnxmerge.text import printable
 from onnxmerge.units.layout import Typing
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 SUFFIXES = (".graphml", ".dot")
 
@@ -21,6 +24,8 @@ def unit_graph(typing: Typing) -> nx.MultiGraph:
 
     Names are escaped where they are not printable: neither XML nor Graphviz can hold every character.
     """
+    import networkx as nx
+
     graph = nx.MultiGraph()
     free = {name: space for name, space in typing.spaces.items() if space.free}
     for name, space in free.items():
@@ -50,6 +55,8 @@ def graph_text(graph: nx.MultiGraph, suffix: str) -> str:
     if suffix == ".dot":
         return to_dot(graph)
     if suffix == ".graphml":
+        import networkx as nx
+
         return "\n".join([*nx.generate_graphml(graph), ""])
     raise UsageError(f"the unit graph is written as {' or '.join(SUFFIXES)}, not as {suffix!r}")
 

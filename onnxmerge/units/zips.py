@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
 
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.layout import Block, Space, TensorLayout, Typing
@@ -179,10 +179,10 @@ def _add_up_slot(content: Floats, chain: Sequence[int], labels: Positions, width
     return added.reshape(shape).transpose(np.argsort([*chain, *rest]))
 
 
-def membership(targets: Positions, width: int) -> csc_array:
+def membership(targets: Positions, width: int) -> scipy.sparse.csc_array:
     """Which merged unit has which members: sparse [width, units], one entry a column."""
     units = targets.size
-    return csc_array((np.ones(units), targets.reshape(-1), np.arange(units + 1)), shape=(width, units))
+    return scipy.sparse.csc_array((np.ones(units), targets.reshape(-1), np.arange(units + 1)), shape=(width, units))
 
 
 def _space(block: Block, slot: Slot) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
@@ -31,6 +30,8 @@ def run_in_double(
 
     Raises whatever the reference implementation raises where it lacks an operator or a type.
     """
+    from onnx.reference import ReferenceEvaluator
+
     model = prepared(network.model, weights, tensors)
     for narrow in NARROWER:
         widen(model, narrow, ir.DataType.DOUBLE)

@@ -32,9 +32,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
-from scipy.special import expit, log_softmax, logit, logsumexp, softmax
 
 from onnxmerge.merging.closed_form.consensus import Consensus, consensus, unit
 from onnxmerge.types import Rows
@@ -106,8 +105,8 @@ class AveragedOdds:
     keeps_mean: None = None
 
     def __call__(self, answers: Sequence[Rows]) -> Rows:
-        mean = np.average([expit(own.astype(np.float64)) for own in answers], axis=0, weights=self.shares)
-        return np.asarray(logit(np.clip(mean, FLOOR, 1 - FLOOR)), np.float32)
+        mean = np.average([scipy.special.expit(own.astype(np.float64)) for own in answers], axis=0, weights=self.shares)
+        return np.asarray(scipy.special.logit(np.clip(mean, FLOOR, 1 - FLOOR)), np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +136,7 @@ class Reading:
         found: list[Scores] = []
         for own, centre, vectors in zip(answers, centres, self.vectors, strict=True):
             cosines = unit(unit(own) - centre).astype(np.float64) @ unit(vectors).astype(np.float64).T
-            found.append(softmax(cosines / temperature, axis=1))
+            found.append(scipy.special.softmax(cosines / temperature, axis=1))
         return found
 
     def cosines(self, merged: Rows) -> list[Rows]:
@@ -213,7 +212,7 @@ def clusters(answers: Sequence[Rows], seed: int) -> Reading:
         total = float(np.square(variances).sum())
         directions = float(variances.sum()) ** 2 / total if total > 0 else 0.0
         wanted = min(int(np.ceil(directions)) + 1, len(some))
-        middles, _ = kmeans2(unit(about), wanted, seed=seed, minit="++", missing="warn")
+        middles, _ = scipy.cluster.vq.kmeans2(unit(about), wanted, seed=seed, minit="++", missing="warn")
         found.append(unit(middles.astype(np.float32)))
         centres.append(centre.astype(np.float32))
     return Reading(found, centres)
@@ -242,8 +241,8 @@ class ByOdds:
     shares: tuple[float, ...]
 
     def __call__(self, merged: Rows, answers: Sequence[Rows]) -> Scores:
-        mean = np.average([expit(own.astype(np.float64)) for own in answers], axis=0, weights=self.shares)
-        far: Scores = np.abs(expit(merged.astype(np.float64)) - mean).mean(axis=1)
+        mean = np.average([scipy.special.expit(own.astype(np.float64)) for own in answers], axis=0, weights=self.shares)
+        far: Scores = np.abs(scipy.special.expit(merged.astype(np.float64)) - mean).mean(axis=1)
         return 1.0 - far
 
 
@@ -277,7 +276,7 @@ def _expected(probabilities: NDArray[np.float64], scores: NDArray[Any]) -> Score
 
 def _mean_probabilities(answers: Sequence[Rows], shares: Sequence[float], temperature: float) -> NDArray[np.float64]:
     """The mean of the parents' softmax probabilities [n, u]; in the logarithm, for what is far below 1."""
-    logs = [log_softmax(own.astype(np.float64) / temperature, axis=1) for own in answers]
+    logs = [scipy.special.log_softmax(own.astype(np.float64) / temperature, axis=1) for own in answers]
     weights = np.asarray(shares).reshape(-1, 1, 1)
-    found: NDArray[np.float64] = np.exp(logsumexp(np.stack(logs), axis=0, b=weights / weights.sum()))
+    found: NDArray[np.float64] = np.exp(scipy.special.logsumexp(np.stack(logs), axis=0, b=weights / weights.sum()))
     return found

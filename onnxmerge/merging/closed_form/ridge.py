@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from onnxmerge.types import Floats
 
@@ -125,7 +125,7 @@ def ridge(found: Problem, prior: Floats, relative: float) -> Floats:
         size = float(np.trace(products)) / len(products)
         if size <= 0:
             continue
-        weight[group] += cho_solve(_factor(products, relative * size), residual[group]).T
+        weight[group] += scipy.linalg.cho_solve(_factor(products, relative * size), residual[group]).T
     return weight
 
 
@@ -136,8 +136,8 @@ def _factor(products: Floats, added: float) -> tuple[Floats, bool]:
     """
     while True:
         try:
-            factor: tuple[Floats, bool] = cho_factor(products + added * np.eye(len(products)), lower=True)
-        except LinAlgError:
+            factor: tuple[Floats, bool] = scipy.linalg.cho_factor(products + added * np.eye(len(products)), lower=True)
+        except scipy.linalg.LinAlgError:
             added *= 10
         else:
             return factor

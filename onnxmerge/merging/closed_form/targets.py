@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
@@ -169,6 +168,8 @@ def _parted(targets: Sequence[LayerTarget]) -> list[LayerTarget]:
 
 def _ordered(graph: ir.Graph, steps: Sequence[Step], values: Mapping[str, ir.Value]) -> list[Step]:
     """Each step after all that its input and its shortcut depend on, else in the graph's order."""
+    import networkx as nx
+
     places = {node: index for index, node in enumerate(graph)}
     steps = sorted(steps, key=lambda step: places[step.node])
     order: nx.DiGraph[int] = nx.DiGraph()
