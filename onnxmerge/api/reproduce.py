@@ -13,9 +13,10 @@ from typing import Any
 from onnxmerge.api.merge import merge
 from onnxmerge.errors import InputError
 from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.merging.task_vectors.registry import own_options
 from onnxmerge.model.read import read_network
 from onnxmerge.model.scratch import scratch_folder
-from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.options import MergeOptions, merge_options
 from onnxmerge.pipeline.prepare import ModelSource
 
 
@@ -62,7 +63,9 @@ def remade(recipe: str, parents: Sequence[ModelSource], operators: Path | None, 
 
 def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
     """The options that a recipe holds."""
-    values = {each.name: found[each.name] for each in fields(MergeOptions)}
+    common = [each.name for each in fields(MergeOptions) if each.name != "method_options"]
+    values = {name: found[name] for name in common}
+    values |= {name: found[name] for name in own_options() if found.get(name) is not None}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     values["groups"] = tuple(GroupRule(**rule) for rule in values["groups"])
     values["provider"] = {
@@ -74,4 +77,4 @@ def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
         if operators is None or hashlib.sha256(operators.read_bytes()).hexdigest() != values["operators"]:
             raise InputError("the recipe was made with a file of operators: give the same one (--operators)")
         values["operators"] = operators
-    return MergeOptions(**values)
+    return merge_options(values)
