@@ -52,7 +52,7 @@ def said(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The same as one short line."""
+    """What an exception says, in at most 200 characters."""
     return clamped(said(error), _LONGEST_REASON)
 
 

@@ -148,7 +148,7 @@ def by_batch(
     rewrite: Rewrite | None = None,
     provider: str = "cpu",
 ) -> Iterator[dict[str, Moments]]:
-    """The same for each batch by itself; a tensor that has no values in a batch is missing there."""
+    """Moments of each probe's tensor for each batch by itself; a tensor without values in a batch is missing there."""
     editor = GraphEditor(model)
     outputs = {probe.tensor: _instrument(editor, probe, rewrite) for probe in probes}
     names = [str(value.name) for values in outputs.values() for value in values]

@@ -66,7 +66,7 @@ class EvaluationResult:
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON: accuracies by k, errors by column, None for what is not finite.
+        """All fields as plain data, for JSON: accuracies by k, errors by column, None for what is not finite.
 
         Intervals are lists of a lower and an upper end.
         """

@@ -61,7 +61,7 @@ class Inspection:
     prepared: Prepared
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON."""
+        """All fields as plain data, for JSON."""
         return {
             "model": self.model,
             "nodes": self.nodes,

@@ -114,7 +114,7 @@ class MergeReport:
     effort: EffortReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON."""
+        """All fields as plain data, for JSON."""
         return {**asdict(self), "version": __version__}
 
 
@@ -137,7 +137,7 @@ class MergePlan:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON."""
+        """All fields as plain data, for JSON."""
         return {**asdict(self), "version": __version__}
 
 

@@ -80,7 +80,7 @@ class Candidate:
     outputs: tuple[str | None, ...]
 
     def fitted(self, feed: Feed) -> Candidate:
-        """The same, for batches of the size that the model takes where it declares a free one but has it fixed inside.
+        """The candidate for batches of the size that the model takes, where it declares a free one but is fixed inside.
 
         ``feed`` are the first rows of the data. Raises ResourceError where even one of them takes more memory or time
         than it may.

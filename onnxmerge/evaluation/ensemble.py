@@ -38,7 +38,7 @@ def ensemble(tasks: Sequence[Task], parents: Sequence[Answers], learned: Learned
 
 
 def mild_ensemble(tasks: Sequence[Task], parents: Sequence[Answers], learned: Learned) -> list[Floats | None]:
-    """The same as ``--answer ensemble`` would have it.
+    """What the parents answer together as ``--answer ensemble`` would have it.
 
     Each parent's probabilities are those of all classes of its own in one output, of logits and cosines at a mild
     temperature; those of one task are averaged over its parents.

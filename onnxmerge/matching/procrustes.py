@@ -34,7 +34,10 @@ def products(first: Arrays, other: Arrays, typing: Typing, space: str) -> Floats
 def covariances(
     covariance: Floats, variances: tuple[Floats, Floats], typing: Typing, space: str, perms: Mapping[str, Positions]
 ) -> Floats:
-    """The same for activations, from the covariance [n, n] of all composite units (see ``Gram``) and ``perms``."""
+    """How the units of a space go together in the activations of two models [*outer, size, size].
+
+    From the covariance [n, n] of all composite units (see ``Gram``) and their variances [n] in each model.
+    """
     shape = composite_shape(space, typing.spaces)
     units = np.arange(covariance.shape[0]).reshape(shape)
     partners = units[composite_sources(space, typing.spaces, perms)]

@@ -85,7 +85,7 @@ def only_batch(graph: ir.Graph, runs: Callable[[int], bool]) -> int | None:
 
 
 def batch_inside(network: Network, feed: Mapping[str, Array], provider: str = "cpu") -> int | None:
-    """The same for rows of data, of which as many are run as it takes to tell.
+    """The batch that a network is fixed to inside (``only_batch``), found by running as many rows as it takes.
 
     Raises ResourceError where even one row takes more memory or time than it may.
     """

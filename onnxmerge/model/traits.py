@@ -49,7 +49,7 @@ def has(node: ir.Node, *traits: str) -> bool:
 
 
 def known_for(domain: str, name: str, *traits: str) -> bool:
-    """The same of an operator by its domain and name."""
+    """Whether an operator, by its domain and name, has one of ``traits``."""
     operator = _operator(domain, name)
     return any(operator in _operators()[trait] for trait in traits)
 

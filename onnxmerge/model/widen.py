@@ -1,4 +1,4 @@
-"""The same graph in a wider float type.
+"""A graph in a wider float type.
 
 bfloat16 models run in float32, since ONNX Runtime has hardly any bfloat16 kernels; and what float32 cannot decide is
 computed in float64 (``validation.double``).

@@ -69,7 +69,7 @@ class PreparedMerge:
 
 
 def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool) -> PreparedMerge:
-    """The same to be merged in one way, with data held out for what that way has to choose."""
+    """The merge to be done in one way, with data held out for what that way has to choose."""
     job, source = prepared_merge.job, prepared_merge.source
     matched = not adds_task_vectors(how)
     split = divide(source, job.prepared.models, how, labelled=labelled) if source is not None and matched else None

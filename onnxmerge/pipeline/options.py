@@ -124,7 +124,7 @@ class MergeOptions:
         return self.refine in ("ls", "regmean")
 
     def settled(self) -> MergeOptions:
-        """The same with everything settled that follows from other options: effort or method, answer, refinement.
+        """The options with everything settled that follows from other options: effort or method, answer, refinement.
 
         Raises UsageError where both an effort and one way to merge are asked for, or the options are another method's.
         """

@@ -175,7 +175,7 @@ def _task_vectors(job: Job, method: TaskVectorMethod[Any], step: RepairStep | No
 
 
 def _reestimated(job: Job, before: Merged, step: RepairStep | None, alike: Collection[str]) -> Merged:
-    """The same with the statistics of kept BatchNorm measured anew, where there is data; but for what is ``alike``."""
+    """What was merged, with kept BatchNorm measured anew where there is data, but for what is ``alike``."""
     if job.source is None or not _reestimates(job, step):
         return before
     data, provider = Spread(job.source, LEAST), job.options.provider

@@ -145,7 +145,7 @@ def _compare_in_double(
     trace: Trace,
     perms: Mapping[str, Positions],
 ) -> Compared | None:
-    """The same in float64; None where that is beyond the reference implementation, or would take it too long."""
+    """The versions compared in float64; None where the reference implementation cannot, or would take too long."""
     computed = sum(prod(shape) for name, shape in trace.shapes.items() if name not in versions.original)
     if is_quantised(versions.network) or computed > MOST_ELEMENTS_IN_DOUBLE:
         return None

@@ -74,7 +74,7 @@ def reconstruct(
 
 
 def reconstructed(merged: Network, weights: Arrays, parents: Reference) -> tuple[float | None, ...]:
-    """The same of a network with its parents' outputs, where what they answered is known.
+    """The relative error of each parent's outputs in the merged network, where what the parents answered is known.
 
     Of outputs with very many positions it is over those that ``parents`` has.
     """

@@ -64,7 +64,7 @@ class Consensus:
         return float(np.sqrt(max(spare / own, 1.0))) if own > 0 else 1.0
 
     def at_length(self, answers: Sequence[Rows]) -> Rows:
-        """The same, each sample as long again, relative to the others, as the models have it on average."""
+        """The agreed answers [positions, u], each as long, relative to the others, as the models' are on average."""
         every = zip(answers, self.sizes, self.shares, strict=True)
         return np.asarray(self(answers) * sum(share * lengths(own) / size for own, size, share in every), np.float32)
 

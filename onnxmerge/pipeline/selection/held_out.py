@@ -88,7 +88,7 @@ class HeldOutEvaluator:
         return self.each(weights, [{}], matchings)[0]
 
     def each(self, weights: Arrays, changes: Sequence[Arrays], matchings: Matchings) -> list[CandidateScore]:
-        """The same for each of some ``changes`` to the weights; what none of them changes runs once for all."""
+        """Evaluate each of some ``changes`` to the weights; what none of them changes runs once for all."""
         found = self.reference.rows_of(weights, changes)
         agreed = [self.reference.compare(rows, matchings) for rows in found]
         if self.by_labels is None:
