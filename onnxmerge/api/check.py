@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def check(
     targets: Sequence[str] = (),
     schema: str | os.PathLike[str] | Interface | None = None,
     certify: bool = False,
+    baseline: str | os.PathLike[str] | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     inputs: Mapping[str, SampleInput] | None = None,
@@ -84,6 +85,7 @@ def check(
         targets: Other places where it must run: onnxruntime-web, openvino, tensorrt.
         schema: Names, types and shapes of inputs and outputs: a JSON file.
         certify: Prove the groups of units: see `inspect`.
+        baseline: A report of an earlier check (JSON): only what got worse since then fails.
         only: Families of gates to ask, and no others.
         skip: Families of gates to leave out.
         inputs: Shape or value of inputs of the synthetic sample.
@@ -107,6 +109,7 @@ def check(
         "max_latency_ratio": max_latency_ratio,
     }
     _require_use(bounds, against=bool(against), data=data is not None, labels=labels is not None)
+    held = _held_against(baseline)
     settings = Settings(
         **bounds,
         reproduce=reproduce,
@@ -157,7 +160,17 @@ def check(
         subject.remake = lambda: remade(subject.metadata[RECIPE], against, operators, given)
     found = tuple(findings(subject))
     network = _readable(subject)
-    return CheckReport(subject.label, None if network is None else network.sha256, found, layers(subject))
+    return held(CheckReport(subject.label, None if network is None else network.sha256, found, layers(subject)))
+
+
+def _held_against(baseline: str | os.PathLike[str] | None) -> Callable[[CheckReport], CheckReport]:
+    """What makes of a report one that is held to a baseline."""
+    if baseline is None:
+        return lambda report: report
+    from onnxmerge.checking.baseline import held_against, read_baseline  # pydantic is slow to import
+
+    before = read_baseline(baseline)
+    return lambda report: held_against(report, before)
 
 
 def _require_use(bounds: Mapping[str, float | None], *, against: bool, data: bool, labels: bool) -> None:

@@ -78,6 +78,11 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def nothing(why: str) -> Finding:
+    """That no gate was asked."""
+    return Finding("check.nothing", "error", "", None, None, "skipped", why)
+
+
 def compared(
     gate: str,
     measured: float,

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from onnxmerge import api
 from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.checking.finding import nothing
 from onnxmerge.checking.formats import FORMATS
+from onnxmerge.checking.report import CheckReport, exit_code_of
 from onnxmerge.cli.files import InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
+from onnxmerge.errors import UsageError
 from onnxmerge.report.check import print_check
 from onnxmerge.report.terminal import emit
 
@@ -37,7 +41,7 @@ def _reports(context: click.Context, option: click.Parameter, values: tuple[str,
 
 
 @click.command()
-@click.argument("model", type=InputFile("the model itself", model=True), metavar="MODEL.onnx")
+@click.argument("model", type=InputFile("the model itself", model=True), required=False, metavar="[MODEL.onnx]")
 @click.option(
     "--against",
     multiple=True,
@@ -90,6 +94,9 @@ def _reports(context: click.Context, option: click.Parameter, values: tuple[str,
     metavar="FORMAT=FILE",
     help="Write a report too, such as junit=out.xml; repeatable.",
 )
+@click.option("--baseline", type=InputFile("the baseline"), metavar="FILE", help="Fail only on what got worse since.")
+@click.option("--save-baseline", type=OutputFile(), metavar="FILE", help="Write what --baseline compares with.")
+@click.option("--config", type=InputFile("the configuration"), metavar="FILE", help="onnxmerge.toml or pyproject.toml.")
 @click.option("--all", "every", is_flag=True, help="List skipped gates too, and why.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -100,26 +107,62 @@ def _reports(context: click.Context, option: click.Parameter, values: tuple[str,
 def check(
     context: click.Context,
     /,
-    model: str,
+    model: str | None,
     *,
     kind: str,
     every: bool,
     written: tuple[tuple[str, Path], ...],
+    save_baseline: Path | None,
+    config: str | None,
     **settings: Any,
 ) -> int:
     """Hold MODEL to gates, for CI and before it ships: see docs/checking.md.
+
+    Without MODEL, those that onnxmerge.toml or pyproject.toml in this folder names.
 
     Exit codes: 0 all that was checked passed; 1 bad input; 2 usage; 3 a gate failed, or could not be evaluated; 4
     nothing was checked.
     """
     images = take_image_options(settings)
+    outputs = [*written, *([] if save_baseline is None else [("json", save_baseline)])]
     with publishing(context) as publication:
-        settings["tasks"] = read_tasks(take_tasks(settings))
-        report = api.check(model, inputs=known_inputs(settings.pop("inputs")), image_options=images, **settings)
-        for name, path in written:
-            publication.write_text(path, FORMATS[name]([report]))
+        if model is None:
+            reports = _configured(context, config, settings["provider"])
+        elif config is not None:
+            raise UsageError("--config says which models are checked; leave MODEL out")
+        else:
+            settings["tasks"] = read_tasks(take_tasks(settings))
+            known = known_inputs(settings.pop("inputs"))
+            reports = [api.check(model, inputs=known, image_options=images, **settings)]
+        for name, path in outputs:
+            publication.write_text(path, FORMATS[name](reports))
     if kind != TEXT:
-        emit(FORMATS[kind]([report]))
-    else:
+        emit(FORMATS[kind](reports))
+    for report in reports if kind == TEXT else ():
         print_check(report, every=every)
-    return report.exit_code
+    return exit_code_of(reports)
+
+
+_OF_ALL = ("kind", "every", "written", "config", "provider", "model")
+"""Options that go with a configuration."""
+
+
+def _configured(context: click.Context, config: str | None, provider: str) -> list[CheckReport]:
+    """Check what a configuration names. Raises UsageError where there is none, or options stand beside it."""
+    from onnxmerge.checking.config import find_config, planned  # pydantic is slow to import
+
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") == ParameterSource.COMMANDLINE
+        if given and option.name not in _OF_ALL:
+            raise UsageError(f"{option.opts[0]} is for one MODEL: name it, or write the option into the configuration")
+    path = find_config(Path.cwd()) if config is None else Path(config)
+    if path is None:
+        raise UsageError("name a MODEL, or write down in onnxmerge.toml which are checked (docs/checking.md)")
+    reports = []
+    for each in planned(path):
+        if each.model is None:
+            why = f"no model matches {each.pattern}"
+            reports.append(CheckReport(each.pattern, None, (nothing(why),)))
+        else:
+            reports.append(api.check(each.model, provider=provider, **each.arguments))
+    return reports

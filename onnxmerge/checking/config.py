@@ -1,0 +1,129 @@
+"""What a repository of models is held to, in onnxmerge.toml or pyproject.toml: gates by the names of models.
+
+    [[check]]                       # in pyproject.toml: [[tool.onnxmerge.check]]
+    models = ["models/*.onnx"]
+    min_runtime = "1.17"
+    certify = true
+
+Paths are relative to the file, and lead nowhere outside its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.files import named, read_text
+from onnxmerge.text import reason, shown
+
+FILES = ("onnxmerge.toml", "pyproject.toml")
+_PATHS = ("data", "labels", "tasks", "vectors", "schema", "baseline", "operators")
+_Ratio = Annotated[float, Field(ge=0)] | None
+
+
+class _Entry(BaseModel):
+    """The arguments of ``onnxmerge.check``, and the models that they are for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    models: Annotated[list[str], Field(min_length=1)]
+    against: list[str] = []
+    data: str | None = None
+    labels: str | None = None
+    tasks: str | None = None
+    vectors: str | None = None
+    operators: str | None = None
+    schema_file: Annotated[str | None, Field(alias="schema")] = None
+    baseline: str | None = None
+    min_runtime: str | None = None
+    targets: list[str] = []
+    certify: bool = False
+    reproduce: bool = False
+    max_drop: _Ratio = None
+    min_agreement: _Ratio = None
+    max_error: _Ratio = None
+    max_size_ratio: _Ratio = None
+    max_parameters_ratio: _Ratio = None
+    max_latency_ratio: _Ratio = None
+    only: list[str] = []
+    skip: list[str] = []
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, Field(ge=1)] = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A model (None: ``pattern`` matches none), and the arguments of ``check`` for it."""
+
+    pattern: str
+    model: Path | None
+    arguments: Mapping[str, Any]
+
+
+def find_config(folder: Path) -> Path | None:
+    """The file in a folder that says what to check; None where there is none."""
+    for name in FILES:
+        path = folder / name
+        if path.is_file() and _entries(path) is not None:
+            return path
+    return None
+
+
+def planned(path: Path) -> Iterator[Planned]:
+    """The models that a file names, each once for each entry. Raises InputError, naming the entry and the key."""
+    for number, raw in enumerate(_entries(path) or (), start=1):
+        where = f"{named(path)}: check {number}"
+        try:
+            entry = _Entry.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "it"
+            raise InputError(f"{where}: {key}: {reason(ValueError(first['msg']))}; see docs/checking.md") from error
+        given = entry.model_dump(exclude_unset=True, by_alias=True)
+        patterns = given.pop("models")
+        arguments = {
+            name: _inside(value, path.parent, where) if name in _PATHS else value for name, value in given.items()
+        }
+        arguments["against"] = [_inside(each, path.parent, where) for each in given.get("against", ())]
+        if "operators" in arguments:
+            arguments["operators"] = Path(arguments["operators"])
+        for pattern in patterns:
+            _inside(pattern, path.parent, where)
+            found = sorted(each for each in path.parent.glob(pattern) if each.is_file())
+            for model in found:
+                yield Planned(pattern, model, arguments)
+            if not found:
+                yield Planned(pattern, None, arguments)
+
+
+def _entries(path: Path) -> list[Any] | None:
+    reader = next((name for name in ("tomllib", "tomli") if find_spec(name) is not None), None)
+    if reader is None:  # before Python 3.11
+        raise UsageError(f"{named(path)}: this Python reads no TOML; install tomli, or name the model")
+    text = read_text(path, "a configuration", 1 << 20)
+    try:
+        content = import_module(reader).loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{named(path)}: is not TOML: {reason(error)}") from error
+    if path.name == "pyproject.toml":
+        tool = content.get("tool", {})
+        content = tool.get("onnxmerge", {}) if isinstance(tool, dict) else {}
+    found = content.get("check") if isinstance(content, dict) else None
+    if found is None and path.name == FILES[0]:
+        raise InputError(f"{named(path)}: has no [[check]]; see docs/checking.md")
+    if found is not None and not isinstance(found, list):
+        raise InputError(f"{named(path)}: check is {shown(found)}, expected tables [[check]]")
+    return found
+
+
+def _inside(text: str, folder: Path, where: str) -> str:
+    """A path as the folder has it. Raises InputError for one that leads out of it."""
+    if not text or Path(text).is_absolute() or ".." in Path(text).parts or "\0" in text:
+        raise InputError(f"{where}: {shown(text)} leads out of the folder of the file; name what lies below it")
+    return str(folder / text)

@@ -1,0 +1,105 @@
+"""Baselines, configurations and the helpers for pytest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxmerge.testing import assert_certified, assert_equivalent, assert_no_drop
+from tests.checking.broken import labelled, mlp, saved, spoilt, weights, with_noise
+from tests.command_line import Cli
+
+
+def test_a_baseline_fails_on_what_got_worse(tmp_path: Path, cli: Cli) -> None:
+    data = labelled(mlp, with_noise(0.1))(tmp_path)
+    assert cli("check", *data, "--save-baseline", "base.json").returncode == 0
+    assert cli("check", *data, "--baseline", "base.json").returncode == 0
+    saved(with_noise(0.5)(), tmp_path)
+    ended = cli("check", *data, "--baseline", "base.json", "--format", "json")
+    failed = [each["id"] for each in json.loads(ended.stdout)["findings"] if each["verdict"] == "fail"]
+    assert ended.returncode == 3
+    assert {"accuracy.drop", "agreement.mean-error"} <= set(failed)
+    saved(mlp(), tmp_path)
+    assert cli("check", *data, "--baseline", "base.json").returncode == 0
+
+
+def test_what_failed_before_is_a_warning(tmp_path: Path, cli: Cli) -> None:
+    model = saved(spoilt("w", np.nan)(), tmp_path)
+    assert cli("check", model, "--save-baseline", "base.json").returncode == 3
+    assert cli("check", model, "--baseline", "base.json").returncode == 0
+    saved(spoilt("v", np.nan)(), tmp_path)
+    assert cli("check", model, "--baseline", "base.json").returncode == 3
+
+
+def test_what_is_no_longer_asked_fails(tmp_path: Path, cli: Cli) -> None:
+    model = saved(mlp(), tmp_path)
+    cli("check", model, "--certify", "--save-baseline", "base.json")
+    ended = cli("check", model, "--baseline", "base.json", "--format", "github")
+    assert ended.returncode == 3
+    assert "certificate.groups::not evaluated" in ended.stdout
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', "\0"])
+def test_what_is_no_baseline(text: str, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "base.json").write_text(text)
+    ended = cli("check", saved(mlp(), tmp_path), "--baseline", "base.json")
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_configuration_checks_a_repository(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "models").mkdir()
+    for name in ("a.onnx", "b.onnx"):
+        saved(mlp(), tmp_path / "models", name)
+    (tmp_path / "pyproject.toml").write_text('[[tool.onnxmerge.check]]\nmodels = ["models/*.onnx"]\ncertify = true\n')
+    ended = cli("check", "--format", "json")
+    assert ended.returncode == 0
+    assert len(json.loads(ended.stdout)["reports"]) == 2
+    saved(spoilt("w", np.nan)(), tmp_path / "models", "c.onnx")
+    assert cli("check").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        (None, 2, "name a MODEL"),
+        ("", 1, "has no [[check]]"),
+        ("[[check]]", 1, "models"),
+        ("[[check]]\nmodels = ['*.onnx']\nfoo = 1", 1, "foo"),
+        ("[[check]]\nmodels = ['../*.onnx']", 1, "leads out"),
+        ("[[check]]\nmodels = ['m.onnx']\nagainst = ['/etc/passwd']", 1, "leads out"),
+        ("check = 3", 1, "expected tables"),
+        ("[[check", 1, "is not TOML"),
+        ("[[check]]\nmodels = ['none/*.onnx']", 4, ""),
+        ("[[check]]\nmodels = ['m.onnx']\ntargets = ['mars']", 2, "openvino"),
+    ],
+)
+def test_configurations(text: str | None, code: int, says: str, tmp_path: Path, cli: Cli) -> None:
+    saved(mlp(), tmp_path)
+    if text is not None:
+        (tmp_path / "onnxmerge.toml").write_text(text)
+    ended = cli("check")
+    assert ended.returncode == code
+    assert says in ended.stderr
+
+
+def test_options_beside_a_configuration(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "onnxmerge.toml").write_text("[[check]]\nmodels = ['m.onnx']")
+    ended = cli("check", "--certify")
+    assert ended.returncode == 2
+    assert "--certify is for one MODEL" in ended.stderr
+
+
+def test_assertions_for_pytest() -> None:
+    x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    assert assert_certified(mlp()).passed
+    assert_equivalent(mlp(), mlp())
+    with pytest.raises(AssertionError, match=r"agreement.largest-error y against"):
+        assert_equivalent(with_noise(0.1)(), mlp(), data=x)
+    labels = (np.maximum(x @ weights()["w"].T + weights()["b"], 0) @ weights()["v"].T + weights()["c"]).argmax(axis=1)
+    assert_no_drop(mlp(), [mlp()], data=x, labels=labels)
+    with pytest.raises(AssertionError, match=r"accuracy.drop"):
+        assert_no_drop(with_noise(2.0)(), [mlp()], data=x, labels=labels)
