@@ -41,7 +41,7 @@ def _reports(context: click.Context, option: click.Parameter, values: tuple[str,
 
 
 @click.command()
-@click.argument("model", type=InputFile("the model itself", model=True), required=False, metavar="[MODEL.onnx]")
+@click.argument("models", nargs=-1, type=InputFile("the model itself", model=True), metavar="[MODEL.onnx]...")
 @click.option(
     "--against",
     multiple=True,
@@ -107,7 +107,7 @@ def _reports(context: click.Context, option: click.Parameter, values: tuple[str,
 def check(
     context: click.Context,
     /,
-    model: str | None,
+    models: tuple[str, ...],
     *,
     kind: str,
     every: bool,
@@ -116,9 +116,9 @@ def check(
     config: str | None,
     **settings: Any,
 ) -> int:
-    """Hold MODEL to gates, for CI and before it ships: see docs/checking.md.
+    """Hold each MODEL to gates, for CI and before it ships: see docs/checking.md.
 
-    Without MODEL, those that onnxmerge.toml or pyproject.toml in this folder names.
+    Without a MODEL, those that onnxmerge.toml or pyproject.toml in this folder names.
 
     Exit codes: 0 all that was checked passed; 1 bad input; 2 usage; 3 a gate failed, or could not be evaluated; 4
     nothing was checked.
@@ -126,14 +126,14 @@ def check(
     images = take_image_options(settings)
     outputs = [*written, *([] if save_baseline is None else [("json", save_baseline)])]
     with publishing(context) as publication:
-        if model is None:
+        if not models:
             reports = _configured(context, config, settings["provider"])
         elif config is not None:
             raise UsageError("--config says which models are checked; leave MODEL out")
         else:
             settings["tasks"] = read_tasks(take_tasks(settings))
             known = known_inputs(settings.pop("inputs"))
-            reports = [api.check(model, inputs=known, image_options=images, **settings)]
+            reports = [api.check(model, inputs=known, image_options=images, **settings) for model in models]
         for name, path in outputs:
             publication.write_text(path, FORMATS[name](reports))
     if kind != TEXT:
@@ -143,7 +143,7 @@ def check(
     return exit_code_of(reports)
 
 
-_OF_ALL = ("kind", "every", "written", "config", "provider", "model")
+_OF_ALL = ("kind", "every", "written", "config", "provider", "models")
 """Options that go with a configuration."""
 
 
