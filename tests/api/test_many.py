@@ -61,11 +61,11 @@ def answers(models: Sequence[Path], folder: Path, options: MergeOptions, *, data
     [
         (MergeOptions(method="c2m3"), TWICE),
         (MergeOptions(method="c2m3", repair="none"), SHUFFLED),
-        (MergeOptions(method="c2m3", repair="none", alpha=0.0), SHUFFLED),
-        (MergeOptions(method="c2m3", repair="none", alpha=1.0, objective="inner"), SHUFFLED),
+        pytest.param(MergeOptions(method="c2m3", repair="none", alpha=0.0), SHUFFLED, marks=pytest.mark.slow),
+        (MergeOptions(method="c2m3", repair="none", alpha=1.0, objective="inner"), TWICE),
         (MergeOptions(method="c2m3", refine="ls", outputs="features"), TWICE),
-        (MergeOptions(method="zipit", repair="none"), SHUFFLED),
-        (MergeOptions(method="mudsc-zip", repair="none"), SHUFFLED),
+        pytest.param(MergeOptions(method="zipit", repair="none"), SHUFFLED, marks=pytest.mark.slow),
+        (MergeOptions(method="mudsc-zip", repair="none"), TWICE),
     ],
     ids=["c2m3", "no repair", "activations", "inner products", "least squares", "zipit", "mudsc-zip"],
 )

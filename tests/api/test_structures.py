@@ -139,7 +139,11 @@ def outer_widened(result: MergeResult) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "layers"),
-    [("transformers/llama.dynamo", 3), ("transformers/gpt2.dynamo", 3), ("hand/denoiser.dynamo", 2)],
+    [
+        ("transformers/llama.dynamo", 3),
+        pytest.param("transformers/gpt2.dynamo", 3, marks=pytest.mark.slow),
+        pytest.param("hand/denoiser.dynamo", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_half_of_the_heads_stay_apart(name: str, layers: int) -> None:
     result = merged("mudsc-align", name, share=0.5)

@@ -18,6 +18,7 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.model.session import open_session
 from onnxmerge.model.session import run as run_network
 from tests.api.test_zip import ZIPS, networks
+from tests.crossed import crossed
 from tests.graphs import build, execute, initializers, normal
 from tests.heads.networks import LAST, attention, cnn, data, mlp
 from tests.heads.networks import MLP as TWO_LAYERS
@@ -38,8 +39,7 @@ def outputs(found: Any, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return run_network(open_session(found.template.model, weights=found.weights), {"x": x})
 
 
-@pytest.mark.parametrize("make", [mlp, residual, depthwise, attention])
-@pytest.mark.parametrize("method", ZIPS)
+@pytest.mark.parametrize(("make", "method"), crossed([mlp, residual, depthwise, attention], ZIPS, every=3))
 def test_width_one_is_the_zip_without_a_width(make: Any, method: str) -> None:
     models = [make(0), make(1)]
     # What a repair is chosen by does not ask for the method.
@@ -52,9 +52,9 @@ def test_width_one_is_the_zip_without_a_width(make: Any, method: str) -> None:
     assert plain.report.reconstruction == same.report.reconstruction
 
 
-@pytest.mark.parametrize("make", [mlp, residual, depthwise])
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("repair", ["auto", "repair"])
+@pytest.mark.parametrize(
+    ("make", "count", "repair"), crossed([mlp, residual, depthwise], [2, 3], ["auto", "repair"], every=2)
+)
 def test_as_wide_as_all_models_every_parent_comes_out(make: Any, count: int, repair: str) -> None:
     models = [make(seed) for seed in range(count)]
     x = data(models[0], 256)

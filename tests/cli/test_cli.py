@@ -113,7 +113,7 @@ def test_run_lists_every_method_and_what_it_needs(cli: Cli) -> None:
 
 def test_run_searches_for_alpha_and_says_what_it_tried(cli: Cli, digits: Path, tmp_path: Path) -> None:
     done = cli(
-        *("run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "--samples", 300),
+        *("run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "--samples", 200),
         *("--alpha", "auto", "-o", "m.onnx", "--json", "r.json"),
     )
     assert done.returncode == 0, done.stderr
@@ -123,7 +123,7 @@ def test_run_searches_for_alpha_and_says_what_it_tried(cli: Cli, digits: Path, t
     best = max(tried, key=lambda candidate: candidate["reconstruction"])
     assert (report["method"], report["alpha"]) == (best["method"], best["alpha"])
     assert tried[report["search"]["chosen"]] == best
-    assert "chosen by reconstruction on 60 held-out samples" in done.stdout
+    assert "chosen by reconstruction on 40 held-out samples" in done.stdout
     assert f"; the best of {len(report['repairs'])} on held-out samples" in done.stdout
 
 

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge import StructureError, UsageError, merge, permute
+from tests.crossed import crossed
 from tests.graphs import build, execute, initializers, normal
 from tests.heads.networks import LAST, MLP, attention, cnn, data, mlp
 
@@ -28,14 +29,16 @@ def copies(model: onnx.ModelProto, count: int, folder: Path) -> list[Path]:
     return [permute(model, seed=seed).save(folder / f"p{seed}.onnx") for seed in range(1, count + 1)]
 
 
-@pytest.mark.parametrize("build_model", [mlp, cnn, attention])
 @pytest.mark.parametrize(
-    ("until", "method"),
-    [((), "mudsc-align"), ((), "mudsc-zip"), (("r",), "act-align"), (("r",), "zipit")],
+    ("build_model", "how"),
+    crossed(
+        [mlp, cnn, attention],
+        [((), "mudsc-align"), ((), "mudsc-zip"), (("r",), "act-align"), (("r",), "zipit")],
+        every=2,
+    ),
 )
-def test_permuted_parents_come_out_exactly(
-    build_model: Any, until: tuple[str, ...], method: str, tmp_path: Path
-) -> None:
+def test_permuted_parents_come_out_exactly(build_model: Any, how: tuple[tuple[str, ...], str], tmp_path: Path) -> None:
+    until, method = how
     model = build_model()
     if build_model is attention and until:
         until = ("l",)

@@ -30,6 +30,7 @@ from onnxmerge.units.permutations import (
     random_permutations,
     transport,
 )
+from tests.crossed import crossed
 from tests.matching.structures import STRUCTURES, Weights, mlp, random_weights
 
 METHOD = JointMethod("c2m3", "")
@@ -103,8 +104,7 @@ def assert_same(found: Permutations, truth: Permutations) -> None:
         np.testing.assert_array_equal(found.get(name, still), perm, err_msg=name)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(("structure", "alpha"), crossed(STRUCTURES, [0.0, 0.5, 1.0], every=3))
 def test_recovers_the_permutations_of_four_noisy_copies(structure: str, alpha: float) -> None:
     case = family(structure)
     result = METHOD(case.problem(), MatchOptions(alpha=alpha))
@@ -130,8 +130,7 @@ def test_any_order_of_unrelated_models_is_matched_alike(structure: str) -> None:
             assert_same(permutation, expected)
 
 
-@pytest.mark.parametrize("alpha", [0.5, 1.0])
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(("structure", "alpha"), crossed(STRUCTURES, [0.5, 1.0], every=2))
 def test_sweeps_climb_from_anywhere(structure: str, alpha: float) -> None:
     case = family(structure, count=3, noise=1.5)
     models = joined(case, alpha)

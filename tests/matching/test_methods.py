@@ -14,6 +14,7 @@ from onnxmerge.matching.similarity import has_twins
 from onnxmerge.units.layout import Space
 from onnxmerge.units.permutations import Permutations, identity, invert, random_permutations, transport
 from onnxmerge.units.zips import Zipped
+from tests.crossed import crossed
 from tests.matching.structures import STRUCTURES, Example, attention, example, fixed, mlp, random_weights, typing
 
 LEARNING = [name for name, method in MATCHERS.items() if name != "average" and not method.zips]
@@ -30,9 +31,9 @@ def assert_same(found: Permutations, truth: Permutations) -> None:
         np.testing.assert_array_equal(found.get(name, still), perm, err_msg=name)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05])
-@pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("method", [*LEARNING, "rebasin inner"])
+@pytest.mark.parametrize(
+    ("method", "structure", "noise"), crossed([*LEARNING, "rebasin inner"], STRUCTURES, [0.0, 0.05], every=3)
+)
 def test_recovers_hidden_permutations(method: str, structure: str, noise: float) -> None:
     case = example(STRUCTURES[structure](), seed=3, noise=noise)
     name, _, inner = method.partition(" ")

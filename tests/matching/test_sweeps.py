@@ -12,6 +12,7 @@ from onnxmerge.matching.objective import ObjectiveFunction, measure
 from onnxmerge.matching.similarity import Objective, PairOfModels, weight_shares
 from onnxmerge.units.groups import Group, make_plan
 from onnxmerge.units.permutations import Permutations, identity, random_permutations
+from tests.crossed import crossed
 from tests.matching.structures import STRUCTURES, mlp, random_weights
 from tests.matching.test_cache import Counted
 
@@ -27,8 +28,7 @@ def unrelated(structure: str, objective: Objective) -> PairOfModels:
     return PairOfModels(plan, *weights, {}, weight_shares(plan, 1.0, {}), objective)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("structure", sorted(STRUCTURES.keys() - LINEARISED))
+@pytest.mark.parametrize(("structure", "seed"), crossed(sorted(STRUCTURES.keys() - LINEARISED), range(3), every=3))
 def test_no_step_lowers_the_inner_product(structure: str, seed: int) -> None:
     pair = unrelated(structure, "inner")
     perms = random_permutations(pair.plan.spaces, seed)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxmerge import UsageError, merge, permute
 from onnxmerge.model.session import open_session
 from onnxmerge.model.session import run as run_network
+from tests.crossed import crossed
 from tests.graphs import batchnorm, build, execute, initializers, normal
 from tests.heads.networks import LAST, MLP, attention, cnn, data, mlp
 
@@ -58,9 +59,10 @@ def test_with_nothing_shared_joint_outputs_are_the_mean(make: Callable[[int], on
     np.testing.assert_allclose(found["y"], want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [mlp, residual, cnn, attention])
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.75])
-@pytest.mark.parametrize("heads", ["separate", "joint"])
+@pytest.mark.parametrize(
+    ("make", "share", "heads"),
+    crossed([mlp, residual, cnn, attention], [0.0, 0.3, 0.75], ["separate", "joint"], every=3),
+)
 def test_permuted_parents_come_out_at_any_share(
     make: Callable[[], onnx.ModelProto], share: float, heads: str, tmp_path: Path
 ) -> None:

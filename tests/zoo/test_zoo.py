@@ -11,15 +11,11 @@ from tools.zoo.measure import Measurement, measure, measure_within
 
 FAST = (
     "torchvision/resnet18.dynamo",
-    "torchvision/mobilenet_v3_small.torchscript",
     "torchvision/shufflenet_v2_x0_5.dynamo",
     "transformers/bert.dynamo",
-    "transformers/bert.torchscript",
     "transformers/gpt2.dynamo",
-    "transformers/llama.dynamo",
     "transformers/qwen3.torchscript",
     "transformers/t5.torchscript",
-    "transformers/vit.torchscript",
     "transformers/wav2vec2.torchscript",
     "timm/levit_128s.dynamo",
 )
