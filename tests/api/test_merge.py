@@ -22,7 +22,6 @@ def pair_of(digits: Path) -> list[Path]:
     return [digits / "a.onnx", digits / "b.onnx"]
 
 
-@pytest.mark.smoke
 def test_merging_beats_the_plain_average_on_the_example(digits: Path) -> None:
     _, result, scores = compare(digits, MergeOptions(method="mudsc-align"))
     merged, average = scores["merged (mudsc-align)"].scores, scores["plain average"].scores

@@ -63,12 +63,18 @@ def test_the_package_offers_what_it_lists() -> None:
         _ = onnxmerge.absent
 
 
+def test_the_command_is_a_program(digits: Path, tmp_path: Path, checkout: Path) -> None:
+    arguments = ["run", digits / "a.onnx", digits / "b.onnx", "--method", "average", "-o", "m.onnx"]
+    done = process(*arguments, folder=tmp_path, checkout=checkout)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    onnx.checker.check_model(str(tmp_path / "m.onnx"))
+
+
 @pytest.mark.smoke
-def test_run_writes_a_model_and_a_summary(digits: Path, tmp_path: Path, checkout: Path) -> None:
+def test_run_writes_a_model_and_a_summary(cli: Cli, digits: Path, tmp_path: Path) -> None:
     arguments = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "-o", "m.onnx"]
-    done = process(
-        *arguments, "--effort", "fast", "--samples", 200, "--json", "r.json", folder=tmp_path, checkout=checkout
-    )
+    done = cli(*arguments, "--effort", "fast", "--samples", 200, "--json", "r.json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "mean similarity" in done.stdout
