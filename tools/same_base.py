@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxmerge import merge
-from onnxmerge.merging.task_vectors import TASK_VECTORS
+from onnxmerge.merging.task_vectors import TASK_VECTORS, ParameterRule
 from onnxmerge.model.session import open_session, run
 
 SHARED = Path(os.environ.get("ONNXMERGE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -36,7 +36,7 @@ MEAN, DEVIATION = np.array([125.307, 122.961, 113.8575]), np.array([51.5865, 50.
 WAYS = ("average", "average +ls", "default")
 SUITE = (
     "soup",
-    "task-arithmetic scale=0.4",
+    "task-arithmetic scale=0.4 others=0.125",
     "ties density=0.2",
     "iso-c",
     "actmat",
@@ -44,8 +44,15 @@ SUITE = (
     "tact",
     "knots inner=tsv-m",
     "tsv-m",
+    "tsv-m scale=auto depth=auto",
 )
-"""What suite.json has of published methods, at the scales that it gives."""
+"""What suite.json has of published methods, at the scales that it gives, and the best of them with a scale found.
+
+Its task arithmetic adds up matrices alone and takes the mean of the rest: others=0.125, for eight models.
+"""
+
+OTHERS = ("*bias", "*.g", "*n.weight")
+"""Names of what is no matrix in these networks."""
 
 
 def main() -> None:
@@ -89,13 +96,17 @@ def main() -> None:
         done = f"{result.report.method}, {result.report.repair}"
         if result.report.scale is not None:
             done = f"{result.report.method}, scale {result.report.scale:g}"
+            done += f", depth {depth:g}" if (depth := result.report.method_options["depth"]) else ""
         print(_row((way, f"{accuracy:.2f}", f"{seconds:.0f}", done), markdown=arguments.markdown), flush=True)
 
 
 def _settings(way: str) -> dict[str, Any]:
     method, *given = way.split()
     if method in TASK_VECTORS:
-        return {"method": method, **{name: _value(text) for name, text in (each.split("=") for each in given)}}
+        found = {name: _value(text) for name, text in (each.split("=") for each in given)}
+        others = found.pop("others", None)
+        rules = {} if others is None else {"parameters": tuple(ParameterRule(name, float(others)) for name in OTHERS)}
+        return {"method": method, **found, **rules}
     method, *more = way.split(" +")
     if method == "default":
         return {}

@@ -24,6 +24,7 @@ from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.publish import Output, Source, require_apart
 from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.repairing import RepairCandidate
+from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
@@ -112,6 +113,7 @@ class MergeReport:
     recipe: str = ""
     answers: tuple[Answered, ...] = ()
     effort: EffortReport | None = None
+    scales: ScaleReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON."""

@@ -50,6 +50,7 @@ def report_of(
         density=None if own is None else getattr(own, "density", 1.0),
         method_options={} if own is None else {each.name: getattr(own, each.name) for each in fields(own)},
         search=selected.search,
+        scales=selected.scales,
         rotated=selected.rotated,
         repairs=repaired.tried,
         rules=options.groups,

@@ -73,6 +73,18 @@ def matrix_layouts(graph: ir.Graph) -> Mapping[str, MatrixLayout]:
     return found
 
 
+def layer_depths(graph: ir.Graph) -> Mapping[str, float]:
+    """How deep each initializer is read first, from 0 (by the first layer that is a matrix) to 1 (by the last)."""
+    layouts, places, layers = matrix_layouts(graph), dict[str, int](), -1
+    for node in graph:
+        for value in node.inputs:
+            name = None if value is None else str(value.name)
+            if value is not None and value.is_initializer() and name is not None and name not in places:
+                layers += name in layouts
+                places[name] = max(layers, 0)
+    return {name: place / max(layers, 1) for name, place in places.items()}
+
+
 def _readings(value: ir.Value, axes: tuple[int, ...]) -> Iterator[MatrixLayout | None]:
     """How each reader takes an initializer, whose axes those of ``value`` are."""
     for node, index in value.uses():

@@ -23,10 +23,10 @@ from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.job import Job, Progress
 from onnxmerge.pipeline.methods import adds_task_vectors
-from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.options import MergeOptions, searches_scale
 from onnxmerge.pipeline.prepare import Base, ModelSource, read_models, require, type_models
 from onnxmerge.pipeline.resizing import resize
-from onnxmerge.pipeline.selection.held_out import divide
+from onnxmerge.pipeline.selection.held_out import divide, held_out
 from onnxmerge.pipeline.separation import Parents, inputs_of, part, part_with_base, sample_for
 from onnxmerge.validation.certificate import Certificate
 
@@ -71,8 +71,11 @@ class PreparedMerge:
 def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool) -> PreparedMerge:
     """The merge to be done in one way, with data held out for what that way has to choose."""
     job, source = prepared_merge.job, prepared_merge.source
-    matched = not adds_task_vectors(how)
-    split = divide(source, job.prepared.models, how, labelled=labelled) if source is not None and matched else None
+    split = None
+    if source is not None and not adds_task_vectors(how):
+        split = divide(source, job.prepared.models, how, labelled=labelled)
+    elif source is not None and searches_scale(how):
+        split = held_out(source, job.prepared.models)
     return replace(
         prepared_merge, split=split, job=replace(job, options=how, source=source if split is None else split.fit)
     )

@@ -12,7 +12,7 @@ from onnxmerge.matching.joint_method import JointMethod
 from onnxmerge.matching.zip_method import ZipMethod
 from onnxmerge.merging.task_vectors import TaskVectorMethod
 from onnxmerge.pipeline.methods import METHODS, AnyMethod, adds_task_vectors, compares_activations, require_base
-from onnxmerge.pipeline.options import AUTO, MergeOptions, differing
+from onnxmerge.pipeline.options import AUTO, MergeOptions, differing, searches_scale
 from onnxmerge.pipeline.selection.search import choices
 from onnxmerge.text import shown
 
@@ -32,6 +32,8 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
         choices(options)  # raises where there are none
         if not calibrated:
             raise UsageError("a search for method or alpha compares activations: give calibration data (--calib)")
+    elif searches_scale(options) and not calibrated:
+        raise UsageError("--scale auto and --depth auto compare answers with the parents': give data (--calib)")
     elif compares_activations(options) and not calibrated:
         raise UsageError(f"method {options.method} compares activations: give calibration data (--calib)")
     for name in ("outputs", "output_mean"):

@@ -13,7 +13,7 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.matching.similarity import Objective
 from onnxmerge.merging.answer.answer import MeanChoice
 from onnxmerge.merging.repair.choice import RepairChoice
-from onnxmerge.merging.task_vectors.options import MethodOptions
+from onnxmerge.merging.task_vectors.options import MethodOptions, Scaled
 from onnxmerge.merging.task_vectors.registry import TASK_VECTORS, options_of, own_options
 from onnxmerge.text import shown
 
@@ -178,6 +178,12 @@ def merge_options(settings: Mapping[str, Any]) -> MergeOptions:
 def own_of(options: MergeOptions) -> MethodOptions | None:
     """The options of the method's own, those by default where none were given; None where it has none."""
     return options.method_options or options_of(options.method, {})
+
+
+def searches_scale(options: MergeOptions) -> bool:
+    """Whether the scale of what is added to a base, or how it changes with depth, is to be found."""
+    own = own_of(options)
+    return isinstance(own, Scaled) and AUTO in (own.scale, own.depth)
 
 
 def own_differing(options: MergeOptions) -> Mapping[str, Any]:

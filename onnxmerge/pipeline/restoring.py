@@ -160,18 +160,27 @@ class Repairs:
 
 def _task_vectors(job: Job, method: TaskVectorMethod[Any], step: RepairStep | None) -> Merged:
     """The base with the merged task vector; of statistics only those of kept BatchNorm are measured anew."""
+    start = "the base" if method.needs_base else "one network"
+    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from {start}"]
+    found = with_statistics(job, task_vectors_added(job, method), step)
+    if job.prepared.typing.statistics and not found.done:
+        notes.append("running statistics were averaged, not re-estimated")
+    return replace(found, notes=tuple(notes))
+
+
+def task_vectors_added(job: Job, method: TaskVectorMethod[Any]) -> Arrays:
+    """The origin with the merged task vector, computed when read."""
     prepared, own = job.prepared, own_of(job.options)
     if own is None:
         raise UsageError(f"method {method.name} has no options")
     base = None if job.base is None else job.base.weights
-    start = "the base" if method.needs_base else "one network"
-    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from {start}"]
-    added = add_task_vectors(prepared.models, base, prepared.typing, method, own, job.shares, seed=job.options.seed)
-    alike = computed_alike(job.network.model.graph, added, prepared.models.weights[0])
-    found = _reestimated(job, Merged(added), step, alike)
-    if prepared.typing.statistics and not found.done:
-        notes.append("running statistics were averaged, not re-estimated")
-    return replace(found, notes=tuple(notes))
+    return add_task_vectors(prepared.models, base, prepared.typing, method, own, job.shares, seed=job.options.seed)
+
+
+def with_statistics(job: Job, added: Arrays, step: RepairStep | None) -> Merged:
+    """The same with the statistics of kept BatchNorm measured anew, where ``step`` includes that."""
+    alike = computed_alike(job.network.model.graph, added, job.prepared.models.weights[0])
+    return _reestimated(job, Merged(added), step, alike)
 
 
 def _reestimated(job: Job, before: Merged, step: RepairStep | None, alike: Collection[str]) -> Merged:

@@ -51,7 +51,10 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
         raise InputError(f"{named(source)}: {_first(error)}") from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a value that pydantic itself fails at
         raise InputError(f"{named(source)}: {reason(error)}") from error
-    return _recipe(found, source.parent)
+    try:
+        return _recipe(found, source.parent)
+    except UsageError as error:
+        raise UsageError(f"{named(source)}: {error}") from error
 
 
 def recipe_text(recipe: Recipe, folder: Path) -> str:

@@ -13,6 +13,7 @@ from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
 from onnxmerge.axes.explain import AxisReason
 from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.pipeline.selection.effort import EffortReport
+from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.report.terminal import Terminal, terminal
 from onnxmerge.validation.certificate import Certificate
@@ -30,6 +31,8 @@ def print_merge(report: MergeReport, written: Path, again: str | None = None) ->
         _print_effort(console, report.effort)
     if report.search is not None:
         _print_search(console, report.search)
+    if report.scales is not None:
+        _print_scales(console, report.scales)
     for title, told in _facts(report):
         console.say(f"{title:16} {told}")
     _print_costs(console, report)
@@ -129,6 +132,19 @@ def _print_effort(console: Terminal, effort: EffortReport) -> None:
     for index, way in enumerate(effort.ways):
         accuracy = () if way.accuracy is None else (f"{way.accuracy:.4f}",)
         table.add_row("*" if index == effort.chosen else "", " ".join(way.flags), f"{way.agreement:.4f}", *accuracy)
+    console.print(table)
+
+
+def _print_scales(console: Terminal, scales: ScaleReport) -> None:
+    """The scales that were tried, the chosen one marked."""
+    title = f"scale chosen by what the parents learnt, on {scales.samples} held-out samples"
+    table = Table(title=title, title_justify="left", box=None)
+    for heading in ("", "scale", "depth", "agreement"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for index, each in enumerate(scales.candidates):
+        table.add_row(
+            "*" if index == scales.chosen else "", f"{each.scale:g}", f"{each.depth:g}", f"{each.agreement:.4f}"
+        )
     console.print(table)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxmerge.model.matrices import matrix_layouts
+from onnxmerge.model.matrices import layer_depths, matrix_layouts
 from tests.graphs import build, execute, normal
 from tests.merging.networks import network
 
@@ -86,3 +86,12 @@ OTHERS = {
 def test_what_is_no_matrix(inputs: str, body: str, shape: tuple[int, ...]) -> None:
     graph = GRAPH.format(inputs=inputs, rank="a,b" if inputs != IMAGE else "a,b,c,d", body=body)
     assert matrix_layouts(network(graph, normal(w=shape)).graph) == {}
+
+
+def test_depth_counts_layers_from_the_first_to_the_last() -> None:
+    graph = """(float[n,4] x) => (float[n,4] y) {
+        c = Mul(x, s) h = MatMul(c, w) g = Add(h, b) t = Transpose<perm=[1,0]>(v) k = MatMul(g, t) y = Gemm(k, u, e)
+    }"""
+    weights = normal(s=(4,), w=(4, 4), b=(4,), v=(4, 4), u=(4, 4), e=(4,))
+    found = layer_depths(network(graph, weights).graph)
+    assert found == {"s": 0, "w": 0, "b": 0, "v": 0.5, "u": 1, "e": 1}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
-from onnxmerge import InputError
+from onnxmerge import InputError, OnnxmergeError
 from onnxmerge.api import MergeOptions
 from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.merging.task_vectors import ParameterRule, Scaled
 from onnxmerge.merging.task_vectors.registry import own_options
 from onnxmerge.recipes.file import json_schema, read_recipe, recipe_text
 from onnxmerge.recipes.recipe import Calibration, Recipe
@@ -102,3 +104,31 @@ def test_every_option_has_its_key_in_the_published_schema() -> None:
     assert stored == json_schema()
     every = {field.name for field in fields(MergeOptions)} - {"method_options"} | {*own_options()}
     assert every <= stored["properties"].keys()
+
+
+def test_scales_by_pattern_are_read_and_written(tmp_path: Path) -> None:
+    text = (
+        "models: [a.onnx, b.onnx]\nbase: base.onnx\nmethod: tsv-m\nscale: auto\n"
+        "parameters:\n  - {filter: '*.attn.*', value: 0.3}\n"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = read_recipe(tmp_path / "r.yaml")
+    assert recipe.options.method_options == Scaled(scale="auto", parameters=(ParameterRule("*.attn.*", 0.3),))
+    (tmp_path / "again.yaml").write_text(recipe_text(recipe, tmp_path))
+    assert read_recipe(tmp_path / "again.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("density: 0.3", "r.yaml: --density is for methods"),
+        ("scale: high", "scale: input should be"),
+        ("parameters: [{filter: a}]", "parameters.0.value"),
+        ("parameters: [{filter: a, value: high}]", "value"),
+        ("parameters: [{match: a, value: 1}]", "parameters.0.filter"),
+    ],
+)
+def test_options_of_methods_are_held_to_what_they_may_be(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"models: [a.onnx, b.onnx]\nbase: base.onnx\nmethod: tsv-m\n{line}\n")
+    with pytest.raises(OnnxmergeError, match=re.escape(said)):
+        read_recipe(tmp_path / "r.yaml")

@@ -6,19 +6,20 @@ The models must come from one pretraining. No units are matched: a unit is taken
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, UsageError
 from onnxmerge.merging.combine import mean_of
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.options import MethodOptions, Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors, mean_vector
 from onnxmerge.model.arrays import identical, is_floating
 from onnxmerge.model.lazy_weights import LazyWeights
-from onnxmerge.model.matrices import MatrixLayout, matrix_layouts
+from onnxmerge.model.matrices import MatrixLayout, layer_depths, matrix_layouts
 from onnxmerge.model.network import ModelSet
 from onnxmerge.types import Array, Arrays, Floats, Positions
 from onnxmerge.units.layout import TensorLayout, Typing
@@ -40,7 +41,9 @@ def add_task_vectors(
     all models keeps its bits. Running statistics say what a network met, not what it learnt; they become the mean of
     the models'. Reading a tensor that is not a float and differs anywhere raises InputError, naming it.
     """
+    _require_named(models, options)
     layouts = matrix_layouts(models.template.graph) if method.matrices else {}
+    depths = layer_depths(models.template.graph) if isinstance(options, Scaled) and options.depth else {}
     weights = [share * len(models.weights) for share in shares]
 
     def merged(name: str) -> Array:
@@ -56,7 +59,7 @@ def add_task_vectors(
             )
         start = _origin(method, own if base is not None else None, name, models, shares)
         vectors = TaskVectors(name, start.shape, weights, partial(_learnt, start, name, models), seed)
-        scale = options.scale_of(name) if isinstance(options, Scaled) else 1.0
+        scale = options.scale_of(name, depths.get(name, 0.5)) if isinstance(options, Scaled) else 1.0
         if name in layouts:
             found = _by_matrices(layouts[name], typing.initializers.get(name), method, vectors, options)
         else:
@@ -68,6 +71,13 @@ def add_task_vectors(
         return total.astype(own.dtype)
 
     return LazyWeights(models.weights[0], merged)
+
+
+def _require_named(models: ModelSet, options: MethodOptions) -> None:
+    """Raise UsageError for a rule that names no initializer."""
+    for rule in options.parameters if isinstance(options, Scaled) else ():
+        if not any(fnmatchcase(name, rule.filter) for name in models.weights[0]):
+            raise UsageError(f"parameters {rule.filter!r}: no initializer of {models.template.label} has such a name")
 
 
 def _origin(

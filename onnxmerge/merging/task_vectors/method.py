@@ -46,7 +46,7 @@ class TaskVectorMethod(Generic[O]):
     @property
     def defaults(self) -> str:
         """The method's own options with their values by default, as the command line has them."""
-        found: list[Any] = [each for each in fields(self.options) if each.default not in (None, ())]
+        found: list[Any] = [each for each in fields(self.options) if each.default not in (None, (), 0.0)]
         return " ".join(f"{flag(each.name)} {_plain(each.default)}" for each in found)
 
     @property

@@ -96,20 +96,33 @@ class ParameterRule:
 class Scaled(MethodOptions):
     """Options of a method that multiplies what it adds to the base.
 
-    ``parameters`` are scales of single initializers; of those that name one the last holds.
+    The first linear layer gets 1 - ``depth`` times the ``scale``, the last 1 + ``depth`` times, those between in even
+    steps (early layers are shared by the tasks; in the manner of LARV, arXiv 2602.09413). ``parameters`` are scales of
+    single initializers whatever their depth; of those that name one the last holds.
     """
 
     scale: Scale = field(default=1.0, metadata=SCALE)
+    depth: Scale = field(
+        default=0.0, metadata=described("How much more last layers count than first ones", least=-1, most=1, auto=True)
+    )
     parameters: tuple[ParameterRule, ...] = field(
         default=(), metadata=described("Scales of single initializers, by pattern", written=True)
     )
 
-    def scale_of(self, name: str) -> float:
-        """The scale of one initializer. Raises UsageError as long as it is to be searched."""
-        found = next((rule.value for rule in reversed(self.parameters) if fnmatchcase(name, rule.filter)), self.scale)
-        if isinstance(found, str):
+    def scale_of(self, name: str, depth: float = 0.5) -> float:
+        """The scale of an initializer that lies so deep, from 0 to 1. Raises UsageError while it is to be searched."""
+        rule = self.rule_for(name)
+        if rule is not None:
+            return rule.value
+        if isinstance(self.scale, str):
             raise UsageError("scale is to be searched: no value was chosen yet")
-        return found
+        if isinstance(self.depth, str):
+            raise UsageError("depth is to be searched: no value was chosen yet")
+        return self.scale * (1 + self.depth * (2 * depth - 1)) if self.depth else self.scale
+
+    def rule_for(self, name: str) -> ParameterRule | None:
+        """The rule that holds for an initializer; None where there is none."""
+        return next((rule for rule in reversed(self.parameters) if fnmatchcase(name, rule.filter)), None)
 
 
 def describe(kind: type[MethodOptions]) -> Mapping[str, Described]:

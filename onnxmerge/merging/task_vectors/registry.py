@@ -31,7 +31,8 @@ def own_options() -> Mapping[str, tuple[Described, tuple[str, ...]]]:
     found: dict[str, tuple[Described, tuple[str, ...]]] = {}
     for method in TASK_VECTORS.values():
         for name, described in describe(method.options).items():
-            found[name] = (described, (*(found[name][1] if name in found else ()), method.name))
+            known, methods_of = found.get(name, (described, ()))
+            found[name] = (described if described.auto else known, (*methods_of, method.name))
     return found
 
 

@@ -8,9 +8,11 @@ from onnxmerge.calibration.subset import Split
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match
+from onnxmerge.pipeline.options import searches_scale
 from onnxmerge.pipeline.rotating import RotationResult, rotate
 from onnxmerge.pipeline.selection.held_out import HeldOutEvaluators
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
+from onnxmerge.pipeline.selection.scaling import ScaleReport, choose_scale
 from onnxmerge.pipeline.selection.search import SearchReport, search
 
 
@@ -23,6 +25,7 @@ class SelectedMatching:
     matched: MatchResult
     search: SearchReport | None
     rotated: tuple[str, ...]
+    scales: ScaleReport | None = None
 
 
 def chosen_by(split: Split | None, asked: EvaluationTasks | None) -> HeldOutEvaluators:
@@ -31,12 +34,15 @@ def chosen_by(split: Split | None, asked: EvaluationTasks | None) -> HeldOutEval
 
 
 def matched_by(job: Job, measurements: Measurements, evaluators: HeldOutEvaluators) -> SelectedMatching:
-    """Match, after a search where method or alpha are to be found, and rotate where that was asked for."""
+    """Match, after a search where method, alpha or scale are to be found, and rotate where that was asked for."""
     searched = None
     if job.options.searches and (evaluator := evaluators(job)) is not None:
         found = search(job, measurements, evaluator)
         job, matched, searched = found.job, found.matched, found.report
     else:
         matched = match(job, measurements)
+    scales = None
+    if searches_scale(job.options) and (evaluator := evaluators(job)) is not None:
+        job, scales = choose_scale(job, evaluator)
     rotation = rotate(job, matched, measurements) if job.options.rotate else RotationResult(job, measurements, ())
-    return SelectedMatching(rotation.job, rotation.measurements, matched, searched, rotation.spaces)
+    return SelectedMatching(rotation.job, rotation.measurements, matched, searched, rotation.spaces, scales)

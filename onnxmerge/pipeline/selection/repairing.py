@@ -18,6 +18,7 @@ from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repair_steps
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
+from onnxmerge.pipeline.methods import adds_task_vectors
 from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis
 from onnxmerge.pipeline.selection.held_out import REPAIR_SAMPLES, CandidateScore, HeldOutEvaluator, HeldOutEvaluators
 
@@ -58,7 +59,7 @@ def choose_repair(
 ) -> ChosenRepair:
     """Try every repair by what ``evaluators`` say; without any, or where the user said which, a rule decides."""
     rule = repair_step(job.prepared.models.template.graph, job.prepared.typing, job.options.repair)
-    if job.options.repair != "auto" or job.options.refines:
+    if job.options.repair != "auto" or job.options.refines or adds_task_vectors(job.options):
         return ChosenRepair(rule)
     try:
         evaluator = evaluators(job)

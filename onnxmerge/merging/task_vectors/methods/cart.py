@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import Scaled, described
+from onnxmerge.merging.task_vectors.options import Scale, Scaled, described
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cart(Scaled):
-    """``scale`` is lambda."""
+    """``scale`` is lambda. It cannot be searched: what was learnt adds up to nothing around the mean."""
 
+    scale: Scale = field(default=1.0, metadata=described("Multiplies what is added to the mean"))
+    depth: Scale = field(default=0.0, metadata=described("How much more last layers count", least=-1, most=1))
     rank: float = field(
         default=0.08, metadata=described("Share of a matrix' directions that is kept", least=0.0, most=1.0, above=True)
     )
