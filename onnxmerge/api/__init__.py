@@ -1,6 +1,7 @@
 """What users call: each function runs the stages in order and returns a frozen result."""
 
 from onnxmerge.api.check import check
+from onnxmerge.api.compare import ModelComparison, compare
 from onnxmerge.api.evaluate import evaluate
 from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.inspection import Inspection, inspect
@@ -18,8 +19,10 @@ __all__ = [
     "MergePlan",
     "MergeReport",
     "MergeResult",
+    "ModelComparison",
     "PermutedModel",
     "check",
+    "compare",
     "evaluate",
     "inspect",
     "merge",

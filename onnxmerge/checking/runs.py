@@ -32,6 +32,11 @@ class Runner:
         return is_batched(self.specs)
 
     @property
+    def free(self) -> bool:
+        """Whether the batch may have any size."""
+        return fixed_batch(self.specs) is None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the outputs."""
         return tuple(str(value.name) for value in self.network.graph.outputs)

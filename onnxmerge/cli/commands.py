@@ -24,6 +24,7 @@ COMMANDS = {
         "onnxmerge.cli.inspect", "inspect", "Show which units are interchangeable, and which not and why."
     ),
     "check": Entry("onnxmerge.cli.check", "check", "Hold a model to gates, for CI and before it ships."),
+    "compare": Entry("onnxmerge.cli.compare", "compare", "Say how two files of one network differ."),
     "permute": Entry("onnxmerge.cli.permute", "permute", "Permute every group of a model: the function is the same."),
     "demo": Entry("onnxmerge.cli.demo", "demo", "Merge two small networks that ship with the package."),
 }

@@ -6,10 +6,14 @@ import os
 
 from rich.table import Table
 
+from onnxmerge.api.compare import ModelComparison
 from onnxmerge.checking.finding import Finding, Measured
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.report.terminal import terminal
 from onnxmerge.text import clamped
+
+_WORST = 10
+"""Weights that are listed."""
 
 _LONGEST = 60
 """Characters of a cell."""
@@ -55,3 +59,23 @@ def written(value: Measured) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else clamped(str(value), _LONGEST)
+
+
+def print_comparison(found: ModelComparison) -> None:
+    """Structure, function, outputs, and the layers and weights that are farthest apart."""
+    console = terminal()
+    console.say(f"structure        {'the same' if found.structure is None else found.structure}")
+    order = ", units in another order (layers and weights are compared in the order of the first)"
+    console.say(f"same function    {'yes' if found.same else 'no'}{order if found.reordered else ''}")
+    if found.failure is not None:
+        console.say(f"outputs          {found.failure}")
+    for output in found.outputs:
+        top1 = "" if output.top1 is None else f", the same class for {output.top1:.1%} of {found.samples} samples"
+        told = f"largest error {output.relative:.1e}, cosine {output.cosine:.6f}{top1}"
+        console.say(f"output           {output.name}: {told}")
+    first = found.first_difference
+    if first is not None:
+        console.say(f"they part at     {first.tensor} ({first.operator}), error {first.relative:.1e}")
+    worst = sorted(found.weights, key=lambda each: -each.relative)[:_WORST]
+    for weight in worst if worst and worst[0].relative else ():
+        console.say(f"weight           {weight.name}: {weight.relative:.1e}")

@@ -1,0 +1,61 @@
+"""Two files of one network: structure, function, and where they part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import onnxmerge
+from tests.checking.broken import MLP, mlp, saved, weights, with_noise
+from tests.command_line import Cli
+
+
+def test_a_copy() -> None:
+    found = onnxmerge.compare(mlp(), mlp())
+    assert (found.structure, found.same, found.reordered, found.first_difference) == (None, True, False, None)
+
+
+def test_units_in_another_order() -> None:
+    order, own = np.array([3, 1, 4, 0, 2]), weights()
+    found = onnxmerge.compare(mlp(), mlp(w=own["w"][order], b=own["b"][order], v=own["v"][:, order]))
+    assert (found.structure, found.same, found.reordered) == (None, True, True)
+    assert found.first_difference is None
+    assert max(each.relative for each in found.weights) < 1e-6
+
+
+def test_a_layer_that_drifts() -> None:
+    found = onnxmerge.compare(mlp(), with_noise(0.1)())
+    assert (found.structure, found.same) == (None, False)
+    assert found.first_difference is not None
+    assert found.first_difference.tensor == "y"
+    assert [each.name for each in found.weights if each.relative > 1e-6] == ["v"]
+
+
+def test_another_structure_of_one_function() -> None:
+    found = onnxmerge.compare(mlp(), mlp(MLP.replace("r = Relu(h)", "k = Relu(h)  r = Relu(k)")))
+    assert found.structure is not None
+    assert "differ in structure" in found.structure
+    assert (found.same, found.layers) == (True, ())
+
+
+def test_outputs_that_cannot_be_compared() -> None:
+    other = mlp(MLP.replace("[n,3]", "[n,2]"), v=weights()["v"][:2], c=weights()["c"][:2])
+    found = onnxmerge.compare(mlp(), other)
+    assert not found.same
+    assert found.failure is not None
+    assert "shape" in found.failure
+
+
+def test_the_command(tmp_path: Path, cli: Cli) -> None:
+    saved(mlp(), tmp_path, "a.onnx")
+    saved(with_noise(0.1)(), tmp_path, "b.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32))
+    assert cli("compare", "a.onnx", "a.onnx").returncode == 0
+    ended = cli("compare", "a.onnx", "b.onnx", "--data", "x.npy")
+    assert ended.returncode == 3
+    assert "they part at     y (Gemm)" in ended.stdout
+    told = json.loads(cli("compare", "a.onnx", "b.onnx", "--json").stdout)
+    assert told["first_difference"]["tensor"] == "y"
+    assert cli("compare", "a.onnx", "c.onnx").returncode == 1
