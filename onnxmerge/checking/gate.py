@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from onnxmerge.checking.finding import Finding
 from onnxmerge.checking.subject import Subject, could_not
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, OnnxmergeError
+from onnxmerge.text import reason
 
 RUNS = ("integrity.external-data", "integrity.graph", "integrity.finite-weights", "integrity.loads", "integrity.runs")
 """What must not have failed for a model to be run."""
@@ -46,4 +47,8 @@ class Gate:
         try:
             yield from self.check(subject)
         except InputError as error:
-            yield could_not(self.id, error)
+            yield could_not(self.id, str(error))
+        except OnnxmergeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a gate that fails at its work has not passed, and others go on
+            yield could_not(self.id, f"{type(error).__name__}: {reason(error)} (a bug: please report it)")

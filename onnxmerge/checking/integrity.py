@@ -100,7 +100,7 @@ def _loads(subject: Subject) -> Iterator[Finding]:
 
 def _runs(subject: Subject) -> Iterator[Finding]:
     try:
-        outputs = subject.runner.once(subject.sample)
+        outputs = subject.answers
     except InputError as error:
         yield _failed(RUNS.id, "", "does not run", str(error).removeprefix(f"{subject.label}: "))
         return

@@ -97,7 +97,10 @@ def _refused(subject: Subject, axes: list[Axis], *, batch: bool) -> tuple[int, s
         for each, place in axes:
             feed[each] = resized(feed[each], place, size)
         try:
-            subject.runner.once(feed)
+            if batch:
+                subject.answers_of(size)
+            else:
+                subject.runner.once(feed)
         except InputError as error:
             last = size, str(error).removeprefix(f"{subject.label}: ")
             if batch:

@@ -85,9 +85,14 @@ class Observed:
     agreements: dict[tuple[int, str], Agreement] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
 
-    def take(self, runner: Runner, feed: Feed, parents: tuple[Runner, ...]) -> None:
-        """Run one feed through the model and its parents. Raises InputError where the model does not run on it."""
-        given = runner.run(feed)
+    def take(
+        self, runner: Runner, feed: Feed, parents: tuple[Runner, ...], known: dict[str, Any] | None = None
+    ) -> None:
+        """Run one feed through the model and its parents; ``known`` is what the model answers, where it ran before.
+
+        Raises InputError where the model does not run on it.
+        """
+        given = runner.run(feed) if known is None else known
         self.samples += rows_of(feed) if runner.batched else 1
         for name, array in floats(given):
             if not np.isfinite(array).all():

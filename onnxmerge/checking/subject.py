@@ -14,9 +14,10 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch
 from onnxmerge.checking.finding import Finding, Layer
 from onnxmerge.checking.observed import Observed
-from onnxmerge.checking.runs import Runner, first_rows, open_runner
+from onnxmerge.checking.runs import Runner, first_rows, open_runner, rows_of
 from onnxmerge.checking.settings import Settings
 from onnxmerge.errors import InputError
+from onnxmerge.model.interface import resized_batch
 from onnxmerge.model.network import Network
 from onnxmerge.model.read import data_files, read_network
 from onnxmerge.model.sample import synthesize
@@ -66,6 +67,7 @@ class Subject:
     remake: Remake | None = None
     failed: set[str] = field(default_factory=set)
     layers: dict[str, Layer] = field(default_factory=dict)
+    by_rows: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def network(self) -> Network:
@@ -112,6 +114,19 @@ class Subject:
         except InputError:  # a batch may be fixed inside: the sizes that `inspect` tries say what else is wrong
             return synthesize(self.network)
 
+    @cached_property
+    def answers(self) -> dict[str, Any]:
+        """The outputs for the sample."""
+        return self.runner.once(self.sample)
+
+    def answers_of(self, rows: int) -> dict[str, Any]:
+        """The outputs for so many rows of the sample, which are run once. Raises InputError where they do not run."""
+        if rows == rows_of(self.sample):
+            return self.answers
+        if rows not in self.by_rows:
+            self.by_rows[rows] = self.runner.once(resized_batch(self.sample, rows))
+        return self.by_rows[rows]
+
     def feeds(self) -> Iterator[dict[str, Array]]:
         """The data as the model takes it; the synthetic sample where there is none."""
         if self.data is None:
@@ -125,7 +140,8 @@ class Subject:
         """What the model and its parents give on the data; on the sample where there is none."""
         seen = Observed()
         for feed in self.feeds():
-            seen.take(self.runner, feed, self.parent_runners)
+            known = self.answers if self.data is None else None
+            seen.take(self.runner, feed, self.parent_runners, known)
         return seen
 
     @cached_property
@@ -156,6 +172,6 @@ class Subject:
         return Finding(gate, "error", about.get("where", ""), None, None, "skipped", why)
 
 
-def could_not(gate: str, error: InputError, threshold: Any = None) -> Finding:
+def could_not(gate: str, why: str) -> Finding:
     """A gate that could not be evaluated, which is a failure."""
-    return Finding(gate, "error", "", "could not be evaluated", threshold, "fail", str(error))
+    return Finding(gate, "error", "", "could not be evaluated", None, "fail", why)

@@ -118,6 +118,8 @@ SOFTMAX = "(float[n,4] x) => (float[n,4] y) { y = Softmax<axis=0>(x) }"
 CUMULATED = "(float[n,4] x) => (float[n,4] y) { y = CumSum(x, axis) }"
 LOG = "(float[n,4] x) => (float[n,4] y) { z = Sub(x, x)  y = Log(z) }"
 ROOT = "(float[n,4] x) => (float[n,4] y) { z = Abs(x)  m = Neg(z)  y = Sqrt(m) }"
+TOTAL = "(float[n,4] x) => (float s) { s = ReduceMean<keepdims=0>(x) }"
+SQUEEZED = "(float[n,1] x) => (float[m] y) { y = Squeeze(x) }"
 UNIQUE = "(float[n,4] x) => (float[m] y) { y = Unique(x) }"
 DET = "(float[n,4,4] x) => (float[n] y) { y = Det(x) }"
 OWN = "(float[n,4] x) => (float[n,4] y) { y = com.microsoft.Gelu(x) }"
@@ -314,6 +316,8 @@ def good(*options: object, model: Callable[[], onnx.ModelProto] = mlp) -> Build:
 
 
 GOOD: tuple[Case, ...] = (
+    Case("an output without rows", good(model=graph(TOTAL)), None, 0),
+    Case("rows only where there are several", good(model=graph(SQUEEZED)), None, 0),
     Case("plain", good(), None, 0),
     Case("certified", good("--certify"), None, 0),
     Case("an old runtime", good("--min-runtime", "1.12"), None, 0),

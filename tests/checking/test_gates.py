@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checking.broken import CASES, GOOD, Case
+from tests.checking.broken import CASES, GOOD, Case, mlp, saved
 from tests.command_line import Cli
 
 
@@ -39,6 +39,12 @@ def test_a_good_model_passes(case: Case, tmp_path: Path, cli: Cli) -> None:
     found = checked(case, tmp_path, cli)
     assert not failing(found)
     assert found["passed"]
+
+
+def test_nothing_checked(tmp_path: Path, cli: Cli) -> None:
+    ended = cli("check", saved(mlp(), tmp_path), "--only", "certificate")
+    assert ended.returncode == 4
+    assert "nothing was checked" in ended.stdout
 
 
 def test_names_of_cases() -> None:

@@ -1,0 +1,61 @@
+"""Hostile and careless files that `check` and `compare` are given beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.attacks.attack import Attack, attacks
+from tests.checking.broken import mlp, saved
+from tests.command_line import Cli
+
+DEEP = "[" * 100_000
+
+
+def beside(option: str, content: str | None, name: str = "f.json") -> Callable[[Path], Sequence[object]]:
+    """A good model, and an option with a file of this content (None: there is none)."""
+
+    def build(folder: Path) -> Sequence[object]:
+        if content is not None:
+            (folder / name).write_text(content)
+        return ["check", saved(mlp(), folder), option, name]
+
+    return build
+
+
+def words(*given: object) -> Callable[[Path], Sequence[object]]:
+    return lambda folder: ["check", saved(mlp(), folder), *given]
+
+
+@attacks(
+    Attack("no model", lambda _: ["check", "m.onnx"], 1, ("does not exist",)),
+    Attack("no ONNX", lambda folder: ["check", _text(folder)], 1, ("is not an ONNX model",)),
+    Attack("no schema", beside("--schema", None), 1, ("no such file",)),
+    Attack("a schema that is no JSON", beside("--schema", "{"), 1, ("is not JSON",)),
+    Attack("a deep schema", beside("--schema", DEEP), 1),
+    Attack("an empty schema", beside("--schema", "{}"), 1, ("says nothing",)),
+    Attack("a schema with a size below 1", beside("--schema", '{"inputs": {"x": {"shape": [0]}}}'), 1, ("inputs.x",)),
+    Attack("a schema with a huge number", beside("--schema", f'{{"inputs": {{"x": {{"shape": [{"9" * 5000}]}}}}}}'), 1),
+    Attack("a deep baseline", beside("--baseline", DEEP), 1, ("is no baseline",)),
+    Attack("no parent", beside("--against", None, "a.onnx"), 1, ("does not exist",)),
+    Attack("a parent that is no model", beside("--against", "x", "a.onnx"), 1, ("is not an ONNX model",)),
+    Attack("no data", beside("--calib", None, "x.npy"), 1, ("no such file",)),
+    Attack("labels without data", beside("--labels", "1", "y.csv"), 2, ("--calib",)),
+    Attack("a drop without labels", words("--against", "m.onnx", "--max-drop", 1), 2, ("--labels",)),
+    Attack("a drop that is no number", words("--against", "m.onnx", "--max-drop", "nan"), 2),
+    Attack("a bound without a parent", words("--max-error", "1"), 2, ("--against",)),
+    Attack("an unknown runtime", words("--min-runtime", "9.9"), 2, ("expected a version from 1.12",)),
+    Attack("a runtime that is none", words("--min-runtime", "\x1b[31m"), 2, ("expected a version",)),
+    Attack("an unknown target", words("--target", "../operators/fixed"), 2, ("there is no table of it",)),
+    Attack("an unknown family", words("--only", "looks"), 2, ("there are no such gates",)),
+    Attack("a baseline over the model", words("--save-baseline", "m.onnx"), 2, ("is the model itself",)),
+    Attack("two reports in one file", words("--report", "json=r", "--report", "junit=r"), 2, ("are one file",)),
+    Attack("compared with what is not there", lambda folder: ["compare", saved(mlp(), folder), "b.onnx"], 1),
+)
+def test_check(attack: Attack, tmp_path: Path, cli: Cli) -> None:
+    attack.check(tmp_path, cli)
+
+
+def _text(folder: Path) -> str:
+    (folder / "m.onnx").write_text("not a model")
+    return "m.onnx"
