@@ -40,14 +40,33 @@ def _reports(context: click.Context, option: click.Parameter, values: tuple[str,
     return tuple(found)
 
 
-@click.command()
+class _Check(click.Command):
+    """Takes all words behind ``--against``, up to the next option, for parents."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as any command does, with ``--against`` in front of each parent."""
+        written: list[str] = []
+        against = False
+        for place, word in enumerate(args):
+            if word == "--":
+                written += args[place:]
+                break
+            if against and not word.startswith("-"):
+                written += ["--against", word]
+                continue
+            against = word == "--against" and place + 1 < len(args) and not args[place + 1].startswith("-")
+            written += [] if against else [word]
+        return super().parse_args(ctx, written)
+
+
+@click.command(cls=_Check)
 @click.argument("models", nargs=-1, type=InputFile("the model itself", model=True), metavar="[MODEL.onnx]...")
 @click.option(
     "--against",
     multiple=True,
     type=InputFile("one of the parents", model=True),
-    metavar="PARENT.onnx",
-    help="A model that it was made from or should agree with; repeatable.",
+    metavar="PARENT.onnx...",
+    help="Models that it was made from or should agree with: all words up to the next option.",
 )
 @click.option(
     "--calib", "data", type=InputFile("the data"), metavar="DATA", help="Samples to run on, as `run` takes them."
@@ -151,13 +170,15 @@ def _configured(context: click.Context, config: str | None, provider: str) -> li
     """Check what a configuration names. Raises UsageError where there is none, or options stand beside it."""
     from onnxmerge.checking.config import find_config, planned  # pydantic is slow to import
 
+    path = find_config(Path.cwd()) if config is None else Path(config)
+    if path is None:
+        raise UsageError(
+            "name a MODEL, in front of --against, or write down in onnxmerge.toml which are checked (docs/checking.md)"
+        )
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") == ParameterSource.COMMANDLINE
         if given and option.name not in _OF_ALL:
             raise UsageError(f"{option.opts[0]} is for one MODEL: name it, or write the option into the configuration")
-    path = find_config(Path.cwd()) if config is None else Path(config)
-    if path is None:
-        raise UsageError("name a MODEL, or write down in onnxmerge.toml which are checked (docs/checking.md)")
     reports = []
     for each in planned(path):
         if each.model is None:

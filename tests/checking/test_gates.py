@@ -47,6 +47,19 @@ def test_nothing_checked(tmp_path: Path, cli: Cli) -> None:
     assert "nothing was checked" in ended.stdout
 
 
+def test_parents_are_all_words_up_to_the_next_option(tmp_path: Path, cli: Cli) -> None:
+    for name in ("m.onnx", "a.onnx", "b.onnx"):
+        saved(mlp(), tmp_path, name)
+    ended = cli("check", "m.onnx", "--against", "a.onnx", "b.onnx", "--format", "json")
+    found = json.loads(ended.stdout)
+    parents = [each["measured"] for each in found["findings"] if each["id"] == "interface.parents"]
+    assert (ended.returncode, len(parents)) == (0, 2)
+    assert [(layer["name"], layer["touched"]) for layer in found["layers"]] == [(name, False) for name in "wbvc"]
+    ended = cli("check", "--against", "a.onnx", "m.onnx")
+    assert ended.returncode == 2
+    assert "in front of --against" in ended.stderr
+
+
 def test_names_of_cases() -> None:
     names = [case.name for case in (*CASES, *GOOD)]
     assert len(set(names)) == len(names)
