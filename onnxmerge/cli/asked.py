@@ -70,7 +70,10 @@ def _options(written: MergeOptions, given: Mapping[str, Any], own: Mapping[str, 
         written = replace(written, **{name: getattr(_DEFAULT, name) for name in ("method", *ONE_WAY, "method_options")})
     options = replace(written, **given)
     kept = own_differing(written) if options.method == written.method else {}
-    options = replace(options, method_options=options_of(options.method, {**kept, **own}) if own or kept else None)
+    options = replace(options, method_options=None)
+    if own or kept:
+        found = options_of(options.method, {**kept, **own}, named=options.method != DEFAULT)
+        options = replace(options, method_options=found)
     if options.method == DEFAULT and options.effort is None and one_way:
         options = replace(options, method="mudsc-align")  # though it may be given as what it is by default
     require_use(options.settled(), given)

@@ -172,7 +172,11 @@ def merge_options(settings: Mapping[str, Any]) -> MergeOptions:
     """
     own = {name: settings[name] for name in own_options() if settings.get(name) is not None}
     options = MergeOptions(**{name: value for name, value in settings.items() if name not in own_options()})
-    return replace(options, method_options=options_of(options.method, own)) if own else options
+    return (
+        replace(options, method_options=options_of(options.method, own, named=options.method != DEFAULT))
+        if own
+        else options
+    )
 
 
 def own_of(options: MergeOptions) -> MethodOptions | None:

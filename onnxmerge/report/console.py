@@ -95,6 +95,9 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     for told in () if report.effort is None else report.effort.notes:
         yield "effort", told
     yield "statistics", f"{report.repair}{among}"
+    own = [_own(name, value) for name, value in report.method_options.items() if value not in (None, ())]
+    if own:
+        yield "options", ", ".join(own)
     for answer in report.answers:
         yield "output", _answer(answer)
     if report.share < 1:
@@ -108,6 +111,13 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     for certificate, model in zip(report.certificates, report.models, strict=True):
         yield "certificate", f"{_certificate(certificate)}  {model}"
     yield "free", _coverage(report.coverage)
+
+
+def _own(name: str, value: object) -> str:
+    """An option of the method's own."""
+    if isinstance(value, tuple):
+        return ", ".join(f"{rule.filter} {rule.value:g}" for rule in value)
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _answer(found: Answered) -> str:

@@ -125,7 +125,7 @@ def test_merged_models_run(tmp_path: Path) -> None:
         ({"method": "average"}, True, "--base is for methods .*task-arithmetic, ties"),
         ({"method": "average", "scale": 1.0}, False, "--scale is for methods .*; method average does not use it"),
         ({"method": "rebasin", "density": 0.5}, False, "--density is for methods"),
-        ({"scale": 1.0}, False, "--scale is for methods"),
+        ({"scale": 1.0}, False, r"--scale is for methods .*; choose one \(--method\)"),
         ({"method": "task-arithmetic", "density": 0.5}, True, "--density is for methods .*ties"),
         ({"method": "soup", "scale": 0.5}, False, "--scale is for methods .*; method soup does not use it"),
         ({"method": "soup"}, True, "starts from the mean of the models"),

@@ -36,8 +36,10 @@ def own_options() -> Mapping[str, tuple[Described, tuple[str, ...]]]:
     return found
 
 
-def options_of(method: str, given: Mapping[str, Any]) -> MethodOptions | None:
+def options_of(method: str, given: Mapping[str, Any], *, named: bool = True) -> MethodOptions | None:
     """The options of a method with what is ``given`` for its own; None for a method that has none of its own.
+
+    ``named`` says whether the user chose the method.
 
     Raises UsageError for an option that the method does not have, or a value that cannot be meant.
     """
@@ -45,7 +47,8 @@ def options_of(method: str, given: Mapping[str, Any]) -> MethodOptions | None:
     for name in given:
         if known is None or name not in known.option_names:
             takers = ", ".join(own_options()[name][1])
-            raise UsageError(f"{flag(name)} is for methods {takers}; method {method} does not use it")
+            told = f"method {method} does not use it" if named else "choose one (--method)"
+            raise UsageError(f"{flag(name)} is for methods {takers}; {told}")
     return None if known is None else known.options(**given)
 
 
