@@ -22,10 +22,10 @@ WARM, LEAST, MOST, SECONDS = 3, 11, 200, 2.0
 
 
 def _size(subject: Subject) -> Iterator[Finding]:
-    size = subject.bytes
     if not subject.parents or not (theirs := subject.parent_bytes):
         yield subject.skip(SIZE.id, "no --against" if not subject.parents else "the parent is no file")
         return
+    size = subject.bytes
     told = f"{size:,} bytes against {theirs:,}: merge without --share and --width above 1, or prune it"
     bound = subject.settings.max_size_ratio
     yield compared(SIZE.id, size / theirs, bound, higher_is_better=False, remedy=told, option="--max-size-ratio")
