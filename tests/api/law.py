@@ -51,9 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 _INTEGERS = "quantised: integers of different units cannot be averaged, so a matching that is not exact is refused"
 
-_SLOW_WAVES = (
-    "the slowest waves of its position table are constants to so short a sample: activations see no difference"
-)
+_SLOW_WAVES = "the slowest waves of its position table do not move within so short a sample: activations are alike"
 
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("transformers/xlnet.torchscript", "act-align"): _SLOW_WAVES,
