@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
-import onnxmerge
+import onnxmerge.api
 from onnxmerge.cli.commands import COMMANDS
 from onnxmerge.cli.files import InputFile, OutputFile
 from onnxmerge.cli.main import commands
@@ -436,7 +436,8 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path, cli: Cli) -> None:
 
 NO_PATHS = {"--task", "--until", "--explain", "--input", "--parents", "--alpha", "--top-k", "--image-size"}
 NO_PATHS |= {"--mean", "--std", "--weights", "--max-memory", "--outputs"}
-"""Options of free text that are no path, or note their paths in a callback of their own (--input, --parents)."""
+NO_PATHS |= {"--min-runtime", "--target", "--only", "--skip", "--report"}
+"""Options of free text that are no path, or note their paths in a callback of their own (--input, ...)."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
