@@ -62,7 +62,7 @@ def answers(models: Sequence[Path], folder: Path, options: MergeOptions, *, data
         (MergeOptions(method="c2m3"), TWICE),
         (MergeOptions(method="c2m3", repair="none"), SHUFFLED),
         pytest.param(MergeOptions(method="c2m3", repair="none", alpha=0.0), SHUFFLED, marks=pytest.mark.slow),
-        (MergeOptions(method="c2m3", repair="none", alpha=1.0, objective="inner"), TWICE),
+        pytest.param(MergeOptions("c2m3", 1.0, objective="inner", repair="none"), TWICE, marks=pytest.mark.slow),
         (MergeOptions(method="c2m3", refine="ls", outputs="features"), TWICE),
         pytest.param(MergeOptions(method="zipit", repair="none"), SHUFFLED, marks=pytest.mark.slow),
         (MergeOptions(method="mudsc-zip", repair="none"), TWICE),
@@ -106,6 +106,7 @@ def test_every_method_takes_four_models(tmp_path: Path, method: str) -> None:
     assert len(result.report.certificates) == 4
 
 
+@pytest.mark.slow
 def test_two_parents_and_their_noisy_copies_beat_the_plain_average(digits: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     models = [digits / "a.onnx", digits / "b.onnx"]

@@ -60,7 +60,6 @@ Alignments by activations let weights decide among those; zipit puts dead units 
 
 FAST = (
     ("rebasin", "transformers/llama.dynamo"),
-    ("act-align", "transformers/qwen3.dynamo"),
     ("mudsc-align", "transformers/gpt_bigcode.dynamo"),
     ("c2m3", "hand/lstm_tagger.torchscript"),
     ("zipit", "transformers/bloom.dynamo"),

@@ -142,6 +142,7 @@ def test_least_squares_solves_for_merged_units(width: float, tmp_path: Path) -> 
     assert np.abs(outputs(found, x)["y"] - wanted).max() < 1e-2 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 def test_more_units_reconstruct_better(digits: Path) -> None:
     files = [digits / "a.onnx", digits / "b.onnx"]
     settings: dict[str, Any] = {"calibration": digits / "calib.npz", "method": "zipit"}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxmerge import permute
 from tests.attacks.attack import Attack, attacks
 from tests.command_line import Cli
+from tests.crossed import crossed
 from tests.graphs import build, execute, initializers, normal
 
 Weights = Mapping[str, NDArray[Any]]
@@ -84,8 +85,7 @@ HOW: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "how"), crossed(KINDS, HOW, every=2))
 def test_infinities_are_kept(kind: str, how: str, tmp_path: Path, cli: Cli) -> None:
     prepare(tmp_path, kind)
     onnx.save(KINDS[kind][0](5), tmp_path / "base.onnx")

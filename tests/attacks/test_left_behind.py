@@ -58,6 +58,8 @@ def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> 
     assert {line.split()[0] for line in lines.splitlines()} == set(COMMANDS)
     ended = _python(_RUN, tmp_path, lines=lines)
     assert ended.returncode == 0, ended.stderr
+    assert "merged (zipit)" in ended.stdout  # the demo's table
+    assert "plain average" in ended.stdout
     assert set(contents(tmp_path)) == {"y.npy", "permuted.onnx", "merged.onnx"}
 
 

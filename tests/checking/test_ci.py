@@ -69,6 +69,7 @@ def test_the_hook(tmp_path: Path, checkout: Path, environment: dict[str, str]) -
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_the_gitlab_template(tmp_path: Path, checkout: Path, environment: dict[str, str]) -> None:
     job = yaml.safe_load((checkout / "ci" / "gitlab.yml").read_text())["onnxmerge-check"]
     saved(mlp(), tmp_path)

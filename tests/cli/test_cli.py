@@ -177,13 +177,6 @@ def test_permute_writes_other_weights_of_the_same_function(cli: Cli, digits: Pat
     assert (tmp_path / "p.onnx").read_bytes() != (digits / "a.onnx").read_bytes()
 
 
-def test_demo_prints_the_table(cli: Cli) -> None:
-    done = cli("demo")
-    assert done.returncode == 0, done.stderr
-    assert "plain average" in done.stdout
-    assert "merged (zipit)" in done.stdout
-
-
 BAD = [
     (["run", "a.onnx", "nothere.onnx", "-o", "m.onnx", "--method", "average"], 1, "nothere.onnx"),
     (["run", "a.onnx", "text.onnx", "-o", "m.onnx", "--method", "average"], 1, "text.onnx"),

@@ -335,6 +335,7 @@ def test_kept_and_folded_batchnorm_are_refused(shared: Path) -> None:
 ALIKE = ("acasxu", "atspm_pair", "ppocr3_det", "safenlp", "silero_vad", "tll16", "wake27", "wake27zh")
 
 
+@pytest.mark.slow
 def test_families_pair_up(shared: Path) -> None:
     corpus = shared / "corpus"
     for family in ALIKE:

@@ -102,6 +102,7 @@ def test_only_the_main_graph_and_only_tensors() -> None:
     assert set(found.shapes) == {"x", "c", "w", "zero", "y", "z"}
 
 
+@pytest.mark.slow
 def test_every_model_of_the_corpus_traces(shared: Path) -> None:
     files = sorted((shared / "corpus").glob("*.onnx"))
     assert files
