@@ -24,6 +24,12 @@ def test_equal_answers_stay_as_they_are() -> None:
     np.testing.assert_allclose(agreed, own, rtol=1e-4, atol=1e-4)
 
 
+def test_equal_answers_that_hardly_vary_stay_as_they_are() -> None:
+    own = answers(np.eye(6, 20, dtype=np.float32), 1) + 3000
+    rule = consensus([own, own], [0.5, 0.5])
+    assert rule.volume == pytest.approx(1, abs=1e-3)
+
+
 def test_an_answer_is_as_long_as_those_that_it_agrees_on() -> None:
     own = answers(np.eye(6, 20, dtype=np.float32), 1)
     agreed = consensus([own, 3 * own], [0.5, 0.5]).at_length([own, 3 * own])

@@ -35,7 +35,8 @@ class Consensus:
     """How answers [positions, u] of each model become one, all brought to one ``length`` first.
 
     ``sizes`` [models] are their mean lengths, ``shares`` the w_m, ``centres`` [models, u] the mu_m, ``centre`` [u] is
-    mu, ``factors`` [models, u, u] the F_m, ``volume`` is b.
+    mu, ``factors`` [models, u, u] the F_m, ``volume`` is b. ``varies`` is the mean square of the models' answers about
+    mu: what varies in each, and how far the mu_m are from each other.
     """
 
     length: float
@@ -44,6 +45,7 @@ class Consensus:
     centre: NDArray[np.float32]
     centres: NDArray[np.float32]
     factors: NDArray[np.float32]
+    varies: float
     volume: float = 1.0
 
     def __call__(self, answers: Sequence[Rows]) -> Rows:
@@ -59,9 +61,9 @@ class Consensus:
 
     def volume_of(self, varying: Rows, *, keeps_mean: bool = True) -> float:
         """The b at which what varies [positions, u], with the mean or without, has the models' length; at least 1."""
-        spare = self.length**2 - (float(np.square(self.centre, dtype=np.float64).sum()) if keeps_mean else 0.0)
+        wanted = self.varies if keeps_mean else self.length**2
         own = float(np.square(varying, dtype=np.float64).sum(axis=1).mean())
-        return float(np.sqrt(max(spare / own, 1.0))) if own > 0 else 1.0
+        return float(np.sqrt(max(wanted / own, 1.0))) if own > 0 else 1.0
 
     def at_length(self, answers: Sequence[Rows]) -> Rows:
         """The agreed answers [positions, u], each as long, relative to the others, as the models' are on average."""
@@ -81,10 +83,12 @@ def consensus(answers: Sequence[Rows], shares: Sequence[float]) -> Consensus:
     inverse = np.linalg.inv(total + eye)
     factors = np.stack([share * (own + eye) @ inverse for own, share in zip(spread, shares, strict=True)])
     centre = np.average(centres, axis=0, weights=shares)
+    about = [float(np.square(own - centre).sum(axis=1).mean()) for own in wide]  # length^2 - |mu|^2 would cancel
+    varies = float(np.average(about, weights=shares))
     sizes, shared, centre, centres, factors = (
         np.asarray(part, np.float32) for part in (sizes, shares, centre, centres, factors)
     )
-    agreed = Consensus(length, sizes, shared, centre, centres, factors)
+    agreed = Consensus(length, sizes, shared, centre, centres, factors, varies)
     return replace(agreed, volume=agreed.volume_of(agreed.varying(answers)))
 
 
