@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from onnxmerge.errors import InputError
 from onnxmerge.files import TEXT_BYTES, named, read_text
 from onnxmerge.text import reason, shown
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _YAML_BYTES = 1 << 22
 """The largest YAML file: its parser takes a second for a megabyte."""
@@ -24,6 +27,12 @@ _EXPANSION = 10
 """How many times over a document may be what its nodes are, by aliases that repeat them; small ones more."""
 
 _SMALL = 10_000
+
+
+def first_fault(error: ValidationError, whole: str) -> str:
+    """The first thing that does not fit a model, as "key: why"; ``whole`` names what has no key."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {reason(ValueError(first['msg']))}"
 
 
 def read_yaml(path: str | os.PathLike[str], what: str) -> Any:

@@ -60,6 +60,17 @@ class Relay:
         """Whether any of so many batches must start from the inputs."""
         return len(self._held) < batches
 
+    def taken(self, index: int) -> dict[str, NDArray[Any]] | None:
+        """The frontier that was kept for a batch, which is kept no longer; None where there was no room."""
+        held = self._held.pop(index, None)
+        self.budget.held -= _size(held or {})
+        return held
+
+    def keep(self, index: int, frontier: dict[str, NDArray[Any]]) -> None:
+        """Keep the frontier of a batch, if there is room."""
+        if frontier and self.budget.takes(_size(frontier)):
+            self._held[index] = frontier
+
     def segment(self, wanted: Sequence[str], frontier: Sequence[str]) -> Segment:
         """Open the next segment: it gives the tensors ``wanted`` and ends at ``frontier``."""
         keep = tuple(frontier) if all(name in self.dtypes for name in frontier) else ()
@@ -80,16 +91,12 @@ class Segment:
 
     def run(self, index: int, feed: Arrays) -> dict[str, NDArray[Any]]:
         """The tensors wanted for batch ``index``; ``feed`` may be empty where the batch's frontier is kept."""
-        relay = self.relay
-        held = relay._held.pop(index, None)  # noqa: SLF001  (a segment is a relay's own)
+        held = self.relay.taken(index)
         given = dict(feed) if held is None else held
-        relay.budget.held -= _size(held or {})
         names = [name for name in dict.fromkeys((*self.wanted, *self.keep)) if name not in given]
         session = self._session(names, given, kept=held is not None)
         found = given if session is None else {**given, **run(session, _needed(session, given))}
-        following = {name: found[name] for name in self.keep}
-        if following and relay.budget.takes(_size(following)):
-            relay._held[index] = following  # noqa: SLF001
+        self.relay.keep(index, {name: found[name] for name in self.keep})
         return {name: found[name] for name in self.wanted}
 
     def _session(self, names: Sequence[str], given: Arrays, *, kept: bool) -> ort.InferenceSession | None:

@@ -65,12 +65,12 @@ class ModelComparison:
     models: tuple[str, str]
     structure: str | None
     same: bool
-    reordered: bool
     outputs: tuple[OutputDrift, ...]
-    layers: tuple[Drift, ...]
-    weights: tuple[WeightDrift, ...]
     samples: int
     failure: str | None = None
+    reordered: bool = False
+    layers: tuple[Drift, ...] = ()
+    weights: tuple[WeightDrift, ...] = ()
 
     @property
     def first_difference(self) -> Drift | None:
@@ -78,7 +78,7 @@ class ModelComparison:
         return next((layer for layer in self.layers if layer.differs), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON; numbers that are not finite as text."""
+        """Everything as plain data, for JSON; numbers that are not finite as text."""
         first = self.first_difference
         found = {**asdict(self), "first_difference": None if first is None else asdict(first)}
         plain: dict[str, Any] = _plain(found)
@@ -115,7 +115,7 @@ def compare(
         models = pair([one, other])
     except StructureError as error:
         told = str(error)
-        return ModelComparison(labels, told, same, False, outputs, (), (), seen.samples, failure)  # noqa: FBT003
+        return ModelComparison(labels, told, same, outputs, seen.samples, failure)
     weights, theirs = tuple(_weights(models, models.weights[1])), models.weights[1]
     reordered = False
     if any(each.relative for each in weights):
@@ -124,7 +124,7 @@ def compare(
         if sum(each.relative for each in nearer) < sum(each.relative for each in weights):
             weights, theirs, reordered = nearer, moved, True
     layers = tuple(drifts(models, sample, theirs))
-    return ModelComparison(labels, None, same, reordered, outputs, layers, weights, seen.samples, failure)
+    return ModelComparison(labels, None, same, outputs, seen.samples, failure, reordered, layers, weights)
 
 
 def _feeds(

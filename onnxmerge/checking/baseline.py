@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from onnxmerge.checking.finding import Finding
 from onnxmerge.checking.formats.schema import Report
 from onnxmerge.checking.report import CheckReport
+from onnxmerge.documents import first_fault
 from onnxmerge.errors import InputError
 from onnxmerge.files import named, read_text
-from onnxmerge.text import reason
 
 SLACK = 1e-6
 """Of a measured value: less is rounding."""
@@ -24,9 +24,7 @@ def read_baseline(path: str | os.PathLike[str]) -> Report:
     try:
         return Report.model_validate_json(read_text(path, "a baseline"))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        told = f"{where}: {reason(ValueError(first['msg']))}"
+        told = first_fault(error, "the file")
         raise InputError(f"{named(path)}: is no baseline ({told}); write one with --save-baseline") from error
 
 

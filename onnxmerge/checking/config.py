@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from onnxmerge.documents import first_fault
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named, read_text
 from onnxmerge.text import reason, shown
@@ -82,9 +83,7 @@ def planned(path: Path) -> Iterator[Planned]:
         try:
             entry = _Entry.model_validate(raw)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "it"
-            raise InputError(f"{where}: {key}: {reason(ValueError(first['msg']))}; see docs/checking.md") from error
+            raise InputError(f"{where}: {first_fault(error, 'it')}; see docs/checking.md") from error
         given = entry.model_dump(exclude_unset=True, by_alias=True)
         patterns = given.pop("models")
         arguments = {

@@ -15,10 +15,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnxmerge.checking.schema import Interface, Port
-from onnxmerge.documents import read_json
+from onnxmerge.documents import first_fault, read_json
 from onnxmerge.errors import InputError
 from onnxmerge.files import named
-from onnxmerge.text import reason
 
 
 class _Port(BaseModel):
@@ -39,9 +38,7 @@ def read_schema(path: str | os.PathLike[str]) -> Interface:
     try:
         found = _Schema.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{named(path)}: {where}: {reason(ValueError(first['msg']))}; see docs/checking.md") from error
+        raise InputError(f"{named(path)}: {first_fault(error, 'the file')}; see docs/checking.md") from error
     if found.inputs is None and found.outputs is None:
         raise InputError(f"{named(path)}: says nothing of inputs or outputs; see docs/checking.md")
     return Interface(_ports(found.inputs), _ports(found.outputs))

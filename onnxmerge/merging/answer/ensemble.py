@@ -120,11 +120,6 @@ class Reading:
     centres: Sequence[Rows] = ()
 
     @property
-    def label(self) -> str:
-        """What it is, for people."""
-        return "clusters of answers" if self.centres else "class vectors"
-
-    @property
     def joint(self) -> Rows:
         """The vectors of all parents, of length one [classes, u]."""
         return np.concatenate([unit(own) for own in self.vectors])
@@ -165,7 +160,6 @@ class CommonEmbedding:
     reading: Reading | None = None
     back: Rows | None = None
     typical: Rows | None = None
-
     volume: float = 1.0
 
     def __call__(self, answers: Sequence[Rows]) -> Rows:
@@ -193,7 +187,7 @@ def common_embedding(
         deviation = float(agreed.varying(answers).std())
         own = float(((read - typical) @ back).std())
         scaled = np.asarray(back * (deviation / own if own > 0 else 0.0), np.float32)
-        form = CommonEmbedding(reading.label, agreed, keeps_mean, reading, scaled, typical)
+        form = CommonEmbedding("class vectors", agreed, keeps_mean, reading, scaled, typical)
     return replace(form, volume=agreed.volume_of(form.varying(answers), keeps_mean=keeps_mean))
 
 
