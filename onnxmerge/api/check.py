@@ -78,8 +78,8 @@ def check(
         min_agreement: Share of samples, from 0 to 1, for which the highest class must be that of each parent.
         max_error: The largest error of an output, relative to the largest value of each parent's.
         max_size_ratio: Bytes, as many times those of the first parent.
-        max_parameters_ratio: The same of parameters.
-        max_latency_ratio: The same of time for a run.
+        max_parameters_ratio: Parameters, as many times those of the first parent.
+        max_latency_ratio: Time of a run, as many times that of the first parent.
         reproduce: Merge again as the metadata says, from ``against`` and ``data``, and compare bytes.
         min_runtime: The oldest ONNX Runtime that must run it, such as "1.17".
         targets: Other places where it must run: onnxruntime-web, openvino, tensorrt.
