@@ -18,7 +18,7 @@ from onnxmerge.calibration.sources import BATCH_SIZE, SourceSpec, open_source
 from onnxmerge.calibration.specs import input_specs, is_batched
 from onnxmerge.checking.layers import layers
 from onnxmerge.checking.provenance import RECIPE
-from onnxmerge.checking.registry import FAMILIES, findings
+from onnxmerge.checking.registry import FAMILIES, GATES, findings
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.checking.schema import Interface
 from onnxmerge.checking.settings import Settings
@@ -123,6 +123,7 @@ def check(
         seed=seed,
         provider=provider,
     )
+    _require_selected(settings)
     subject = _subject(model, settings)
     subject.parents = tuple(read_network(parent) for parent in against)
     if data is not None:
@@ -187,6 +188,14 @@ def _require_use(bounds: Mapping[str, float | None], *, against: bool, data: boo
             raise UsageError(f"{flag} is measured on {what}: give them")
     if labels and not data:
         raise UsageError("labels are of samples: give the data too (--calib)")
+
+
+def _require_selected(settings: Settings) -> None:
+    """Raise UsageError where a gate is asked for and left out at once."""
+    for gate in GATES:
+        if gate.asked(settings) and not gate.selected(settings):
+            option = "--skip" if gate.family in settings.skip else "--only"
+            raise UsageError(f"--{gate.asked_by.replace('_', '-')} asks for {gate.id}, which {option} leaves out")
 
 
 def _require_labels(labels: LabelSpec, data: SourceSpec) -> None:

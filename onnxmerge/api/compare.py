@@ -109,8 +109,9 @@ def compare(
     feeds = _feeds(one, data, inputs, image_options or {})
     seen, sample = _observed(one, other, feeds, provider)
     outputs = tuple(_output(name, agreement) for (_, name), agreement in seen.agreements.items())
-    same = not seen.errors and bool(outputs) and all(each.relative <= _tolerance(one) for each in outputs)
-    labels, failure = (one.label, other.label), seen.errors.get(0)
+    labels, failure = (one.label, other.label), seen.errors.get(0) or _unequal(seen)
+    near = all(each.relative <= _tolerance(one) for each in outputs)
+    same = failure is None and bool(outputs or seen.exact) and near
     try:
         models = pair([one, other])
     except StructureError as error:
@@ -167,6 +168,12 @@ def _weights(models: ModelSet, others: Arrays) -> Iterator[WeightDrift]:
             scale = float(np.abs(old[finite]).max(initial=0.0))
             wrong = float(np.abs(old[finite] - new[finite]).max(initial=0.0))
             yield WeightDrift(name, wrong / scale if scale else (math.inf if wrong else 0.0))
+
+
+def _unequal(seen: Observed) -> str | None:
+    """What is to be said of an output that is no float and differs."""
+    name = next((name for (_, name), equal in seen.exact.items() if not equal), None)
+    return None if name is None else f"output {name!r}, which holds no floats, differs"
 
 
 def _output(name: str, found: Agreement) -> OutputDrift:

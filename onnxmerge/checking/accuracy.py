@@ -99,5 +99,5 @@ def _percent(ends: tuple[float, float]) -> str:
 
 
 TASK = Gate("accuracy.task", "accuracy at each task, in percent", _task, NEEDS)
-DROP = Gate("accuracy.drop", "points lost against the best parent that learned the task", _drop, NEEDS)
+DROP = Gate("accuracy.drop", "points lost against the best parent that learned the task", _drop, NEEDS, "max_drop")
 ENSEMBLE = Gate("accuracy.ensemble-drop", "points lost against the parents' ensemble", _ensemble, NEEDS)

@@ -92,6 +92,7 @@ TOP1 = Gate(
         higher_is_better=True,
     ),
     NEEDS,
+    "min_agreement",
 )
 ERROR = Gate(
     "agreement.largest-error",
@@ -104,6 +105,7 @@ ERROR = Gate(
         higher_is_better=False,
     ),
     NEEDS,
+    "max_error",
 )
 MEAN = Gate(
     "agreement.mean-error",

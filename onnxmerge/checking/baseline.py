@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 from pydantic import ValidationError
 
-from onnxmerge.checking.finding import Finding
+from onnxmerge.checking.finding import Finding, Measured
 from onnxmerge.checking.formats.schema import Report
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.documents import first_fault
@@ -53,11 +54,18 @@ def _held(finding: Finding, before: dict[tuple[str, str], Finding]) -> Finding:
 
 def _worse(finding: Finding, old: Finding) -> bool:
     """Whether a number is worse; False where neither way is."""
-    now, then, better = finding.measured, old.measured, finding.higher_is_better
-    if better is None or isinstance(now, str) or isinstance(then, str) or now is None or then is None:
+    now, then, better = _number(finding.measured), _number(old.measured), finding.higher_is_better
+    if better is None or now is None or then is None:
         return False
-    slack = SLACK * max(abs(now), abs(then))
+    slack = SLACK * abs(then) if math.isfinite(then) else 0.0
     return not (now >= then - slack if better else now <= then + slack)
+
+
+def _number(measured: Measured) -> float | None:
+    """What was measured; reports write numbers that are not finite as text."""
+    if isinstance(measured, str):
+        return float(measured) if measured in ("inf", "-inf") else None
+    return measured
 
 
 def _gone(report: CheckReport, baseline: Report) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from onnxmerge.text import reason, shown
 
 FILES = ("onnxmerge.toml", "pyproject.toml")
 _PATHS = ("data", "labels", "tasks", "vectors", "schema", "baseline", "operators")
+MODEL, PARENT = "the model itself", "one of the parents"
 _Ratio = Annotated[float, Field(ge=0)] | None
 
 
@@ -66,6 +67,17 @@ class Planned:
     model: Path | None
     arguments: Mapping[str, Any]
 
+    @property
+    def files(self) -> Iterator[tuple[str, str]]:
+        """What is read: what messages call it, and the path."""
+        if self.model is not None:
+            yield MODEL, str(self.model)
+        for parent in self.arguments["against"]:
+            yield PARENT, parent
+        for name in _PATHS:
+            if name in self.arguments:
+                yield f"the {name}", str(self.arguments[name])
+
 
 def find_config(folder: Path) -> Path | None:
     """The file in a folder that says what to check; None where there is none."""
@@ -94,11 +106,19 @@ def planned(path: Path) -> Iterator[Planned]:
             arguments["operators"] = Path(arguments["operators"])
         for pattern in patterns:
             _inside(pattern, path.parent, where)
-            found = sorted(each for each in path.parent.glob(pattern) if each.is_file())
+            found = _matching(pattern, path.parent, where)
             for model in found:
                 yield Planned(pattern, model, arguments)
             if not found:
                 yield Planned(pattern, None, arguments)
+
+
+def _matching(pattern: str, folder: Path, where: str) -> list[Path]:
+    try:
+        return sorted(each for each in folder.glob(pattern) if each.is_file())
+    except (ValueError, IndexError) as error:  # which of them says that it is no pattern goes by the Python
+        told = "is no pattern of files; ** stands alone between slashes, as in models/**/*.onnx"
+        raise InputError(f"{where}: models: {shown(pattern)} {told}") from error
 
 
 def _entries(path: Path) -> list[Any] | None:

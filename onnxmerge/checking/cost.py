@@ -71,6 +71,8 @@ def ratios(model: Runner, parent: Runner, feed: Feed, theirs: Feed) -> list[floa
     return found[WARM:]
 
 
-SIZE = Gate("cost.size", "bytes against those of the first parent", _size, READ)
-PARAMETERS = Gate("cost.parameters", "parameters against those of the first parent", _parameters, READ)
-LATENCY = Gate("cost.latency", "time for a run against that of the first parent", _latency, RUNS)
+SIZE = Gate("cost.size", "bytes against those of the first parent", _size, READ, "max_size_ratio")
+PARAMETERS = Gate(
+    "cost.parameters", "parameters against those of the first parent", _parameters, READ, "max_parameters_ratio"
+)
+LATENCY = Gate("cost.latency", "time for a run against that of the first parent", _latency, RUNS, "max_latency_ratio")

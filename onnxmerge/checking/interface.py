@@ -118,6 +118,6 @@ def _others(size: int) -> tuple[int, ...]:
     )
 
 
-SCHEMA = Gate("interface.schema", "inputs and outputs are those of the schema", _schema, READ)
+SCHEMA = Gate("interface.schema", "inputs and outputs are those of the schema", _schema, READ, "schema")
 PARENTS = Gate("interface.parents", "inputs and outputs are those of the parents", _parents, READ)
 FREE = Gate("interface.free-sizes", "sizes that are declared free are free", _free_sizes, RUNS)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxmerge.calibration.chunks import Feed
-from onnxmerge.checking.runs import Runner, floats, rows_of
+from onnxmerge.checking.runs import Runner, floats, rows_of, same
 from onnxmerge.errors import InputError
 from onnxmerge.types import Array
 
@@ -31,10 +31,21 @@ class Agreement:
     rows: int = 0
 
     def add(self, found: Array, wanted: Array) -> None:
-        """Take in one batch. Raises InputError where the shapes differ."""
+        """Take in one batch: what is finite; infinities and nan must be the same.
+
+        Raises InputError where they are not, or nothing is finite, or the shapes differ.
+        """
         if found.shape != wanted.shape:
             raise InputError(f"its shape is {list(found.shape)}, that of the parent {list(wanted.shape)}")
-        new, old = found.astype(np.float64), wanted.astype(np.float64)
+        if wanted.ndim == 2 and wanted.shape[1] > 1:
+            self.top1 += int((found.argmax(axis=1) == wanted.argmax(axis=1)).sum())
+            self.rows += len(wanted)
+        finite = np.isfinite(wanted)
+        if not np.array_equal(found[~finite], wanted[~finite], equal_nan=True) or not np.isfinite(found[finite]).all():
+            raise InputError("values that are not finite are not those of the parent")
+        if wanted.size and not finite.any():
+            raise InputError("no value is finite, so there is nothing to compare")
+        new, old = found[finite].astype(np.float64), wanted[finite].astype(np.float64)
         error = np.abs(new - old)
         self.largest = max(self.largest, float(error.max(initial=0.0)))
         self.scale = max(self.scale, float(np.abs(old).max(initial=0.0)))
@@ -44,9 +55,6 @@ class Agreement:
         self.theirs += float(np.square(old).sum())
         self.product += float((new * old).sum())
         self.values += old.size
-        if old.ndim == 2 and old.shape[1] > 1:
-            self.top1 += int((new.argmax(axis=1) == old.argmax(axis=1)).sum())
-            self.rows += len(old)
 
     @property
     def relative(self) -> float:
@@ -76,13 +84,14 @@ class Agreement:
 class Observed:
     """What a pass gave.
 
-    ``not_finite`` counts values by output; ``agreements`` are by parent (its place) and output;
-    ``errors`` say of a parent why it cannot be compared.
+    ``not_finite`` counts values by output; ``agreements`` are by parent (its place) and output, ``exact`` says the same
+    way whether outputs that are no floats are equal; ``errors`` say of a parent why it cannot be compared.
     """
 
     samples: int = 0
     not_finite: Counter[str] = field(default_factory=Counter)
     agreements: dict[tuple[int, str], Agreement] = field(default_factory=dict)
+    exact: dict[tuple[int, str], bool] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
 
     def take(
@@ -107,13 +116,21 @@ class Observed:
 
     def _compare(self, place: int, given: dict[str, Any], parent: Runner, theirs: dict[str, Any]) -> None:
         partners = partner_outputs(tuple(given), parent)
-        for name, array in floats(theirs):
+        numbers = dict(floats(theirs))
+        for name, value in theirs.items():
+            if name not in numbers:
+                key = place, partners.get(name, name)
+                self.exact[key] = self.exact.get(key, True) and key[1] in given and same([given[key[1]]], [value])
+        for name, array in numbers.items():
             own = partners.get(name)
             if own is None:
                 raise InputError(f"no output of the model answers for {name!r} of {parent.network.label}")
             agreement = self.agreements.setdefault((place, own), Agreement())
+            found = given[own]
+            if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+                raise InputError(f"output {own!r} holds no numbers, as that of the parent does")
             try:
-                agreement.add(np.asarray(given[own]), array)
+                agreement.add(found, array)
             except InputError as error:
                 raise InputError(f"output {own!r}: {error}") from error
 

@@ -89,5 +89,5 @@ def _unasked(subject: Subject, gate: str) -> Finding:
 
 OPSET = Gate("portability.opset", "every target knows the opset", _opset)
 IR = Gate("portability.ir", "every target knows the IR version", _ir)
-OPERATORS = Gate("portability.operators", "every target has the operators", _operators)
+OPERATORS = Gate("portability.operators", "every target has the operators", _operators, asked_by="targets")
 SIZE = Gate("portability.size", "every target can hold it", _size, ("integrity.external-data",))

@@ -88,4 +88,6 @@ def _nothing(subject: Subject, gate: str) -> Finding:
 WEIGHTS_GATE = Gate("provenance.weights", "the weights are those that were written", _weights, READ)
 PARENTS = Gate("provenance.parents", "the parents are those that it was made from", _parents)
 RECIPE_GATE = Gate("provenance.recipe", "the recipe is whole, and of its sources", _recipe)
-REPRODUCE = Gate("provenance.reproduce", "merging again gives the same bytes", _reproduce, (*READ, PARENTS.id))
+REPRODUCE = Gate(
+    "provenance.reproduce", "merging again gives the same bytes", _reproduce, (*READ, PARENTS.id), "reproduce"
+)

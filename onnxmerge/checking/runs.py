@@ -104,4 +104,4 @@ def same(one: Sequence[Any], other: Sequence[Any]) -> bool:
 def _identical(one: Any, other: Any) -> bool:
     if not isinstance(one, np.ndarray) or not isinstance(other, np.ndarray):
         return repr(one) == repr(other)
-    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"))
+    return one.dtype == other.dtype and bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"))

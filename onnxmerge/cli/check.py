@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -13,13 +13,16 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.checking.finding import nothing
 from onnxmerge.checking.formats import FORMATS
 from onnxmerge.checking.report import CheckReport, exit_code_of
-from onnxmerge.cli.files import InputFile, OutputFile, publishing
+from onnxmerge.cli.files import InputFile, OutputFile, files_of, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.errors import UsageError
 from onnxmerge.report.check import print_check
 from onnxmerge.report.terminal import emit
+
+if TYPE_CHECKING:
+    from onnxmerge.checking.config import Planned
 
 _AT_LEAST_0 = click.FloatRange(0)
 TEXT = "text"
@@ -144,9 +147,10 @@ def check(
     """
     images = take_image_options(settings)
     outputs = [*written, *([] if save_baseline is None else [("json", save_baseline)])]
+    plan = () if models else _planned(context, config)
     with publishing(context) as publication:
         if not models:
-            reports = _configured(context, config, settings["provider"])
+            reports = [_checked(each, settings["provider"]) for each in plan]
         elif config is not None:
             raise UsageError("--config says which models are checked; leave MODEL out")
         else:
@@ -166,9 +170,12 @@ _OF_ALL = ("kind", "every", "written", "config", "provider", "models")
 """Options that go with a configuration."""
 
 
-def _configured(context: click.Context, config: str | None, provider: str) -> list[CheckReport]:
-    """Check what a configuration names. Raises UsageError where there is none, or options stand beside it."""
-    from onnxmerge.checking.config import find_config, planned  # pydantic is slow to import
+def _planned(context: click.Context, config: str | None) -> tuple[Planned, ...]:
+    """What a configuration names, all of it noted as read.
+
+    Raises UsageError where there is none, or options stand beside it.
+    """
+    from onnxmerge.checking.config import MODEL, PARENT, find_config, planned  # pydantic is slow to import
 
     path = find_config(Path.cwd()) if config is None else Path(config)
     if path is None:
@@ -179,11 +186,17 @@ def _configured(context: click.Context, config: str | None, provider: str) -> li
         given = context.get_parameter_source(option.name or "") == ParameterSource.COMMANDLINE
         if given and option.name not in _OF_ALL:
             raise UsageError(f"{option.opts[0]} is for one MODEL: name it, or write the option into the configuration")
-    reports = []
-    for each in planned(path):
-        if each.model is None:
-            why = f"no model matches {each.pattern}"
-            reports.append(CheckReport(each.pattern, None, (nothing(why),)))
-        else:
-            reports.append(api.check(each.model, provider=provider, **each.arguments))
-    return reports
+    files = files_of(context)
+    files.reads("the configuration", str(path))
+    plan = tuple(planned(path))
+    for each in plan:
+        for what, file in each.files:
+            files.reads(what, file, model=what in (MODEL, PARENT))
+    return plan
+
+
+def _checked(planned: Planned, provider: str) -> CheckReport:
+    if planned.model is None:
+        why = f"no model matches {planned.pattern}"
+        return CheckReport(planned.pattern, None, (nothing(why),))
+    return api.check(planned.model, provider=provider, **planned.arguments)

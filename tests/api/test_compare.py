@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import onnxmerge
 from tests.checking.broken import MLP, mlp, saved, weights, with_noise
 from tests.command_line import Cli
+from tests.graphs import build
 
 
 def test_a_copy() -> None:
@@ -46,6 +48,30 @@ def test_outputs_that_cannot_be_compared() -> None:
     assert not found.same
     assert found.failure is not None
     assert "shape" in found.failure
+
+
+INTEGERS = "(float[n,4] x) => (int64[n] y) { y = ArgMax<axis=1, keepdims=0>(x) }"
+BOTH = "(float[n,4] x) => (float[n,4] r, int64[n] y) { r = Relu(x)  y = ArgMax<axis=1, keepdims=0>(x) }"
+TEXT = "(float[n,4] x) => (string[n,4] y) { y = Cast<to=8>(x) }"
+NUMBER = "(float[n,4] x) => (double[n,4] y) { y = Cast<to=11>(x) }"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (INTEGERS, INTEGERS, True),
+        (INTEGERS, INTEGERS.replace("ArgMax", "ArgMin"), False),
+        (BOTH, BOTH, True),
+        (BOTH, BOTH.replace("ArgMax", "ArgMin"), False),
+        (TEXT, TEXT, True),
+        (TEXT, NUMBER, False),
+        (NUMBER, TEXT, False),
+    ],
+)
+def test_outputs_that_are_no_floats_must_be_equal(one: str, other: str, same: bool) -> None:  # noqa: FBT001
+    data = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    models = [build(text, opset=17, ir_version=8, check=False) for text in (one, other)]
+    assert onnxmerge.compare(*models, data=data).same == same
 
 
 def test_the_command(tmp_path: Path, cli: Cli) -> None:

@@ -27,6 +27,21 @@ def words(*given: object) -> Callable[[Path], Sequence[object]]:
     return lambda folder: ["check", saved(mlp(), folder), *given]
 
 
+def configured(text: str, *options: object) -> Callable[[Path], Sequence[object]]:
+    """A good model m.onnx and its parent a.onnx, and onnxmerge.toml."""
+
+    def build(folder: Path) -> Sequence[object]:
+        saved(mlp(), folder)
+        saved(mlp(), folder, "a.onnx")
+        (folder / "onnxmerge.toml").write_text(f"[[check]]\n{text}\n")
+        return ["check", *options]
+
+    return build
+
+
+NAMED = 'models = ["m.onnx"]'
+
+
 @attacks(
     Attack("no model", lambda _: ["check", "m.onnx"], 1, ("does not exist",)),
     Attack("no ONNX", lambda folder: ["check", _text(folder)], 1, ("is not an ONNX model",)),
@@ -50,6 +65,18 @@ def words(*given: object) -> Callable[[Path], Sequence[object]]:
     Attack("an unknown family", words("--only", "looks"), 2, ("there are no such gates",)),
     Attack("a baseline over the model", words("--save-baseline", "m.onnx"), 2, ("is the model itself",)),
     Attack("two reports in one file", words("--report", "json=r", "--report", "junit=r"), 2, ("are one file",)),
+    Attack("a bound whose gate is left out", words("--against", "m.onnx", "--max-error", 1, "--only", "integrity"), 2),
+    Attack("a proof that is left out", words("--certify", "--skip", "certificate"), 2, ("--skip leaves out",)),
+    Attack("a report over the configuration", configured(NAMED, "--report", "json=onnxmerge.toml"), 2),
+    Attack("a report over a configured model", configured(NAMED, "--report", "json=m.onnx"), 2, ("the model itself",)),
+    Attack(
+        "a report over a configured parent",
+        configured(f'{NAMED}\nagainst = ["a.onnx"]', "--report", "json=a.onnx"),
+        2,
+        ("one of the parents",),
+    ),
+    Attack("a report over configured data", configured(f'{NAMED}\ndata = "a.onnx"', "--report", "json=a.onnx"), 2),
+    Attack("a pattern that is none", configured('models = ["**m"]'), 1, ("is no pattern of files",)),
     Attack("compared with what is not there", lambda folder: ["compare", saved(mlp(), folder), "b.onnx"], 1),
 )
 def test_check(attack: Attack, tmp_path: Path, cli: Cli) -> None:

@@ -122,6 +122,10 @@ TOTAL = "(float[n,4] x) => (float s) { s = ReduceMean<keepdims=0>(x) }"
 SQUEEZED = "(float[n,1] x) => (float[m] y) { y = Squeeze(x) }"
 UNIQUE = "(float[n,4] x) => (float[m] y) { y = Unique(x) }"
 DET = "(float[n,4,4] x) => (float[n] y) { y = Det(x) }"
+CLASS = "(float[n,4] x) => (int64[n] y) { y = ArgMax<axis=1, keepdims=0>(x) }"
+LEAST = CLASS.replace("ArgMax", "ArgMin")
+RELU = "(float[n,4] x) => (float[n,4] y) { y = Relu(x) }"
+ONE = "(float[n,4] x) => (float[n,1] y) { y = ReduceMean<axes=[1]>(x) }"
 OWN = "(float[n,4] x) => (float[n,4] y) { y = com.microsoft.Gelu(x) }"
 CONVOLUTION = """(float[n,3,h,w] x) => (float[n,2] y) {
     c = Conv<pads=[1,1,1,1]>(x, k)  r = Relu(c)  p = GlobalAveragePool(r)  f = Flatten(p)  y = Gemm<transB=1>(f, v)
@@ -295,6 +299,28 @@ CASES: tuple[Case, ...] = (
         "cost.parameters",
     ),
     Case("slower than can be", against(mlp, mlp, "--max-latency-ratio", "0"), "cost.latency"),
+    # asked for, but not to be told of the model
+    Case(
+        "no float output to hold to an error",
+        against(graph(CLASS), graph(LEAST), "--max-error", "0"),
+        "agreement.largest-error",
+    ),
+    Case(
+        "no scores of classes",
+        labelled(graph(ONE), graph(ONE), "--min-agreement", "0.9", "--skip", "accuracy"),
+        "agreement.top1",
+    ),
+    Case(
+        "a parent without parameters",
+        against(mlp, graph(RELU), "--max-parameters-ratio", "1", "--skip", "interface"),
+        "cost.parameters",
+    ),
+    Case("a parent that gives nan", against(mlp, spoilt("c", np.nan), "--max-error", "0.1"), "agreement.largest-error"),
+    Case(
+        "nan beside a parent that has none",
+        against(spoilt("c", np.inf), mlp, "--max-error", "0.1", "--skip", "behaviour"),
+        "agreement.largest-error",
+    ),
     # provenance
     Case("weights changed after merging", merged(edited), "provenance.weights"),
     Case("made from other models", merged(unchanged, other=True), "provenance.parents"),

@@ -42,6 +42,30 @@ def test_what_is_no_longer_asked_fails(tmp_path: Path, cli: Cli) -> None:
     assert "certificate.groups::not evaluated" in ended.stdout
 
 
+def test_infinitely_worse_is_worse(tmp_path: Path, cli: Cli) -> None:
+    asked = ("check", saved(with_noise(0.2)(), tmp_path), "--against", "a.onnx", "--max-error", "0.01")
+    saved(mlp(), tmp_path, "a.onnx")
+    assert cli(*asked, "--save-baseline", "base.json").returncode == 3
+    assert cli(*asked, "--baseline", "base.json").returncode == 0
+    saved(mlp(v=np.zeros((3, 5), np.float32), c=np.zeros(3, np.float32)), tmp_path, "a.onnx")
+    ended = cli(*asked, "--baseline", "base.json", "--format", "json")
+    failed = [
+        each["id"]
+        for each in json.loads(ended.stdout)["findings"]
+        if each["verdict"] == "fail" and each["severity"] == "error"
+    ]
+    assert "agreement.largest-error" in failed
+
+
+def test_what_was_the_same_and_is_not(tmp_path: Path, cli: Cli) -> None:
+    asked = ("check", saved(mlp(), tmp_path), "--against", saved(mlp(), tmp_path, "a.onnx"))
+    cli(*asked, "--save-baseline", "base.json")
+    saved(with_noise(0.1)(), tmp_path)
+    ended = cli(*asked, "--baseline", "base.json", "--format", "json")
+    failed = [each["id"] for each in json.loads(ended.stdout)["findings"] if each["verdict"] == "fail"]
+    assert "agreement.signal-to-noise" in failed
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', "\0"])
 def test_what_is_no_baseline(text: str, tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "base.json").write_text(text)
