@@ -62,10 +62,13 @@ def remade(recipe: str, parents: Sequence[ModelSource], operators: Path | None, 
 
 
 def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
-    """The options that a recipe holds."""
+    """The options that a recipe holds. Raises ValueError for a value of another type than its option's."""
+    from onnxmerge.recipes.file import schema_model  # pydantic is slow to import
+
     common = [each.name for each in fields(MergeOptions) if each.name != "method_options"]
     values = {name: found[name] for name in common}
     values |= {name: found[name] for name in own_options() if found.get(name) is not None}
+    schema_model().model_validate({"models": found["models"], **values})  # anyone may have written the metadata
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     values["groups"] = tuple(GroupRule(**rule) for rule in values["groups"])
     values["provider"] = {

@@ -31,12 +31,22 @@ def _parents(subject: Subject) -> Iterator[Finding]:
     if recorded is None or not subject.parents:
         yield _nothing(subject, PARENTS.id) if recorded is None else subject.skip(PARENTS.id, "no --against")
         return
-    wanted = recorded.split()
+    wanted = [*recorded.split(), *_base(subject)]
     for parent in subject.parents:
         known = parent.sha256 in wanted
         told = "" if known else "the model was made from other files: give those that it was made from, or merge again"
         verdict: Verdict = "pass" if known else "fail"
         yield Finding(PARENTS.id, "error", parent.label, parent.sha256, " ".join(wanted), verdict, told)
+
+
+def _base(subject: Subject) -> Iterator[str]:
+    """The pretraining that the recipe names, which is given with the parents where the model is merged again."""
+    try:
+        base = json.loads(subject.metadata.get(RECIPE, "{}"))["base"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return
+    if isinstance(base, str):
+        yield base
 
 
 def _recipe(subject: Subject) -> Iterator[Finding]:

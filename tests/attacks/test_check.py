@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.attacks.attack import Attack, attacks
-from tests.checking.broken import mlp, saved
+from tests.checking.broken import merged, mlp, saved, with_entry
 from tests.command_line import Cli
 
 DEEP = "[" * 100_000
@@ -37,6 +40,34 @@ def configured(text: str, *options: object) -> Callable[[Path], Sequence[object]
         return ["check", *options]
 
     return build
+
+
+def forged(**changed: object) -> Callable[[Path], Sequence[object]]:
+    """A merge whose recipe was changed, to be made again from its parents."""
+
+    def change(text: str) -> str:
+        return json.dumps({**json.loads(text), **changed})
+
+    return lambda folder: ["check", *merged(with_entry("onnxmerge.recipe", change), "--reproduce")(folder)]
+
+
+UNREAD = ("provenance.reproduce", "the recipe in the model's metadata cannot be read")
+FORGED: dict[str, dict[str, object]] = {
+    "a number in words": {"seed": "x"},
+    "a method that is a table": {"method": {}},
+    "weights in words": {"weights": ["a", "b"]},
+    "a share in words": {"share": "x"},
+    "a list for a number": {"width": [1]},
+    "a number for names": {"until": 5},
+}
+
+
+@pytest.mark.parametrize("changed", FORGED.values(), ids=FORGED)
+def test_forged_recipes(changed: dict[str, object], tmp_path: Path, cli: Cli) -> None:
+    ended = cli(*forged(**changed)(tmp_path), "--format", "github")
+    assert ended.returncode == 3
+    assert all(part in ended.stdout for part in UNREAD), ended.stdout
+    assert "a bug" not in ended.stdout
 
 
 NAMED = 'models = ["m.onnx"]'

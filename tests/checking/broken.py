@@ -165,6 +165,14 @@ def merged(change: Callable[[onnx.ModelProto], None], *options: object, other: b
     return written
 
 
+def merged_onto_base(folder: Path) -> list[object]:
+    """A merge of fine-tunes, with their pretraining beside them: all that it takes to merge again."""
+    names = [saved(mlp(**weights(seed)), folder, f"{seed}.onnx") for seed in range(3)]
+    base, *parents = (folder / name for name in names)
+    onnxmerge.merge(parents, base=base, method="ties", provider="cpu").save(folder / "m.onnx")
+    return ["m.onnx", *(word for name in names for word in ("--against", name)), "--reproduce"]
+
+
 def unchanged(_model: onnx.ModelProto) -> None:
     """Nothing."""
 
@@ -342,6 +350,7 @@ def good(*options: object, model: Callable[[], onnx.ModelProto] = mlp) -> Build:
 
 
 GOOD: tuple[Case, ...] = (
+    Case("merged again onto its pretraining", merged_onto_base, None, 0),
     Case("an output without rows", good(model=graph(TOTAL)), None, 0),
     Case("rows only where there are several", good(model=graph(SQUEEZED)), None, 0),
     Case("plain", good(), None, 0),
