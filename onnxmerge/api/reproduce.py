@@ -68,7 +68,9 @@ def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
     common = [each.name for each in fields(MergeOptions) if each.name != "method_options"]
     values = {name: found[name] for name in common}
     values |= {name: found[name] for name in own_options() if found.get(name) is not None}
-    schema_model().model_validate({"models": found["models"], **values})  # anyone may have written the metadata
+    checked = schema_model().model_validate({"models": found["models"], **values})  # anyone may have written them
+    # JSON writes 1.0 as 1, and metadata tells the two apart.
+    values |= {name: value for name in values if isinstance(value := getattr(checked, name), float)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     values["groups"] = tuple(GroupRule(**rule) for rule in values["groups"])
     values["provider"] = {

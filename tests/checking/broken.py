@@ -148,13 +148,15 @@ def labelled(parent: Callable[[], onnx.ModelProto], model: Callable[[], onnx.Mod
     return written
 
 
-def merged(change: Callable[[onnx.ModelProto], None], *options: object, other: bool = False) -> Build:
+def merged(
+    change: Callable[[onnx.ModelProto], None], *options: object, other: bool = False, method: str = "average"
+) -> Build:
     """A merge whose file was changed afterwards, against its parents (or ``other`` ones)."""
 
     def written(folder: Path) -> list[object]:
         parents = [saved(mlp(), folder, "a.onnx"), saved(mlp(**weights(1)), folder, "b.onnx")]
         paths = [folder / name for name in parents]
-        onnxmerge.merge(paths, method="average", provider="cpu").save(folder / "m.onnx")
+        onnxmerge.merge(paths, method=method, provider="cpu").save(folder / "m.onnx")
         model = onnx.load(folder / "m.onnx")
         change(model)
         saved(model, folder)
@@ -351,6 +353,7 @@ def good(*options: object, model: Callable[[], onnx.ModelProto] = mlp) -> Build:
 
 GOOD: tuple[Case, ...] = (
     Case("merged again onto its pretraining", merged_onto_base, None, 0),
+    Case("merged again by a zip", merged(unchanged, "--reproduce", method="weight-zip"), None, 0),
     Case("an output without rows", good(model=graph(TOTAL)), None, 0),
     Case("rows only where there are several", good(model=graph(SQUEEZED)), None, 0),
     Case("plain", good(), None, 0),
