@@ -13,6 +13,7 @@ from typing import Any
 from onnxmerge.api.merge import merge
 from onnxmerge.errors import InputError
 from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.merging.task_vectors.options import ParameterRule
 from onnxmerge.merging.task_vectors.registry import own_options
 from onnxmerge.model.read import read_network
 from onnxmerge.model.scratch import scratch_folder
@@ -72,6 +73,8 @@ def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
     # JSON writes 1.0 as 1, and metadata tells the two apart.
     values |= {name: value for name in values if isinstance(value := getattr(checked, name), float)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if "parameters" in values:
+        values["parameters"] = tuple(ParameterRule(**rule) for rule in values["parameters"])
     values["groups"] = tuple(GroupRule(**rule) for rule in values["groups"])
     values["provider"] = {
         "CPUExecutionProvider": "cpu",

@@ -147,6 +147,9 @@ def check(
     """
     images = take_image_options(settings)
     outputs = [*written, *([] if save_baseline is None else [("json", save_baseline)])]
+    for option, given in (("--baseline", settings["baseline"]), ("--save-baseline", save_baseline)):
+        if given is not None and len(models) > 1:
+            raise UsageError(f"{option} is of one MODEL: check each by itself, or name baselines in onnxmerge.toml")
     plan = () if models else _planned(context, config)
     with publishing(context) as publication:
         if not models:

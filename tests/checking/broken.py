@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,8 @@ import onnx.numpy_helper
 import onnx_ir as ir
 
 import onnxmerge
+from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.merging.task_vectors.options import ParameterRule
 from onnxmerge.model.digest import WEIGHTS, tensors_of, weights_digest
 from onnxmerge.types import Array
 from tests.graphs import build, execute, normal
@@ -149,14 +152,18 @@ def labelled(parent: Callable[[], onnx.ModelProto], model: Callable[[], onnx.Mod
 
 
 def merged(
-    change: Callable[[onnx.ModelProto], None], *options: object, other: bool = False, method: str = "average"
+    change: Callable[[onnx.ModelProto], None],
+    *options: object,
+    other: bool = False,
+    method: str = "average",
+    **settings: Any,
 ) -> Build:
     """A merge whose file was changed afterwards, against its parents (or ``other`` ones)."""
 
     def written(folder: Path) -> list[object]:
         parents = [saved(mlp(), folder, "a.onnx"), saved(mlp(**weights(1)), folder, "b.onnx")]
         paths = [folder / name for name in parents]
-        onnxmerge.merge(paths, method=method, provider="cpu").save(folder / "m.onnx")
+        onnxmerge.merge(paths, method=method, provider="cpu", **settings).save(folder / "m.onnx")
         model = onnx.load(folder / "m.onnx")
         change(model)
         saved(model, folder)
@@ -167,12 +174,16 @@ def merged(
     return written
 
 
-def merged_onto_base(folder: Path) -> list[object]:
+def merged_onto_base(**settings: Any) -> Build:
     """A merge of fine-tunes, with their pretraining beside them: all that it takes to merge again."""
-    names = [saved(mlp(**weights(seed)), folder, f"{seed}.onnx") for seed in range(3)]
-    base, *parents = (folder / name for name in names)
-    onnxmerge.merge(parents, base=base, method="ties", provider="cpu").save(folder / "m.onnx")
-    return ["m.onnx", *(word for name in names for word in ("--against", name)), "--reproduce"]
+
+    def written(folder: Path) -> list[object]:
+        names = [saved(mlp(**weights(seed)), folder, f"{seed}.onnx") for seed in range(3)]
+        base, *parents = (folder / name for name in names)
+        onnxmerge.merge(parents, base=base, provider="cpu", **settings).save(folder / "m.onnx")
+        return ["m.onnx", *(word for name in names for word in ("--against", name)), "--reproduce"]
+
+    return written
 
 
 def unchanged(_model: onnx.ModelProto) -> None:
@@ -352,7 +363,19 @@ def good(*options: object, model: Callable[[], onnx.ModelProto] = mlp) -> Build:
 
 
 GOOD: tuple[Case, ...] = (
-    Case("merged again onto its pretraining", merged_onto_base, None, 0),
+    Case("merged again onto its pretraining", merged_onto_base(method="ties"), None, 0),
+    Case(
+        "merged again with rules for single initializers",
+        merged_onto_base(method="task-arithmetic", parameters=(ParameterRule("w", 0.3),)),
+        None,
+        0,
+    ),
+    Case(
+        "merged again with rules for single groups",
+        merged(unchanged, "--reproduce", method="rebasin", groups=(GroupRule("p0", pin=True),)),
+        None,
+        0,
+    ),
     Case("merged again by a zip", merged(unchanged, "--reproduce", method="weight-zip"), None, 0),
     Case("an output without rows", good(model=graph(TOTAL)), None, 0),
     Case("rows only where there are several", good(model=graph(SQUEEZED)), None, 0),

@@ -26,6 +26,16 @@ def test_a_baseline_fails_on_what_got_worse(tmp_path: Path, cli: Cli) -> None:
     assert cli("check", *data, "--baseline", "base.json").returncode == 0
 
 
+def test_a_baseline_is_of_one_model(tmp_path: Path, cli: Cli) -> None:
+    one, other = saved(mlp(), tmp_path, "a.onnx"), saved(mlp(), tmp_path, "b.onnx")
+    assert cli("check", one, "--save-baseline", "base.json").returncode == 0
+    for option, file in (("--save-baseline", "new.json"), ("--baseline", "base.json")):
+        ended = cli("check", one, other, option, file)
+        assert ended.returncode == 2
+        assert f"{option} is of one MODEL" in ended.stderr
+    assert not (tmp_path / "new.json").exists()
+
+
 def test_what_failed_before_is_a_warning(tmp_path: Path, cli: Cli) -> None:
     model = saved(spoilt("w", np.nan)(), tmp_path)
     assert cli("check", model, "--save-baseline", "base.json").returncode == 3
