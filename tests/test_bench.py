@@ -1,0 +1,40 @@
+"""The benchmark knows what a merge must compute, and writes a page of what it measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools.benchmark.floor import measure, work
+from tools.benchmark.jobs import JOBS
+from tools.benchmark.page import page
+
+WIDTH, HIDDEN, BLOCKS, WORDS, HEADS, DEPTH = 64, 128, 2, 256, 4, 16
+
+
+def test_what_a_merge_must_compute_is_counted_from_its_groups(tmp_path: Path) -> None:
+    job = JOBS["tiny/mudsc-align"]
+    models = job.case.models(tmp_path, 2)
+    assert job.case.data is not None
+    data = job.case.data(tmp_path)
+    found = work(models, data, 32, "mudsc-align")
+
+    inner = 2 * WIDTH * WIDTH * WIDTH  # values, and what the output projection reads: every unit of every head
+    heads = 2 * HEADS * WIDTH * WIDTH  # queries and keys, whose units are turned in pairs: heads as a whole
+    stream = WIDTH * WIDTH * (2 * WORDS + BLOCKS * (4 * WIDTH + 3 * HIDDEN) + 2 * BLOCKS + 1)
+    hidden = HIDDEN * HIDDEN * 3 * WIDTH
+    assert found.by_weights == stream + BLOCKS * (inner + heads + hidden)
+    assert found.by_activations > 0
+    assert found.assignments == {WIDTH: 1, HIDDEN: BLOCKS, HEADS: BLOCKS, DEPTH: HEADS * HEADS * BLOCKS}
+
+    assert work(models, data, 32, "rebasin").by_activations == 0
+    floor = measure(models, data, 32, found, tmp_path)
+    assert floor.seconds >= floor.forward > 0
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_page_has_a_row_for_each_job() -> None:
+    parts = dict.fromkeys(("seconds", "forward", "products", "assignment", "disk"), 1.0)
+    found = {"floor": parts, "seconds": 3.0, "ratio": 3.0, "peak_anonymous": 2 * 10**9, "stages": {"match": 2.5}}
+    text = page({"a": {**found, "reference_seconds": None}, "b": {**found, "reference_seconds": 9.0}})
+    assert "| a | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 3.0 | 3.0 | 2.00 |  |" in text
+    assert "| b | 2.5 |" in text
