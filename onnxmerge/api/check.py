@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from math import nan
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
-from onnxmerge.api.evaluate import evaluate
-from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.reproduce import remade
-from onnxmerge.calibration.sources import BATCH_SIZE, SourceSpec, open_source
+from onnxmerge.calibration.sources import BATCH_SIZE, ENDLESS, SourceSpec, open_source
 from onnxmerge.calibration.specs import input_specs, is_batched
+from onnxmerge.checking.labelled import LabelledEvaluation
 from onnxmerge.checking.layers import layers
 from onnxmerge.checking.provenance import RECIPE
 from onnxmerge.checking.registry import FAMILIES, GATES, findings
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.checking.schema import Interface
 from onnxmerge.checking.settings import Settings
-from onnxmerge.checking.subject import Score, Subject
+from onnxmerge.checking.subject import Subject
 from onnxmerge.checking.targets import runtime, target
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.evaluation.candidate import free_batch
 from onnxmerge.evaluation.labels import LabelSpec, read_labels
-from onnxmerge.evaluation.scorer import Accuracy
+from onnxmerge.evaluation.task import Task
+from onnxmerge.evaluation.truth import truth
 from onnxmerge.model.network import Network
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.read import parse, read_network
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.prepare import ModelSource
-from onnxmerge.pipeline.tasks import TaskSpec, require_own_folder
+from onnxmerge.pipeline.tasks import TaskSpec, require_own_folder, tasks_learned, tasks_of
 
 
 def check(
@@ -45,6 +44,7 @@ def check(
     tasks: TaskSpec | None = None,
     vectors: str | Path | None = None,
     max_drop: float | None = None,
+    max_ensemble_drop: float | None = None,
     min_agreement: float | None = None,
     max_error: float | None = None,
     max_size_ratio: float | None = None,
@@ -74,7 +74,9 @@ def check(
         labels: A label for each sample: see `evaluate`.
         tasks: What labels mean: see `evaluate`.
         vectors: File of class vectors: see `evaluate`.
-        max_drop: Points of accuracy that may be lost against the best parent that learned a task.
+        max_drop: Points of accuracy that may be lost against the best parent that learned a task: the whole 95%
+            interval of what was lost must lie within.
+        max_ensemble_drop: The same against the parents' ensemble.
         min_agreement: Share of samples, from 0 to 1, for which the highest class must be that of each parent.
         max_error: The largest error of an output, relative to the largest value of each parent's.
         max_size_ratio: Bytes, as many times those of the first parent.
@@ -102,6 +104,7 @@ def check(
     """
     bounds = {
         "max_drop": max_drop,
+        "max_ensemble_drop": max_ensemble_drop,
         "min_agreement": min_agreement,
         "max_error": max_error,
         "max_size_ratio": max_size_ratio,
@@ -126,29 +129,17 @@ def check(
     _require_selected(settings)
     subject = _subject(model, settings)
     subject.parents = tuple(read_network(parent) for parent in against)
+    images = dict(image_options or {})
+    if labels is not None and data is not None:
+        subject.labelled = _labelled(labels, data, tasks, vectors, against)
     if data is not None:
         template = subject.parents[0] if subject.parents else _readable(subject)
         if template is not None:
             specs = input_specs(template.model)
-            subject.data = open_source(
-                data, free_batch(specs) if is_batched(specs) else specs, batch_size=batch_size, **(image_options or {})
-            )
-    images = dict(image_options or {})
-    if labels is not None and data is not None:
-        _require_labels(labels, data)
-        subject.judge = lambda: _scores(
-            evaluate(
-                {subject.label: model},
-                data,
-                labels,
-                tasks=tasks,
-                vectors=vectors,
-                parents=against,
-                batch_size=batch_size,
-                image_options=images,
-                provider=provider,
-            )
-        )
+            # Of data without end one sample more than there are labels is enough to refuse it.
+            endless = ENDLESS if subject.labelled is None else subject.labelled.right.samples + 1
+            wanted = free_batch(specs) if is_batched(specs) else specs
+            subject.data = open_source(data, wanted, endless=endless, batch_size=batch_size, **images)
     if subject.path is not None:
         given = {
             "calibration": data,
@@ -176,7 +167,7 @@ def _held_against(baseline: str | os.PathLike[str] | None) -> Callable[[CheckRep
 
 def _require_use(bounds: Mapping[str, float | None], *, against: bool, data: bool, labels: bool) -> None:
     """Raise UsageError for a bound that nothing could be held to."""
-    needed = {"min_agreement": data, "max_drop": labels}
+    needed = {"min_agreement": data, "max_drop": labels, "max_ensemble_drop": labels}
     for name, value in bounds.items():
         flag = f"--{name.replace('_', '-')}"
         if value is not None and not value >= 0:
@@ -198,23 +189,18 @@ def _require_selected(settings: Settings) -> None:
             raise UsageError(f"--{gate.asked_by.replace('_', '-')} asks for {gate.id}, which {option} leaves out")
 
 
-def _require_labels(labels: LabelSpec, data: SourceSpec) -> None:
-    """Raise InputError for labels that cannot be read, before the work."""
+def _labelled(
+    labels: LabelSpec,
+    data: SourceSpec,
+    tasks: TaskSpec | None,
+    vectors: str | Path | None,
+    against: Sequence[ModelSource],
+) -> LabelledEvaluation:
+    """What the right answers are, read before the work. Raises InputError and UsageError as `evaluate` does."""
     require_own_folder(labels, data)
-    read_labels(Path(labels) if isinstance(labels, str) else labels)
-
-
-def _scores(found: EvaluationResult) -> list[Score]:
-    """The rows of an evaluation, task by task."""
-    scores = []
-    for row in found.models:
-        for place, (task, score) in enumerate(zip(found.tasks, row.scores.tasks, strict=True)):
-            if score is None:
-                continue
-            rate, ends = (score.top[0], score.intervals[0]) if isinstance(score, Accuracy) else (nan, (nan, nan))
-            learned = place in row.learned
-            scores.append(Score(row.name, row.role, task.name, rate, ends, score.samples, learned))
-    return scores
+    found, listed = tasks_of(tasks, vectors, Task("classes"))
+    right = truth(found, read_labels(Path(labels) if isinstance(labels, str) else labels))
+    return LabelledEvaluation(found, right, tuple(tasks_learned(against, found, listed)))
 
 
 def _schema(given: str | os.PathLike[str] | Interface | None) -> Interface | None:

@@ -9,27 +9,23 @@ from pathlib import Path
 from typing import Any, get_args
 
 from onnxmerge.api.evaluated_models import Evaluable, EvaluatedModel, evaluated_model, named, plain_average
-from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores, Role
+from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import BATCH_SIZE, CalibrationSource, SourceSpec, open_source
 from onnxmerge.errors import UsageError
-from onnxmerge.evaluation.candidate import Candidate, free_batch
-from onnxmerge.evaluation.ensemble import ensemble, how_mild, mild_ensemble
-from onnxmerge.evaluation.heads import Answers, on_one_scale, sureness
-from onnxmerge.evaluation.heads import Scores as Heads
+from onnxmerge.evaluation.candidate import free_batch
+from onnxmerge.evaluation.ensemble import how_mild
 from onnxmerge.evaluation.labels import LabelSpec, read_labels
-from onnxmerge.evaluation.meanings import meanings_of, require_fitting, require_probabilities, told
+from onnxmerge.evaluation.meanings import require_fitting, told
 from onnxmerge.evaluation.scaled import scaled_scores
-from onnxmerge.evaluation.scorer import Scorer, Scores, Sureness, scores_of_means
+from onnxmerge.evaluation.scorer import Scorer, Scores, scores_of_means
+from onnxmerge.evaluation.side_by_side import AS_THE_TOOL, EnsembleForm, SideBySide
 from onnxmerge.evaluation.task import Task
 from onnxmerge.evaluation.truth import Truth, truth
 from onnxmerge.merging.answer.meaning import Meaning, OutputMeaning, asked_meanings
 from onnxmerge.pipeline.job import Progress
 from onnxmerge.pipeline.prepare import ModelSource
 from onnxmerge.pipeline.tasks import Listed, TaskSpec, require_own_folder, tasks_learned, tasks_of
-
-ENSEMBLE = "ensemble of the parents"
-AS_THE_TOOL = "ensemble as --answer forms it"
 
 
 def evaluate(
@@ -144,24 +140,12 @@ def _asked(written: str | None, evaluated: Sequence[EvaluatedModel], tasks: Sequ
 
 
 @dataclass(frozen=True, slots=True)
-class _Ensemble:
-    """A way to put parents together, and the row that it has."""
-
-    name: str
-    role: Role
-    answers: Callable[[Sequence[Task], Sequence[Answers], Sequence[Sequence[int]]], list[Heads | None]]
-
-
-_ENSEMBLES = (_Ensemble(ENSEMBLE, "ensemble", ensemble), _Ensemble(AS_THE_TOOL, "answer", mild_ensemble))
-
-
-@dataclass(frozen=True, slots=True)
 class _Seen:
     """What one pass over the data gives: scores of all and the meanings of their outputs, scores of the ensembles."""
 
     scores: tuple[Scores, ...]
     meanings: tuple[tuple[OutputMeaning | None, ...], ...]
-    together: tuple[tuple[_Ensemble, Scores], ...]
+    together: tuple[tuple[EnsembleForm, Scores], ...]
 
 
 def _stream(
@@ -173,37 +157,16 @@ def _stream(
     report: Report,
 ) -> _Seen:
     """What one pass over the data gives; ``scorer`` makes one for each row."""
-    scorers = [scorer() for _ in evaluated]
-    of_parents = [index for index, one in enumerate(evaluated) if one.role == "parent"]
-    learned = [evaluated[index].learned for index in of_parents]
-    asks = any(task.kind == "classification" for task in tasks)
-    forms = [form for form in _ENSEMBLES if of_parents and (asks or form is _ENSEMBLES[0])]
-    together = [scorer() for _ in forms]
     candidates = [one.candidate for one in evaluated]
-    meanings: list[tuple[OutputMeaning | None, ...]] = [()] * len(evaluated)
+    learned = {place: one.learned for place, one in enumerate(evaluated) if one.role == "parent"}
+    side = SideBySide(candidates, learned, tasks, scorer, asked)
     for done, feed in enumerate(source, start=1):
         if done == 1:
             candidates = [one.fitted(feed) for one in candidates]
-        given = [one.answers(feed, tasks) for one in candidates]
-        if done == 1:
-            meanings = [meanings_of(*each, tasks, asked) for each in zip(candidates, given, strict=True)]
-        answers = [_answers(*each) for each in zip(candidates, given, meanings, strict=True)]
-        for one, own in zip(scorers, answers, strict=True):
-            one.update(on_one_scale(tasks, own), sureness(tasks, own))
-        for one, form in zip(together, forms, strict=True):
-            both = form.answers(tasks, [answers[index] for index in of_parents], learned)
-            one.update(both, Sureness(both, apart=True))
+        side.take([one.answers(feed, tasks) for one in candidates])
         report(done, source.batches)
-    return _Seen(
-        tuple(one.scores() for one in scorers),
-        tuple(meanings),
-        tuple((form, one.scores()) for form, one in zip(forms, together, strict=True)),
-    )
-
-
-def _answers(candidate: Candidate, given: Sequence[Heads | None], meanings: Sequence[OutputMeaning | None]) -> Answers:
-    require_probabilities(meanings, given, candidate.network.label)
-    return Answers(given, [None if each is None else each.meaning for each in meanings], candidate.outputs)
+    together = tuple((form, one.scores()) for form, one in side.together)
+    return _Seen(tuple(one.scores() for one in side.scorers), side.meanings, together)
 
 
 def _said(evaluated: Sequence[EvaluatedModel], seen: _Seen) -> list[str]:
@@ -211,7 +174,7 @@ def _said(evaluated: Sequence[EvaluatedModel], seen: _Seen) -> list[str]:
     named = [(one.name, meanings) for one, meanings in zip(evaluated, seen.meanings, strict=True)]
     of_parents = [meanings for one, meanings in zip(evaluated, seen.meanings, strict=True) if one.role == "parent"]
     used = {each.meaning for meanings in of_parents for each in meanings if each is not None}
-    return [*told(named), *([f"{AS_THE_TOOL}: {how_mild(used)}"] if used else [])]
+    return [*told(named), *([f"{AS_THE_TOOL.name}: {how_mild(used)}"] if used else [])]
 
 
 def _lowest(

@@ -48,6 +48,7 @@ class _Entry(BaseModel):
     certify: bool = False
     reproduce: bool = False
     max_drop: _Ratio = None
+    max_ensemble_drop: _Ratio = None
     min_agreement: _Ratio = None
     max_error: _Ratio = None
     max_size_ratio: _Ratio = None

@@ -9,7 +9,7 @@ from onnxmerge.checking.gate import READ, RUNS, Gate
 from onnxmerge.checking.schema import Interface, Port, differences, interface_of
 from onnxmerge.checking.subject import Subject
 from onnxmerge.errors import InputError
-from onnxmerge.model.interface import resized
+from onnxmerge.model.interface import resized, resized_batch
 from onnxmerge.types import Array
 
 BATCHES = (1, 2, 3)
@@ -92,8 +92,10 @@ def _refused(subject: Subject, axes: list[Axis], *, batch: bool) -> tuple[int, s
     own = subject.sample[name].shape[axis]
     sizes = BATCHES if batch else _others(own)
     last: tuple[int, str] | None = None
+    one = subject.runner.batched and subject.runner.free
+    sample = resized_batch(subject.sample, 1) if one else subject.sample
     for size in sizes:
-        feed: dict[str, Array] = dict(subject.sample)
+        feed: dict[str, Array] = dict(sample)
         for each, place in axes:
             feed[each] = resized(feed[each], place, size)
         try:

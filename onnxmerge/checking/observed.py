@@ -95,24 +95,38 @@ class Observed:
     errors: dict[int, str] = field(default_factory=dict)
 
     def take(
-        self, runner: Runner, feed: Feed, parents: tuple[Runner, ...], known: dict[str, Any] | None = None
-    ) -> None:
-        """Run one feed through the model and its parents; ``known`` is what the model answers, where it ran before.
+        self,
+        runner: Runner,
+        feed: Feed,
+        parents: tuple[Runner, ...],
+        known: dict[str, Any] | None = None,
+        *,
+        all_run: bool = False,
+    ) -> list[dict[str, Any] | InputError]:
+        """Run one feed through the model and its parents: what each gave, or why it did not.
 
-        Raises InputError where the model does not run on it.
+        ``known`` is what the model answers, where it ran before. A parent that cannot be compared is run no more, but
+        with ``all_run``. Raises InputError where the model does not run on it.
         """
         given = runner.run(feed) if known is None else known
+        outputs: list[dict[str, Any] | InputError] = [given]
         self.samples += rows_of(feed) if runner.batched else 1
         for name, array in floats(given):
             if not np.isfinite(array).all():
                 self.not_finite[name] += int((~np.isfinite(array)).sum())
         for place, parent in enumerate(parents):
-            if place in self.errors:
+            if place in self.errors and not all_run:
                 continue
             try:
-                self._compare(place, given, parent, parent.run(parent.fitting(feed)))
+                theirs = parent.run(parent.fitting(feed))
+                outputs.append(theirs)
+                if place not in self.errors:
+                    self._compare(place, given, parent, theirs)
             except InputError as error:
-                self.errors[place] = str(error)
+                self.errors.setdefault(place, str(error))
+                if len(outputs) == place + 1:  # it did not run at all
+                    outputs.append(error)
+        return outputs
 
     def _compare(self, place: int, given: dict[str, Any], parent: Runner, theirs: dict[str, Any]) -> None:
         partners = partner_outputs(tuple(given), parent)

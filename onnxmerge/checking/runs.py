@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import onnxruntime as ort
 
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.specs import InputSpec, conform_all, fixed_batch, input_specs, is_batched
-from onnxmerge.errors import InputError
-from onnxmerge.model.interface import resized_batch
+from onnxmerge.errors import InputError, ResourceError
+from onnxmerge.evaluation.candidate import with_size
+from onnxmerge.model.interface import only_batch, resized_batch
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
 from onnxmerge.types import Array
@@ -61,6 +62,30 @@ class Runner:
             given = self.once(resized_batch(part, size))
             found.append({name: _rows(array, kept, size, self.network.label, name) for name, array in given.items()})
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    def in_its_batches(self, sample: Feed) -> Runner:
+        """The runner for batches of the size that the model takes, where it declares a free one but is fixed inside.
+
+        ``sample`` are a few rows, under any names. Raises ResourceError where one of them takes more than it may.
+        """
+        if not self.batched or not self.free:
+            return self
+        try:
+            given = self.fitting(sample)
+        except InputError:  # which its first run says
+            return self
+
+        def runs(size: int) -> bool:
+            try:
+                self.once(resized_batch(given, size))
+            except ResourceError:
+                raise
+            except InputError:
+                return False
+            return True
+
+        size = only_batch(self.network.graph, runs)
+        return self if size is None else replace(self, specs=with_size(self.specs, size))
 
     def once(self, feed: Feed) -> dict[str, Any]:
         """The outputs of one run."""

@@ -15,9 +15,9 @@ from onnxmerge.model.sample import SampleInput
 class Settings:
     """What gates need to know. A bound of None is no gate: what it bounds is measured, where that costs little.
 
-    ``max_drop`` is in points of accuracy, ``min_agreement`` a share from 0 to 1, ``max_error`` relative to the largest
-    value, ``max_size_ratio``, ``max_parameters_ratio`` and ``max_latency_ratio`` are against the first parent.
-    ``only`` and ``skip`` are families of gates.
+    ``max_drop`` and ``max_ensemble_drop`` are in points of accuracy, ``min_agreement`` is a share from 0 to 1,
+    ``max_error`` relative to the largest value; ``max_size_ratio``, ``max_parameters_ratio`` and ``max_latency_ratio``
+    are against the first parent. ``only`` and ``skip`` are families of gates.
     """
 
     targets: tuple[Target, ...] = ()
@@ -26,6 +26,7 @@ class Settings:
     min_agreement: float | None = None
     max_error: float | None = None
     max_drop: float | None = None
+    max_ensemble_drop: float | None = None
     max_size_ratio: float | None = None
     max_parameters_ratio: float | None = None
     max_latency_ratio: float | None = None

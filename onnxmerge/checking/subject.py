@@ -8,15 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
+from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch
 from onnxmerge.checking.finding import Finding, Layer
+from onnxmerge.checking.labelled import LabelledEvaluation, Score
 from onnxmerge.checking.observed import Observed
 from onnxmerge.checking.runs import Runner, first_rows, open_runner, rows_of
 from onnxmerge.checking.settings import Settings
 from onnxmerge.errors import InputError
+from onnxmerge.model.demand import demand
 from onnxmerge.model.interface import resized_batch
 from onnxmerge.model.network import Network
 from onnxmerge.model.read import data_files, read_network
@@ -24,25 +28,8 @@ from onnxmerge.model.sample import synthesize
 from onnxmerge.pipeline.prepare import ModelSource, sample_from
 from onnxmerge.types import Array
 
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How one model does at one task; ``accuracy`` is from 0 to 1, nan where the task is a regression."""
-
-    model: str
-    role: str
-    task: str
-    accuracy: float
-    interval: tuple[float, float]
-    samples: int
-    learned: bool
-
-
 FEW = 3
 """Rows of a sample: enough to tell one from the others."""
-
-Judge = Callable[[], Sequence[Score]]
-"""Scores of the model, its parents and their ensemble; raises what `evaluate` raises."""
 
 Remake = Callable[[], str]
 """Merges again as the model's recipe says, and gives the digest of the file; raises what `merge` raises."""
@@ -52,8 +39,8 @@ Remake = Callable[[], str]
 class Subject:
     """A model under check. ``proto`` is the file as it stands (None for a model in memory), ``size`` its bytes.
 
-    ``sources`` are the parents as they were given. ``failed`` are ids of gates that failed so far, ``layers`` what is
-    known of each initializer.
+    ``failed`` are ids of gates that failed so far, ``layers`` what is known of each initializer, ``by_rows`` are the
+    outputs for so many rows of the sample.
     """
 
     source: ModelSource
@@ -63,7 +50,7 @@ class Subject:
     settings: Settings
     parents: tuple[Network, ...] = ()
     data: CalibrationSource | None = None
-    judge: Judge | None = None
+    labelled: LabelledEvaluation | None = None
     remake: Remake | None = None
     failed: set[str] = field(default_factory=set)
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -81,8 +68,9 @@ class Subject:
 
     @cached_property
     def parent_runners(self) -> tuple[Runner, ...]:
-        """The parents as they are served."""
-        return tuple(open_runner(parent, self.settings.provider) for parent in self.parents)
+        """The parents as they are served, in batches of the size that each takes."""
+        opened = tuple(open_runner(parent, self.settings.provider) for parent in self.parents)
+        return tuple(runner.in_its_batches(self.sample) for runner in opened)
 
     @cached_property
     def sample(self) -> dict[str, Array]:
@@ -95,12 +83,13 @@ class Subject:
             known = sample_from(self.network, self.settings.inputs)
             return dict(known) if known else self._synthetic()
         fitting = self.runner.fitting(feed)
+        demand(self.network).require_room(fitting)
         if not self.runner.batched or fixed_batch(self.runner.specs) is not None:
             return fitting
         for rows in (FEW, 1):
             few = first_rows(fitting, rows)
             try:
-                self.runner.once(few)
+                self.by_rows[rows_of(few)] = self.runner.once(few)
             except InputError:
                 if rows == 1:
                     raise
@@ -117,7 +106,8 @@ class Subject:
     @cached_property
     def answers(self) -> dict[str, Any]:
         """The outputs for the sample."""
-        return self.runner.once(self.sample)
+        known = self.by_rows.get(rows_of(self.sample))  # looking for a sample may have run it
+        return self.runner.once(self.sample) if known is None else known
 
     def answers_of(self, rows: int) -> dict[str, Any]:
         """The outputs for so many rows of the sample, which are run once. Raises InputError where they do not run."""
@@ -137,17 +127,25 @@ class Subject:
 
     @cached_property
     def observed(self) -> Observed:
-        """What the model and its parents give on the data; on the sample where there is none."""
-        seen = Observed()
+        """What the model and its parents give in one pass over the data; on the sample where there is none."""
+        seen, runners = Observed(), (self.runner, *self.parent_runners)
         for feed in self.feeds():
-            known = self.answers if self.data is None else None
-            seen.take(self.runner, feed, self.parent_runners, known)
+            known = self.answers if _equal(feed, self.sample) else None
+            outputs = seen.take(self.runner, feed, self.parent_runners, known, all_run=self.labelled is not None)
+            if self.labelled is not None:
+                self.labelled.take(runners, outputs, rows_of(feed) if self.runner.batched else None)
         return seen
 
     @cached_property
     def scores(self) -> Sequence[Score]:
-        """Accuracies of the model, its parents and their ensemble; none where there are no labels."""
-        return () if self.judge is None else self.judge()
+        """Accuracies of the model, its parents and their ensemble; none where there are no labels.
+
+        Raises InputError where the data and the labels do not fit the models or one another.
+        """
+        if self.labelled is None:
+            return ()
+        self.observed  # noqa: B018 - the pass that scores, where no gate asked for it yet
+        return self.labelled.scores()
 
     @property
     def bytes(self) -> int:
@@ -170,6 +168,10 @@ class Subject:
     def skip(self, gate: str, why: str, **about: Any) -> Finding:
         """A gate that has nothing to say of this model."""
         return Finding(gate, "error", about.get("where", ""), None, None, "skipped", why)
+
+
+def _equal(one: Feed, other: Feed) -> bool:
+    return all(np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f") for name, array in one.items())
 
 
 def could_not(gate: str, why: str) -> Finding:

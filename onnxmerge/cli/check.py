@@ -79,6 +79,7 @@ class _Check(click.Command):
 )
 @task_options
 @click.option("--max-drop", type=_AT_LEAST_0, metavar="POINTS", help="Accuracy that may be lost against a parent.")
+@click.option("--max-ensemble-drop", type=_AT_LEAST_0, metavar="POINTS", help="The same against the parents' ensemble.")
 @click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of samples with each parent's highest class.")
 @click.option("--max-error", type=_AT_LEAST_0, help="Largest error, relative to each parent's largest value.")
 @click.option("--max-size-ratio", type=_AT_LEAST_0, help="Bytes, as many times the first parent's.")

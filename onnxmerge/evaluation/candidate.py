@@ -106,9 +106,12 @@ class Candidate:
 
     def answers(self, feed: Feed, tasks: Sequence[Task]) -> list[Floats | None]:
         """Scores or predictions for each task on one feed; InputError where the model does not fit feed or tasks."""
-        given = self._run(self._fitting(feed))
+        return self.read(self._run(self._fitting(feed)), tasks)
+
+    def read(self, outputs: Mapping[str, Any], tasks: Sequence[Task]) -> list[Floats | None]:
+        """The same from the outputs of a run. Raises InputError where they do not fit the tasks."""
         return [
-            None if name is None else answer(task, given[name], f"{self.network.label}, output {name!r}")
+            None if name is None else answer(task, outputs[name], f"{self.network.label}, output {name!r}")
             for task, name in zip(tasks, self.outputs, strict=True)
         ]
 
@@ -129,13 +132,19 @@ class Candidate:
         """Outputs for the first ``rows`` of a feed."""
         size = len(next(iter(feed.values())))
         found: dict[str, Any] = run(self.session, feed, where=self.network.label)
-        for name, array in found.items():
-            if not isinstance(array, np.ndarray) or array.ndim == 0 or len(array) != size:
-                shape = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
-                raise InputError(
-                    f"{self.network.label}: output {name!r} is {shape} for {size} samples, expected a row for each"
-                )
+        self.require_rows(found, size)
         return {name: array[:rows] for name, array in found.items()}
+
+    def require_rows(self, outputs: Mapping[str, Any], samples: int) -> None:
+        """Raise InputError where an output that answers has no row for each sample."""
+        for name in self.outputs:
+            array = None if name is None else outputs[name]
+            if array is None or (isinstance(array, np.ndarray) and array.ndim and len(array) == samples):
+                continue
+            shape = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
+            raise InputError(
+                f"{self.network.label}: output {name!r} is {shape} for {samples} samples, expected a row for each"
+            )
 
 
 def _parts(feed: Feed, size: int | None) -> Iterator[tuple[Feed, int]]:

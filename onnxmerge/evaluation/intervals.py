@@ -1,7 +1,7 @@
 """95% intervals: how far a score on some samples may be from the score on all that could be drawn.
 
 They know of nothing but the number of samples. Models that are scored on the same samples differ by less than two
-intervals suggest, since they find the same samples hard.
+intervals suggest, since they find the same samples hard: `of_paired_difference` is for these.
 """
 
 from __future__ import annotations
@@ -29,6 +29,21 @@ def wilson(hits: int, samples: int) -> Interval:
     middle = (rate + square / (2 * samples)) / (1 + square / samples)
     reach = Z * math.sqrt(rate * (1 - rate) / samples + square / (4 * samples**2)) / (1 + square / samples)
     return (0.0 if hits == 0 else middle - reach), (1.0 if hits == samples else middle + reach)
+
+
+def of_paired_difference(lost: int, won: int, samples: int) -> Interval:
+    """The interval of how much less often one of two is right than the other, both asked about the same samples.
+
+    Of ``samples`` (at least 1) ``lost`` are those that only the other got right, ``won`` those that only the one did.
+    Samples on which both agree say nothing but how many there are, so that the interval is far shorter than that of
+    two rates of samples of their own. Source: Agresti and Min, Simple improved confidence intervals for comparing
+    matched proportions, Statistics in Medicine 2005: half a sample is added to each cell, which keeps it right where
+    hardly any sample differs.
+    """
+    count, difference = samples + 2, lost - won
+    variance = (lost + won + 1 - difference * difference / count) / (count * count)
+    middle, reach = difference / count, Z * math.sqrt(variance)
+    return max(middle - reach, -1.0), min(middle + reach, 1.0)
 
 
 def of_mean_of_rates(rates: Sequence[float], intervals: Sequence[Interval], *, apart: bool) -> Interval:

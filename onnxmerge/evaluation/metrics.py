@@ -2,8 +2,8 @@
 
 Nothing is kept of a sample but its part of a sum, so data of any size can be scored while it streams past:
 
-    total = hits(scores, right, (1, 5))
-    total += hits(more_scores, more_right, (1, 5))
+    total = hits(ranks(scores, right), (1, 5))
+    total += hits(ranks(more_scores, more_right), (1, 5))
     top1, top5 = total.rates
 """
 
@@ -45,18 +45,25 @@ class Hits:
         return tuple(wilson(count, self.samples) for count in self.counts)
 
 
-def hits(scores: NDArray[np.floating[Any]], right: NDArray[np.integer[Any]], ks: Sequence[int]) -> Hits:
-    """Hits of ``scores`` [N, rows] where row ``right`` [N] is the right one; -1 is a sample that no row is right for.
+def hits(rank: NDArray[np.float64], ks: Sequence[int]) -> Hits:
+    """Hits by the `ranks` [N] of the right rows."""
+    return Hits(tuple(int((rank < k).sum()) for k in ks), len(rank))
 
-    Of equal scores the one in the lower row comes first, as with argmax. A score that is nan is never right.
+
+def ranks(scores: NDArray[np.floating[Any]], right: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """How many of ``scores`` [N, rows] come before that of row ``right`` [N], for each sample.
+
+    Infinity for -1, a sample that no row is right for. Of equal scores the one in the lower row comes first, as with
+    argmax. A score that is nan is never right.
     """
     scored = np.flatnonzero(right >= 0)
     rows, values = right[scored], np.asarray(scores)[scored]
     own = values[np.arange(len(rows)), rows][:, None]
     lower = np.arange(values.shape[1])[None] < rows[:, None]
     before = np.isnan(values) | (values > own) | ((values == own) & lower)
-    rank = np.where(np.isnan(own[:, 0]), np.inf, before.sum(axis=1))
-    return Hits(tuple(int((rank < k).sum()) for k in ks), len(right))
+    found = np.full(len(right), np.inf)
+    found[scored] = np.where(np.isnan(own[:, 0]), np.inf, before.sum(axis=1))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

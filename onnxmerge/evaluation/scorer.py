@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.intervals import Interval, of_mean_of_rates
-from onnxmerge.evaluation.metrics import Errors, Hits, Reliability, errors, hits, reliability
+from onnxmerge.evaluation.metrics import Errors, Hits, Reliability, errors, hits, ranks, reliability
 from onnxmerge.evaluation.task import ABSENT, Task
 from onnxmerge.evaluation.truth import Truth
 
@@ -82,7 +82,9 @@ class Scores:
 
 
 class Scorer:
-    """Adds up hits, confidence and errors as batches come, in the order of the labels; holds no output.
+    """Adds up hits, confidence and errors as batches come, in the order of the labels.
+
+    It holds no output, and of each sample whether the answer was right.
 
     The measures are those of MuDSC (Xu et al., CVPR 2024, 2403.01753): accuracy among the classes of each task, on
     the samples of that task, and *joint* accuracy among the classes of all tasks together, on all samples.
@@ -94,6 +96,7 @@ class Scorer:
         self._hits: dict[int, Hits] = {}
         self._reliability: dict[int, Reliability] = {}
         self._errors: dict[int, Errors] = {}
+        self._right: dict[int, list[NDArray[np.bool_]]] = {}
 
     def update(self, answers: Sequence[Answer | None], sure: Sureness | None = None) -> None:
         """Add the next samples: for each task scores [n, rows], predictions [n, columns], or None for no answer.
@@ -150,6 +153,10 @@ class Scorer:
         error = sum(errors) / len(errors) if len(errors) == len(known) else None
         return Scores(tasks, average, self._accuracy(JOINT), intervals, error)
 
+    def right(self, index: int) -> NDArray[np.bool_]:
+        """For each sample of a classification, in order, whether the highest score was the right one."""
+        return np.concatenate(self._right.get(index) or [np.empty(0, np.bool_)])
+
     def _accuracy(self, index: int) -> Accuracy | None:
         if index not in self._hits:
             return None
@@ -173,7 +180,9 @@ class Scorer:
         counted: NDArray[np.bool_],
     ) -> None:
         """Add the hits of the samples that are ``counted``, and how sure they are by the ``chances`` of all classes."""
-        _accumulate(self._hits, index, hits(scores[counted], right[counted], self._top_k))
+        rank = ranks(scores[counted], right[counted])
+        _accumulate(self._hits, index, hits(rank, self._top_k))
+        self._right.setdefault(index, []).append(rank < 1)
         if chances is not None:
             found = reliability(chances[counted], scores[counted], right[counted])
             _accumulate(self._reliability, index, found)

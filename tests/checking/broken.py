@@ -304,6 +304,12 @@ CASES: tuple[Case, ...] = (
         "values far from the parent's", labelled(mlp, with_noise(0.2), "--max-error", "0.01"), "agreement.largest-error"
     ),
     Case("accuracy down five points", labelled(mlp, with_noise(0.3), "--max-drop", "4"), "accuracy.drop"),
+    Case("too few samples to tell a drop", labelled(mlp, mlp, "--max-drop", "0.9"), "accuracy.drop"),
+    Case(
+        "accuracy below that of the ensemble",
+        labelled(mlp, with_noise(0.3), "--max-ensemble-drop", "4"),
+        "accuracy.ensemble-drop",
+    ),
     Case(
         "larger than the parent",
         against(lambda: mlp(extra=np.ones(999, np.float32)), mlp, "--max-size-ratio", "1.5"),
@@ -425,7 +431,7 @@ GOOD: tuple[Case, ...] = (
     Case("a merge whose documentation was changed", merged(lambda model: setattr(model, "doc_string", "x")), None, 0),
     Case(
         "as accurate as its parent",
-        labelled(mlp, mlp, "--max-drop", "0", "--min-agreement", "1", "--max-error", "0"),
+        labelled(mlp, mlp, "--max-drop", "1", "--max-ensemble-drop", "1", "--min-agreement", "1", "--max-error", "0"),
         None,
         0,
     ),

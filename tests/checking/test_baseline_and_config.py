@@ -134,6 +134,8 @@ def test_assertions_for_pytest() -> None:
     with pytest.raises(AssertionError, match=r"agreement.largest-error y against"):
         assert_equivalent(with_noise(0.1)(), mlp(), data=x)
     labels = (np.maximum(x @ weights()["w"].T + weights()["b"], 0) @ weights()["v"].T + weights()["c"]).argmax(axis=1)
-    assert_no_drop(mlp(), [mlp()], data=x, labels=labels)
+    assert_no_drop(mlp(), [mlp()], data=x, labels=labels, max_drop=5)
+    with pytest.raises(AssertionError, match=r"too few samples to tell"):
+        assert_no_drop(mlp(), [mlp()], data=x, labels=labels)
     with pytest.raises(AssertionError, match=r"accuracy.drop"):
         assert_no_drop(with_noise(2.0)(), [mlp()], data=x, labels=labels)

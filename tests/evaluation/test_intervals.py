@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from onnxmerge.evaluation.intervals import of_mean, of_mean_of_rates, wilson
+from onnxmerge.evaluation.intervals import of_mean, of_mean_of_rates, of_paired_difference, wilson
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,20 @@ def test_a_mean_of_one_number_has_no_interval() -> None:
     assert np.isnan(of_mean(1.0, 1.0, 1)).all()
     assert of_mean(1.0, 1.0, 9) == (1.0, 1.0)
     assert of_mean(0.1, 5.0, 4)[0] == 0.0
+
+
+@pytest.mark.parametrize(("lost", "won", "samples"), [(0.05, 0.02, 200), (0.01, 0.0, 500), (0.2, 0.2, 100)])
+def test_the_interval_of_a_paired_difference_holds_the_true_one(lost: float, won: float, samples: int) -> None:
+    drawn = np.random.default_rng(0).multinomial(samples, [lost, won, 1 - lost - won], size=2000)
+    ends = [of_paired_difference(int(a), int(b), samples) for a, b, _ in drawn]
+    held = np.mean([low <= lost - won <= high for low, high in ends])
+    assert 0.93 <= held <= 0.995
+
+
+def test_a_paired_difference_is_known_better_than_two_rates() -> None:
+    low, high = of_paired_difference(10, 5, 1000)
+    assert (low, high) == pytest.approx((-0.0030, 0.0130), abs=5e-4)
+    assert high - low < (wilson(900, 1000)[1] - wilson(900, 1000)[0])
+    assert of_paired_difference(5, 10, 1000) == pytest.approx((-high, -low))
+    assert of_paired_difference(0, 0, 100)[1] > 0
+    assert of_paired_difference(1, 0, 1)[1] <= 1

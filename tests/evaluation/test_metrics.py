@@ -6,21 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from onnxmerge.evaluation.metrics import Hits, errors, hits, reliability, scaled_score
+from onnxmerge.evaluation.metrics import Hits, errors, hits, ranks, reliability, scaled_score
 
 
 def test_top_k() -> None:
     scores = np.array([[3.0, 2, 1], [3, 2, 1], [3, 2, 1]])
-    assert hits(scores, np.array([0, 1, 2]), (1, 2, 3)) == Hits((1, 2, 3), 3)
+    assert hits(ranks(scores, np.array([0, 1, 2])), (1, 2, 3)) == Hits((1, 2, 3), 3)
 
 
 def test_a_sample_that_no_row_is_right_for_counts_as_wrong() -> None:
-    assert hits(np.eye(3), np.array([0, -1, 2]), (1, 3)) == Hits((2, 2), 3)
+    assert hits(ranks(np.eye(3), np.array([0, -1, 2])), (1, 3)) == Hits((2, 2), 3)
 
 
 def test_nan_is_never_right() -> None:
     scores = np.array([[np.nan, 1.0], [np.nan, 1.0]])
-    assert hits(scores, np.array([0, 1]), (1, 2)) == Hits((0, 1), 2)
+    assert hits(ranks(scores, np.array([0, 1])), (1, 2)) == Hits((0, 1), 2)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 30))
@@ -28,16 +28,15 @@ def test_top_1_is_argmax_ties_included(seed: int, rows: int, samples: int) -> No
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 3, (samples, rows)).astype(np.float64)
     right = rng.integers(0, rows, samples)
-    assert hits(scores, right, (1,)).counts == (int((scores.argmax(axis=1) == right).sum()),)
+    assert hits(ranks(scores, right), (1,)).counts == (int((scores.argmax(axis=1) == right).sum()),)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 20))
 def test_parts_add_up_to_the_whole(seed: int, cut: int) -> None:
     rng = np.random.default_rng(seed)
     scores, right = rng.normal(size=(20, 4)), rng.integers(-1, 4, 20)
-    assert hits(scores[:cut], right[:cut], (1, 2)) + hits(scores[cut:], right[cut:], (1, 2)) == hits(
-        scores, right, (1, 2)
-    )
+    first, rest = (hits(ranks(scores[part], right[part]), (1, 2)) for part in (slice(cut), slice(cut, None)))
+    assert first + rest == hits(ranks(scores, right), (1, 2))
     targets = np.where(rng.random((20, 4)) < 0.2, np.nan, rng.normal(size=(20, 4)))
     whole, parts = errors(scores, targets), errors(scores[:cut], targets[:cut]) + errors(scores[cut:], targets[cut:])
     np.testing.assert_allclose(parts.absolute, whole.absolute)
