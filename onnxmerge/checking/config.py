@@ -60,6 +60,18 @@ class _Entry(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] = 64
 
 
+class _File(BaseModel):
+    """What onnxmerge.toml holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    check: list[_Entry]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of onnxmerge.toml, for editors: specs/check/config.schema.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_File.model_json_schema()}
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A model (None: ``pattern`` matches none), and the arguments of ``check`` for it."""
@@ -134,7 +146,11 @@ def _entries(path: Path) -> list[Any] | None:
     if path.name == "pyproject.toml":
         tool = content.get("tool", {})
         content = tool.get("onnxmerge", {}) if isinstance(tool, dict) else {}
-    found = content.get("check") if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    unknown = next((key for key in content if key != "check"), None)
+    if unknown is not None:  # a misspelt table would be a model that nobody checks
+        raise InputError(f"{named(path)}: has {shown(unknown)}, expected tables [[check]] and nothing else")
+    found = content.get("check")
     if found is None and path.name == FILES[0]:
         raise InputError(f"{named(path)}: has no [[check]]; see docs/checking.md")
     if found is not None and not isinstance(found, list):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,6 +30,11 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     inputs: dict[str, _Port] | None = None
     outputs: dict[str, _Port] | None = None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of such a file: specs/check/interface.schema.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_Schema.model_json_schema()}
 
 
 def read_schema(path: str | os.PathLike[str]) -> Interface:

@@ -10,28 +10,15 @@ from xml.etree import ElementTree as ET
 import pytest
 from pydantic import TypeAdapter
 
-from onnxmerge.checking.finding import Finding, Layer
 from onnxmerge.checking.formats import FORMATS
-from onnxmerge.checking.formats.schema import Report, json_schema
+from onnxmerge.checking.formats.schema import Report
+from onnxmerge.checking.formats.words import sentence
 from onnxmerge.checking.report import CheckReport, exit_code_of
 from onnxmerge.errors import UsageError
+from onnxmerge.text import printable
 from tests.checking.broken import mlp, saved
+from tests.checking.reports import EMPTY, REPORT
 from tests.command_line import Cli
-
-NASTY = "a|b<c>&\"'`\n::error::x\x1b[31m%,:\u202e]]>\udc80"
-
-REPORT = CheckReport(
-    f"models/{NASTY}.onnx",
-    None,
-    (
-        Finding("integrity.graph", "error", "", "5 nodes", None, "pass", ""),
-        Finding("integrity.finite-weights", "error", NASTY, NASTY, float("inf"), "fail", NASTY),
-        Finding("interface.free-sizes", "warning", "s", "does not run with 8", "free", "fail", "declare it"),
-        Finding("certificate.groups", "error", "", float("nan"), 1e-4, "unsupported", "leave it out"),
-        Finding("cost.size", "error", "", 1.25, None, "skipped", "measured only"),
-    ),
-    (Layer("w", (3, 4), free=True, touched=None),),
-)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -41,8 +28,7 @@ def test_nothing_steers_the_reader(name: str) -> None:
     text.encode("utf-8")
 
 
-def test_json_is_as_its_schema_says(checkout: Path) -> None:
-    assert json.loads((checkout / "specs" / "check" / "report.schema.json").read_text()) == json_schema()
+def test_json_says_what_was_found() -> None:
     found = json.loads(REPORT.to_json())
     TypeAdapter(Report).validate_json(REPORT.to_json(), strict=True)
     assert found["counts"] == {"pass": 1, "fail": 2, "skipped": 1, "unsupported": 1}
@@ -50,35 +36,45 @@ def test_json_is_as_its_schema_says(checkout: Path) -> None:
     assert found["layers"] == [{"name": "w", "shape": [3, 4], "free": True, "touched": None}]
 
 
-def test_junit_is_read_back() -> None:
-    root = ET.fromstring(REPORT.to_junit())  # noqa: S314 - our own text
-    (suite,) = root
-    assert (root.tag, suite.tag) == ("testsuites", "testsuite")
-    assert [suite.get(name) for name in ("tests", "failures", "errors", "skipped")] == ["5", "1", "1", "1"]
-    assert [[child.tag for child in case] for case in suite] == [
-        ["system-out"], ["failure"], ["system-out"], ["error"], ["skipped"],
-    ]  # fmt: skip
-
-
-def test_sarif_has_what_the_standard_asks_for() -> None:
-    log = REPORT.to_sarif()
+def test_sarif_has_what_code_scanning_asks_for() -> None:
+    log = json.loads(FORMATS["sarif"]([REPORT, EMPTY]))
     (run,) = log["runs"]
-    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
-    assert log["version"] == "2.1.0"
-    assert [result["kind"] for result in run["results"]] == ["pass", "fail", "fail", "fail", "notApplicable"]
-    assert [result["level"] for result in run["results"]] == ["none", "error", "warning", "error", "none"]
-    for result in run["results"]:
-        assert rules[result["ruleIndex"]] == result["ruleId"]
-        assert result["message"]["text"]
-        uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
-        assert re.fullmatch(r"[A-Za-z0-9._~/%-]+", uri)
-
-
-def test_github_has_one_command_a_line() -> None:
-    lines = REPORT.to_format("github").splitlines()
-    assert [re.match(r"::(\w+) file=[^,:]+,title=[^,:]+::", line)[1] for line in lines] == [  # type: ignore[index]
-        "error", "warning", "error", "notice",
+    rules = run["tool"]["driver"]["rules"]
+    assert [result["level"] for result in run["results"]] == ["error", "warning", "error", "error"]
+    assert run["results"][-1]["ruleId"] == "check.nothing"
+    assert [(each["exitCode"], each["pass"], each["skipped"]) for each in run["properties"]["models"]] == [
+        (3, 1, 1), (4, 0, 1),
     ]  # fmt: skip
+    assert all(rule["fullDescription"]["text"] and rule["help"]["text"] for rule in rules)
+    for result in run["results"]:
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
+        assert result["message"]["text"]
+        place = result["locations"][0]["physicalLocation"]
+        assert place["region"]["startLine"] == 1
+        assert re.fullmatch(r"[A-Za-z0-9._~/%-]+", place["artifactLocation"]["uri"])
+
+
+def command_of(line: str) -> tuple[str, dict[str, str], str]:
+    """A workflow command as GitHub's runner reads it: what it is, its properties, its message."""
+    found = re.fullmatch(r"::(\w+) (.*?)::(.*)", line)
+    assert found is not None, line
+    codes = {"%0A": "\n", "%0D": "\r", "%3A": ":", "%2C": ",", "%25": "%"}
+
+    def decoded(text: str) -> str:
+        return re.sub("%[0-9A-F]{2}", lambda code: codes[code[0]], text)
+
+    properties = dict(each.split("=", 1) for each in found[2].split(","))
+    return found[1], {name: decoded(value) for name, value in properties.items()}, decoded(found[3])
+
+
+def test_github_reads_its_commands() -> None:
+    commands = [command_of(line) for line in REPORT.to_format("github").splitlines()]
+    assert [kind for kind, _, _ in commands] == ["error", "warning", "error", "notice"]
+    assert all(set(properties) == {"file", "title"} for _, properties, _ in commands)
+    ids = ["integrity.finite-weights", "interface.free-sizes", "certificate.groups"]
+    assert [properties["title"] for _, properties, _ in commands[:3]] == [f"onnxmerge {name}" for name in ids]
+    assert {properties["file"] for _, properties, _ in commands} == {printable(REPORT.model)}
+    assert [message for _, _, message in commands[:3]] == [sentence(REPORT.findings[place]) for place in (1, 2, 3)]
 
 
 def test_markdown_keeps_its_columns() -> None:
@@ -92,11 +88,10 @@ def test_an_unknown_format() -> None:
 
 
 def test_of_several() -> None:
-    empty = CheckReport("a.onnx", None, (Finding("cost.size", "error", "", None, None, "skipped", "-"),))
     fine = CheckReport("b.onnx", None, REPORT.findings[:1])
-    assert [exit_code_of(each) for each in ([], [fine], [fine, empty], [empty, REPORT])] == [4, 0, 4, 3]
+    assert [exit_code_of(each) for each in ([], [fine], [fine, EMPTY], [EMPTY, REPORT])] == [4, 0, 4, 3]
     assert json.loads(FORMATS["json"]([fine, REPORT]))["exit_code"] == 3
-    assert len(list(ET.fromstring(FORMATS["junit"]([fine, empty])))) == 2  # noqa: S314
+    assert len(list(ET.fromstring(FORMATS["junit"]([fine, EMPTY])))) == 2  # noqa: S314
 
 
 def test_several_reports_at_once(tmp_path: Path, cli: Cli) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from onnxmerge.checking.formats.schema import Report
 from tests.checking.broken import CASES, GOOD, Case, mlp, saved
 from tests.command_line import Cli
 
@@ -15,6 +16,7 @@ def checked(case: Case, folder: Path, cli: Cli) -> dict[str, object]:
     ended = cli("check", *case.build(folder), "--format", "json")
     assert ended.returncode == case.exit_code, (ended.stdout, ended.stderr)
     assert ended.stderr == ""
+    Report.model_validate_json(ended.stdout, strict=True)
     found: dict[str, object] = json.loads(ended.stdout)
     return found
 

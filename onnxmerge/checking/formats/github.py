@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 from onnxmerge.checking.formats.words import sentence, uri
-from onnxmerge.checking.report import CheckReport
+from onnxmerge.checking.report import NOTHING_CHECKED, CheckReport
 from onnxmerge.text import printable
 
 
@@ -25,7 +25,8 @@ def github(reports: Sequence[CheckReport]) -> str:
                 lines.append(f"::{finding.severity} file={file},title={title}::{_message(sentence(finding))}")
         counts = ", ".join(f"{count} {name}" for name, count in report.counts.items() if count)
         outcome = {0: "passed", 3: "failed", 4: "nothing was checked"}[report.exit_code]
-        lines.append(f"::notice file={file},title=onnxmerge check::{outcome}: {_message(counts)}")
+        kind = "error" if report.exit_code == NOTHING_CHECKED else "notice"  # else its failures say it
+        lines.append(f"::{kind} file={file},title=onnxmerge check::{outcome}: {_message(counts)}")
     return "".join(f"{line}\n" for line in lines)
 
 

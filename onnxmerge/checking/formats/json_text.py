@@ -1,4 +1,4 @@
-"""A check as JSON: one object for one model, described by specs/check/report.schema.json; else a list of them."""
+"""A check as JSON, as specs/check/report.schema.json describes it: the report of one model, or an object of several."""
 
 from __future__ import annotations
 

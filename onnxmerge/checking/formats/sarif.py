@@ -1,20 +1,24 @@
-"""A check as SARIF 2.1.0 (OASIS), which code scanning reads: a rule for each gate, a result for each finding."""
+"""A check as SARIF 2.1.0 (OASIS), which code scanning reads: a rule for each gate, a result for what did not pass.
+
+Results of kind "pass" and "notApplicable" are left out, although SARIF has them: GitHub's code scanning shows every
+result as an alert, whatever its kind (microsoft/PSRule issue 955). The run's properties count them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxmerge.checking.finding import Finding
 from onnxmerge.checking.formats.words import sentence, uri
-from onnxmerge.checking.report import CheckReport
+from onnxmerge.checking.report import NOTHING_CHECKED, CheckReport, exit_code_of
 from onnxmerge.text import printable
 from onnxmerge.version import __version__
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-_KINDS = {"pass": "pass", "skipped": "notApplicable", "fail": "fail", "unsupported": "fail"}
+HELP = "docs/checking.md of onnxmerge says what this gate holds a model to."
 
 
 def sarif_text(reports: Sequence[CheckReport]) -> str:
@@ -24,35 +28,57 @@ def sarif_text(reports: Sequence[CheckReport]) -> str:
 
 def sarif(reports: Sequence[CheckReport]) -> dict[str, Any]:
     """The log: one run, with the findings of all models."""
-    ids = list(dict.fromkeys(finding.id for report in reports for finding in report.findings))
-    summaries = _summaries()
-    rules = [{"id": name, "name": name, "shortDescription": {"text": summaries.get(name, name)}} for name in ids]
+    shown = [(report, finding) for report in reports for finding in _shown(report)]
+    asked = (finding.id for report in reports for finding in report.findings)
+    ids = list(dict.fromkeys([*asked, *(finding.id for _, finding in shown)]))
+    code, summaries = exit_code_of(reports), _summaries()
+    counts = [{"model": printable(report.model), "exitCode": report.exit_code, **report.counts} for report in reports]
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [
             {
-                "tool": {"driver": {"name": "onnxmerge", "version": __version__, "rules": rules}},
-                "results": [
-                    _result(report, finding, ids.index(finding.id)) for report in reports for finding in report.findings
-                ],
+                "tool": {
+                    "driver": {
+                        "name": "onnxmerge",
+                        "version": __version__,
+                        "rules": [_rule(name, summaries.get(name, name)) for name in ids],
+                    }
+                },
+                "invocations": [{"executionSuccessful": True, "exitCode": code}],
+                "results": [_result(report, finding, ids.index(finding.id)) for report, finding in shown],
                 "columnKind": "unicodeCodePoints",
+                "properties": {"models": counts},
             }
         ],
     }
 
 
+def _shown(report: CheckReport) -> Iterator[Finding]:
+    """What did not pass; that nothing was checked is no pass either."""
+    if report.exit_code == NOTHING_CHECKED:
+        yield Finding("check.nothing", "error", "", None, None, "fail", "nothing was checked: ask for a gate")
+    yield from (finding for finding in report.findings if finding.verdict in ("fail", "unsupported"))
+
+
+def _rule(name: str, summary: str) -> dict[str, Any]:
+    """What GitHub asks of a rule: both descriptions, and a help."""
+    told = {"text": summary}
+    return {"id": name, "name": name, "shortDescription": told, "fullDescription": told, "help": {"text": HELP}}
+
+
 def _result(report: CheckReport, finding: Finding, rule: int) -> dict[str, Any]:
-    kind = _KINDS[finding.verdict]
-    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri(report.model)}}}
+    # A model has no lines, but GitHub asks for one.
+    place = {"artifactLocation": {"uri": uri(report.model)}, "region": {"startLine": 1}}
+    location: dict[str, Any] = {"physicalLocation": place}
     if finding.where:
         location["logicalLocations"] = [{"name": printable(finding.where)}]
     key = f"{finding.id}\n{finding.where}".encode("utf-8", "backslashreplace")
     return {
         "ruleId": finding.id,
         "ruleIndex": rule,
-        "kind": kind,
-        "level": finding.severity if kind == "fail" else "none",
+        "kind": "fail",
+        "level": finding.severity,
         "message": {"text": sentence(finding)},
         "locations": [location],
         "partialFingerprints": {"onnxmerge/v1": hashlib.sha256(key).hexdigest()},

@@ -1,4 +1,7 @@
-"""The JSON schema of a report, made from the types that it is made of: specs/check/report.schema.json."""
+"""The JSON schema of what ``--format json`` writes, made from the types that it is made of.
+
+It is specs/check/report.schema.json, which tools/check_schemas.py writes.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,15 @@ class Report(BaseModel):
     layers: list[Layer]
 
 
+class Reports(BaseModel):
+    """What stands for the reports of several models."""
+
+    model_config = ConfigDict(extra="forbid")
+    passed: bool
+    exit_code: Literal[0, 3, 4]
+    reports: list[Report]
+
+
 def json_schema() -> dict[str, Any]:
-    """The schema of one report."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(Report).json_schema()}
+    """The schema of one report, or of several."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(Report | Reports).json_schema()}
