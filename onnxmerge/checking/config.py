@@ -5,11 +5,12 @@
     min_runtime = "1.17"
     certify = true
 
-Paths are relative to the file, and lead nowhere outside its folder.
+Paths are relative to the file, and lead nowhere outside its folder, all links followed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from onnxmerge.calibration.readers import is_script
 from onnxmerge.documents import first_fault
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named, read_text
@@ -128,10 +130,13 @@ def planned(path: Path) -> Iterator[Planned]:
 
 def _matching(pattern: str, folder: Path, where: str) -> list[Path]:
     try:
-        return sorted(each for each in folder.glob(pattern) if each.is_file())
+        found = sorted(each for each in folder.glob(pattern) if each.is_file())
     except (ValueError, IndexError) as error:  # which of them says that it is no pattern goes by the Python
         told = "is no pattern of files; ** stands alone between slashes, as in models/**/*.onnx"
         raise InputError(f"{where}: models: {shown(pattern)} {told}") from error
+    for each in found:
+        _require_inside(each, folder, where)
+    return found
 
 
 def _entries(path: Path) -> list[Any] | None:
@@ -159,7 +164,24 @@ def _entries(path: Path) -> list[Any] | None:
 
 
 def _inside(text: str, folder: Path, where: str) -> str:
-    """A path as the folder has it. Raises InputError for one that leads out of it."""
+    """A path as the folder has it. Raises InputError for one that leads out of it, all links followed."""
     if not text or Path(text).is_absolute() or ".." in Path(text).parts or "\0" in text:
         raise InputError(f"{where}: {shown(text)} leads out of the folder of the file; name what lies below it")
+    _require_inside(Path(folder, text.rpartition(":")[0] if is_script(text) else text), folder, where)
     return str(folder / text)
+
+
+def _require_inside(path: Path, folder: Path, where: str) -> None:
+    """Raise InputError where a path, or a link in the folder that it is, leads out of the folder of the file."""
+    home, seen, waiting = Path(os.path.realpath(folder)), set[Path](), [path]
+    while waiting:
+        named_so = waiting.pop()
+        real = Path(os.path.realpath(named_so))
+        if not real.is_relative_to(home):
+            told = f"leads by a link to {shown(str(real))}, out of the folder of the file; copy that into it"
+            raise InputError(f"{where}: {shown(str(named_so))} {told}")
+        if real in seen:  # links may go round in circles
+            continue
+        seen.add(real)
+        for above, folders, files in os.walk(real):
+            waiting += [below for name in (*folders, *files) if (below := Path(above, name)).is_symlink()]

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from onnxmerge.api import MergeOptions
 from onnxmerge.cli.files import files_of
+from onnxmerge.cli.options import require_allowed
 from onnxmerge.cli.tasks import take_tasks
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.task_vectors.registry import options_of, own_options
@@ -33,6 +34,8 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     }
     recipe = _start(models)
+    if models and recipe.calibration is not None and given.get("calib") is None:
+        require_allowed(context, models[0], recipe.calibration.data)
     options = _options(
         recipe.options,
         {name: given[name] for name in MergeOptions.__dataclass_fields__ if name in given},

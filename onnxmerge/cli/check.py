@@ -15,7 +15,7 @@ from onnxmerge.checking.formats import FORMATS
 from onnxmerge.checking.report import CheckReport, exit_code_of
 from onnxmerge.cli.files import InputFile, OutputFile, files_of, publishing
 from onnxmerge.cli.images import image_options, take_image_options
-from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.cli.options import known_inputs, model_options, require_allowed, sample_options, scripts_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.errors import UsageError
 from onnxmerge.report.check import print_check
@@ -120,6 +120,7 @@ class _Check(click.Command):
 @click.option("--baseline", type=InputFile("the baseline"), metavar="FILE", help="Fail only on what got worse since.")
 @click.option("--save-baseline", type=OutputFile(), metavar="FILE", help="Write what --baseline compares with.")
 @click.option("--config", type=InputFile("the configuration"), metavar="FILE", help="onnxmerge.toml or pyproject.toml.")
+@scripts_option
 @click.option("--all", "every", is_flag=True, help="List skipped gates too, and why.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -137,6 +138,7 @@ def check(
     written: tuple[tuple[str, Path], ...],
     save_baseline: Path | None,
     config: str | None,
+    allow_scripts: bool,
     **settings: Any,
 ) -> int:
     """Hold each MODEL to gates, for CI and before it ships: see docs/checking.md.
@@ -155,8 +157,9 @@ def check(
     with publishing(context) as publication:
         if not models:
             reports = [_checked(each, settings["provider"]) for each in plan]
-        elif config is not None:
-            raise UsageError("--config says which models are checked; leave MODEL out")
+        elif config is not None or allow_scripts:
+            option = "--allow-scripts is for configurations" if allow_scripts else "--config says which are checked"
+            raise UsageError(f"{option}; leave MODEL out")
         else:
             settings["tasks"] = read_tasks(take_tasks(settings))
             known = known_inputs(settings.pop("inputs"))
@@ -170,7 +173,7 @@ def check(
     return exit_code_of(reports)
 
 
-_OF_ALL = ("kind", "every", "written", "config", "provider", "models")
+_OF_ALL = ("kind", "every", "written", "config", "provider", "models", "allow_scripts")
 """Options that go with a configuration."""
 
 
@@ -194,6 +197,7 @@ def _planned(context: click.Context, config: str | None) -> tuple[Planned, ...]:
     files.reads("the configuration", str(path))
     plan = tuple(planned(path))
     for each in plan:
+        require_allowed(context, str(path), each.arguments.get("data"))
         for what, file in each.files:
             files.reads(what, file, model=what in (MODEL, PARENT))
     return plan

@@ -11,8 +11,10 @@ import click
 from onnxmerge.calibration.known_inputs import known, parse
 from onnxmerge.cli.files import InputFile
 from onnxmerge.errors import UsageError
+from onnxmerge.files import named
 from onnxmerge.memory import default_limit, memory_limit, parse_size
 from onnxmerge.model.sample import SampleInput
+from onnxmerge.text import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +32,25 @@ def model_options(command: F) -> F:
 
 def _as_path(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
     return None if value is None else Path(value)
+
+
+def scripts_option(command: F) -> F:
+    """``--allow-scripts``: a file that comes from somebody else may not run a program unasked."""
+    return click.option(
+        "--allow-scripts",
+        is_flag=True,
+        help="Let a recipe or a configuration name script.py:function for data, which runs it.",
+    )(command)
+
+
+def require_allowed(context: click.Context, file: str, data: str | None) -> None:
+    """Raise UsageError where a ``file`` names a script for its ``data`` and nobody allowed it."""
+    from onnxmerge.calibration.readers import is_script
+
+    if data is not None and is_script(data) and not context.params["allow_scripts"]:
+        raise UsageError(
+            f"{named(file)}: {shown(data)} is a script, which would be run: look at it, and say --allow-scripts"
+        )
 
 
 def provider_option(command: F) -> F:

@@ -16,7 +16,7 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, numbers
-from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.cli.options import known_inputs, model_options, sample_options, scripts_option
 from onnxmerge.cli.own import base_methods, own_method_options
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
 from onnxmerge.pipeline.methods import METHODS, needs, own_defaults
@@ -235,6 +235,7 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@scripts_option
 @image_options
 @sample_options
 @model_options

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.attacks.attack import Attack, attacks
@@ -42,6 +43,36 @@ def configured(text: str, *options: object) -> Callable[[Path], Sequence[object]
     return build
 
 
+def linked(text: str, name: str, leads_to: str, *options: object) -> Callable[[Path], Sequence[object]]:
+    """A configuration in a folder of its own, in which ``name`` is a link to what lies beside that folder, or in it."""
+
+    def build(folder: Path) -> Sequence[object]:
+        saved(mlp(), folder)
+        (own := folder / "own").mkdir()
+        (own / "data").mkdir()
+        saved(mlp(), own, "good.onnx")
+        np.save(folder / "x.npy", np.zeros((4, 4), np.float32))
+        np.save(own / "data" / "x.npy", np.zeros((4, 4), np.float32))
+        (own / "onnxmerge.toml").write_text(f"[[check]]\n{text}\n")
+        (own / name).symlink_to(leads_to)
+        return ["check", "--config", "own/onnxmerge.toml", *options]
+
+    return build
+
+
+def scripted(*options: object) -> Callable[[Path], Sequence[object]]:
+    """A configuration whose data is a script that leaves a file behind."""
+
+    def build(folder: Path) -> Sequence[object]:
+        (folder / "s.py").write_text(
+            "import numpy as np\n\ndef feeds():\n    open('ran', 'w').close()\n"
+            "    return [np.ones((2, 4), np.float32)]\n"
+        )
+        return configured(f'{NAMED}\ndata = "s.py:feeds"', *options)(folder)
+
+    return build
+
+
 def forged(**changed: object) -> Callable[[Path], Sequence[object]]:
     """A merge whose recipe was changed, to be made again from its parents."""
 
@@ -71,6 +102,7 @@ def test_forged_recipes(changed: dict[str, object], tmp_path: Path, cli: Cli) ->
 
 
 NAMED = 'models = ["m.onnx"]'
+GOOD = 'models = ["good.onnx"]'
 
 
 @attacks(
@@ -108,6 +140,16 @@ NAMED = 'models = ["m.onnx"]'
     ),
     Attack("a report over configured data", configured(f'{NAMED}\ndata = "a.onnx"', "--report", "json=a.onnx"), 2),
     Attack("a pattern that is none", configured('models = ["**m"]'), 1, ("is no pattern of files",)),
+    Attack("a model that is a link out", linked('models = ["*.onnx"]', "m.onnx", "../m.onnx"), 1, ("by a link to",)),
+    Attack("models in a link out", linked('models = ["l/*.onnx"]', "l", ".."), 1, ("own/l/*.onnx", "by a link to")),
+    Attack("data that are a link out", linked(f'{GOOD}\ndata = "x.npy"', "x.npy", "../x.npy"), 1, ("by a link to",)),
+    Attack("a link out in the data", linked(f'{GOOD}\ndata = "data"', "data/y.npy", "../../x.npy"), 1, ("y.npy",)),
+    Attack("a link within", linked('models = ["m.onnx"]', "m.onnx", "good.onnx"), 0),
+    Attack("a link in a circle", linked(f'{GOOD}\ndata = "data"', "data/again", "../data"), 0),
+    Attack("a script that nobody allowed", scripted(), 2, ("is a script", "--allow-scripts")),
+    Attack("a script that is allowed", scripted("--allow-scripts"), 0, writes=("ran",)),
+    Attack("a script for a model", words("--allow-scripts"), 2, ("is for configurations",)),
+    Attack("a misspelt table", configured(f"{NAMED}\n[[chek]]\nmodels = ['a.onnx']"), 1, ("'chek'", "[[check]]")),
     Attack("compared with what is not there", lambda folder: ["compare", saved(mlp(), folder), "b.onnx"], 1),
 )
 def test_check(attack: Attack, tmp_path: Path, cli: Cli) -> None:

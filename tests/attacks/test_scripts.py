@@ -25,6 +25,19 @@ def script(text: str, *options: str) -> Callable[[Path], Sequence[object]]:
     return build
 
 
+def recipe(*options: str) -> Callable[[Path], Sequence[object]]:
+    """A recipe, which may be anybody's, that names a script."""
+
+    def build(folder: Path) -> Sequence[object]:
+        script(GOOD)(folder)
+        (folder / "r.yaml").write_text(
+            "models: [a.onnx, b.onnx]\nmethod: act-align\ncalibration: {data: 's.py:feeds'}\noutput: m.onnx\n"
+        )
+        return ["run", "r.yaml", *options]
+
+    return build
+
+
 def body(text: str) -> str:
     return f"def feeds():\n    {text}\n"
 
@@ -151,4 +164,13 @@ def test_a_script_without_end_is_bounded_and_says_so(tmp_path: Path, cli: Cli) -
         writes=("m.onnx",),
         apart=True,
     )
+    attack.check(tmp_path, cli)
+
+
+@attacks(
+    Attack("unasked", recipe(), 2, ("r.yaml: 's.py:feeds' is a script", "--allow-scripts")),
+    Attack("allowed", recipe("--allow-scripts"), 0, writes=("m.onnx",)),
+    Attack("other data on the command line", recipe("--calib", "s.py:feeds"), 0, writes=("m.onnx",)),
+)
+def test_scripts_in_recipes(attack: Attack, tmp_path: Path, cli: Cli) -> None:
     attack.check(tmp_path, cli)
