@@ -93,11 +93,11 @@ def compare(before: NDArray[Any], after: NDArray[Any], limits: Limits) -> Compar
     return Comparison(error, relative, old.size if scale > limits.rounding else 0, same=True)
 
 
-def compare_all(feeds: Sequence[Arrays], runs: Iterable[tuple[Arrays, Arrays]], limits: Limits) -> Compared:
-    """Compare what two versions of a network gave, feed by feed."""
+def compare_all(runs: Iterable[tuple[Arrays, Arrays, Arrays]], limits: Limits) -> Compared:
+    """Compare what two versions of a network gave: (feed, before, after), any number of times for a feed."""
     by_tensor: dict[str, list[Comparison]] = {}
     failing: Arrays | None = None
-    for feed, (before, after) in zip(feeds, runs, strict=True):
+    for feed, before, after in runs:
         for name in before:
             result = compare(before[name], after[name], limits)
             by_tensor.setdefault(name, []).append(result)

@@ -21,6 +21,7 @@ from onnxmerge.model.quantised import is_quantised_weight
 from onnxmerge.model.sample import find_sample
 from onnxmerge.model.session import checked_feeds, open_session, running
 from onnxmerge.model.signature import subgraphs
+from onnxmerge.model.stretches import is_large, run_by_stretches
 from onnxmerge.model.traits import has
 from onnxmerge.model.widen import NARROW, has_bfloat16
 from onnxmerge.types import Array
@@ -77,17 +78,57 @@ def trace(network: Network, sample: Mapping[str, Array] | None = None, *, seed: 
     """
     wanted = demand(network)
     names = [value.name for node in network.graph for value in node.outputs if value.name]
-    session = open_session(network.model, outputs=names) if names else None
+    large = is_large(network.model)
+    session = open_session(network.model, outputs=names) if names and not large else None
+    notes = _Notes(_constants(network.graph), _bfloat16_values(network, wanted.proto))
 
-    def attempt(feeds: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
-        wanted.require_room(feeds, all_kept=True)
-        return _run(session, names, feeds, network.label) if session is not None else {}
+    def attempt(feeds: Mapping[str, Array]) -> _Noted:
+        wanted.require_room(feeds, all_kept=not large)
+        found = _Noted()
+        if session is not None:
+            notes.of_results(_run(session, names, feeds, network.label), found)
+        elif names:
+            for _, (results,) in run_by_stretches(network.model, [{}], [feeds], names):
+                notes.of_results(results, found)
+        return found
 
     if sample is None:
-        found, results = find_sample(network, attempt, seed=seed)
+        taken, noted = find_sample(network, attempt, seed=seed)
     else:
-        found, results = dict(sample), attempt(sample)
-    return _collect(network, wanted.proto, found, results)
+        taken, noted = dict(sample), attempt(sample)
+    return _collect(network, notes, taken, noted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Noted:
+    """Shapes and types of tensors, and those values that are kept."""
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Notes:
+    """What is noted of tensors: of ``constants`` the values too; those that are ``narrow`` came in float32."""
+
+    constants: set[str]
+    narrow: set[str]
+
+    def of(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], into: _Noted) -> bool:
+        """Note a tensor; say whether its value is kept."""
+        into.shapes[name], into.dtypes[name] = shape, dtype
+        return name in self.constants or (dtype.kind in "iub" and int(np.prod(shape)) <= SMALL)
+
+    def of_results(self, results: Mapping[str, ort.OrtValue], into: _Noted) -> None:
+        """Note what a run gave."""
+        for name, result in results.items():
+            dtype = DTYPES.get(result.data_type()) if result.is_tensor() else None
+            if dtype is None:
+                continue
+            stored = np.dtype(ml_dtypes.bfloat16) if name in self.narrow and dtype == np.float32 else dtype
+            if self.of(name, tuple(result.shape()), stored, into):
+                into.values[name] = result.numpy().astype(stored, copy=False)
 
 
 def _run(
@@ -103,36 +144,23 @@ def _run(
         return dict(zip(names, session.run_with_ort_values(names, given, options), strict=True))
 
 
-def _collect(
-    network: Network, graph: onnx.ModelProto, sample: dict[str, Array], results: dict[str, ort.OrtValue]
-) -> Trace:
-    constants = _constants(network.graph)
-    narrow = _bfloat16_values(network, graph)
-    shapes: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, np.dtype[Any]] = {}
-    values: dict[str, Array] = {}
-
-    def note(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-        """Note a tensor; say whether its value is kept."""
-        shapes[name], dtypes[name] = shape, dtype
-        return name in constants or (dtype.kind in "iub" and int(np.prod(shape)) <= SMALL)
-
+def _collect(network: Network, notes: _Notes, sample: dict[str, Array], results: _Noted) -> Trace:
+    found = _Noted()
     tensors = {name: array for name, array in sample.items() if array.dtype.kind not in "OSU"}
-    values |= {name: array for name, array in tensors.items() if note(name, array.shape, array.dtype)}
+    for name, array in tensors.items():
+        if notes.of(name, array.shape, array.dtype, found):
+            found.values[name] = array
     weights = network.weights
     for name in weights:
         tensor = weights.tensor(name)
-        if tensor.dtype != ir.DataType.STRING and note(name, tuple(tensor.shape.numpy()), tensor.dtype.numpy()):
-            values[name] = weights[name]
-    for name, result in results.items():
-        dtype = DTYPES.get(result.data_type()) if result.is_tensor() else None
-        if dtype is None:
-            continue
-        stored = np.dtype(ml_dtypes.bfloat16) if name in narrow and dtype == np.float32 else dtype
-        if note(name, tuple(result.shape()), stored):
-            values[name] = result.numpy().astype(stored, copy=False)
-    known = frozenset(constants & shapes.keys())
-    return Trace(sample, shapes, dtypes, values, known, partly_constant(network.model, known, shapes, values))
+        stored = tensor.dtype != ir.DataType.STRING
+        if stored and notes.of(name, tuple(tensor.shape.numpy()), tensor.dtype.numpy(), found):
+            found.values[name] = weights[name]
+    shapes = {**found.shapes, **results.shapes}
+    values = {**found.values, **results.values}
+    known = frozenset(notes.constants & shapes.keys())
+    partly = partly_constant(network.model, known, shapes, values)
+    return Trace(sample, shapes, {**found.dtypes, **results.dtypes}, values, known, partly)
 
 
 def _constants(graph: ir.Graph) -> set[str]:

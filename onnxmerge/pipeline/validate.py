@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource
@@ -16,6 +17,7 @@ from onnxmerge.model.footprint import Footprint, footprint
 from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session, run
+from onnxmerge.model.stretches import arrays, is_large, run_by_stretches
 from onnxmerge.model.trace import trace
 from onnxmerge.pipeline.prepare import Prepared
 from onnxmerge.pipeline.separation import MergedModel, Parents, inputs_of
@@ -60,15 +62,15 @@ def require_finite(parents: Parents, product: MergedModel, sample: Mapping[str, 
 
     Where heads are apart, wherever each head's own parent does. Ranks that no model declares are noted on the way.
     """
-    after = run(open_session(product.model, weights=product.weights, provider=provider), sample)
+    after = _answers(product.model, product.weights, sample, provider)
     declare_ranks(product.model.graph, {**sample, **after})
     apart = parents.separation is not None
     for network, names in zip(parents.networks if apart else parents.networks[:1], product.outputs, strict=False):
-        before = run(open_session(network.model, provider=provider), inputs_of(network, sample))
+        before = _answers(network.model, {}, inputs_of(network, sample), provider)
         for place, (name, own) in enumerate(zip(names, before.values(), strict=True)):
             if own.dtype.kind == "f" and np.isfinite(own).all() and not np.isfinite(after[name]).all():
                 for other in () if apart else parents.networks[1:]:
-                    theirs = run(open_session(other.model, provider=provider), inputs_of(other, sample))
+                    theirs = _answers(other.model, {}, inputs_of(other, sample), provider)
                     if not np.isfinite(list(theirs.values())[place]).all():
                         raise ValidationError(
                             f"{other.label}: has infinities of its own: its output for {name!r} is not finite where "
@@ -78,3 +80,16 @@ def require_finite(parents: Parents, product: MergedModel, sample: Mapping[str, 
                     f"{network.label}: output {name!r} of the merged model is not finite where its parents' is; "
                     "try --repair none, or another method"
                 )
+
+
+def _answers(
+    model: ir.Model, weights: Mapping[str, NDArray[Any]], feed: Mapping[str, NDArray[Any]], provider: str
+) -> dict[str, NDArray[Any]]:
+    """The outputs of a network by name, in their order; of a large one's those that are tensors."""
+    if not is_large(model):
+        return run(open_session(model, weights=weights, provider=provider), feed)
+    names = [str(value.name) for value in model.graph.outputs]
+    found: dict[str, NDArray[Any]] = {}
+    for _, (values,) in run_by_stretches(model, [weights], [feed], names, provider=provider):
+        found |= arrays(values)
+    return {name: found[name] for name in names if name in found}

@@ -26,6 +26,7 @@ from onnxmerge.model.comparison import EXACT, Compared, Limits, compare, compare
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_sessions, run
+from onnxmerge.model.stretches import arrays, is_large, run_by_stretches
 from onnxmerge.model.trace import Trace
 from onnxmerge.types import Arrays, Positions
 from onnxmerge.units.layout import Space, TensorLayout, Typing
@@ -65,13 +66,19 @@ class _Versions:
     permuted: Arrays
     provider: str
 
-    def run(self, tensors: Sequence[str], feeds: Iterable[Arrays]) -> Iterator[tuple[Arrays, Arrays]]:
-        """The tensors before and after, feed by feed."""
+    def run(self, tensors: Sequence[str], feeds: Sequence[Arrays]) -> Iterator[tuple[Arrays, Arrays, Arrays]]:
+        """Tensors before and after: (feed, before, after), all of them for each feed at once or by and by."""
         versions = (self.original, self.permuted)
+        if is_large(self.network.model):
+            model, provider = self.network.model, self.provider
+            for number, found in run_by_stretches(model, versions, feeds, tensors, provider=provider):
+                before, after = (_arrays(arrays(values)) for values in found)
+                yield feeds[number], before, after
+            return
         sessions = open_sessions(self.network.model, versions, outputs=tensors, provider=self.provider)
         for feed in feeds:
             before, after = (_arrays(run(session, feed)) for session in sessions)
-            yield before, after
+            yield feed, before, after
 
 
 def permute_network(network: Network, typing: Typing, seed: int, *, weights: Arrays | None = None) -> LazyWeights:
@@ -106,6 +113,8 @@ def certify(
 ) -> Certificate:
     """Permute all that is free and compare what must not change, on the traced sample and ``samples - 1`` others.
 
+    A large network is run on the traced sample alone: it has values enough, and a run costs seconds.
+
     ``weights`` replaces the network's own initializers (another member of a set that pairs up with it). Raises
     InputError where ONNX Runtime refuses the network.
     """
@@ -115,8 +124,8 @@ def certify(
     watched = list(dict.fromkeys([*border_tensors(network.graph, typing, trace), *outputs]))
     limits, perms = limits_for(network, trace, watched), moving_permutations(typing.spaces, seed)
 
-    feeds = list(_inputs(trace.sample, samples, seed))
-    found = compare_all(feeds, _expecting(versions.run(watched, feeds), typing, perms), limits)
+    feeds = list(_inputs(trace.sample, 1 if is_large(network.model) else samples, seed))
+    found = compare_all(_expecting(versions.run(watched, feeds), typing, perms), limits)
     exact = None if found.failing is None else _compare_in_double(versions, typing, watched, feeds, trace, perms)
     if exact is not None:
         found, limits = (exact, EXACT) if exact.passes_for(found) else (found, limits)
@@ -154,7 +163,7 @@ def _compare_in_double(
             list(run_in_double(versions.network, weights, watched, feeds))
             for weights in (versions.original, versions.permuted)
         ]
-        return compare_all(feeds, _expecting(zip(*runs, strict=True), typing, perms), EXACT)
+        return compare_all(_expecting(zip(feeds, *runs, strict=True), typing, perms), EXACT)
     except Exception:  # noqa: BLE001  (whatever it raises for what it does not know: then float32 has the say)
         return None
 
@@ -210,10 +219,10 @@ def _another(array: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _expecting(
-    runs: Iterable[tuple[Arrays, Arrays]], typing: Typing, perms: Mapping[str, Positions]
-) -> Iterator[tuple[Arrays, Arrays]]:
+    runs: Iterable[tuple[Arrays, Arrays, Arrays]], typing: Typing, perms: Mapping[str, Positions]
+) -> Iterator[tuple[Arrays, Arrays, Arrays]]:
     """What watched tensors should be (permuted, where their own units move as those of a border do), and are."""
-    for before, after in runs:
+    for feed, before, after in runs:
         expected = {}
         for name, value in before.items():
             layout = typing.activations.get(name)
@@ -221,7 +230,7 @@ def _expecting(
             wanted = value if layout is None or still else _expected(value, layout, typing, perms)
             if wanted is not None:
                 expected[name] = wanted
-        yield expected, after
+        yield feed, expected, after
 
 
 def _first_divergence(
@@ -230,9 +239,9 @@ def _first_divergence(
     """The operator behind the first tensor that is not the original's, permuted as the typing says."""
     nodes = {str(value.name): node for node in versions.network.graph for value in node.outputs if value.name}
     tensors = [name for name in nodes if name in typing.activations]
-    for before, after in versions.run(tensors, [feed]):
-        for name in tensors:
-            expected = _expected(before[name], typing.activations[name], typing, perms) if name in before else None
+    for _, before, after in versions.run(tensors, [feed]):
+        for name in before:
+            expected = _expected(before[name], typing.activations[name], typing, perms)
             if expected is not None and compare(expected, after[name], limits).differs(limits):
                 node = nodes[name]
                 return f"tensor {name} is the first to be wrong, made by node {node.name} ({node.op_type})"

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from onnxmerge.model import stretches
 from onnxmerge.model.comparison import Limits, compare
 from onnxmerge.model.network import Network
 from onnxmerge.model.read import read_network
@@ -216,3 +217,14 @@ def test_float64_does_not_excuse_an_error() -> None:
     found = certificate(steep(), steep_typing(second="64"))
     assert not found.passed
     assert found.max_relative_error > 1e-2
+
+
+def test_a_large_network_is_proved_on_one_sample_by_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stretches, "LARGE", 0)
+    found = certificate(mlp(), mlp_typing(), samples=3)
+    assert found.passed
+    assert (found.tensors_compared, found.values_compared) == (1, 2 * 3)
+    wrong = certificate(mlp(), mlp_typing(bias="8"))
+    assert not wrong.passed
+    assert wrong.failure is not None
+    assert "tensor h is the first to be wrong" in wrong.failure
