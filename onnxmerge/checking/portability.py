@@ -36,7 +36,7 @@ def _ir(subject: Subject) -> Iterator[Finding]:
         if target.ir is None:
             yield subject.skip(IR.id, "its table has no IR version", where=target.name)
             continue
-        told = f"set ir_version to {target.ir} or less: nothing but newer types and functions needs more"
+        told = f"save it with model.ir_version = {target.ir}: nothing but newer types and functions needs more"
         own = subject.proto.ir_version
         yield compared(IR.id, own, target.ir, higher_is_better=False, where=target.name, remedy=told)
     if not subject.settings.targets:

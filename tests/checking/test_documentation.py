@@ -1,14 +1,41 @@
-"""docs/checking.md names every gate, and no other."""
+"""docs/checking.md names every gate, and no other; what the README has people write works."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import yaml
+
 from onnxmerge.checking.registry import FAMILIES, GATES
+from tests.checking.broken import mlp, saved
+from tests.command_line import Cli
 
 
 def test_every_gate_is_described(checkout: Path) -> None:
     table = (checkout / "docs" / "checking.md").read_text().split("## Gates")[1].split("## Reports")[0]
     named = re.findall(rf"`((?:{'|'.join(FAMILIES)})\.[a-z0-9-]+)`", table)
     assert sorted(named) == sorted(gate.id for gate in GATES)
+
+
+def blocks(checkout: Path, language: str) -> list[str]:
+    section = (checkout / "README.md").read_text().split("**In CI.**")[1].split("\nExit codes:")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+def test_the_configuration_of_the_readme(checkout: Path, tmp_path: Path, cli: Cli) -> None:
+    (text,) = blocks(checkout, "toml")
+    (tmp_path / "onnxmerge.toml").write_text(text)
+    (tmp_path / "models").mkdir()
+    saved(mlp(), tmp_path / "models")
+    assert cli("check").returncode == 0
+
+
+def test_the_ci_files_of_the_readme(checkout: Path) -> None:
+    workflow, hooks = map(yaml.safe_load, blocks(checkout, "yaml"))
+    step = workflow["jobs"]["models"]["steps"][-1]
+    action = yaml.safe_load((checkout / "action.yml").read_text())
+    assert set(step.get("with", {})) <= set(action["inputs"])
+    (hook,) = yaml.safe_load((checkout / ".pre-commit-hooks.yaml").read_text())
+    (asked,) = hooks["repos"][0]["hooks"]
+    assert asked["id"] == hook["id"]
