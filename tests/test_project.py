@@ -60,8 +60,8 @@ def test_the_readme_s_test_command_is_what_ci_runs(checkout: Path) -> None:
     "module",
     [
         "matching/joint.py",
-        "merging/closed_form/least_squares.py",
-        "merging/closed_form/regmean.py",
+        "merging/refinements/methods/least_squares.py",
+        "merging/refinements/methods/regmean.py",
         "merging/closed_form/consensus.py",
         "merging/repair/batchnorm.py",
         "merging/repair/repair.py",

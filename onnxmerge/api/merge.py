@@ -72,7 +72,7 @@ def merge(
             data, the values (one row each) of inputs that it lacks.
         progress: Makes progress displays; silent by default.
         **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``), and the
-            method's own options (``method="ties"``, ``density=0.3``; docs/task-vectors.md).
+            own options of method and refinement (``method="ties"``, ``density=0.3``; docs/task-vectors.md).
 
     Raises:
         InputError: a model or the calibration data cannot be used. StructureError: the models differ in structure.
@@ -97,8 +97,7 @@ def merge(
     prepared_merge = divided(prepared_merge, how, labelled=asked is not None)
     job = prepared_merge.job
     with clock.stage("calibrate"):
-        trials = choices(how, len(job.prepared.models.weights))
-        measurements = measured(job, [replace(how, method=method, alpha=alpha) for method, alpha in trials])
+        measurements = measured(job, choices(how, len(job.prepared.models.weights)))
     with clock.stage("match"):
         evaluators = chosen_by(prepared_merge.split, asked)
         selected = matched_by(job, measurements, evaluators)

@@ -64,8 +64,8 @@ class MergeReport:
     """What happened, for people and machines.
 
     ``weights`` are the models' shares, ``zip`` is (a, b) of a zip method, ``base`` (label, sha256), ``scale`` and
-    ``density`` are those of task vectors, ``method_options`` all options of the method's own. ``search`` says how
-    method and alpha were chosen (None: by the user), ``rules`` are those for single groups, ``rotated`` the spaces that
+    ``density`` are those of task vectors, ``method_options`` all other own options. ``search`` says how method and
+    alpha were chosen (None: by the user), ``rules`` are those for single groups, ``rotated`` the spaces that
     were rotated, ``repairs`` what the repair was chosen from (empty: by the user, or by rule). ``heads`` is None where
     everything was merged, ``share`` the fraction of each group's units that was merged, ``width`` that of a model's
     units which a zip made of each group (None: all); see ``pipeline.resizing``. ``footprints`` are of each parent, then
@@ -140,7 +140,8 @@ class MergePlan:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON."""
-        return {**asdict(self), "version": __version__}
+        options = asdict(self.options)
+        return {**asdict(self), "options": {**options, "own": dict(options["own"])}, "version": __version__}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from onnxmerge.api.outcome import HeadsReport, MergeReport, group_reports, peak_memory
-from onnxmerge.matching.zip_method import ZipMethod
-from onnxmerge.pipeline.methods import METHODS, alpha_of
-from onnxmerge.pipeline.options import own_of
 from onnxmerge.pipeline.restoring import Merged
 from onnxmerge.pipeline.selection.choosing import SelectedMatching
 from onnxmerge.pipeline.selection.repairing import ChosenRepair
 from onnxmerge.pipeline.separation import MergedModel
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import coverage
+
+_TOLD = ("alpha", "objective", "zip_a", "zip_b", "groups")
+"""Own options that the report has fields for."""
 
 
 def report_of(
@@ -29,7 +30,10 @@ def report_of(
     """What happened, but for the comparison of the merged model with its parents."""
     job, matched = selected.job, selected.matched
     options, models, source = job.options, job.prepared.models, job.source
-    zips, own, apart = isinstance(METHODS[options.method], ZipMethod), own_of(options), product.separation
+    apart, own = product.separation, dict[str, Any]()
+    for contract in options.contracts:
+        values = options.own_of(contract)
+        own |= {each.name: getattr(values, each.name) for each in fields(values)}
     notes = [
         *(() if apart is None else apart.notes),
         *(() if selected.search is None else selected.search.notes),
@@ -42,13 +46,13 @@ def report_of(
         sha256=tuple(network.sha256 for network in models.sources),
         weights=tuple(job.shares),
         method=options.method,
-        alpha=alpha_of(options),
-        objective=options.objective,
-        zip=(options.zip_a, options.zip_b) if zips else None,
+        alpha=options.alpha,
+        objective=own.get("objective", "correlation"),
+        zip=(own["zip_a"], own["zip_b"]) if "zip_a" in own else None,
         base=None if job.base is None else (job.base.network.label, job.base.network.sha256),
-        scale=getattr(own, "scale", None),
-        density=None if own is None else getattr(own, "density", 1.0),
-        method_options={} if own is None else {each.name: getattr(own, each.name) for each in fields(own)},
+        scale=own.get("scale"),
+        density=own.get("density", 1.0) if options.task_vectors is not None else None,
+        method_options={name: value for name, value in own.items() if name not in _TOLD},
         search=selected.search,
         scales=selected.scales,
         rotated=selected.rotated,

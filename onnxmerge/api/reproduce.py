@@ -6,7 +6,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from onnxmerge.api.merge import merge
 from onnxmerge.errors import InputError
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.task_vectors.options import ParameterRule
-from onnxmerge.merging.task_vectors.registry import own_options
 from onnxmerge.model.read import read_network
 from onnxmerge.model.scratch import scratch_folder
-from onnxmerge.pipeline.options import MergeOptions, merge_options
+from onnxmerge.pipeline.options import COMMON, MergeOptions, merge_options
 from onnxmerge.pipeline.prepare import ModelSource
 
 
@@ -66,16 +64,17 @@ def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
     """The options that a recipe holds. Raises ValueError for a value of another type than its option's."""
     from onnxmerge.recipes.file import schema_model  # pydantic is slow to import
 
-    common = [each.name for each in fields(MergeOptions) if each.name != "method_options"]
-    values = {name: found[name] for name in common}
-    values |= {name: found[name] for name in own_options() if found.get(name) is not None}
+    values = {name: found[name] for name in COMMON}
+    every = MergeOptions(method=found["method"], refine=found["refine"]).contracts
+    names = {name for contract in every for name in contract.option_names}
+    values |= {name: found[name] for name in names if found.get(name) is not None}
     checked = schema_model().model_validate({"models": found["models"], **values})  # anyone may have written them
     # JSON writes 1.0 as 1, and metadata tells the two apart.
     values |= {name: value for name in values if isinstance(value := getattr(checked, name), float)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    if "parameters" in values:
-        values["parameters"] = tuple(ParameterRule(**rule) for rule in values["parameters"])
-    values["groups"] = tuple(GroupRule(**rule) for rule in values["groups"])
+    for name, kind in (("parameters", ParameterRule), ("groups", GroupRule)):
+        if name in values:
+            values[name] = tuple(kind(**rule) for rule in values[name])
     values["provider"] = {
         "CPUExecutionProvider": "cpu",
         "CUDAExecutionProvider": "cuda",

@@ -14,10 +14,11 @@ from onnxmerge.api import MergeOptions
 from onnxmerge.cli.files import files_of
 from onnxmerge.cli.options import require_allowed
 from onnxmerge.cli.tasks import take_tasks
+from onnxmerge.contracts import flag
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.task_vectors.registry import options_of, own_options
 from onnxmerge.pipeline.consistency import decidable, idle, require_use
-from onnxmerge.pipeline.options import DEFAULT, ONE_WAY, differing, own_differing
+from onnxmerge.pipeline.methods import OWN_OPTIONS
+from onnxmerge.pipeline.options import COMMON, DEFAULT, ONE_WAY, UNNAMED, differing
 from onnxmerge.recipes.recipe import Calibration, Recipe, is_recipe
 
 _IMAGE = ("image_size", "mean", "std", "layout")
@@ -38,8 +39,8 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
         require_allowed(context, models[0], recipe.calibration.data)
     options = _options(
         recipe.options,
-        {name: given[name] for name in MergeOptions.__dataclass_fields__ if name in given},
-        {name: given[name] for name in own_options() if name in given},
+        {name: given[name] for name in COMMON if name in given},
+        {name: given[name] for name in OWN_OPTIONS if name in given},
     )
     undecided = options.settled().effort is None and not decidable(options.settled())
     if undecided and decidable(recipe.options.settled()):
@@ -60,36 +61,31 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
 def _options(written: MergeOptions, given: Mapping[str, Any], own: Mapping[str, Any]) -> MergeOptions:
     """Those ``given`` on the command line before those of a recipe; raises UsageError where one has no effect.
 
-    ``own`` are those of the method's own.
+    ``own`` are those that method and refinement have of their own.
 
     What a recipe says of another method than the one that is given goes with it, and so does an effort with a method.
     """
     one_way = [*(name for name in given if name in ("method", *ONE_WAY)), *own]
     if one_way and "effort" in given:
-        raise UsageError(f"--effort {given['effort']} finds out how to merge: leave out {_flag(one_way[0])}")
+        raise UsageError(f"--effort {given['effort']} finds out how to merge: leave out {flag(one_way[0])}")
     if one_way:
         written = replace(written, effort=None)
     if "effort" in given:
-        written = replace(written, **{name: getattr(_DEFAULT, name) for name in ("method", *ONE_WAY, "method_options")})
+        written = replace(written, **{name: getattr(_DEFAULT, name) for name in ("method", *ONE_WAY, "own")})
     options = replace(written, **given)
-    kept = own_differing(written) if options.method == written.method else {}
-    options = replace(options, method_options=None)
-    if own or kept:
-        found = options_of(options.method, {**kept, **own}, named=options.method != DEFAULT)
-        options = replace(options, method_options=found)
-    if options.method == DEFAULT and options.effort is None and one_way:
-        options = replace(options, method="mudsc-align")  # though it may be given as what it is by default
+    kept = {**dict(written.by(options.method, options.refine).own), **own}
+    if written.task_vectors is not None and options.method != written.method:
+        kept = dict(own)  # options of one name mean something else there
+    options = replace(options, own=tuple(kept.items()))
     require_use(options.settled(), given)
+    if options.method == DEFAULT and options.effort is None and one_way:
+        options = replace(options, method=UNNAMED)  # though it may be given as what it is by default
     before = set(idle(written.settled(), differing(written)))
     stale = [name for name in idle(options.settled(), differing(options)) if name not in before]
     return replace(options, **{name: getattr(_DEFAULT, name) for name in stale})
 
 
 _DEFAULT = MergeOptions()
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _path(given: str | Path | None, otherwise: str | None) -> str | None:

@@ -11,17 +11,14 @@ from onnxmerge.api import MergeOptions
 from onnxmerge.api.comparison import compare
 from onnxmerge.cli.files import OutputFile, files_of, publishing
 from onnxmerge.cli.options import memory_option
-from onnxmerge.merging.task_vectors import TaskVectorMethod
-from onnxmerge.pipeline.methods import METHODS
+from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.pipeline.options import DEFAULT
 from onnxmerge.report.evaluation import print_evaluation
 from onnxmerge.report.terminal import terminal
 
-_METHODS = [name for name, method in METHODS.items() if not isinstance(method, TaskVectorMethod)]  # there is no base
-
 
 @click.command()
-@click.option("--method", type=click.Choice(_METHODS), help="One method, in place of the best that `run` finds.")
+@click.option("--method", type=click.Choice([*MATCHERS]), help="One method, in place of the best that `run` finds.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("-o", "--output", type=OutputFile(model=True), help="Keep the merged model.")
 @memory_option

@@ -1,15 +1,16 @@
-"""The options that methods have of their own, as options of the command line: made of the registry."""
+"""The own options of methods and refinements as options of the command line, and the lists of both in its help."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
 
-from onnxmerge.merging.task_vectors.options import AUTO, Described, flag
-from onnxmerge.merging.task_vectors.registry import TASK_VECTORS, own_options
+from onnxmerge.contracts import AUTO, Contract, Described, flag
+from onnxmerge.merging.task_vectors.methods import TASK_VECTORS
+from onnxmerge.pipeline.methods import OWN_OPTIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,22 +23,27 @@ class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic from c
 
     name = "number|auto"
 
+    def __init__(self, described: Described) -> None:
+        self.described = described
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         """Convert one value."""
-        if value == AUTO:
-            return AUTO
         try:
-            return float(value)
+            found = AUTO if value == AUTO else float(value)
         except ValueError:
-            self.fail(f"{value!r}: expected a number, or auto", param, ctx)
+            found = math.nan
+        if not self.described.holds(found):
+            self.fail(f"{value!r}: expected {self.described.expected}", param, ctx)
+        return found
 
 
 def own_method_options(command: F) -> F:
-    """An option for each that some method has of its own."""
-    for name, (described, methods) in reversed(list(own_options().items())):
-        if not described.written:
-            told = ", ".join(methods) if len(methods) <= FEW else f"{len(methods)} methods with defaults of their own"
-            command = click.option(flag(name), type=_kind(described), help=f"{described.help} ({told}).")(command)
+    """An option for each that something has of its own."""
+    for name, own in reversed([*OWN_OPTIONS.items()]):
+        told, takers = own.described, own.takers
+        if not told.written:
+            of = ", ".join(takers) if len(takers) <= FEW else f"{len(takers)} methods with defaults of their own"
+            command = click.option(flag(name), type=_kind(told), help=f"{told.help} ({of}).")(command)
     return command
 
 
@@ -45,7 +51,7 @@ def _kind(described: Described) -> click.ParamType:  # type: ignore[type-arg]  #
     if described.words:
         return click.Choice(described.words)
     if described.auto:
-        return NumberOrAuto()
+        return NumberOrAuto(described)
     least, most = (each if math.isfinite(each) else None for each in (described.least, described.most))
     return click.FloatRange(least, most, min_open=described.above)
 
@@ -53,3 +59,16 @@ def _kind(described: Described) -> click.ParamType:  # type: ignore[type-arg]  #
 def base_methods() -> str:
     """The methods that --base is for, in short."""
     return ", ".join(name for name, method in TASK_VECTORS.items() if method.takes_base)
+
+
+def listed(title: str, contracts: Mapping[str, Contract[Any]]) -> str:
+    """What can be chosen, a line each: what it does, needs and has of its own, for the end of the help."""
+    width = max(map(len, contracts))
+    return "\n".join(["\b", f"{title}:", *(line for each in contracts.values() for line in _lines(each, width))])
+
+
+def _lines(contract: Contract[Any], width: int) -> Iterable[str]:
+    needs = f"; needs {contract.needed}" if contract.needed else ""
+    yield f"  {contract.name:{width}}  {contract.summary}{needs}"
+    if contract.defaults:
+        yield f" {'':{width}}  [{contract.defaults}]"

@@ -17,36 +17,16 @@ from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import known_inputs, model_options, sample_options, scripts_option
-from onnxmerge.cli.own import base_methods, own_method_options
+from onnxmerge.cli.own import base_methods, listed, own_method_options
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
-from onnxmerge.pipeline.methods import METHODS, needs, own_defaults
-from onnxmerge.pipeline.options import AUTO, EFFORTS
+from onnxmerge.contracts import AUTO
+from onnxmerge.merging.refinements.methods import REFINEMENTS
+from onnxmerge.pipeline.methods import METHODS
+from onnxmerge.pipeline.options import EFFORTS
 from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
 from onnxmerge.report.progress import progress_bar
 from onnxmerge.report.terminal import emit
-
-
-def _listed() -> str:
-    """Every method with what it does and needs, a line each, for the end of the help."""
-    width = max(map(len, METHODS))
-    rows = [f"  {name:{width}}  {method.summary}" for name, method in METHODS.items()]
-    wants = [f"; needs {needs(method)}" if needs(method) else "" for method in METHODS.values()]
-    owns = [f" {'':{width}}  [{own}]" if (own := own_defaults(method)) else None for method in METHODS.values()]
-    lines = [line for each in zip(map("".join, zip(rows, wants, strict=True)), owns, strict=True) for line in each]
-    return "\n".join(["\b", "Methods:", *(line for line in lines if line is not None)])
-
-
-def _alpha(_context: click.Context, _option: click.Parameter, value: str) -> float | str:
-    if value == AUTO:
-        return value
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0.0 <= number <= 1.0:
-        raise click.BadParameter(f"{value!r}: expected a number from 0 to 1, or auto")
-    return number
 
 
 class _Run(click.Command):
@@ -85,7 +65,7 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     return shlex.join(["onnxmerge", "run", *report.effort.chosen_flags, *kept])
 
 
-@click.command(cls=_Run, epilog=_listed())
+@click.command(cls=_Run, epilog="\n\n".join([listed("Methods", METHODS), listed("Refinements", REFINEMENTS)]))
 @click.argument(
     "models",
     nargs=-1,
@@ -113,14 +93,6 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     help="One method instead, see below; auto tries all that match units, on held-out calibration data.",
 )
 @click.option(
-    "--alpha",
-    callback=_alpha,
-    default="0.5",
-    show_default=True,
-    metavar="NUMBER|auto",
-    help="Weight of weight-space similarity, 0 to 1 (mudsc-align, mudsc-zip, c2m3); auto tries 0, 0.1, ... 1.",
-)
-@click.option(
     "--labels",
     type=InputFile("the labels"),
     metavar="FILE",
@@ -131,33 +103,12 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     "--weights", callback=numbers, metavar="W,W,...", help="Weight of each model in the mean, by default all equal."
 )
 @click.option(
-    "--zip-a",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="What the similarity of units already merged is multiplied by (zip methods).",
-)
-@click.option(
-    "--zip-b",
-    type=click.FloatRange(0, 1),
-    default=1.0,
-    show_default=True,
-    help="Share of its merges that a model may use up inside itself (zip methods).",
-)
-@click.option(
     "--base",
     type=InputFile("the base", model=True),
     metavar="PRETRAINED.onnx",
     help=f"What all models were fine-tuned from ({base_methods()}).",
 )
 @own_method_options
-@click.option(
-    "--objective",
-    type=click.Choice(["correlation", "inner"]),
-    default="correlation",
-    show_default=True,
-    help="Weight-space similarity of rebasin, and of c2m3 with --alpha 1.",
-)
 @click.option(
     "--repair",
     type=click.Choice(["auto", "none", "rescale", "repair", "bias"]),
@@ -167,11 +118,11 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
 )
 @click.option(
     "--refine",
-    type=click.Choice(["auto", "none", "ls", "regmean"]),
-    default="auto",
+    type=click.Choice([AUTO, "none", *REFINEMENTS]),
+    default=AUTO,
     show_default=True,
-    help="After matching, ls: solve each linear layer by least squares for the parents' activations; "
-    "regmean: average it by the Gram matrices of what the parents' layers read; auto: try ls with --method auto.",
+    help="What is done to the average after matching, see below; auto: with --method auto, what restores statistics "
+    "is among the repairs to choose from.",
 )
 @click.option(
     "--answer",

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.method import (
-    MatchOptions,
     MatchProblem,
     MatchResult,
-    Search,
     depending,
     notes_on,
     require_weights_only,
     restarts,
     search_of,
-    share_of,
     shares_of,
     with_twins_told_apart,
     without_activations,
 )
 from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
-from onnxmerge.matching.similarity import PairOfModels, known_activations
+from onnxmerge.matching.overrides import Overrides
+from onnxmerge.matching.similarity import Objective, PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, by_signatures, by_weights, sweep
 from onnxmerge.units.groups import make_plan
 from onnxmerge.units.permutations import Permutations, identity
@@ -34,69 +31,59 @@ PROMISING = 0.8
 """A start with less than this share of the objective that was found elsewhere is not climbed from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """An align method: which similarities it looks at. The share ``alpha`` is None where the user chooses it."""
+def align(
+    problem: MatchProblem,
+    overrides: Overrides,
+    alpha: float,
+    *,
+    objective: Objective = "correlation",
+    matched: bool = True,
+) -> MatchResult:
+    """Match every other model to the first; ``alpha`` is the share of weights in what is compared.
 
-    name: str
-    summary: str
-    alpha: float | None
-    matched: bool = True
+    Unless ``matched`` every model is left in its order. Raises UsageError where rules or problem do not fit ``alpha``.
+    """
+    compared, (first, *others) = alpha < 1.0, (CachedWeights(own, problem.cache_bytes) for own in problem.weights)
+    if not compared:
+        require_weights_only(overrides)
+    activations = problem.activations if compared else [{}] * len(others)
+    if len(activations) != len(others):
+        raise without_activations()
+    plan, found = make_plan(problem.typing, overrides.pinned), []
+    for index, (weights, seen) in enumerate(zip(others, activations, strict=True)):
+        started, known = time.perf_counter(), known_activations(plan, seen)
+        shares = with_twins_told_apart(shares_of(plan, alpha, known, overrides), known)
+        objective_of = ObjectiveFunction(PairOfModels(plan, first, weights, known, shares, objective))
+        # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
+        with np.errstate(invalid="ignore", over="ignore"):
+            before = objective_of(identity(plan.spaces))
+            rng = np.random.default_rng([problem.seed, index])
+            sweeps = _match(objective_of, alpha, problem, rng) if matched else _left(identity(plan.spaces), before)
+        notes = notes_on(plan, shares, overrides, activations=compared)
+        found.append((sweeps.matching, search_of(sweeps, before, started, notes)))
+    permutations, searches = zip(*found, strict=True)
+    return MatchResult(permutations, searches=searches)
 
-    @property
-    def needs_activations(self) -> bool:
-        return self.matched and self.alpha != 1.0
 
-    @property
-    def zips(self) -> bool:
-        return False
+def _match(
+    objective_of: ObjectiveFunction, alpha: float, problem: MatchProblem, rng: np.random.Generator
+) -> Sweeps[Permutations]:
+    pair = objective_of.pair
+    starts = [by_activations(pair)] if alpha < 1.0 else [identity(pair.plan.spaces), by_weights(pair)]
+    roots = depending(pair.plan, pair.alphas, alpha)
+    found = _best_sweeps(objective_of, starts, roots, problem, rng)
+    return _from_signatures(objective_of, found, roots, problem, rng) if roots else found
 
-    def __call__(self, problem: MatchProblem, options: MatchOptions) -> MatchResult:
-        """Match every other model to the first. Raises UsageError where options and method contradict each other."""
-        alpha = share_of(self.name, self.alpha, options)
-        plan = make_plan(problem.typing, options.overrides.pinned)
-        if not self.needs_activations:
-            require_weights_only(self.name, options.overrides)
-        others = len(problem.weights) - 1
-        activations = problem.activations if self.needs_activations else [{}] * others
-        if len(activations) != others:
-            raise without_activations(self.name)
-        cached = [CachedWeights(weights, options.cache_bytes) for weights in problem.weights]
-        matches = []
-        for index, (weights, seen) in enumerate(zip(cached[1:], activations, strict=True)):
-            known = known_activations(plan, seen)
-            shares = with_twins_told_apart(shares_of(plan, alpha, known, options.overrides), known)
-            pair = PairOfModels(plan, cached[0], weights, known, shares, options.objective)
-            # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
-            with np.errstate(invalid="ignore", over="ignore"):
-                matches.append(self._match(pair, alpha, options, np.random.default_rng([options.seed, index])))
-        permutations, searches = zip(*matches, strict=True)
-        return MatchResult(self.name, permutations, searches=searches)
 
-    def _match(
-        self, pair: PairOfModels, alpha: float, options: MatchOptions, rng: np.random.Generator
-    ) -> tuple[Permutations, Search]:
-        started = time.perf_counter()
-        unmoved = identity(pair.plan.spaces)
-        objective_of = ObjectiveFunction(pair)
-        before = objective_of(unmoved)
-        if self.matched:
-            starts = [by_activations(pair)] if self.needs_activations else [unmoved, by_weights(pair)]
-            roots = depending(pair.plan, pair.alphas, alpha)
-            found = _best_sweeps(objective_of, starts, roots, options, rng)
-            if roots:
-                found = _from_signatures(objective_of, found, roots, options, rng)
-        else:
-            found = _unmatched(unmoved, before)
-        notes = notes_on(pair.plan, pair.alphas, options.overrides, activations=self.needs_activations)
-        return found.matching, search_of(found, before, started, notes)
+def _left(unmoved: Permutations, before: ModelSimilarity) -> Sweeps[Permutations]:
+    return Sweeps(unmoved, before, (before.total,), (), converged=True)
 
 
 def _best_sweeps(
     objective_of: ObjectiveFunction,
     starts: Sequence[Permutations],
     roots: Sequence[str],
-    options: MatchOptions,
+    problem: MatchProblem,
     rng: np.random.Generator,
 ) -> Sweeps[Permutations]:
     """Sweeps from each start, from the first in several random orders; the best objective, the first among equals.
@@ -105,7 +92,7 @@ def _best_sweeps(
     """
     first, *others = starts
     every = [first] * restarts(objective_of.pair.plan, roots) + others
-    found = [sweep(objective_of, start, roots, rng=rng, max_sweeps=options.max_sweeps) for start in every]
+    found = [sweep(objective_of, start, roots, rng=rng, max_sweeps=problem.max_sweeps) for start in every]
     return max(found, key=lambda sweeps: sweeps.similarity.total)
 
 
@@ -113,7 +100,7 @@ def _from_signatures(
     objective_of: ObjectiveFunction,
     found: Sweeps[Permutations],
     roots: Sequence[str],
-    options: MatchOptions,
+    problem: MatchProblem,
     rng: np.random.Generator,
 ) -> Sweeps[Permutations]:
     """What was ``found``, or sweeps from what signatures say where that is promising and leads to a better objective.
@@ -124,9 +111,5 @@ def _from_signatures(
     start = by_signatures(objective_of.pair)
     if objective_of(start).total < PROMISING * found.similarity.total:
         return found
-    climbed = sweep(objective_of, start, roots, rng=rng, max_sweeps=options.max_sweeps)
+    climbed = sweep(objective_of, start, roots, rng=rng, max_sweeps=problem.max_sweeps)
     return climbed if climbed.similarity.total > found.similarity.total else found
-
-
-def _unmatched(unmoved: Permutations, before: ModelSimilarity) -> Sweeps[Permutations]:
-    return Sweeps(unmoved, before, (before.total,), (), converged=True)

@@ -1,26 +1,25 @@
-"""What every matching method takes and gives, and what methods have in common."""
+"""What a matching method is, what it takes and gives, and what methods have in common."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
+from onnxmerge.contracts import Contract, O, describe, in_words, number
 from onnxmerge.errors import UsageError
 from onnxmerge.matching.objective import ModelSimilarity
 from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.similarity import (
     ActivationSimilarity,
-    Objective,
     has_twins,
     weight_shares,
 )
 from onnxmerge.matching.sweeps import Sweeps
-from onnxmerge.matching.zipping import ZipRule
 from onnxmerge.units.groups import Plan
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import Permutations, composite_shape
@@ -40,10 +39,11 @@ TIE_BREAK = 1e-4
 class MatchProblem:
     """Models of one structure. ``weights[m]`` are keyed by the first model's names and may be lazy.
 
-    ``activations[m - 1]`` compares the first model with model m, ``together`` (for zip) the units of all models, model
-    after model; without activations both are left out, and a space that is in neither was not seen. ``shares`` are the
+    ``activations[m - 1]`` compares the first model with model m, ``together`` the units of all models, model after
+    model; without activations both are left out, and a space that is in neither was not seen. ``shares`` are the
     models' shares in the merged units where these are not equal: a zip compares units by the neighbours that merging
-    will give them.
+    will give them. ``widths`` says of how many merged units a zip makes plain spaces. ``cache_bytes`` bounds the memory
+    for initializers that are kept between sweeps, for each model.
     """
 
     typing: Typing
@@ -51,24 +51,9 @@ class MatchProblem:
     activations: Sequence[ActivationSimilarity] = ()
     together: ActivationSimilarity | None = None
     shares: Sequence[float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MatchOptions:
-    """``alpha`` is the share of weight space where both are looked at; ``objective`` the similarity in weight space.
-
-    ``zip`` bounds what is merged with what, ``widths`` says of how many merged units a zip makes plain spaces;
-    ``overrides`` are exceptions for single spaces. ``cache_bytes`` bounds the memory for initializers that are kept
-    between sweeps, for each model.
-    """
-
-    alpha: float = 0.5
-    objective: Objective = "correlation"
+    widths: Widths = field(default_factory=dict)
     seed: int = 0
     max_sweeps: int = 50
-    zip: ZipRule = field(default_factory=ZipRule)
-    widths: Widths = field(default_factory=dict)
-    overrides: Overrides = field(default_factory=Overrides)
     cache_bytes: int = 1 << 30
 
 
@@ -114,7 +99,6 @@ class MatchResult:
     was matched by itself, or one where all were matched at once.
     """
 
-    method: str
     permutations: tuple[Permutations, ...] = ()
     zipped: Zipped | None = None
     searches: tuple[Search, ...] = ()
@@ -125,18 +109,49 @@ class MatchResult:
         return self.permutations if self.zipped is None else self.zipped
 
 
-def share_of(method: str, alpha: float | None, options: MatchOptions) -> float:
-    """The share of weight space: the method's own, or the user's."""
-    if options.objective == "inner" and alpha != 1.0:
-        raise UsageError(f"method {method}: inner products do not mix with activations; use correlation")
-    if alpha is not None:
-        return alpha
-    if not 0.0 < options.alpha < 1.0:
-        ends = "zipit, 1 is weight-zip" if method.endswith("zip") else "act-align, 1 is rebasin"
-        raise UsageError(
-            f"method {method}: alpha must lie between 0 and 1, found {options.alpha}; 0 is the method {ends}"
-        )
-    return options.alpha
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matcher(Contract[O]):
+    """A method that finds out which units of models correspond: ``match``, by its own options.
+
+    ``zips``: units of one model may be merged with each other, so that they are not matched one to one, and groups can
+    get another width. ``all_pairs``: it reads ``together``, not ``activations``. ``least_models``: with fewer it finds
+    what others do, so that a search leaves it out. An option ``alpha`` is the share of weights in what is compared.
+    """
+
+    match: Callable[[MatchProblem, O], MatchResult]
+    zips: bool = False
+    all_pairs: bool = False
+    least_models: int = 2
+
+    def __call__(self, problem: MatchProblem, options: O | None = None) -> MatchResult:
+        """Match the units of all models. Raises UsageError where options and problem contradict each other."""
+        return self.match(problem, self.options() if options is None else options)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the user says how much weights count and how much activations."""
+        return "alpha" in self.option_names
+
+    def alpha(self, own: O) -> float | None:
+        """The share of weight space in what is compared; None where it is not known.
+
+        Raises UsageError as long as it is to be searched.
+        """
+        if self.mixes:
+            return number(getattr(own, "alpha"), "alpha")  # noqa: B009 - not all options have it
+        if set(self.needs) >= {"weights", "activations"}:
+            return None
+        return 0.0 if "activations" in self.needs else 1.0
+
+    def compares_activations(self, own: O) -> bool:
+        """Whether the method cannot do without calibration data."""
+        return "activations" in self.needs and self.alpha(own) != 1.0
+
+    @property
+    def needed(self) -> str:
+        """What it needs beside the models, as the command line calls it."""
+        spared = self.mixes and 1.0 not in describe(self.options)["alpha"].instead
+        return "--calib, unless --alpha 1" if spared else in_words(self.needs)
 
 
 def shares_of(plan: Plan, alpha: float, known: ActivationSimilarity, overrides: Overrides) -> dict[str, float]:
@@ -156,13 +171,13 @@ def with_twins_told_apart(shares: Mapping[str, float], known: ActivationSimilari
     return {name: TIE_BREAK if name in twins else share for name, share in shares.items()}
 
 
-def require_weights_only(method: str, overrides: Overrides) -> None:
+def require_weights_only(overrides: Overrides) -> None:
     """Raise UsageError for a rule that asks for activations where the method does not look at them."""
     asking = [name for name, share in overrides.shares.items() if share < 1.0]
     if asking:
         raise UsageError(
-            f"method {method} does not look at activations, but a rule for {asking[0]} does; choose mudsc-align "
-            "and give the other groups alpha 1"
+            f"the method does not look at activations, but a rule for {asking[0]} does; choose mudsc-align and give "
+            "the other groups alpha 1"
         )
 
 
@@ -176,9 +191,9 @@ def depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str
     ]
 
 
-def without_activations(method: str) -> UsageError:
+def without_activations() -> UsageError:
     """What to raise where a method misses them."""
-    return UsageError(f"method {method} compares activations: give calibration data (--calib)")
+    return UsageError("the method compares activations: give calibration data (--calib)")
 
 
 def restarts(plan: Plan, roots: Sequence[str], models: int = 1) -> int:

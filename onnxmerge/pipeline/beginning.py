@@ -22,8 +22,7 @@ from onnxmerge.model.interface import batch_inside, with_batch
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.job import Job, Progress
-from onnxmerge.pipeline.methods import adds_task_vectors
-from onnxmerge.pipeline.options import MergeOptions, searches_scale
+from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Base, ModelSource, read_models, require, type_models
 from onnxmerge.pipeline.resizing import resize
 from onnxmerge.pipeline.selection.held_out import divide, held_out
@@ -72,9 +71,9 @@ def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool)
     """The merge to be done in one way, with data held out for what that way has to choose."""
     job, source = prepared_merge.job, prepared_merge.source
     split = None
-    if source is not None and not adds_task_vectors(how):
+    if source is not None and how.task_vectors is None:
         split = divide(source, job.prepared.models, how, labelled=labelled)
-    elif source is not None and searches_scale(how):
+    elif source is not None and how.searches_scale:
         split = held_out(source, job.prepared.models)
     return replace(
         prepared_merge, split=split, job=replace(job, options=how, source=source if split is None else split.fit)
@@ -171,7 +170,8 @@ def of_data(prepared_merge: PreparedMerge) -> list[str]:
     notes, prepared = prepared_merge.data.notes(), prepared_merge.job.prepared
     requests = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()]
     few = too_few(prepared.typing, requests, rows(prepared.trace.sample), prepared_merge.data.findings().rows)
-    return notes if few is None or adds_task_vectors(prepared_merge.job.options) else [*notes, few]
+    matches = prepared_merge.job.options.task_vectors is None
+    return [*notes, few] if few is not None and matches else notes
 
 
 def _certificate(job: Job, index: int) -> Certificate:

@@ -13,17 +13,13 @@ from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, S
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.matching.method import MatchOptions, MatchProblem, MatchResult
-from onnxmerge.matching.overrides import overrides
-from onnxmerge.matching.zipping import ZipRule
+from onnxmerge.matching.method import MatchProblem, MatchResult
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
-from onnxmerge.merging.task_vectors import TaskVectorMethod
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.methods import METHODS, adds_task_vectors, compares_activations, compares_all_pairs
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.resizing import kept_apart
 from onnxmerge.types import Arrays
@@ -47,7 +43,7 @@ def planned(job: Job) -> Measurements:
     step = repair_step(graph, typing, choice)
     if job.source is None and choice not in ("auto", "none"):
         raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
-    if job.source is None or step is None or adds_task_vectors(job.options):
+    if job.source is None or step is None or job.options.task_vectors is not None:
         return Measurements()
     hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()
     scales = plan_scales(graph, typing, hidden)
@@ -57,7 +53,7 @@ def planned(job: Job) -> Measurements:
 def measured(job: Job, trials: Sequence[MergeOptions]) -> Measurements:
     """What all ways to merge that are to be tried need to know of the parents, in one pass over the data."""
     prepared, plans = job.prepared, planned(job)
-    comparing = [METHODS[trial.method] for trial in trials if compares_activations(trial)]
+    comparing = [trial.matcher for trial in trials if trial.compares_activations]
     grams = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()] if comparing else []
     requests: list[GramRequest | MomentRequest] = [*grams, *plans.moments]
     if job.source is None or not requests:
@@ -66,7 +62,7 @@ def measured(job: Job, trials: Sequence[MergeOptions]) -> Measurements:
     if job.options.samples is None:
         source = Spread(source, enough(prepared.typing, grams, rows(prepared.trace.sample)))
     every = range(len(prepared.models.weights))
-    together = any(map(compares_all_pairs, comparing))
+    together = any(matcher is not None and matcher.all_pairs for matcher in comparing)
     pairs = [(one, other) for other in every for one in every[: other + 1]] if together else None
     if prepared.traced is prepared.models.template or not grams:
         return replace(plans, statistics=_gathered(job, prepared.models.template, requests, source, pairs))
@@ -115,31 +111,23 @@ def _gathered(
 def match(job: Job, measurements: Measurements) -> MatchResult:
     """Match the units of all models by the chosen method; task vectors are added up without any matching."""
     options, models, typing = job.options, job.prepared.models, job.prepared.typing
-    method = METHODS[options.method]
-    if isinstance(method, TaskVectorMethod):
-        return MatchResult(method.name)
+    matcher = options.matcher
+    if matcher is None:
+        return MatchResult()
     weights: Sequence[Arrays] = models.weights
     if measurements.scales is not None and measurements.statistics is not None:
         weights, typing = comparable(models, typing, measurements.scales, measurements.statistics)
-    grams = (
-        measurements.statistics.gram if measurements.statistics is not None and compares_activations(options) else {}
-    )
-    if compares_all_pairs(method):
+    statistics = measurements.statistics
+    grams = statistics.gram if statistics is not None and options.compares_activations else {}
+    problem = MatchProblem(typing, weights, widths={} if job.resized is None else job.resized.widths, seed=options.seed)
+    if matcher.all_pairs:
         seen = [space for space, gram in grams.items() if gram.cross]
         together = LazyWeights(seen, lambda space: grams[space].correlations(len(weights)))
-        problem = MatchProblem(typing, weights, together=together, shares=job.shares)
+        problem = replace(problem, together=together, shares=job.shares)
     else:
         activations = [LazyWeights(grams, _with_first(grams, other)) for other in range(1, len(weights))]
-        problem = MatchProblem(typing, weights, activations)
-    settings = MatchOptions(
-        alpha=options.weight_share,
-        objective=options.objective,
-        seed=options.seed,
-        zip=ZipRule(options.zip_a, options.zip_b),
-        widths={} if job.resized is None else job.resized.widths,
-        overrides=overrides(options.groups, typing),
-    )
-    found = method(problem, settings)
+        problem = replace(problem, activations=activations)
+    found = matcher(problem, options.own_of(matcher))
     return found if options.share == 1 else kept_apart(job, found, measurements.statistics)
 
 

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from onnxmerge.errors import InputError
+from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.answer.outputs import ClassVectors
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.model.session import providers
-from onnxmerge.pipeline.options import MergeOptions, own_differing
+from onnxmerge.pipeline.methods import OWN_OPTIONS
+from onnxmerge.pipeline.options import COMMON, MergeOptions, own_differing
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 
 
@@ -50,7 +52,8 @@ def canonical_recipe(
     """
     provider = providers(options.provider)[0]
     found = {
-        **{each.name: getattr(options, each.name) for each in fields(options) if each.name != "method_options"},
+        **{name: getattr(options, name) for name in COMMON},
+        **{name: own.default for name, own in OWN_OPTIONS.items() if own.takers[0] in MATCHERS},
         "scale": None,
         "density": None,
         **own_differing(options),

@@ -12,7 +12,6 @@ from onnxmerge.activations.statistics import Statistics
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.pipeline.job import Job, Resized
-from onnxmerge.pipeline.methods import alpha_of, compares_activations
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Prepared
 from onnxmerge.resizing.budget import budget_of, shared_units, similarity_in_weights
@@ -68,8 +67,8 @@ def kept_apart(job: Job, matched: MatchResult, statistics: Statistics | None) ->
     models, typing, options = job.prepared.models, job.prepared.typing, job.options
     names = [] if job.resized is None else list(job.resized.widths)
     similarity = similarity_in_weights(names, typing, models.weights, matched.permutations)
-    alpha = alpha_of(options) or 0.0
-    if statistics is not None and compares_activations(options):
+    alpha = options.alpha or 0.0
+    if statistics is not None and options.compares_activations:
         for name in names:
             seen = _activation_similarity(name, job, matched, statistics)
             similarity[name] = similarity[name] if seen is None else alpha * similarity[name] + (1 - alpha) * seen

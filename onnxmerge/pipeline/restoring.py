@@ -10,13 +10,11 @@ from onnxmerge.activations.moments import Moments, by_batch, measured_batches, p
 from onnxmerge.activations.sample_size import LEAST
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, rows
-from onnxmerge.errors import UsageError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.alike import computed_alike
 from onnxmerge.merging.closed_form.context import MergeContext, Refined
-from onnxmerge.merging.closed_form.least_squares import refine
-from onnxmerge.merging.closed_form.regmean import regmean
 from onnxmerge.merging.combine import combine
+from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.merging.repair.batchnorm import reestimate
 from onnxmerge.merging.repair.choice import RepairStep
 from onnxmerge.merging.repair.in_graph import independent_moments, probe_of
@@ -29,8 +27,6 @@ from onnxmerge.model.network import ModelSet
 from onnxmerge.model.normalisation import batchnorms
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
-from onnxmerge.pipeline.methods import METHODS, adds_task_vectors
-from onnxmerge.pipeline.options import own_of
 from onnxmerge.types import Arrays
 
 
@@ -58,22 +54,20 @@ def averaged(job: Job, matched: MatchResult, measurements: Measurements, step: R
 
     It is the same for every two steps of one ``basis``.
     """
-    typing, method = job.prepared.typing, METHODS[job.options.method]
-    if isinstance(method, TaskVectorMethod):
-        return _task_vectors(job, method, step)
+    typing, refinement = job.prepared.typing, job.options.refinement
+    if job.options.task_vectors is not None:
+        return _task_vectors(job, job.options.task_vectors, step)
     alike = tensors_alike(job, matched)
     models = in_one_scale(job, measurements, step, alike)
     weights: Arrays = combine(models, typing, matched.matchings, weights=job.shares)
     if job.source is None:
         told = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, notes=told if step is not None else ())
-    if not job.options.refines:
+    if refinement is None:
         return _reestimated(job, Merged(weights), step, alike)
-    refined = _refined(job, matched, weights, job.source, alike)
-    weights, notes = Overlay(weights, refined.weights), tuple(refined.notes)
-    if job.options.refine == "ls":
-        return Merged(weights, ("least squares",), notes)
-    return _reestimated(job, Merged(weights, ("RegMean",), notes), step, alike)
+    refined = _refined(job, refinement, matched, weights, job.source, alike)
+    result = Merged(Overlay(weights, refined.weights), (refinement.label,), tuple(refined.notes))
+    return result if refinement.restores else _reestimated(job, result, step, alike)
 
 
 def tensors_alike(job: Job, matched: MatchResult) -> frozenset[str]:
@@ -109,8 +103,9 @@ class Repairs:
     def changes(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Arrays | None:
         """The weights that ``step`` changes; None where it does not apply."""
         job = self.job
-        without = job.options.refine == "ls" or adds_task_vectors(job.options)
-        if step is None or job.source is None or without:
+        refinement = job.options.refinement
+        restored = (refinement is not None and refinement.restores) or job.options.task_vectors is not None
+        if step is None or job.source is None or restored:
             return None
         model, typing, provider = job.network.model, job.prepared.typing, job.options.provider
         if job.apart:  # the parents stand side by side, so hidden statistics are right as they are
@@ -160,7 +155,7 @@ class Repairs:
 
 def _task_vectors(job: Job, method: TaskVectorMethod[Any], step: RepairStep | None) -> Merged:
     """The base with the merged task vector; of statistics only those of kept BatchNorm are measured anew."""
-    start = "the base" if method.needs_base else "one network"
+    start = "the base" if "base" in method.needs else "one network"
     notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from {start}"]
     found = with_statistics(job, task_vectors_added(job, method), step)
     if job.prepared.typing.statistics and not found.done:
@@ -170,9 +165,7 @@ def _task_vectors(job: Job, method: TaskVectorMethod[Any], step: RepairStep | No
 
 def task_vectors_added(job: Job, method: TaskVectorMethod[Any]) -> Arrays:
     """The origin with the merged task vector, computed when read."""
-    prepared, own = job.prepared, own_of(job.options)
-    if own is None:
-        raise UsageError(f"method {method.name} has no options")
+    prepared, own = job.prepared, job.options.own_of(method)
     base = None if job.base is None else job.base.weights
     return add_task_vectors(prepared.models, base, prepared.typing, method, own, job.shares, seed=job.options.seed)
 
@@ -199,9 +192,14 @@ def _reestimates(job: Job, step: RepairStep | None) -> bool:
 
 
 def _refined(
-    job: Job, matched: MatchResult, weights: Arrays, source: CalibrationSource, alike: Collection[str]
+    job: Job,
+    refinement: Refinement[Any],
+    matched: MatchResult,
+    weights: Arrays,
+    source: CalibrationSource,
+    alike: Collection[str],
 ) -> Refined:
-    """The linear layers solved anew, by least squares or RegMean."""
+    """What a refinement makes of the average."""
     prepared, options = job.prepared, job.options
     context = MergeContext(
         prepared.models,
@@ -215,12 +213,10 @@ def _refined(
         traced=rows(prepared.trace.sample) if options.samples is None else None,
         network=job.network,
         alike=alike,
+        directions=job.outputs.directions,
     )
-    if options.refine == "regmean":
-        with job.progress("RegMean") as report:
-            return regmean(context, matched.permutations, progress=report)
-    with job.progress("least squares") as report:
-        return refine(context, matched.matchings, directions=job.outputs.directions, progress=report)
+    with job.progress(refinement.label) as report:
+        return refinement.refine(context, matched.matchings, options.own_of(refinement), report)
 
 
 def in_one_scale(job: Job, measurements: Measurements, step: RepairStep | None, alike: Collection[str]) -> ModelSet:
@@ -235,7 +231,7 @@ def in_one_scale(job: Job, measurements: Measurements, step: RepairStep | None, 
 
 
 def _sets_scales(job: Job, step: RepairStep | None) -> bool:
-    if step is None or job.options.refines or job.apart:
+    if step is None or job.options.refinement is not None or job.apart:
         return False
     kept = bool(batchnorms(job.prepared.models.template.graph))
     return kept or (step.which == "all" and step.mode == "repair")

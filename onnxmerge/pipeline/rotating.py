@@ -17,7 +17,6 @@ from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.procrustes import covariances, procrustes, products
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
-from onnxmerge.pipeline.methods import alpha_of
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import transported
@@ -87,7 +86,7 @@ def _rotations(
 ) -> dict[str, Floats]:
     """The rotations of one model, in the first's units. Each sees the ones before it: they may share a weight."""
     models, typing = job.prepared.models, job.prepared.typing
-    alpha = alpha_of(job.options) or 0.0
+    alpha = job.options.alpha or 0.0
     found: dict[str, Floats] = {}
     moved = transported(models.weights[index], typing, perms)
     for space in spaces:

@@ -18,18 +18,19 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import GenericAlias
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from onnxmerge.calibration.known_inputs import parse
+from onnxmerge.contracts import AUTO
 from onnxmerge.documents import read_yaml
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named
-from onnxmerge.matching.overrides import GroupRule
-from onnxmerge.merging.task_vectors import TASK_VECTORS, ParameterRule
-from onnxmerge.pipeline.options import MergeOptions, differing, merge_options, own_differing
+from onnxmerge.merging.refinements.methods import REFINEMENTS
+from onnxmerge.pipeline.methods import METHODS, OWN_OPTIONS
+from onnxmerge.pipeline.options import DEFAULT, MergeOptions, differing, merge_options, own_differing
 from onnxmerge.recipes.recipe import Calibration, Recipe
 from onnxmerge.text import reason, shown
 
@@ -64,8 +65,9 @@ def recipe_text(recipe: Recipe, folder: Path) -> str:
     if recipe.calibration is not None:
         given = {"data": _relative(recipe.calibration.data, folder), **recipe.calibration.image_options}
         content["calibration"] = _plain(given)
-    given = {name: value for name, value in differing(recipe.options).items() if name != "method_options"}
-    for name, value in {**given, **own_differing(recipe.options)}.items():
+    common, own = differing(recipe.options), own_differing(recipe.options)
+    first = {name: common[name] for name in ("method",) if name in common}
+    for name, value in {**first, **own, **common}.items():
         content[name] = _relative(str(value), folder) if name in _PATHS else _plain(value)
     if recipe.tasks is not None:
         content["tasks"] = _relative(recipe.tasks, folder) if isinstance(recipe.tasks, str) else list(recipe.tasks)
@@ -94,17 +96,12 @@ def schema_model() -> type[BaseModel]:
         "inputs": (dict[str, str | list[int]], {}),
         **dict.fromkeys(_FILES, (str | None, None)),
     }
-    options = {name: found for name, found in _fields(MergeOptions).items() if name != "method_options"}
-    own |= {name: (_mirrored(hint) | None, None) for name, hint in _own_hints().items()}
+    options = {name: found for name, found in _fields(MergeOptions).items() if name != "own"}
+    words: Any = Literal
+    options["method"] = Annotated[str, Field(json_schema_extra={"enum": [*METHODS, AUTO, DEFAULT]})], DEFAULT
+    options["refine"] = words[(AUTO, "none", *REFINEMENTS)], AUTO
+    own |= {name: (_mirrored(each.hint) | None, None) for name, each in OWN_OPTIONS.items()}
     return create_model("Recipe", __config__=_STRICT, **own, **options)
-
-
-def _own_hints() -> dict[str, Any]:
-    """The types of the options that methods have of their own."""
-    found: dict[str, Any] = {}
-    for method in TASK_VECTORS.values():
-        found |= {name: hint for name, hint in get_type_hints(method.options).items() if name in method.option_names}
-    return found
 
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -131,14 +128,12 @@ def _mirrored(hint: Any) -> Any:
 
 
 def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
-    hints = get_type_hints(MergeOptions)
+    hints = {**get_type_hints(MergeOptions), **{name: own.hint for name, own in OWN_OPTIONS.items()}}
     calibration = found.pop("calibration", None)
     models = tuple(_resolved(model, folder) for model in found.pop("models"))
     files = {name: found.pop(name, None) for name in _FILES}
     tasks = found.pop("tasks", None)
     inputs = {name: _input_read(name, given, folder) for name, given in found.pop("inputs", {}).items()}
-    of_methods = _own_hints()
-    own = {name: _restored(hint, found.pop(name)) for name, hint in of_methods.items() if name in found}
     options = {name: _restored(hints[name], value) for name, value in found.items()}
     for name in _PATHS:
         if options.get(name) is not None:
@@ -148,7 +143,7 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
         models,
         calibration=None if data is None else Calibration(**data),
         inputs=inputs,
-        options=merge_options({**options, **own}),
+        options=merge_options(options),
         tasks=_resolved(tasks, folder) if isinstance(tasks, str) else tasks,
         **{name: None if path is None else _resolved(path, folder) for name, path in files.items()},
     )
@@ -213,5 +208,6 @@ def _first(error: ValidationError) -> str:
 @cache
 def _keys() -> frozenset[str]:
     """Every key that a recipe may have, at any depth: pydantic's places also name the branches of unions."""
-    nested = (Recipe, MergeOptions, Calibration, GroupRule, ParameterRule)
-    return frozenset(each.name for kind in nested for each in fields(kind)) | frozenset(_own_hints())
+    rules = [get_args(own.hint)[0] for own in OWN_OPTIONS.values() if get_origin(own.hint) is tuple]
+    nested = (Recipe, MergeOptions, Calibration, *rules)
+    return frozenset(each.name for kind in nested for each in fields(kind)) | frozenset(OWN_OPTIONS)

@@ -51,7 +51,8 @@ def print_plan(plan: MergePlan) -> None:
     """What a merge would do."""
     console = terminal()
     how = plan.options
-    way = f"{how.method}, alpha {how.alpha}" if how.effort is None else f"--effort {how.effort}"
+    own = [_own(name, value) for name, value in how.own]
+    way = ", ".join([how.method, *own]) if how.effort is None else f"--effort {how.effort}"
     _print_groups(console, plan.groups, f"{len(plan.models)} models, {way}")
     if plan.candidates > 1:
         console.say(f"to be tried      {plan.candidates} ways to merge, on held-out calibration data")
@@ -116,7 +117,7 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
 def _own(name: str, value: object) -> str:
     """An option of the method's own."""
     if isinstance(value, tuple):
-        return ", ".join(f"{rule.filter} {rule.value:g}" for rule in value)
+        return f"{name} {', '.join(map(str, value))}"
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
@@ -170,7 +171,7 @@ def _print_search(console: Terminal, search: SearchReport) -> None:
         table.add_row(
             "*" if index == search.chosen else "",
             candidate.method,
-            f"{candidate.alpha:g}",
+            "" if candidate.alpha is None else f"{candidate.alpha:g}",
             f"{candidate.reconstruction:.4f}",
             "" if candidate.accuracy is None else f"{candidate.accuracy:.4f}",
         )

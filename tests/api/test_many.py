@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxmerge import MergeOptions, UsageError, evaluate, merge, permute
 from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.pipeline.methods import METHODS
+from onnxmerge.pipeline.options import merge_options
 from tests.graphs import build, execute, initializers, normal
 
 MLP = """(float[n,6] x) => (float[n,3] y) {
@@ -25,6 +26,7 @@ MLP = """(float[n,6] x) => (float[n,3] y) {
 }"""
 X = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
 SHUFFLED = [(1, 0, 2, 3), (2, 3, 0, 1), (3, 1, 0, 2), (3, 2, 1, 0)]
+INNER = {"method": "c2m3", "alpha": 1.0, "objective": "inner", "repair": "none"}
 TWICE = [SHUFFLED[1], SHUFFLED[2]]
 """What is added to the method itself is asked with another model first twice, not with every one."""
 
@@ -61,8 +63,10 @@ def answers(models: Sequence[Path], folder: Path, options: MergeOptions, *, data
     [
         (MergeOptions(method="c2m3"), TWICE),
         (MergeOptions(method="c2m3", repair="none"), SHUFFLED),
-        pytest.param(MergeOptions(method="c2m3", repair="none", alpha=0.0), SHUFFLED, marks=pytest.mark.slow),
-        pytest.param(MergeOptions("c2m3", 1.0, objective="inner", repair="none"), TWICE, marks=pytest.mark.slow),
+        pytest.param(
+            merge_options({"method": "c2m3", "repair": "none", "alpha": 0.0}), SHUFFLED, marks=pytest.mark.slow
+        ),
+        pytest.param(merge_options(INNER), TWICE, marks=pytest.mark.slow),
         (MergeOptions(method="c2m3", refine="ls", outputs="features"), TWICE),
         pytest.param(MergeOptions(method="zipit", repair="none"), SHUFFLED, marks=pytest.mark.slow),
         (MergeOptions(method="mudsc-zip", repair="none"), TWICE),
@@ -88,7 +92,10 @@ def test_matching_to_the_first_depends_on_which_is_first(noisy: list[Path], tmp_
 
 def test_permuted_copies_of_one_model_merge_into_it(tmp_path: Path) -> None:
     files = copies(tmp_path, noise=0.0)
-    for options, data in ((MergeOptions(method="c2m3", repair="none"), True), (MergeOptions("c2m3", 1.0), False)):
+    for options, data in (
+        (MergeOptions(method="c2m3", repair="none"), True),
+        (merge_options({"method": "c2m3", "alpha": 1.0}), False),
+    ):
         found = answers(files, tmp_path, options, data=data)
         np.testing.assert_allclose(found, execute(onnx.load(files[0]), {"x": X})["y"], atol=1e-4)
 

@@ -10,9 +10,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge import MergeOptions, StructureError, UsageError, merge
+from onnxmerge import StructureError, UsageError, merge
 from onnxmerge.merging.task_vectors import TASK_VECTORS
-from onnxmerge.merging.task_vectors.methods.ties import Ties
 from onnxmerge.pipeline.options import merge_options
 from tests.graphs import batchnorm, build, execute, initializers, normal
 
@@ -147,4 +146,4 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], based: bo
 
 def test_options_of_another_method_are_refused() -> None:
     with pytest.raises(UsageError, match="Ties is not of method dare"):
-        merge(MODELS, base=BASE, options=MergeOptions(method="dare", method_options=Ties()))
+        merge(MODELS, base=BASE, options=merge_options({"method": "dare", "rank": 0.5}))

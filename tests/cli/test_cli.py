@@ -17,7 +17,7 @@ import pytest
 import onnxmerge
 from onnxmerge.cli.commands import COMMANDS
 from onnxmerge.cli.main import commands
-from onnxmerge.pipeline.methods import METHODS, needs
+from onnxmerge.pipeline.methods import METHODS
 from tests.command_line import Cli
 from tests.graphs import build, normal
 
@@ -114,7 +114,7 @@ def test_run_lists_every_method_and_what_it_needs(cli: Cli) -> None:
     lines = cli("run", "--help").stdout.partition("Methods:")[2].splitlines()
     for name, method in METHODS.items():
         (line,) = (line for line in lines if line.split()[:1] == [name])
-        assert line.endswith(needs(method) or method.summary)
+        assert line.endswith(method.needed or method.summary)
 
 
 def test_run_searches_for_alpha_and_says_what_it_tried(cli: Cli, digits: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnxmerge.errors import UsageError
 from onnxmerge.matching import method
 from onnxmerge.matching.joint import improve, joint_sweep
-from onnxmerge.matching.joint_method import JointMethod
-from onnxmerge.matching.method import MatchOptions, MatchProblem
+from onnxmerge.matching.method import MatchProblem
 from onnxmerge.matching.methods import MATCHERS
+from onnxmerge.matching.methods.c2m3 import METHOD, C2m3
 from onnxmerge.matching.similarity import known_activations, weight_shares
 from onnxmerge.matching.universe import ModelsToJoin, model_similarity, relative
 from onnxmerge.units.groups import make_plan
@@ -32,8 +32,6 @@ from onnxmerge.units.permutations import (
 )
 from tests.crossed import crossed
 from tests.matching.structures import STRUCTURES, Weights, mlp, random_weights
-
-METHOD = JointMethod("c2m3", "")
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +105,7 @@ def assert_same(found: Permutations, truth: Permutations) -> None:
 @pytest.mark.parametrize(("structure", "alpha"), crossed(STRUCTURES, [0.0, 0.5, 1.0], every=3))
 def test_recovers_the_permutations_of_four_noisy_copies(structure: str, alpha: float) -> None:
     case = family(structure)
-    result = METHOD(case.problem(), MatchOptions(alpha=alpha))
+    result = METHOD(case.problem(), C2m3(alpha=alpha))
     for other, found in enumerate(result.permutations, start=1):
         assert_same(found, case.truth(0, other))
     (search,) = result.searches
@@ -121,10 +119,10 @@ def test_any_order_of_unrelated_models_is_matched_alike(structure: str) -> None:
     """Four models with little in common, where a matching to the first would depend on which that is."""
     case = family(structure, noise=2.0)
     spaces = case.typing.spaces
-    reference = METHOD(case.problem(), MatchOptions()).permutations
+    reference = METHOD(case.problem()).permutations
     known = [identity(spaces), *reference]
     for order in list(permutations(range(4)))[5::6]:
-        found = METHOD(case.problem(order), MatchOptions()).permutations
+        found = METHOD(case.problem(order)).permutations
         for place, permutation in enumerate(found, start=1):
             expected = compose(known[order[place]], invert(known[order[0]], spaces), spaces)
             assert_same(permutation, expected)
@@ -174,8 +172,8 @@ def test_matchings_are_consistent_along_every_cycle() -> None:
 def test_it_beats_matching_all_to_one_model() -> None:
     """The objective over all pairs, against every choice of a first model that the others are matched to."""
     case = family("mlp", noise=2.0)
-    models, options = joined(case, 0.5), MatchOptions()
-    (search,) = METHOD(case.problem(), options).searches
+    models = joined(case, 0.5)
+    (search,) = METHOD(case.problem()).searches
     for first in range(4):
         order = [first, *(other for other in range(4) if other != first)]
         activations = [models.pair(first, other).activations for other in order[1:]]
@@ -183,7 +181,7 @@ def test_it_beats_matching_all_to_one_model() -> None:
         star = dict(
             zip(
                 order,
-                (identity(models.plan.spaces), *MATCHERS["mudsc-align"](problem, options).permutations),
+                (identity(models.plan.spaces), *MATCHERS["mudsc-align"](problem).permutations),
                 strict=True,
             )
         )
@@ -192,16 +190,16 @@ def test_it_beats_matching_all_to_one_model() -> None:
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_must_be_a_share(alpha: float) -> None:
-    with pytest.raises(UsageError, match="alpha must lie from 0 to 1"):
-        METHOD(family("mlp").problem(), MatchOptions(alpha=alpha))
+    with pytest.raises(UsageError, match="--alpha: expected a number from 0 to 1"):
+        C2m3(alpha=alpha)
 
 
 def test_what_does_not_go_together_is_refused() -> None:
     case = family("mlp")
     with pytest.raises(UsageError, match="inner products do not mix"):
-        METHOD(case.problem(), MatchOptions(objective="inner"))
+        C2m3(objective="inner")
     with pytest.raises(UsageError, match="--calib"):
-        METHOD(MatchProblem(mlp(), case.weights), MatchOptions())
-    inner = METHOD(MatchProblem(mlp(), case.weights), MatchOptions(objective="inner", alpha=1.0))
+        METHOD(MatchProblem(mlp(), case.weights))
+    inner = METHOD(MatchProblem(mlp(), case.weights), C2m3(objective="inner", alpha=1.0))
     for other, found in enumerate(inner.permutations, start=1):
         assert_same(found, case.truth(0, other))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.matching.method import MatchOptions, MatchProblem
+from onnxmerge.matching.method import MatchProblem
 from onnxmerge.matching.methods import MATCHERS
+from onnxmerge.matching.methods.rebasin import Rebasin
 from onnxmerge.matching.similarity import has_twins
 from onnxmerge.units.layout import Space
 from onnxmerge.units.permutations import Permutations, identity, invert, random_permutations, transport
@@ -17,7 +19,7 @@ from onnxmerge.units.zips import Zipped
 from tests.crossed import crossed
 from tests.matching.structures import STRUCTURES, Example, attention, example, fixed, mlp, random_weights, typing
 
-LEARNING = [name for name, method in MATCHERS.items() if name != "average" and not method.zips]
+LEARNING = [name for name, method in MATCHERS.items() if name != "average" and not method.all_pairs]
 ZIPPING = [name for name, method in MATCHERS.items() if method.zips]
 
 
@@ -37,8 +39,7 @@ def assert_same(found: Permutations, truth: Permutations) -> None:
 def test_recovers_hidden_permutations(method: str, structure: str, noise: float) -> None:
     case = example(STRUCTURES[structure](), seed=3, noise=noise)
     name, _, inner = method.partition(" ")
-    options = MatchOptions(objective="inner" if inner else "correlation")
-    result = MATCHERS[name](problem(case), options)
+    result = MATCHERS[name](problem(case), Rebasin(objective="inner") if inner else None)
     assert_same(result.permutations[0], case.truth)
     (search,) = result.searches
     assert search.converged
@@ -50,7 +51,7 @@ def test_recovers_hidden_permutations(method: str, structure: str, noise: float)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_average_leaves_everything_alone(structure: str) -> None:
     case = example(STRUCTURES[structure]())
-    result = MATCHERS["average"](problem(case), MatchOptions())
+    result = MATCHERS["average"](problem(case))
     for name, perm in result.permutations[0].items():
         np.testing.assert_array_equal(perm, identity(case.typing.spaces)[name])
     (search,) = result.searches
@@ -67,7 +68,7 @@ def test_equal_models_stay_in_place(method: str) -> None:
         for name, similarity in case.activations.items()
     }
     same = MatchProblem(case.typing, [case.first, case.first], [alike])
-    assert_same(MATCHERS[method](same, MatchOptions()).permutations[0], identity(case.typing.spaces))
+    assert_same(MATCHERS[method](same).permutations[0], identity(case.typing.spaces))
 
 
 @pytest.mark.parametrize("method", LEARNING)
@@ -78,8 +79,7 @@ def test_every_other_model_is_brought_to_the_first(method: str) -> None:
     moved = {name: transport(w, typed.initializers[name], typed.spaces, perm) for name, w in one.first.items()}
     seen = {name: np.roll(np.eye(typed.spaces[name].size), 1, axis=1) for name in perm}
     models = MatchProblem(typed, [one.first, two.other, moved], [two.activations, seen])
-    result = MATCHERS[method](models, MatchOptions())
-    assert result.method == method
+    result = MATCHERS[method](models)
     assert_same(result.permutations[0], two.truth)
     assert_same(result.permutations[1], {name: np.roll(perm, -1) for name, perm in identity(typed.spaces).items()})
 
@@ -89,7 +89,7 @@ def test_every_other_model_is_brought_to_the_first(method: str) -> None:
 def test_weights_stand_in_for_activations_that_were_not_seen(method: str, unseen: str) -> None:
     case = example(attention(), seed=2)
     seen = {name: similarity for name, similarity in case.activations.items() if name != unseen}
-    result = MATCHERS[method](replace(problem(case), activations=[seen]), MatchOptions())
+    result = MATCHERS[method](replace(problem(case), activations=[seen]))
     assert_same(result.permutations[0], case.truth)
     assert result.searches[0].notes == (f"no activations were seen of {unseen}: matched by weights instead",)
 
@@ -97,7 +97,7 @@ def test_weights_stand_in_for_activations_that_were_not_seen(method: str, unseen
 def test_what_does_not_nest_is_left_alone_and_noted() -> None:
     spaces = [fixed("x", 9), Space("a", 3), Space("b", 3), Space("u", 4, ("a", "b"))]
     typed = typing(spaces, {"w": ["a", "b", "u", "x"]})
-    result = MATCHERS["rebasin"](MatchProblem(typed, [random_weights(typed, 0)] * 2), MatchOptions())
+    result = MATCHERS["rebasin"](MatchProblem(typed, [random_weights(typed, 0)] * 2))
     assert result.permutations[0].keys() == {"a", "b"}
     (note,) = result.searches[0].notes
     assert "space u was left alone" in note
@@ -107,7 +107,7 @@ def test_nothing_to_match() -> None:
     typed = typing([fixed("x", 4)], {"w": ["x", "x"]})
     weights = random_weights(typed, 0)
     for method in MATCHERS.values():
-        result = method(MatchProblem(typed, [weights, weights], [{}]), MatchOptions())
+        result = method(MatchProblem(typed, [weights, weights], [{}]))
         assert not any(result.permutations)
         assert all(search.converged for search in result.searches)
         assert len(result.searches) == 1
@@ -117,7 +117,7 @@ def test_nothing_to_match() -> None:
 def test_missing_activations_ask_for_calibration(method: str) -> None:
     case = example(mlp())
     with pytest.raises(UsageError, match=r"--calib"):
-        MATCHERS[method](replace(problem(case), activations=[]), MatchOptions())
+        MATCHERS[method](replace(problem(case), activations=[]))
 
 
 def test_twins_are_units_that_resemble_all_others_alike() -> None:
@@ -136,7 +136,7 @@ def test_weights_tell_apart_what_the_data_never_wakes() -> None:
     dead = case.truth["a"][:3]
     seen["a"][:3] = 0.0
     seen["a"][:, dead] = 0.0
-    found = MATCHERS["act-align"](replace(problem(case), activations=[seen]), MatchOptions())
+    found = MATCHERS["act-align"](replace(problem(case), activations=[seen]))
     assert_same(found.permutations[0], case.truth)
     (note,) = found.searches[0].notes
     assert "all units of a apart: weights decide" in note
@@ -146,27 +146,62 @@ def test_weights_tell_apart_what_the_data_never_wakes() -> None:
 def test_what_no_activation_tells_apart_is_matched_by_weights(method: str) -> None:
     """Calibration data was given, and nothing that could be compared was seen of any space."""
     blind = replace(problem(example(mlp())), activations=[{}], together={})
-    found = MATCHERS[method](blind, MatchOptions())
+    found = MATCHERS[method](blind)
     assert any("matched by weights instead" in note for search in found.searches for note in search.notes)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.5, float("nan")])
-def test_alpha_outside_the_open_interval_is_refused(alpha: float) -> None:
-    with pytest.raises(UsageError, match="alpha"):
-        MATCHERS["mudsc-align"](problem(example(mlp())), MatchOptions(alpha=alpha))
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("mudsc-align", {"alpha": 0.0}, "--alpha 0 is what method act-align does"),
+        ("mudsc-align", {"alpha": 1.0}, "--alpha 1 is what method rebasin does"),
+        ("mudsc-zip", {"alpha": 0.0}, "--alpha 0 is what method zipit does"),
+        ("mudsc-zip", {"alpha": 1}, "--alpha 1 is what method weight-zip does"),
+        ("mudsc-align", {"alpha": -0.5}, "--alpha: expected a number from 0 to 1, or auto"),
+        ("mudsc-zip", {"alpha": float("nan")}, "--alpha: expected a number from 0 to 1, or auto"),
+        ("c2m3", {"objective": "inner"}, "inner products do not mix with activations"),
+        ("rebasin", {"objective": "outer"}, "--objective: expected one of correlation, inner"),
+        ("zipit", {"zip_a": float("inf")}, "--zip-a: expected a number from 0 to 1"),
+    ],
+)
+def test_own_options_that_cannot_be_meant(method: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        MATCHERS[method].own(given)
 
 
-@pytest.mark.parametrize("method", ["act-align", "mudsc-align"])
-def test_inner_products_do_not_mix_with_activations(method: str) -> None:
-    with pytest.raises(UsageError, match="inner products"):
-        MATCHERS[method](problem(example(mlp())), MatchOptions(objective="inner"))
+@pytest.mark.parametrize("method", MATCHERS)
+def test_a_number_that_is_to_be_searched_is_no_number(method: str) -> None:
+    found = MATCHERS[method].own({"alpha": "auto"})
+    if MATCHERS[method].mixes:
+        with pytest.raises(UsageError, match="alpha is to be searched"):
+            MATCHERS[method](problem(example(mlp())), found)
+    else:
+        assert "alpha" not in MATCHERS[method].option_names
+
+
+def test_an_option_of_one_name_is_one_option() -> None:
+    """A search gives it to all that have it: it says the same there, and is the same by default."""
+    known: dict[str, tuple[str, Any]] = {}
+    for method in MATCHERS.values():
+        for each in fields(method.options):
+            told = each.metadata["described"].help, each.default
+            assert known.setdefault(each.name, told) == told
+
+
+def test_each_method_is_a_module_of_its_name_and_says_what_it_needs() -> None:
+    for name, method in MATCHERS.items():
+        assert method.match.__module__.endswith(f".methods.{name.replace('-', '_')}")
+        assert method.summary
+        compared = method.alpha(method.options())
+        assert method.compares_activations(method.options()) == ("activations" in method.needs)
+        assert compared == {(): 1.0, ("weights",): 1.0, ("activations",): 0.0}.get(method.needs, 0.5)
 
 
 def test_weights_that_are_no_numbers_name_the_space() -> None:
     case = example(mlp())
     case.other["w2"][3, 4] = np.nan
     with pytest.raises(InputError, match=r"space [ab]"):
-        MATCHERS["rebasin"](problem(case), MatchOptions())
+        MATCHERS["rebasin"](problem(case))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
@@ -174,7 +209,7 @@ def test_weights_that_are_no_numbers_name_the_space() -> None:
 @pytest.mark.parametrize("method", ZIPPING)
 def test_a_zip_of_permuted_copies_is_the_permutation(method: str, structure: str, noise: float) -> None:
     case = example(STRUCTURES[structure](), seed=3, noise=noise)
-    result = MATCHERS[method](problem(case), MatchOptions())
+    result = MATCHERS[method](problem(case))
     assert isinstance(result.matchings, Zipped)
     first, second = result.matchings.models
     assert_same({**first}, identity(case.typing.spaces))
@@ -195,7 +230,7 @@ def test_a_zip_of_equal_models_pairs_each_unit_with_itself(method: str) -> None:
     for name, similarity in case.together.items():
         seen = rng.standard_normal((len(similarity) // 2, 50))
         alike[name] = np.asarray(np.corrcoef(seen, seen), np.float64)
-    zipped = MATCHERS[method](MatchProblem(case.typing, [case.first] * 2, [], alike), MatchOptions()).matchings
+    zipped = MATCHERS[method](MatchProblem(case.typing, [case.first] * 2, [], alike)).matchings
     assert isinstance(zipped, Zipped)
     for labels in zipped.models:
         assert_same({**labels}, identity(case.typing.spaces))
@@ -212,7 +247,7 @@ def test_three_models_are_zipped_at_once(method: str) -> None:
     ]
     seen = {name: rng.standard_normal((typed.spaces[name].size, 50)) for name in ("a", "b")}
     together = {name: np.corrcoef(np.concatenate([x[order[name]] for order in orders])) for name, x in seen.items()}
-    zipped = MATCHERS[method](MatchProblem(typed, moved, [], together), MatchOptions()).matchings
+    zipped = MATCHERS[method](MatchProblem(typed, moved, [], together)).matchings
     assert isinstance(zipped, Zipped)
     for labels, order in zip(zipped.models, orders, strict=True):
         assert_same({**labels}, order)
@@ -220,15 +255,11 @@ def test_three_models_are_zipped_at_once(method: str) -> None:
 
 def test_zip_methods_want_activations_of_all_models() -> None:
     with pytest.raises(UsageError, match=r"--calib"):
-        MATCHERS["zipit"](replace(problem(example(mlp())), together=None), MatchOptions())
-    with pytest.raises(UsageError, match="inner products"):
-        MATCHERS["weight-zip"](problem(example(mlp())), MatchOptions(objective="inner"))
-    with pytest.raises(UsageError, match="0 is the method zipit"):
-        MATCHERS["mudsc-zip"](problem(example(mlp())), MatchOptions(alpha=0.0))
+        MATCHERS["zipit"](replace(problem(example(mlp())), together=None))
 
 
 def test_zip_names_the_space_of_weights_that_are_no_numbers() -> None:
     case = example(mlp())
     case.other["w2"][3, 4] = np.nan
     with pytest.raises(InputError, match=r"space [ab]"):
-        MATCHERS["weight-zip"](problem(case), MatchOptions())
+        MATCHERS["weight-zip"](problem(case))

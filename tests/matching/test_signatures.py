@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from onnxmerge.matching.method import MatchOptions, MatchProblem
+from onnxmerge.matching.method import MatchProblem
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.matching.signatures import alike, signatures
 from onnxmerge.matching.similarity import PairOfModels, weight_shares
@@ -46,7 +46,7 @@ def test_a_zip_tells_units_apart_that_the_data_never_wakes() -> None:
     for units in (dead, count + case.truth["a"][dead]):
         together["a"][units] = together["a"][:, units] = 0.0
     problem = MatchProblem(case.typing, [case.first, case.other], together=together)
-    zipped = MATCHERS["zipit"](problem, MatchOptions()).zipped
+    zipped = MATCHERS["zipit"](problem).zipped
     assert zipped is not None
     one, other = (labels["a"] for labels in zipped.models)
     np.testing.assert_array_equal(np.sort(one), np.arange(count))
@@ -69,6 +69,6 @@ def test_weight_matching_finds_a_copy_of_a_network_of_selectors() -> None:
     }
     truth = random_permutations(types.spaces, 1)
     other = {name: transport(first[name], types.initializers[name], types.spaces, truth) for name in first}
-    [found] = MATCHERS["rebasin"](MatchProblem(types, [first, other]), MatchOptions()).permutations
+    [found] = MATCHERS["rebasin"](MatchProblem(types, [first, other])).permutations
     for name, array in other.items():
         np.testing.assert_array_equal(transport(array, types.initializers[name], types.spaces, found), first[name])

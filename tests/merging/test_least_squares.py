@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form.context import MergeContext
-from onnxmerge.merging.closed_form.least_squares import refine
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling, plan_targets
 from onnxmerge.merging.combine import combine
+from onnxmerge.merging.refinements.methods.least_squares import least_squares
 from onnxmerge.merging.skewness import is_direction
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace
@@ -69,7 +70,7 @@ def refined(
     """The matched average, and that average refined."""
     average = dict(combine(sets, typing, [dict(each) for each in perms]))
     context = MergeContext(sets, typing, trace(sets.template).dtypes, average, source, memory=memory)
-    found = refine(context, perms, directions=directions)
+    found = least_squares(replace(context, directions=directions), perms)
     assert not found.notes
     return average, ChainMap(found.weights, average)
 
@@ -127,7 +128,7 @@ def test_a_layer_on_a_stream_makes_up_for_the_merged_shortcut() -> None:
     x = np.random.default_rng(0).normal(1, 2, (200, 6)).astype(np.float32)
     wrong = {"v": np.zeros((6, 6), np.float32), "vb": np.zeros(6, np.float32)}
     typing = typed(nets[0])
-    found = refine(MergeContext(models(*nets), typing, trace(nets[0]).dtypes, wrong, Source([{"x": x}])), [{}])
+    found = least_squares(MergeContext(models(*nets), typing, trace(nets[0]).dtypes, wrong, Source([{"x": x}])), [{}])
     y = x @ found.weights["v"] + found.weights["vb"] + x
     parents = [values(net.model, {}, ["y"], {"x": x})["y"] for net in nets]
     aim = np.mean(parents, axis=0)
@@ -168,7 +169,7 @@ def test_two_batchnorms_may_share_a_bias() -> None:
     assert not notes
     average = {name: 0.5 * array if name in ("w1", "w2") else array for name, array in net.weights.items()}
     context = MergeContext(models(net, net), typing, trace(net).dtypes, average, source)
-    found = refine(context, [{}]).weights
+    found = least_squares(context, [{}]).weights
     feed = images(60, 60, seed=5).feeds[0]
     assert error(net, {**average, **found}, [net.weights], feed) < 1e-6
     assert not np.array_equal(found["n_mean"], net.weights["n_mean"])

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.errors import InputError
-from onnxmerge.merging.closed_form import regmean as module
 from onnxmerge.merging.closed_form.context import MergeContext
-from onnxmerge.merging.closed_form.regmean import OFF_DIAGONAL, regmean
 from onnxmerge.merging.combine import combine
+from onnxmerge.merging.refinements.methods import regmean as module
+from onnxmerge.merging.refinements.methods.regmean import OFF_DIAGONAL, regmean
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace
 from onnxmerge.units.layout import Typing

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from onnxmerge.errors import UsageError
+from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.pipeline.consistency import USES, require_consistent
 from onnxmerge.pipeline.methods import METHODS
-from onnxmerge.pipeline.options import EFFORTS, MergeOptions
+from onnxmerge.pipeline.options import EFFORTS, MergeOptions, merge_options
 from onnxmerge.pipeline.selection.effort import ways
 
 CHANGED: dict[str, Any] = {
@@ -44,7 +45,8 @@ def check(options: MergeOptions, *, based: bool = False) -> None:
 
 def test_every_method_is_in_the_table() -> None:
     assert set(USED) == {*METHODS, "auto"}
-    assert {*CHANGED, "output_mean"} == set(USES)
+    own = {option for matcher in MATCHERS.values() for option in matcher.option_names}
+    assert {*CHANGED, "output_mean"} == own | set(USES)
 
 
 def test_an_embedding_s_mean_is_of_the_ensemble_s_answer() -> None:
@@ -64,14 +66,14 @@ def test_what_outputs_mean_is_seen_in_data() -> None:
 
 def test_an_effort_or_one_way() -> None:
     assert MergeOptions().settled().effort == "balanced"
-    assert MergeOptions(alpha=0.3).settled().method == "mudsc-align"
+    assert merge_options({"alpha": 0.3}).settled().method == "mudsc-align"
     for given in ({"method": "zipit"}, {"alpha": 0.3}, {"refine": "ls"}):
         with pytest.raises(UsageError, match="--effort fast finds out how to merge: leave out --"):
-            MergeOptions(effort="fast", **given).settled()
+            merge_options({"effort": "fast", **given}).settled()
 
 
 def test_settling_twice_changes_nothing() -> None:
-    for options in (MergeOptions(), MergeOptions(refine="ls"), MergeOptions(method="auto", alpha="auto")):
+    for options in (MergeOptions(), MergeOptions(refine="ls"), merge_options({"method": "auto", "alpha": "auto"})):
         assert options.settled().settled() == options.settled()
 
 
@@ -88,16 +90,16 @@ def test_what_an_effort_tries_can_be_done() -> None:
 @pytest.mark.parametrize("name", CHANGED)
 @pytest.mark.parametrize("method", USED)
 def test_an_option_is_taken_where_it_has_an_effect_alone(method: str, name: str) -> None:
-    options = MergeOptions(method=method, **{name: CHANGED[name]})
-    based = method in TASK_VECTORS and TASK_VECTORS[method].needs_base
+    options: dict[str, Any] = {"method": method, name: CHANGED[name]}
+    based = method in TASK_VECTORS and "base" in TASK_VECTORS[method].needs
     check(MergeOptions(method=method), based=based)
     if name in USED[method]:
-        check(options, based=based)
-    elif name == "objective" and method in ("c2m3", "auto"):
-        pass  # of c2m3 with alpha 1, and of none that is searched: see test_many.py, test_search.py
+        check(merge_options(options), based=based)
+    elif name == "objective" and method == "c2m3":
+        check(merge_options({**options, "alpha": 1}))
     else:
         with pytest.raises(UsageError, match=f"{name.replace('_', '-')}|zips"):
-            check(options, based=based)
+            check(merge_options(options), based=based)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_an_option_is_taken_where_it_has_an_effect_alone(method: str, name: str)
 )
 def test_numbers_that_cannot_be_meant(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        check(MergeOptions(**options))
+        check(merge_options(options))
 
 
 def test_samples_are_of_data() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,13 @@ import pytest
 
 import onnxmerge
 from onnxmerge.matching.overrides import GroupRule
-from onnxmerge.merging.task_vectors.methods.ties import Ties
-from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.merging.task_vectors import ParameterRule
+from onnxmerge.pipeline.options import COMMON, MergeOptions, merge_options
 from onnxmerge.pipeline.provenance import canonical_recipe
 
 MODELS = ("1" * 64, "2" * 64)
 OTHER: dict[str, Any] = {
     "method": "rebasin",
-    "alpha": 0.25,
-    "objective": "inner",
     "repair": "bias",
     "refine": "ls",
     "answer": "ensemble",
@@ -31,22 +29,37 @@ OTHER: dict[str, Any] = {
     "rotate": True,
     "seed": 1,
     "samples": 7,
-    "zip_a": 0.25,
-    "zip_b": 0.5,
     "weights": (1.0, 2.0),
-    "method_options": Ties(density=0.3),
     "batch_size": 3,
     "heads": "separate",
     "until": ("node",),
     "share": 0.5,
     "width": 0.5,
     "output_type": "float16",
-    "groups": (GroupRule("a*", pin=True),),
 }
 """Another value for each option; those of ``operators`` and ``provider`` depend on the machine."""
 
 
-@pytest.mark.parametrize("name", [each.name for each in fields(MergeOptions)])
+OWN: dict[str, tuple[str, Any]] = {
+    "alpha": ("c2m3", 0.25),
+    "objective": ("rebasin", "inner"),
+    "zip_a": ("zipit", 0.25),
+    "zip_b": ("zipit", 0.75),
+    "groups": ("rebasin", (GroupRule("a*", pin=True),)),
+    "density": ("ties", 0.3),
+    "parameters": ("ties", (ParameterRule("a*", 0.5),)),
+}
+"""A method with an option of its own, and another value for that."""
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_own_option_counts(name: str) -> None:
+    method, value = OWN[name]
+    plain, other = merge_options({"method": method}), merge_options({"method": method, name: value})
+    assert canonical_recipe(plain, models=MODELS) != canonical_recipe(other, models=MODELS)
+
+
+@pytest.mark.parametrize("name", COMMON)
 def test_every_option_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = OTHER.get(name)
     if name == "operators":
@@ -85,7 +98,7 @@ def test_inputs_count_by_what_they_hold(tmp_path: Path) -> None:
 
 
 def test_a_number_is_the_same_however_it_was_given() -> None:
-    whole, broken = MergeOptions(alpha=1, weights=(1, 2)), MergeOptions(alpha=1.0, weights=(1.0, 2.0))
+    whole, broken = (merge_options({"method": "c2m3", "alpha": one, "weights": (one, 2 * one)}) for one in (1, 1.0))
     assert canonical_recipe(whole, models=MODELS) == canonical_recipe(broken, models=MODELS)
 
 

@@ -33,6 +33,10 @@ class MergeContext:
             as solving the layers needs (None: all).
         network: The graph that ``weights`` belong to, where groups of it are not as wide as the parents'.
         alike: Tensors that all parents compute alike (see ``merging.alike``); what makes them is not solved.
+        directions: Tensors right before the outputs of which only the direction counts (an embedding that is compared
+            by cosine). Every sample of every parent's answer gets the same length there before they are averaged, each
+            parent counts where its answers vary, and the sample gets its mean length back (``consensus``). All others
+            are averaged as they are.
         memory: Bytes of activations that may be kept between layers, of all networks together.
 
     """
@@ -48,6 +52,7 @@ class MergeContext:
     traced: int | None = None
     network: Network | None = None
     alike: Collection[str] = ()
+    directions: Collection[str] = ()
     memory: int = 1 << 30
 
     @property

@@ -2,13 +2,12 @@
 
 from onnxmerge.merging.task_vectors.add import add_task_vectors
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import MethodOptions, ParameterRule, Scaled
-from onnxmerge.merging.task_vectors.registry import TASK_VECTORS
+from onnxmerge.merging.task_vectors.methods import TASK_VECTORS
+from onnxmerge.merging.task_vectors.options import ParameterRule, Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 
 __all__ = [
     "TASK_VECTORS",
-    "MethodOptions",
     "ParameterRule",
     "Scaled",
     "TaskVectorMethod",

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from onnxmerge.contracts import Options
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.merging.combine import mean_of
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import MethodOptions, Scaled
+from onnxmerge.merging.task_vectors.options import Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors, mean_vector
 from onnxmerge.model.arrays import identical, is_floating
 from onnxmerge.model.lazy_weights import LazyWeights
@@ -30,7 +31,7 @@ def add_task_vectors(
     base: Arrays | None,
     typing: Typing,
     method: TaskVectorMethod[Any],
-    options: MethodOptions,
+    options: Options,
     shares: Sequence[float],
     *,
     seed: int = 0,
@@ -73,7 +74,7 @@ def add_task_vectors(
     return LazyWeights(models.weights[0], merged)
 
 
-def _require_named(models: ModelSet, options: MethodOptions) -> None:
+def _require_named(models: ModelSet, options: Options) -> None:
     """Raise UsageError for a rule that names no initializer."""
     for rule in options.parameters if isinstance(options, Scaled) else ():
         if not any(fnmatchcase(name, rule.filter) for name in models.weights[0]):
@@ -100,7 +101,7 @@ def _by_matrices(
     units: TensorLayout | None,
     method: TaskVectorMethod[Any],
     vectors: TaskVectors,
-    options: MethodOptions,
+    options: Options,
 ) -> Floats:
     """The merged task vector of an initializer, each of the matrices in it by itself."""
     stack = np.stack([layout.matrices(vectors.read(index)) for index in range(len(vectors))])

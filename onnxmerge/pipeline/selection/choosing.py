@@ -8,7 +8,6 @@ from onnxmerge.calibration.subset import Split
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match
-from onnxmerge.pipeline.options import searches_scale
 from onnxmerge.pipeline.rotating import RotationResult, rotate
 from onnxmerge.pipeline.selection.held_out import HeldOutEvaluators
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
@@ -42,7 +41,7 @@ def matched_by(job: Job, measurements: Measurements, evaluators: HeldOutEvaluato
     else:
         matched = match(job, measurements)
     scales = None
-    if searches_scale(job.options) and (evaluator := evaluators(job)) is not None:
+    if job.options.searches_scale and (evaluator := evaluators(job)) is not None:
         job, scales = choose_scale(job, evaluator)
     rotation = rotate(job, matched, measurements) if job.options.rotate else RotationResult(job, measurements, ())
     return SelectedMatching(rotation.job, rotation.measurements, matched, searched, rotation.spaces, scales)

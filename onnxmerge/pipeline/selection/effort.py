@@ -10,30 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 import numpy as np
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Split, Spread, holds
+from onnxmerge.contracts import AUTO, describe, flag
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.matching.joint_method import JointMethod
+from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.answer.answer import agreement, reading_of
 from onnxmerge.merging.answer.last_layer import LastLayer, answers_of
 from onnxmerge.merging.answer.meaning import OutputMeaning
 from onnxmerge.merging.answer.outputs import Outputs
 from onnxmerge.merging.reconstruction import NothingToCompareError
+from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.consistency import decidable, require_consistent
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import match, measured
-from onnxmerge.pipeline.methods import METHODS
-from onnxmerge.pipeline.options import AUTO, DEFAULT, MergeOptions
+from onnxmerge.pipeline.options import DEFAULT, MergeOptions
 from onnxmerge.pipeline.restoring import merged
 from onnxmerge.pipeline.selection.held_out import PLENTY, CandidateScore, HeldOutEvaluator, evaluator_on, held_out
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
-from onnxmerge.pipeline.selection.search import GRID
 from onnxmerge.types import Arrays
 
 TRIED_ON = {"balanced": 1024, "best": 4096}
@@ -99,24 +101,26 @@ def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[Merge
         found.append(replace(how, method="average", refine="ls"))  # fine-tunes of one base need no matching
     if options.effort == "balanced":
         return tuple(found)
-    joint = [name for name, method in METHODS.items() if models > 2 and isinstance(method, JointMethod)]
-    for name in (*MATCHERS, *joint):
-        method = METHODS[name]
-        zips = name in MATCHERS and MATCHERS[name].zips
-        if options.width is not None and not zips:
+    for name, matcher in MATCHERS.items():
+        if models < matcher.least_models or (options.width is not None and not matcher.zips):
             continue
-        mixes = isinstance(method, JointMethod) or (name in MATCHERS and MATCHERS[name].alpha is None)
-        for refine in ("none", "ls") if zips else ("none", "ls", "regmean"):
-            alphas = GRID if mixes and refine == "none" else (options.weight_share,)
-            found += [replace(how, method=name, refine=refine, alpha=alpha) for alpha in alphas]
+        refinements = [each.name for each in REFINEMENTS.values() if not (each.one_to_one and matcher.zips)]
+        found += [how.by(name, "none", **numbers) for numbers in _numbers(matcher)]
+        found += [how.by(name, refine) for refine in refinements]
     return tuple(dict.fromkeys(found))
+
+
+def _numbers(matcher: Matcher[Any]) -> list[dict[str, float]]:
+    """Every choice of the numbers that a search may choose for a matcher; one, of none, where there are none."""
+    tried = {name: told.tried for name, told in describe(matcher.options).items() if told.tried}
+    return [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
 
 
 def flags(options: MergeOptions) -> tuple[str, ...]:
     """The options of one way to merge, as the command line has them."""
     found = ["--method", options.method]
-    if options.alpha != MergeOptions().alpha:
-        found += ["--alpha", f"{options.alpha}"]
+    for name, value in options.own:
+        found += [flag(name), f"{value}"]
     if options.refine != "none":
         found += ["--refine", options.refine]
     return (*found, "--answer", options.answer)

@@ -37,7 +37,7 @@ def divide(source: CalibrationSource, models: ModelSet, options: MergeOptions, *
     Raises InputError where the data is a single sample.
     """
     must = options.searches or labelled
-    if not must and (options.repair != "auto" or options.refines):
+    if not must and (options.repair != "auto" or options.refinement is not None):
         return None
     return None if not must and not holds(source, PLENTY) else held_out(source, models)
 

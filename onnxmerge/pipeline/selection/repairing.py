@@ -18,7 +18,6 @@ from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repair_steps
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
-from onnxmerge.pipeline.methods import adds_task_vectors
 from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis
 from onnxmerge.pipeline.selection.held_out import REPAIR_SAMPLES, CandidateScore, HeldOutEvaluator, HeldOutEvaluators
 
@@ -59,7 +58,8 @@ def choose_repair(
 ) -> ChosenRepair:
     """Try every repair by what ``evaluators`` say; without any, or where the user said which, a rule decides."""
     rule = repair_step(job.prepared.models.template.graph, job.prepared.typing, job.options.repair)
-    if job.options.repair != "auto" or job.options.refines or adds_task_vectors(job.options):
+    options = job.options
+    if options.repair != "auto" or options.refinement is not None or options.task_vectors is not None:
         return ChosenRepair(rule)
     try:
         evaluator = evaluators(job)
@@ -76,7 +76,7 @@ def choose_repair(
 
 
 def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluator: HeldOutEvaluator) -> list[_Trial]:
-    """Every repair that can be done and judged, the rule's first; least squares last, where it is among them."""
+    """Every repair that can be done and judged, the rule's first; last the refinements that do a repair's work."""
     steps = repair_steps(job.prepared.models.template.graph, job.prepared.typing)
     averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, measurements)
 
@@ -92,12 +92,14 @@ def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluato
             for step, score in zip(together, scores, strict=True)
         ]
 
-    def by_least_squares() -> list[_Trial]:
-        found = averaged(replace(job, options=replace(job.options, refine="ls")), matched, measurements, None)
+    def refined(name: str) -> list[_Trial]:
+        found = averaged(replace(job, options=replace(job.options, refine=name)), matched, measurements, None)
         return [_Trial(found.repaired, None, evaluator(found.weights, matched.matchings), lambda: found)]
 
     every: list[Callable[[], list[_Trial]]] = [partial(by_steps, together) for together in _alike(job, steps)]
-    every += [by_least_squares] if job.options.refine == "auto" else []
+    every += [
+        partial(refined, each.name) for each in job.options.refinements if not (each.one_to_one and matched.zipped)
+    ]
     trials: list[_Trial] = []
     with job.progress("choosing a repair") as report:
         for index, several in enumerate(every):

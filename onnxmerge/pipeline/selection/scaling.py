@@ -20,17 +20,15 @@ from functools import partial
 
 import numpy as np
 
+from onnxmerge.contracts import AUTO
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.merging.reconstruction import NothingToCompareError, Reference
 from onnxmerge.merging.repair.choice import repair_step
-from onnxmerge.merging.task_vectors import Scaled, TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import AUTO
+from onnxmerge.merging.task_vectors import Scaled
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.matrices import layer_depths
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.methods import METHODS
-from onnxmerge.pipeline.options import own_of
 from onnxmerge.pipeline.restoring import task_vectors_added, with_statistics
 from onnxmerge.pipeline.selection.held_out import HeldOutEvaluator, in_brief
 from onnxmerge.types import Array, Arrays, Floats, Rows
@@ -65,13 +63,14 @@ def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[Job, ScaleRepor
 
     Raises NothingToCompareError where the network has no float output, InputError where no answer is finite.
     """
-    method, own, base = METHODS[job.options.method], own_of(job.options), job.base
-    if not isinstance(method, TaskVectorMethod) or not isinstance(own, Scaled) or base is None:
+    how, method, base = job.options, job.options.task_vectors, job.base
+    own = None if method is None else how.own_of(method)
+    if method is None or not isinstance(own, Scaled) or base is None:
         raise UsageError(f"--scale auto compares with a base; method {job.options.method} has none")
     graph, unit = job.prepared.models.template.graph, method.options().scale
     step, depths = repair_step(graph, job.prepared.typing, job.options.repair), layer_depths(graph)
-    plain = replace(own, scale=1.0, depth=0.0)
-    added = dict(task_vectors_added(replace(job, options=replace(job.options, method_options=plain)), method))
+    plain = how.by(how.method, how.refine, scale=1.0, depth=0.0)
+    added = dict(task_vectors_added(replace(job, options=plain), method))
     learnt = _Learnt.of(evaluator.reference, evaluator.reference.rows_of(base.weights)[0])
     tried: list[ScaleCandidate] = []
     first = own.depth if isinstance(own.depth, float) else None
@@ -93,7 +92,7 @@ def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[Job, ScaleRepor
         for scale in rest:
             attempt(scale, depth)
     best = tried[_best(tried)]
-    options = replace(job.options, method_options=replace(own, scale=best.scale, depth=best.depth))
+    options = how.by(how.method, how.refine, scale=best.scale, depth=best.depth)
     return replace(job, options=options), ScaleReport(evaluator.samples, tuple(tried), tried.index(best))
 
 

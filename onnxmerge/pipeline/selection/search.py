@@ -7,33 +7,27 @@ network, its statistics repaired on a few samples, is run on held-out data and c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from onnxmerge.errors import InputError, UsageError
-from onnxmerge.matching.joint_method import JointMethod
+from onnxmerge.contracts import AUTO, describe
+from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match
-from onnxmerge.pipeline.methods import METHODS
-from onnxmerge.pipeline.options import AUTO, MergeOptions
+from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.restoring import merged
 from onnxmerge.pipeline.selection.held_out import CandidateScore, HeldOutEvaluator, in_brief
-
-GRID = tuple(step / 10 for step in range(1, 10))
-"""Shares of weight space between the ends."""
-
-ENDS = {"mudsc-align": ("act-align", "rebasin"), "mudsc-zip": ("zipit", "weight-zip")}
-"""What a mixing method becomes where alpha is 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A method with its share of weight space, and how it did on held-out samples (see ``CandidateScore``)."""
+    """A method, its share of weight space (None: not known), and how it did on held-out samples."""
 
     method: str
-    alpha: float
+    alpha: float | None
     reconstruction: float
     accuracy: float | None = None
 
@@ -61,34 +55,36 @@ class Found:
     report: SearchReport
 
 
-def choices(options: MergeOptions, models: int = 2) -> tuple[tuple[str, float], ...]:
-    """The candidates for so many models, as (method, alpha); one if nothing is searched.
-
-    Two models have one matching to each other, so joint methods are tried for more. Raises UsageError if there is no
-    choice.
-    """
+def choices(options: MergeOptions, models: int = 2) -> tuple[MergeOptions, ...]:
+    """The candidates for so many models, every number in them chosen; the options themselves if nothing is searched."""
     if not options.searches:
-        return ((options.method, options.weight_share),)
-    if options.objective != "correlation":
-        raise UsageError(f"--objective {options.objective} is for method rebasin alone; leave it out of a search")
+        return (options,)
     if options.method != AUTO:
-        if isinstance(METHODS[options.method], JointMethod):
-            return tuple((options.method, alpha) for alpha in (0.0, *GRID, 1.0))
-        if options.method not in ENDS:
-            raise UsageError(
-                f"method {options.method} has no alpha to search; take one of {', '.join(ENDS)}, or --method auto"
-            )
-        low, high = ENDS[options.method]
-        return ((low, 0.0), *((options.method, alpha) for alpha in GRID), (high, 1.0))
-    grid = GRID if options.alpha == AUTO else (options.weight_share,)
-    found: list[tuple[str, float]] = []
-    for name, method in MATCHERS.items():
-        if method.zips and (options.rotate or options.refine == "regmean"):
-            continue
-        found.extend((name, alpha) for alpha in (grid if method.alpha is None else (method.alpha,)))
-    joint = [name for name, method in METHODS.items() if models > 2 and isinstance(method, JointMethod)]
-    found.extend((name, alpha) for name in joint for alpha in ((0.0, *grid, 1.0) if options.alpha == AUTO else grid))
-    return tuple(found)
+        return tuple(_chosen(options, ends=True))
+    paired = options.rotate or (options.refinement is not None and options.refinement.one_to_one)
+    return tuple(
+        each
+        for name, matcher in MATCHERS.items()
+        if models >= matcher.least_models and not (paired and matcher.zips)
+        for each in _chosen(options.by(name, options.refine), ends=False)
+    )
+
+
+def _chosen(how: MergeOptions, *, ends: bool) -> Iterator[MergeOptions]:
+    """The options of a matcher, with each number that is left to the search.
+
+    With ``ends`` also another matcher, which stands for a number at the end of the range.
+    """
+    name = next((name for name, value in how.own if value == AUTO), None)
+    if name is None or how.matcher is None:
+        yield how
+        return
+    told = describe(how.matcher.options)[name]
+    for value in sorted({told.least, *told.tried, told.most}):
+        if value not in told.instead:
+            yield from _chosen(how.by(how.method, how.refine, **{name: value}), ends=ends)
+        elif ends:
+            yield how.by(told.instead[value], how.refine)
 
 
 def search(job: Job, measurements: Measurements, evaluator: HeldOutEvaluator) -> Found:
@@ -102,20 +98,20 @@ def search(job: Job, measurements: Measurements, evaluator: HeldOutEvaluator) ->
     notes: list[str] = []
     chosen, every = 0, choices(job.options, len(job.prepared.models.weights))
     with job.progress("searching") as report:
-        for index, (method, alpha) in enumerate(every):
-            trial = replace(job, options=replace(job.options, method=method, alpha=alpha))
+        for index, how in enumerate(every):
+            trial = replace(job, options=how)
             try:
                 matched = match(trial, measurements)
                 weights = merged(in_brief(trial), matched, measurements, step).weights
                 score = evaluator(weights, matched.matchings)
             except InputError as error:  # a zip cannot merge what an alignment can: integers that belong to units
-                notes.append(f"{method} was left out: {error}")
+                notes.append(f"{how.method} was left out: {error}")
                 continue
             finally:
                 report(index + 1, len(every))
             if best is None or score.rank > best[0].rank:
                 best, chosen = (score, trial, matched), len(tried)
-            tried.append(Candidate(method, alpha, score.reconstruction, score.accuracy))
+            tried.append(Candidate(how.method, how.alpha, score.reconstruction, score.accuracy))
     if best is None:
         raise InputError(f"none of {len(every)} candidates can be merged: {notes[-1]}")
     told = tuple(dict.fromkeys(notes))

@@ -1,41 +1,40 @@
-"""One registry of methods: what each says of itself is what the command line, recipes and docs say."""
+"""The registry: what a method says of itself is what docs and checks of options have."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.task_vectors.registry import TASK_VECTORS, options_of, own_options, table
-
-
-@pytest.mark.smoke
-def test_the_page_has_the_methods(checkout: Path) -> None:
-    """After a change of methods: python tools/task_vectors.py."""
-    assert table() in (checkout / "docs" / "task-vectors.md").read_text(encoding="utf-8")
+from onnxmerge.merging.task_vectors import TASK_VECTORS
+from onnxmerge.pipeline.methods import OWN_OPTIONS
+from onnxmerge.pipeline.options import merge_options
 
 
 @pytest.mark.parametrize("name", TASK_VECTORS)
 def test_an_option_is_taken_by_the_methods_that_have_it_alone(name: str) -> None:
-    values = {"inner": "ties", "parameters": (), "epsilon": 0.1, "density": 0.3}
-    for option, (_, methods) in own_options().items():
+    values = {"inner": "ties", "parameters": (), "epsilon": 0.1, "density": 0.3, "objective": "inner", "groups": ()}
+    for option, own in OWN_OPTIONS.items():
         given = {option: values.get(option, 0.5)} | (
             {"inner": "ties"} if (name, option) == ("knots", "density") else {}
         )
-        if name in methods:
-            assert getattr(options_of(name, given), option) == given[option]
+        options = merge_options({"method": name, **given})
+        if name in own.takers:
+            assert getattr(options.own_of(TASK_VECTORS[name]), option) == given[option]
+            options.settled()
         else:
-            with pytest.raises(UsageError, match=f"--{option} is for methods .*{methods[0]}.*; method {name} does not"):
-                options_of(name, {option: given[option]})
+            flag = option.replace("_", "-")
+            with pytest.raises(
+                UsageError, match=f"--{flag} is for methods .*{own.takers[0]}.*; method {name} does not"
+            ):
+                options.settled()
 
 
 def test_an_option_of_one_name_is_one_option() -> None:
     told: dict[str, str] = {}
     for method in TASK_VECTORS.values():
         for name in method.option_names:
-            told.setdefault(name, own_options()[name][0].help)
-            assert told[name] == own_options()[name][0].help
+            told.setdefault(name, OWN_OPTIONS[name].described.help)
+            assert told[name] == OWN_OPTIONS[name].described.help
 
 
 def test_each_method_is_a_module_of_its_name() -> None:

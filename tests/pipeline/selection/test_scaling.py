@@ -116,7 +116,7 @@ def test_depth_takes_from_the_first_layers_and_gives_to_the_last() -> None:
     [
         ({"scale": "auto", "calibration": None, "outputs": None}, r"--scale auto and --depth auto .*\(--calib\)"),
         ({"scale": "best"}, "--scale: expected a finite number, or auto"),
-        ({"depth": 2.0}, "--depth: expected a finite number of at least -1 and at most 1, or auto"),
+        ({"depth": 2.0}, "--depth: expected a number from -1 to 1, or auto"),
         ({"parameters": (ParameterRule("layer9.*", 0.3),)}, "no initializer of .* has such a name"),
     ],
 )

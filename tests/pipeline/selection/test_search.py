@@ -16,11 +16,18 @@ from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match
+from onnxmerge.pipeline.options import merge_options
 from onnxmerge.pipeline.selection.search import choices
 from tests.graphs import build, execute, normal
 
 GRAPH = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = MatMul(r, w2) }"
+PAIRWISE = [name for name, matcher in MATCHERS.items() if matcher.least_models == 2]
 X = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
+
+
+def tried(models: int = 2, **settings: Any) -> list[tuple[str, float | None]]:
+    """The candidates, as method and alpha."""
+    return [(how.method, how.alpha) for how in choices(merge_options(settings).settled(), models)]
 
 
 def network(seed: int) -> onnx.ModelProto:
@@ -28,7 +35,7 @@ def network(seed: int) -> onnx.ModelProto:
 
 
 def test_the_ends_of_the_grid_are_the_methods_of_one_similarity() -> None:
-    found = choices(MergeOptions(method="mudsc-zip", alpha="auto"))
+    found = tried(method="mudsc-zip", alpha="auto")
     assert found[0] == ("zipit", 0.0)
     assert found[-1] == ("weight-zip", 1.0)
     assert {method for method, _ in found[1:-1]} == {"mudsc-zip"}
@@ -36,16 +43,16 @@ def test_the_ends_of_the_grid_are_the_methods_of_one_similarity() -> None:
 
 
 def test_method_auto_tries_every_method_once_at_a_given_alpha() -> None:
-    found = choices(MergeOptions(method="auto", alpha=0.3))
-    assert [method for method, _ in found] == list(MATCHERS)
+    found = tried(method="auto", alpha=0.3)
+    assert [method for method, _ in found] == PAIRWISE
     assert ("mudsc-align", 0.3) in found
-    aligned = choices(MergeOptions(method="auto", refine="regmean"))
-    assert all(not MATCHERS[method].zips for method, _ in aligned)
+    for given in ({"refine": "regmean"}, {"rotate": True}):
+        assert all(not MATCHERS[method].zips for method, _ in tried(method="auto", **given))
 
 
 def test_joint_methods_are_tried_for_more_than_two_models() -> None:
-    assert ("c2m3", 0.3) in choices(MergeOptions(method="auto", alpha=0.3), 3)
-    every = choices(MergeOptions(method="auto", alpha="auto"), 3)
+    assert ("c2m3", 0.3) in tried(3, method="auto", alpha=0.3)
+    every = tried(3, method="auto", alpha="auto")
     assert [alpha for name, alpha in every if name == "c2m3"] == pytest.approx(np.linspace(0, 1, 11))
     report = merge([network(1), network(2), network(3)], calibration={"x": X}, method="auto", repair="none").report
     assert report.search is not None
@@ -105,8 +112,14 @@ def test_labels_decide_by_accuracy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "rebasin", "alpha": "auto"}, "no alpha to search"),
-        ({"method": "auto", "objective": "inner"}, "for method rebasin alone"),
+        (
+            {"method": "rebasin", "alpha": "auto"},
+            "--alpha is for methods mudsc-align, mudsc-zip, c2m3; method rebasin does not use it",
+        ),
+        (
+            {"method": "auto", "objective": "inner"},
+            "--objective is for methods rebasin, c2m3; method auto does not use it",
+        ),
         ({"method": "auto", "calibration": None}, "give calibration data"),
         ({"labels": np.zeros(500, int), "repair": "none"}, "--labels decide a choice"),
     ],
@@ -143,7 +156,7 @@ def test_least_squares_follows_the_matching_that_was_chosen() -> None:
     found = merge([network(1), network(2)], calibration={"x": X}, method="auto", refine="ls", provider="cpu").report
     assert found.repair.startswith("least squares")
     assert found.search is not None
-    assert len(found.search.candidates) == len(MATCHERS)
+    assert len(found.search.candidates) == len(PAIRWISE)
 
 
 def test_a_candidate_that_cannot_be_merged_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +172,11 @@ def test_a_candidate_that_cannot_be_merged_is_left_out(monkeypatch: pytest.Monke
     report = merge(pair, calibration={"x": X}, method="auto").report
     assert report.search is not None
     tried = [candidate.method for candidate in report.search.candidates]
-    assert tried == [method for method in MATCHERS if not method.endswith("zip")]
+    assert tried == [method for method in PAIRWISE if not method.endswith("zip")]
     assert report.method == tried[report.search.chosen]
     assert any("mudsc-zip was left out: tensor h" in note for note in report.notes)
-    monkeypatch.setattr("onnxmerge.pipeline.selection.search.choices", lambda _options, _models: (("mudsc-zip", 0.5),))
+    monkeypatch.setattr(
+        "onnxmerge.pipeline.selection.search.choices", lambda _options, _models: (MergeOptions("mudsc-zip"),)
+    )
     with pytest.raises(InputError, match="none of 1 candidates can be merged: mudsc-zip was left out"):
         merge(pair, calibration={"x": X}, method="auto")

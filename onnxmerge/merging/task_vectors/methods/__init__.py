@@ -1,1 +1,15 @@
-"""The methods, a module each, with a ``METHOD`` that ``registry`` finds."""
+"""The methods for models of one pretraining, by name: a module each, with a ``METHOD``.
+
+A new one is a new file here: the command line, its help, recipes, checks of options, searches and
+the tables in docs/ are made of what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxmerge.contracts import registered
+from onnxmerge.merging.task_vectors.method import TaskVectorMethod
+
+TASK_VECTORS: Mapping[str, TaskVectorMethod[Any]] = registered(__name__, TaskVectorMethod)

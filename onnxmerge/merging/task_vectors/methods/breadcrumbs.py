@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxmerge.contracts import described
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import DENSITY, SCALE, Scale, Scaled, described
+from onnxmerge.merging.task_vectors.options import DENSITY, SCALE, Scale, Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxmerge.contracts import described
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import Scale, Scaled, described
+from onnxmerge.merging.task_vectors.options import Scale, Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 
@@ -49,4 +50,5 @@ METHOD = TaskVectorMethod(
     options=Cart,
     matrices=True,
     origin="mean",
+    needs=(),
 )

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxmerge.contracts import Options, described
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.methods.ties import Ties, ties
-from onnxmerge.merging.task_vectors.options import DENSITY, MethodOptions, Scaled, described
+from onnxmerge.merging.task_vectors.options import DENSITY, Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 
@@ -35,7 +36,7 @@ class Della(Scaled):
     )
 
     def __post_init__(self) -> None:
-        MethodOptions.__post_init__(self)
+        Options.__post_init__(self)
         if self.density - self.epsilon / 2 <= 0 or self.density + self.epsilon / 2 > 1:
             raise UsageError(
                 f"--epsilon {self.epsilon:g}: spreads the probability to be kept around --density {self.density:g}, "

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxmerge.contracts import described
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.methods.tsv_m import leading, orthonormal
-from onnxmerge.merging.task_vectors.options import Scaled, described
+from onnxmerge.merging.task_vectors.options import Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 

@@ -14,13 +14,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from onnxmerge.contracts import Options, described
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.methods.dare import Dare, dare
 from onnxmerge.merging.task_vectors.methods.iso_c import iso_c
 from onnxmerge.merging.task_vectors.methods.ties import Ties, ties
 from onnxmerge.merging.task_vectors.methods.tsv_m import tsv_m
-from onnxmerge.merging.task_vectors.options import DENSITY, MethodOptions, Scaled, described
+from onnxmerge.merging.task_vectors.options import DENSITY, Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors, mean_vector, of_arrays
 from onnxmerge.types import Floats
 
@@ -38,7 +39,7 @@ class Knots(Scaled):
     density: float | None = field(default=None, metadata={"described": replace(DENSITY["described"], optional=True)})
 
     def __post_init__(self) -> None:
-        MethodOptions.__post_init__(self)
+        Options.__post_init__(self)
         if self.density is not None and self.inner not in ("ties", "dare"):
             raise UsageError(
                 f"--density is for --inner ties and dare; --inner {self.inner} drops nothing; leave it out"

@@ -14,13 +14,13 @@ from itertools import combinations
 
 import numpy as np
 
+from onnxmerge.contracts import Options
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import MethodOptions
 from onnxmerge.merging.task_vectors.vectors import TaskVectors, mean_vector
 from onnxmerge.types import Floats
 
 
-def model_stock(vectors: TaskVectors, _options: MethodOptions | None = None) -> Floats:
+def model_stock(vectors: TaskVectors, _options: Options | None = None) -> Floats:
     """The mean of the task vectors of one tensor, times their ratio."""
     rows = [vector.reshape(-1) for _, vector in vectors]
     lengths = [float(np.linalg.norm(row)) for row in rows]
@@ -37,5 +37,5 @@ METHOD = TaskVectorMethod(
     summary="towards the mean as far as the models agree (model stock)",
     source="Jang et al., arXiv 2403.19522",
     rule=model_stock,
-    options=MethodOptions,
+    options=Options,
 )

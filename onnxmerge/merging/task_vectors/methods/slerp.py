@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxmerge.contracts import Options
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import MethodOptions
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 
@@ -22,7 +22,7 @@ PARALLEL = 1 - 1e-6
 """Cosines beyond which an arc is a straight line."""
 
 
-def slerp(vectors: TaskVectors, _options: MethodOptions | None = None) -> Floats:
+def slerp(vectors: TaskVectors, _options: Options | None = None) -> Floats:
     """The point of the arc between two vectors of one tensor."""
     (_, one), (weight, other) = vectors
     share = weight / 2
@@ -39,7 +39,7 @@ METHOD = TaskVectorMethod(
     summary="two models, along the arc between them (SLERP)",
     source="Shoemake, Computer Graphics 19, 1985",
     rule=slerp,
-    options=MethodOptions,
-    origin="base or zero",
+    options=Options,
+    needs=(),
     models=2,
 )

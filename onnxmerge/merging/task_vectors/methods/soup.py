@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxmerge.contracts import Options
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.options import MethodOptions
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 
 
-def soup(vectors: TaskVectors, _options: MethodOptions | None = None) -> Floats:
+def soup(vectors: TaskVectors, _options: Options | None = None) -> Floats:
     """Nothing is added to the mean, which is the origin."""
     return np.zeros(vectors.shape)
 
@@ -20,6 +20,7 @@ METHOD = TaskVectorMethod(
     summary="the mean of fine-tuned models (uniform soup)",
     source="Wortsman et al., arXiv 2203.05482",
     rule=soup,
-    options=MethodOptions,
+    options=Options,
     origin="mean",
+    needs=(),
 )

@@ -11,7 +11,7 @@ stay the average. The paper takes each model's training data; here all parents s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -19,14 +19,18 @@ from onnxmerge.activations.patches import pick
 from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, frontier
 from onnxmerge.calibration.batches import count
 from onnxmerge.calibration.progress import Report
+from onnxmerge.contracts import Options
+from onnxmerge.errors import UsageError
 from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
 from onnxmerge.merging.closed_form.context import MergeContext, Refined
 from onnxmerge.merging.closed_form.ridge import Problem, ridge
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
+from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.types import Arrays, Floats, Positions
 from onnxmerge.units.alignment import axis_orders, reordered
 from onnxmerge.units.permutations import transported
+from onnxmerge.units.zips import Matchings, Zipped
 
 OFF_DIAGONAL = 0.95
 """Just below 1, as in the paper: correlations seen by chance count less, and the sum can be inverted."""
@@ -36,12 +40,14 @@ RIDGE = 1e-6
 
 
 def regmean(
-    context: MergeContext, matchings: Sequence[Mapping[str, Positions]], *, progress: Report | None = None
+    context: MergeContext, matchings: Matchings, _options: Options | None = None, progress: Report | None = None
 ) -> Refined:
-    """Average the linear layers of the parents by their Gram matrices; for the arguments see ``refine``.
+    """Average the linear layers of the parents, matched one to one, by their Gram matrices; see ``least_squares``.
 
-    Raises InputError where the data is empty or activations are not finite.
+    Raises UsageError for a zip, InputError where the data is empty or activations are not finite.
     """
+    if isinstance(matchings, Zipped):
+        raise UsageError("RegMean takes matched units, one to one")
     models, typing, perms = context.models, context.typing, [{}, *matchings]
     graph, budget = models.template.graph, MemoryBudget(context.memory)
     targets, notes = plan_layers(graph, typing)
@@ -88,3 +94,16 @@ def _gram(
     if not np.isfinite(total).all():
         raise not_finite(target)
     return np.where(np.eye(d) > 0, total, OFF_DIAGONAL * total)
+
+
+METHOD = Refinement(
+    name="regmean",
+    summary="average each linear layer by the Gram matrices of what the parents' layers read (RegMean)",
+    source="Jin et al., arXiv 2212.09849",
+    label="RegMean",
+    refine=regmean,
+    options=Options,
+    restores=False,
+    one_to_one=True,
+    rank=1,
+)

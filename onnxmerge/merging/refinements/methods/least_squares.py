@@ -19,6 +19,7 @@ from collections.abc import Collection
 
 from onnxmerge.activations.segments import blocked, frontier
 from onnxmerge.calibration.progress import Report
+from onnxmerge.contracts import Options
 from onnxmerge.merging.closed_form.consensus import Consensus, consensus
 from onnxmerge.merging.closed_form.context import MergeContext, Refined
 from onnxmerge.merging.closed_form.encode import encoded, matrix, settled
@@ -26,30 +27,18 @@ from onnxmerge.merging.closed_form.prefix_runner import PrefixRunner
 from onnxmerge.merging.closed_form.sample_size import sampled, too_wide
 from onnxmerge.merging.closed_form.solution import solve
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_targets
+from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.units.alignment import align_units
 from onnxmerge.units.zips import Matchings
 
 
-def refine(
-    context: MergeContext,
-    matchings: Matchings,
-    *,
-    directions: Collection[str] = (),
-    progress: Report | None = None,
+def least_squares(
+    context: MergeContext, matchings: Matchings, _options: Options | None = None, progress: Report | None = None
 ) -> Refined:
-    """Solve every layer of the merged network.
+    """Solve every layer of the average of parents that was matched by ``matchings``.
 
-    Args:
-        context: The matched average of the parents.
-        matchings: By which they were averaged.
-        directions: Tensors right before the outputs of which only the direction counts (an embedding that is compared
-            by cosine). Every sample of every parent's answer gets the same length there before they are averaged, each
-            parent counts where its answers vary, and the sample gets its mean length back (``consensus``). All others
-            are averaged as they are.
-        progress: Told how many layers are done, and of how many.
-
-    Raises InputError where the data is empty or activations are not finite.
-
+    ``progress`` is told how many layers are done, and of how many. Raises InputError where the data is empty or
+    activations are not finite.
     """
     graph, typing = context.merged.graph, context.typing
     steps, notes = plan_targets(graph, typing)
@@ -68,7 +57,7 @@ def refine(
         ) is None:
             notes.append(_left(step, f"{step.tensor} cannot be aligned by axes"))
         else:
-            statistics = runner.statistics(step, units, _agreed(runner, step, directions), edge)
+            statistics = runner.statistics(step, units, _agreed(runner, step, context.directions), edge)
             solution = solve(statistics, matrix(step, runner.current), biased=step.biased)
             found.weights.update(encoded(step, runner.current, statistics, solution))
         if progress is not None:
@@ -85,3 +74,14 @@ def _agreed(runner: PrefixRunner, target: LayerTarget, directions: Collection[st
     if not target.last or target.output not in directions:
         return None
     return consensus(runner.answers(target), runner.context.parts)
+
+
+METHOD = Refinement(
+    name="ls",
+    summary="solve each linear layer by least squares for the parents' activations (PLeaS)",
+    source="Nasery et al., arXiv 2407.02447",
+    label="least squares",
+    refine=least_squares,
+    options=Options,
+    rank=0,
+)

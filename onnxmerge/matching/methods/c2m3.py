@@ -1,0 +1,103 @@
+"""C2M3: all models are matched at once, by weights and activations (Crisostomi et al., NeurIPS 2024)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxmerge.contracts import NumberOrAuto, number
+from onnxmerge.errors import UsageError
+from onnxmerge.matching.cache import CachedWeights
+from onnxmerge.matching.joint import joint_sweep
+from onnxmerge.matching.method import (
+    Matcher,
+    MatchProblem,
+    MatchResult,
+    depending,
+    notes_on,
+    require_weights_only,
+    restarts,
+    search_of,
+    shares_of,
+    with_twins_told_apart,
+    without_activations,
+)
+from onnxmerge.matching.objective import ObjectiveFunction
+from onnxmerge.matching.options import OBJECTIVE, Rules, share_of_weights
+from onnxmerge.matching.similarity import Objective, PairOfModels, known_activations
+from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
+from onnxmerge.matching.universe import ModelsToJoin, Universe, first_universe, model_similarity, relative
+from onnxmerge.units.groups import make_plan
+from onnxmerge.units.permutations import Permutations, identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class C2m3(Rules):
+    """``objective`` inner is for ``alpha`` 1: inner products do not mix with activations."""
+
+    alpha: NumberOrAuto = field(default=0.5, metadata=share_of_weights())
+    objective: Objective = field(default="correlation", metadata=OBJECTIVE)
+
+    def __post_init__(self) -> None:
+        Rules.__post_init__(self)
+        if self.objective == "inner" and self.alpha != 1.0:
+            raise UsageError("--objective inner: inner products do not mix with activations; use it with --alpha 1")
+
+
+def c2m3(problem: MatchProblem, options: C2m3) -> MatchResult:
+    """Match all models at once to a universe of units (see ``matching.joint``)."""
+    started, alpha = time.perf_counter(), number(options.alpha, "alpha")
+    overrides, compared = options.overrides(problem.typing), alpha < 1.0
+    plan = make_plan(problem.typing, overrides.pinned)
+    if not compared:
+        require_weights_only(overrides)
+    if compared and plan.groups and problem.together is None:
+        raise without_activations()
+    known = known_activations(plan, (problem.together if compared else None) or {}, len(problem.weights))
+    cached = [CachedWeights(weights, problem.cache_bytes) for weights in problem.weights]
+    shares = with_twins_told_apart(shares_of(plan, alpha, known, overrides), known)
+    models = ModelsToJoin(plan, cached, known, shares, options.objective)
+    with np.errstate(invalid="ignore", over="ignore"):
+        before = model_similarity(models, tuple(identity(plan.spaces) for _ in cached))
+        found = _best_universe(models, problem, alpha)
+    notes = notes_on(plan, models.alphas, overrides, activations=compared)
+    return MatchResult(
+        tuple(relative(found.matching, 0, other, plan) for other in range(1, len(cached))),
+        searches=(search_of(found, before, started, notes),),
+    )
+
+
+def _best_universe(models: ModelsToJoin, problem: MatchProblem, alpha: float) -> Sweeps[Universe]:
+    plan = models.plan
+
+    def match(pair: PairOfModels) -> Sweeps[Permutations]:
+        start = by_activations(pair) if alpha < 1.0 else identity(plan.spaces)
+        roots = depending(plan, pair.alphas, alpha)
+        # Every pair takes groups in the same random order: whichever model comes first, the pair is matched alike.
+        return sweep(
+            ObjectiveFunction(pair),
+            start,
+            roots,
+            rng=np.random.default_rng(problem.seed),
+            max_sweeps=problem.max_sweeps,
+        )
+
+    start, rng = first_universe(models, match), np.random.default_rng(problem.seed)
+    count = restarts(plan, tuple(plan.groups), len(models.weights))
+    found = [joint_sweep(models, start, plan.groups, rng=rng, max_sweeps=problem.max_sweeps) for _ in range(count)]
+    return max(found, key=lambda sweeps: sweeps.similarity.total)
+
+
+METHOD = Matcher(
+    name="c2m3",
+    summary="all models at once, to a universe of units (C2M3)",
+    source="Crisostomi et al., arXiv 2405.17897",
+    needs=("weights", "activations"),
+    match=c2m3,
+    options=C2m3,
+    all_pairs=True,
+    least_models=3,
+    rank=7,
+)
