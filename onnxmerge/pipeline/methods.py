@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from onnxmerge.contracts import OwnOption, own_options
+from onnxmerge.contracts import OwnOption, flag, own_options
 from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.refinements.methods import REFINEMENTS
@@ -20,7 +20,7 @@ OWN_OPTIONS: Mapping[str, OwnOption] = own_options([*METHODS.values(), *REFINEME
 
 
 def takers(name: str) -> str:
-    """The methods or refinements that have an option, in words."""
-    every = OWN_OPTIONS[name].takers
-    methods = [taker for taker in every if taker in METHODS]
-    return f"methods {', '.join(methods)}" if methods else f"--refine {', '.join(every)}"
+    """What methods or refinements have an option, in words."""
+    own = OWN_OPTIONS[name]
+    kind = "methods" if own.takers[0] in METHODS else "--refine"
+    return f"{name if own.described.written else flag(name)} is for {kind} {', '.join(own.takers)}"

@@ -210,7 +210,7 @@ def _require_own(options: MergeOptions, *, named: bool) -> None:
             continue
         chosen = f"method {options.method}" if OWN_OPTIONS[name].takers[0] in METHODS else f"--refine {options.refine}"
         told = f"{chosen} does not use it; leave it out" if named else "choose one (--method)"
-        raise UsageError(f"{flag(name)} is for {takers(name)}; {told}")
+        raise UsageError(f"{takers(name)}; {told}")
     for contract in options.contracts:
         options.own_of(contract)
 

@@ -145,5 +145,5 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], based: bo
 
 
 def test_options_of_another_method_are_refused() -> None:
-    with pytest.raises(UsageError, match="Ties is not of method dare"):
+    with pytest.raises(UsageError, match="--rank is for methods cart; method dare does not use it"):
         merge(MODELS, base=BASE, options=merge_options({"method": "dare", "rank": 0.5}))

@@ -17,16 +17,13 @@ def test_an_option_is_taken_by_the_methods_that_have_it_alone(name: str) -> None
         given = {option: values.get(option, 0.5)} | (
             {"inner": "ties"} if (name, option) == ("knots", "density") else {}
         )
-        options = merge_options({"method": name, **given})
         if name in own.takers:
-            assert getattr(options.own_of(TASK_VECTORS[name]), option) == given[option]
-            options.settled()
+            found = merge_options({"method": name, **given}).own_of(TASK_VECTORS[name])
+            assert getattr(found, option) == given[option]
         else:
-            flag = option.replace("_", "-")
-            with pytest.raises(
-                UsageError, match=f"--{flag} is for methods .*{own.takers[0]}.*; method {name} does not"
-            ):
-                options.settled()
+            said = f"{option.replace('_', '-')} is for methods .*{own.takers[0]}.*; method {name} does not"
+            with pytest.raises(UsageError, match=said):
+                merge_options({"method": name, **given})
 
 
 def test_an_option_of_one_name_is_one_option() -> None:
