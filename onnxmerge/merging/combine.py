@@ -118,21 +118,44 @@ def mean_of(name: str, arrays: Iterable[NDArray[Any]], shares: Sequence[float]) 
     stream = iter(arrays)
     first = next(stream)
     total: NDArray[Any] | None = None  # stays None as long as all models agree
+    differs = False
     for index, array in enumerate(stream, start=1):
-        if total is None:
-            if identical(first, array):
-                continue
-            if not is_floating(first.dtype):
-                raise InputError(
-                    f"initializer {name} ({first.dtype}): model {index + 1} differs from the first in values that "
-                    "cannot be averaged; merge the float models, then quantise, or merge up to the node that reads it"
-                )
-            wide = np.complex128 if first.dtype.kind == "c" else np.float64
-            total = first.astype(wide) * sum(shares[:index])
-        if shares[index] != 0:  # a mask's -inf must not turn into nan
+        if not differs and identical(first, array):
+            continue
+        if not differs and not is_floating(first.dtype):
+            raise InputError(
+                f"initializer {name} ({first.dtype}): model {index + 1} differs from the first in values that "
+                "cannot be averaged; merge the float models, then quantise, or merge up to the node that reads it"
+            )
+        last = index == len(shares) - 1
+        into = np.empty(first.shape, first.dtype if last else _wide(first))
+        before, share = (first, sum(shares[:index])) if total is None else (total, 1.0)
+        _add(name, into, before, share, array, shares[index])
+        total, differs = into, True
+    return first if total is None else total.astype(first.dtype, copy=False)
+
+
+def _wide(array: NDArray[Any]) -> np.dtype[Any]:
+    return np.dtype(np.complex128 if array.dtype.kind == "c" else np.float64)
+
+
+BLOCK = 1 << 15
+"""Numbers that are added up at a time: in float64 they stay in the processor's cache."""
+
+
+def _add(name: str, into: NDArray[Any], before: NDArray[Any], share: float, array: NDArray[Any], weight: float) -> None:
+    """Put ``share * before + weight * array`` into an array, in float64 and a block at a time."""
+    wide = _wide(before)
+    target, left, right = into.reshape(-1), before.reshape(-1), array.reshape(-1)
+    for start in range(0, target.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        total = left[block].astype(wide)
+        if share != 1:
+            total *= share
+        if weight != 0:  # a mask's -inf must not turn into nan
             with np.errstate(invalid="ignore"):
-                total += array.astype(total.dtype) * shares[index]
-    return first if total is None else _known(name, total).astype(first.dtype)
+                total += right[block].astype(wide) * weight
+        target[block] = _known(name, total).astype(into.dtype, copy=False)
 
 
 def _known(name: str, mean: NDArray[Any]) -> NDArray[Any]:

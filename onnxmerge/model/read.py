@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from collections.abc import Callable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from onnxmerge.model.lift import complete_calls, detach_subgraph_outputs, lift_s
 from onnxmerge.model.names import name_uniquely
 from onnxmerge.model.network import SOURCE, UNREAD_NAN, Network, Weights
 from onnxmerge.model.paths import absolute
+from onnxmerge.model.stretches import LARGE
 from onnxmerge.model.valid import require_declared, require_valid
 from onnxmerge.model.walk import short
+from onnxmerge.model.wire import skeleton
 from onnxmerge.text import reason
 
 CHUNK = 1 << 24
@@ -63,7 +66,7 @@ def read_network(source: str | os.PathLike[str] | ir.Model | onnx.ModelProto) ->
         raise InputError(f"{short(str(source), 200)[1:-1]}: is no path, as it holds a NUL byte; give that of a model")
     path = absolute(source)
     proto, sha256 = parse(path)
-    files = check_proto(proto, str(path), path)
+    files = _beside(path, check_proto(proto, str(path), path))
     model = _deserialize(proto, str(path))
     remember(model)
     for file in dict.fromkeys(files[name] for name in sorted(files)):
@@ -79,8 +82,14 @@ def _label(name: str | None) -> str:
 
 def data_files(path: Path) -> set[Path]:
     """The files that a model keeps tensors in, beside its own. Raises InputError where it cannot be read."""
-    proto, _ = parse(path)
-    return set(check_proto(proto, str(path), absolute(path)).values())
+    proto = _parsed(path, lambda _: None)
+    return set(_beside(path, check_proto(proto, str(path), absolute(path))).values())
+
+
+def _beside(path: Path, files: Mapping[str, Path]) -> dict[str, Path]:
+    """Without the model's own file, in which the tensors of a large one are left."""
+    own = Path(os.path.realpath(path))
+    return {name: file for name, file in files.items() if file != own}
 
 
 def read_tensors(proto: onnx.ModelProto, path: Path | None) -> dict[str, ir.TensorProtocol]:
@@ -95,10 +104,17 @@ def read_tensors(proto: onnx.ModelProto, path: Path | None) -> dict[str, ir.Tens
 
 
 def parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:
-    """Parse a file without holding its bytes twice: the message as it stands, and the SHA-256 so far.
+    """Parse a file: the message as it stands, and the SHA-256 so far.
 
-    Raises InputError where it is no file, or not ONNX.
+    Large tensors of a large file are kept outside of the message, in that file (see ``model.wire``). Raises InputError
+    where it is no file, or not ONNX.
     """
+    sha256 = hashlib.sha256()
+    return _parsed(path, sha256.update), sha256
+
+
+def _parsed(path: Path, see: Callable[[mmap.mmap], None]) -> onnx.ModelProto:
+    """Parse a file, whose content ``see`` is given."""
     proto = onnx.ModelProto()
     try:
         if path.is_dir():
@@ -115,19 +131,19 @@ def parse(path: Path) -> tuple[onnx.ModelProto, hashlib._Hash]:
                     "(onnx.save_model(..., save_as_external_data=True))"
                 )
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                sha256 = hashlib.sha256(mapped)
+                see(mapped)
                 _parse_into(proto, mapped, path)
     except FileNotFoundError:
         raise InputError(f"{path}: does not exist") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return proto, sha256
+    return proto
 
 
 def _parse_into(proto: onnx.ModelProto, mapped: mmap.mmap, path: Path) -> None:
     view = memoryview(mapped)
     try:
-        proto.ParseFromString(view)
+        proto.ParseFromString((skeleton(view, path.name) if len(view) > LARGE else None) or view)
     except DecodeError:
         hint = "a Git LFS pointer, fetch the real file" if mapped[:20].startswith(b"version https://git-") else ""
         raise InputError(f"{path}: {hint or 'is not an ONNX model, or is cut off; export or copy it again'}") from None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
@@ -17,8 +21,10 @@ from onnxmerge.model.network import SOURCE, label
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.publication import Publication, naming
 from onnxmerge.model.session import lazy, message, open_session, own_cause
+from onnxmerge.model.stretches import LARGE
 from onnxmerge.model.valid import complaint
 from onnxmerge.model.widen import has_bfloat16
+from onnxmerge.model.wire import Data, skeleton, write_model
 from onnxmerge.types import Array
 
 EMBEDDED = 2_000_000_000
@@ -94,6 +100,9 @@ def _write(model: ir.Model, target: Path, files: Publication) -> Path:
         files.stage(apart)  # in front of the model: whoever sees the model sees its data too
     path = files.stage(target)
     try:
+        if LARGE < size <= EMBEDDED:
+            _stream(model, path)
+            return path
         if size > EMBEDDED:
             ir.save(model, path, external_data=apart.name, size_threshold_bytes=INLINE)
             proto, written = onnx.load(path, load_external_data=False), ir.load(path)
@@ -110,6 +119,47 @@ def _write(model: ir.Model, target: Path, files: Publication) -> Path:
     return path
 
 
+def _stream(model: ir.Model, path: Path) -> None:
+    """Write a model tensor by tensor, so that no more than one of them is in memory."""
+    values = list(model.graph.initializers.values())
+    kept = [value.const_value for value in values]
+    large = [tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > INLINE for tensor in kept]
+    for value, tensor, apart in zip(values, kept, large, strict=True):
+        if apart and tensor is not None:  # what stands beside the data of a tensor is written of an empty one
+            empty = np.zeros(0, tensor.dtype.numpy())
+            value.const_value = ir.Tensor(empty, dtype=tensor.dtype, name=value.name, doc_string=tensor.doc_string)
+    proto = ir.to_proto(model)
+    data: list[Data | None] = []
+    for own, tensor, apart in zip(proto.graph.initializer, kept, large, strict=True):
+        data.append(Data(tensor.nbytes, partial(_put, tensor)) if apart and tensor is not None else None)
+        if apart and tensor is not None:
+            own.dims[:] = tensor.shape.numpy()
+            own.ClearField("raw_data")
+
+    def finish(places: list[int]) -> None:
+        found: dict[str, ir.TensorProtocol] = {}
+        left = iter(places)
+        for value, tensor, apart in zip(values, kept, large, strict=True):
+            if tensor is not None:
+                name, shape = str(value.name), ir.Shape(tensor.shape.numpy())
+                found[name] = (
+                    ir.ExternalTensor(str(path), next(left), tensor.nbytes, tensor.dtype, shape=shape, name=name)
+                    if apart
+                    else tensor
+                )
+        _record(proto, weights_digest(found))
+
+    with path.open("wb") as stream:
+        write_model(stream, proto, data, finish)
+
+
+def _put(tensor: ir.TensorProtocol, stream: IO[bytes]) -> None:
+    if isinstance(tensor, ir.LazyTensor | ir.Tensor | ir.ExternalTensor):
+        tensor.tofile(stream)  # without a copy, where it is laid out as it is stored
+    else:
+        stream.write(tensor.tobytes())
+
+
 def _record(proto: onnx.ModelProto, digest: str) -> None:
     """Write the digest of the weights into the metadata, in place of one that the template had."""
     others = [entry for entry in proto.metadata_props if entry.key != WEIGHTS]
@@ -119,6 +169,9 @@ def _record(proto: onnx.ModelProto, digest: str) -> None:
 
 def _check(path: Path, where: str) -> None:
     """Have onnx check the file, and ONNX Runtime open it once."""
+    if path.stat().st_size > LARGE and (rest := _without_data(path)) is not None:
+        path = path.with_name(f"{path.name}.check")
+        path.write_bytes(rest)
     wrong = complaint(str(path))
     if wrong is not None:
         raise InputError(f"{where}: the result is not a valid model: {wrong}; nothing was written")
@@ -130,9 +183,20 @@ def _check(path: Path, where: str) -> None:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it is opened, not run
     try:
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ORT's exceptions share no base of their own
         raise InputError(
             f"{where}: ONNX Runtime does not open the result: {message(error)}; nothing was written"
         ) from error
+
+
+def _without_data(path: Path) -> bytes | None:
+    """A written file as a model whose large tensors lie in that file, where they are mapped and not copied."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            return skeleton(view, path.name)
+        finally:
+            view.release()

@@ -17,7 +17,7 @@ from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.operators import OperatorTable, read_operators
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.heads.assembly import inseparable
-from onnxmerge.model.arrays import is_floating
+from onnxmerge.model.arrays import holds_nan, is_floating
 from onnxmerge.model.hoist import trace_inside
 from onnxmerge.model.interface import declared_alike
 from onnxmerge.model.network import ModelSet, Network
@@ -76,7 +76,7 @@ def read_models(models: Sequence[ModelSource], inputs: Mapping[str, SampleInput]
         weights = network.weights
         for name in weights:
             array = weights[name]
-            if is_floating(array.dtype) and np.isnan(array).any():
+            if is_floating(array.dtype) and holds_nan(array):
                 raise InputError(
                     f"{network.label}: initializer {name!r} holds nan; the model was not trained to its end"
                 )
