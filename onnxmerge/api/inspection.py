@@ -11,6 +11,7 @@ from onnxmerge.axes.explain import AxisReason, explain
 from onnxmerge.axes.spaces import UNIFORM
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.prepare import ModelSource, Prepared, load, sample_from, type_models
+from onnxmerge.units.flow import Flow, flow_of
 from onnxmerge.units.graph import unit_graph
 from onnxmerge.units.layout import Typing
 from onnxmerge.validation.certificate import Certificate
@@ -79,6 +80,10 @@ class Inspection:
     def unit_graph(self) -> nx.MultiGraph:
         """Groups and initializers as a networkx graph."""
         return unit_graph(self.prepared.typing)
+
+    def flow(self) -> Flow:
+        """How the groups feed one another, in the order of the network."""
+        return flow_of(self.prepared.traced.graph, self.prepared.typing)
 
 
 def inspect(

@@ -20,6 +20,7 @@ from onnxmerge.model.precision import halved
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_merge
+from onnxmerge.pipeline.details import details_of
 from onnxmerge.pipeline.job import Progress, silent
 from onnxmerge.pipeline.matching import measured
 from onnxmerge.pipeline.meanings import known_vectors, output_names, outputs_of
@@ -37,6 +38,7 @@ from onnxmerge.pipeline.selection.search import choices
 from onnxmerge.pipeline.separation import MergedModel, Parents, joined
 from onnxmerge.pipeline.tasks import TaskSpec
 from onnxmerge.pipeline.validate import errors, footprints, require_finite
+from onnxmerge.units.flow import flow_of
 from onnxmerge.validation.coverage import coverage
 
 
@@ -52,6 +54,7 @@ def merge(
     image_options: Mapping[str, Any] | None = None,
     inputs: Mapping[str, SampleInput] | None = None,
     progress: Progress | None = None,
+    details: bool = False,
     **settings: Any,
 ) -> MergeResult:
     """Merge models of one structure into one, or models of one trunk into one with a head for each.
@@ -71,6 +74,7 @@ def merge(
         inputs: Shape or value of inputs of the first model, by name: of the traced sample where there is no data; with
             data, the values (one row each) of inputs that it lacks.
         progress: Makes progress displays; silent by default.
+        details: Measure what a report shows: units, layers and outputs one by one (``MergeResult.details``).
         **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``), and the
             own options of method and refinement (``method="ties"``, ``density=0.3``; docs/task-vectors.md).
 
@@ -114,6 +118,19 @@ def merge(
         held = prepared_merge.source if prepared_merge.split is None else prepared_merge.split.held
         found = errors(parents, product, held, how.provider, evaluators.reference)
         costs = footprints(parents, job.prepared, product)
+    seen = None
+    if details:
+        with clock.stage("details"):
+            seen = details_of(
+                selected.job,
+                selected.matched,
+                selected.measurements,
+                result.weights,
+                answers,
+                parents=parents,
+                product=product,
+                held=None if prepared_merge.split is None else prepared_merge.split.held,
+            )
     report = report_of(selected, prepared_merge.certificates, result, repair, product, seconds=clock.seconds)
     notes = tuple(dict.fromkeys((*prepared_merge.notes, *report.notes, *of_data(prepared_merge))))
     recipe = canonical_recipe(
@@ -131,7 +148,8 @@ def merge(
     report = replace(report, recipe=recipe, answers=answers, effort=tried)
     read = sources("one of the models", *models, base, model=True)
     read += sources("the data", calibration, labels, tasks, vectors, how.operators)
-    return MergeResult(product.network, product.weights, report, read)
+    flow = flow_of(job.prepared.traced.graph, job.prepared.typing)
+    return MergeResult(product.network, product.weights, report, read, flow, seen)
 
 
 def plan(

@@ -19,6 +19,7 @@ from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
 from onnxmerge.model.write import save_network
+from onnxmerge.pipeline.details import MergeDetails
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.publish import Output, Source, require_apart
@@ -26,6 +27,7 @@ from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.repairing import RepairCandidate
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
+from onnxmerge.units.flow import Flow
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
 from onnxmerge.version import __version__
@@ -146,12 +148,17 @@ class MergePlan:
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
-    """A merged model, not yet written: weights are computed when they are read."""
+    """A merged model, not yet written: weights are computed when they are read.
+
+    ``flow`` is how the groups that were merged feed one another, ``details`` what was asked for with ``details=True``.
+    """
 
     template: Network
     weights: Mapping[str, NDArray[Any]]
     report: MergeReport
     read: tuple[Source, ...] = ()
+    flow: Flow | None = None
+    details: MergeDetails | None = None
 
     def save(self, path: str | os.PathLike[str], *, together: Publication | None = None) -> Path:
         """Write the merged model, whole or not at all; the first model's names, opset and metadata are kept.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmerge.api.merge import merge
+from onnxmerge.api.outcome import MergeResult
 from onnxmerge.errors import InputError
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.task_vectors.options import ParameterRule
@@ -20,13 +21,29 @@ from onnxmerge.pipeline.prepare import ModelSource
 
 
 def remade(recipe: str, parents: Sequence[ModelSource], operators: Path | None, given: Mapping[str, Any]) -> str:
-    """The digest of what merging again gives, as `read_network` has it.
+    """The digest of what `merged_again` gives."""
+    return digest_of(merged_again(recipe, parents, operators, given))
+
+
+def digest_of(model: ModelSource | MergeResult) -> str:
+    """The digest of a model, as `read_network` has it; of a merge that of the file that it would write."""
+    if not isinstance(model, MergeResult):
+        return read_network(model).sha256
+    with scratch_folder(Path(tempfile.gettempdir()), "onnxmerge-") as folder:
+        return read_network(model.save(folder / "again.onnx")).sha256
+
+
+def merged_again(
+    recipe: str, parents: Sequence[ModelSource], operators: Path | None, given: Mapping[str, Any], **how: Any
+) -> MergeResult:
+    """Merge as a recipe says.
 
     Args:
         recipe: ``onnxmerge.recipe`` of the model.
         parents: The models, in any order, and the base where there was one.
         operators: The file of operators, where there was one.
         given: The other arguments of `merge`: calibration, labels, tasks, vectors, inputs, image_options.
+        **how: Arguments of `merge` that change nothing of what it gives (details, progress).
 
     Raises:
         InputError: the recipe cannot be read, or a file that it names is not given.
@@ -53,11 +70,8 @@ def remade(recipe: str, parents: Sequence[ModelSource], operators: Path | None, 
         used |= {name: given[name] for name in ("tasks", "vectors") if given.get(name) is not None}
     if found.get("calibration") is None:
         used.pop("image_options", None)
-    result = merge(
-        [known[digest] for digest in wanted], base=None if base is None else known[base], options=options, **used
-    )
-    with scratch_folder(Path(tempfile.gettempdir()), "onnxmerge-") as folder:
-        return read_network(result.save(folder / "again.onnx")).sha256
+    start = None if base is None else known[base]
+    return merge([known[digest] for digest in wanted], base=start, options=options, **used, **how)
 
 
 def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:

@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": Entry(
         "onnxmerge.cli.inspect", "inspect", "Show which units are interchangeable, and which not and why."
     ),
+    "report": Entry("onnxmerge.cli.report", "report", "Show as a page how a model was merged, and what its units are."),
     "check": Entry("onnxmerge.cli.check", "check", "Hold a model to gates, for CI and before it ships."),
     "compare": Entry("onnxmerge.cli.compare", "compare", "Say how two files of one network differ."),
     "permute": Entry("onnxmerge.cli.permute", "permute", "Permute every group of a model: the function is the same."),

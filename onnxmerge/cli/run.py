@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from onnxmerge.api import merge, plan
-from onnxmerge.api.outcome import MergeReport
+from onnxmerge.api.outcome import MergeReport, MergeResult
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
@@ -20,6 +20,7 @@ from onnxmerge.cli.options import known_inputs, model_options, sample_options, s
 from onnxmerge.cli.own import base_methods, listed, own_method_options
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
 from onnxmerge.contracts import AUTO
+from onnxmerge.errors import UsageError
 from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import EFFORTS
@@ -198,6 +199,12 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     help="Write the summary as JSON; - prints it instead of the tables.",
 )
 @click.option(
+    "--report",
+    type=OutputFile(),
+    metavar="FILE.html",
+    help="Write a page that shows the merge: agreement, groups, layers, what was tried (docs/reports.md).",
+)
+@click.option(
     "--save-recipe",
     type=OutputFile(dash=True),
     metavar="FILE.yaml",
@@ -211,6 +218,7 @@ def run(
     /,
     models: tuple[str, ...],
     json_file: Path | None,
+    report: Path | None,
     save_recipe: Path | None,
     *,
     dry_run: bool,
@@ -226,6 +234,8 @@ def run(
     matched, and OUTPUT is either complete or untouched. A recipe (see docs/recipes.md) says all this in a file; options
     on the command line go before it.
     """
+    if dry_run and report is not None:
+        raise UsageError("--report shows a merge, and --dry-run makes none; leave one of them out")
     recipe = asked_for(context, models)
     note_files(context, recipe)
     data = recipe.calibration
@@ -248,10 +258,14 @@ def run(
                 "tasks": read_tasks(recipe.tasks),
                 "vectors": recipe.vectors,
             }
-            result = merge(recipe.models, **asked, progress=progress_bar, **inputs)
+            result = merge(recipe.models, **asked, progress=progress_bar, details=report is not None, **inputs)
             written = result.save(output, together=publication)
+            again = _again(context, result.report)
             told = {**result.report.to_dict(), "output": str(written)}
-            show = partial(print_merge, result.report, written, _again(context, result.report))
+            show = partial(print_merge, result.report, written, again)
+            if report is not None:
+                typed = shlex.join(["onnxmerge", "run", *context.meta[_WRITTEN]])
+                texts[report] = _page_text(result, written, again or typed)
         if json_file is not None:
             texts[json_file] = json.dumps(told, indent=1, default=str) + "\n"
         if save_recipe is not None:
@@ -263,6 +277,12 @@ def run(
         emit(texts[STANDARD_OUTPUT])
     elif not quiet:
         show()
+
+
+def _page_text(result: MergeResult, written: Path, command: str) -> str:
+    from onnxmerge.report.page import merge_page  # with its styles, which no other run needs
+
+    return merge_page(result, written.name, command)
 
 
 def _recipe_text(recipe: Recipe, file: Path) -> str:

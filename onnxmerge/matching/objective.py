@@ -60,11 +60,19 @@ class ObjectiveFunction:
 
     def __call__(self, perms: Mapping[str, Positions]) -> ModelSimilarity:
         """How alike the models are under ``perms``."""
-        order = {name: hashlib.blake2b(perm.tobytes(), digest_size=16).digest() for name, perm in perms.items()}
+        order = {name: _digest(perm) for name, perm in perms.items()}
         whole = tuple(sorted(order.items()))
         if whole not in self._matchings:
             self._matchings[whole] = _similarity(self.pair, perms, *self._sums(perms, order))
         return self._matchings[whole]
+
+    def by_unit(self, perms: Mapping[str, Positions]) -> dict[str, Floats]:
+        """The correlation of each unit's weight vector with its partner's, by space; those without a vector left out.
+
+        Units [units] stand in the order of the first model, flattened over their outer spaces.
+        """
+        sums, _ = self._sums(perms, {name: _digest(perm) for name, perm in perms.items()})
+        return {name: weight_similarity(into, "correlation")[0] for name, into in sums.items() if into.features}
 
     def _sums(self, perms: Mapping[str, Positions], order: Order) -> tuple[dict[str, UnitSums], float]:
         """Sums over the weight vectors of units and their partners, and the inner product of all matched weights."""
@@ -86,6 +94,10 @@ class ObjectiveFunction:
         return sums, inner_product
 
 
+def _digest(perm: Positions) -> bytes:
+    return hashlib.blake2b(perm.tobytes(), digest_size=16).digest()
+
+
 def _similarity(
     pair: PairOfModels, perms: Mapping[str, Positions], sums: Mapping[str, UnitSums], inner_product: float
 ) -> ModelSimilarity:
@@ -97,7 +109,7 @@ def _similarity(
             continue
         similarity = alpha * weight_similarity(into, "correlation")[0]
         if seen:
-            similarity += (1.0 - alpha) * _matched_activations(pair, name, perms)
+            similarity += (1.0 - alpha) * matched_activations(pair, name, perms)
         correlations += float(similarity.sum())
         means[name] = float(similarity.mean()) / share
     return ModelSimilarity(inner_product if pair.objective == "inner" else correlations, _with_outer(pair, means))
@@ -138,7 +150,7 @@ def _by_block(pair: PairOfModels) -> dict[int, list[Occurrence]]:
     return blocks
 
 
-def _matched_activations(pair: PairOfModels, name: str, perms: Mapping[str, Positions]) -> Floats:
+def matched_activations(pair: PairOfModels, name: str, perms: Mapping[str, Positions]) -> Floats:
     """The correlation of each composite unit's activations with those of its partner, [units]."""
     shape = composite_shape(name, pair.plan.spaces)
     partner = np.ravel_multi_index(composite_sources(name, pair.plan.spaces, perms), shape)

@@ -83,6 +83,17 @@ class UnitAlignment:
         total = np.sum([part @ own.T for part, own in zip(self.parts, flat, strict=True)], axis=0)
         return np.asarray(total.T, models[0].dtype).reshape(*models[0].shape[:-1], -1)
 
+    def of(self, model: int, array: NDArray[Any]) -> NDArray[Float]:
+        """One model's array [..., channels] in the merged units [..., units]: its own members' mean, nan for none."""
+        if self.parts is None:
+            return array
+        part = self.parts[model]
+        counted = part.sum(axis=1)
+        flat = array.reshape(-1, array.shape[-1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own = (part @ flat.T).T / np.where(counted > 0, counted, np.nan)
+        return np.asarray(own, array.dtype).reshape(*array.shape[:-1], -1)
+
 
 def align_units(
     layout: TensorLayout, channel: int, typing: Typing, matchings: Matchings, shares: Sequence[float]

@@ -1,0 +1,140 @@
+"""``report``: what a file says of how it was made, what its units are, and with its parents how that came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxmerge.api.check import check
+from onnxmerge.api.inspection import Inspection, inspect
+from onnxmerge.api.outcome import MergeResult
+from onnxmerge.api.reproduce import digest_of, merged_again
+from onnxmerge.calibration.sources import SourceSpec
+from onnxmerge.checking.provenance import RECIPE
+from onnxmerge.checking.report import CheckReport
+from onnxmerge.errors import InputError, OnnxmergeError, UsageError
+from onnxmerge.evaluation.labels import LabelSpec
+from onnxmerge.model.sample import SampleInput
+from onnxmerge.pipeline.job import Progress
+from onnxmerge.pipeline.prepare import ModelSource
+from onnxmerge.pipeline.tasks import TaskSpec
+from onnxmerge.text import said
+
+KEPT = "onnxmerge."
+"""What this program writes into ``metadata_props`` begins so."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelReport:
+    """What is known of a model.
+
+    ``metadata`` is what it says of how it was made, ``recipe`` the options among that. ``check`` is there where its
+    parents were given, ``merge`` where merging these again gave the same file; ``notes`` say why it is not.
+    """
+
+    model: str
+    inspection: Inspection
+    metadata: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    check: CheckReport | None = None
+    merge: MergeResult | None = None
+    notes: tuple[str, ...] = ()
+
+
+def describe(
+    model: ModelSource,
+    *,
+    parents: Sequence[ModelSource] = (),
+    data: SourceSpec | None = None,
+    labels: LabelSpec | None = None,
+    tasks: TaskSpec | None = None,
+    vectors: str | Path | None = None,
+    inputs: Mapping[str, SampleInput] | None = None,
+    operators: Path | None = None,
+    image_options: Mapping[str, Any] | None = None,
+    provider: str = "cpu",
+    progress: Progress | None = None,
+) -> ModelReport:
+    """Say what a file carries; with its parents hold it to them, and merge again to look at how it came about.
+
+    Args:
+        model: A path, or a model in memory.
+        parents: What it was merged from, and the base where there was one, in any order.
+        data: The calibration data that it was merged with.
+        labels: Labels of that data, where it was merged with some.
+        tasks: What these mean: see `evaluate`.
+        vectors: File of class vectors: see `evaluate`.
+        inputs: Shape or value of inputs: see `merge`.
+        operators: A file of signatures for operators of your own.
+        image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        progress: Makes progress displays; silent by default.
+
+    Raises:
+        InputError: a model or the data cannot be read.
+        UsageError: data without parents, which says nothing of a model alone.
+
+    """
+    if not parents and (data is not None or labels is not None):
+        raise UsageError("data compares a model with its parents: name them (--parents A.onnx --parents B.onnx)")
+    found = inspect(model, inputs=inputs, operators=operators, provider=provider)
+    template = found.prepared.models.template
+    metadata = {key: value for key, value in template.model.metadata_props.items() if key.startswith(KEPT)}
+    report = ModelReport(found.model, found, metadata, _recipe(metadata))
+    if not parents:
+        return report
+    given = {
+        "calibration": data,
+        "labels": labels,
+        "tasks": tasks,
+        "vectors": vectors,
+        "inputs": inputs,
+        "image_options": image_options,
+    }
+    base = report.recipe.get("base")
+    against = [parent for parent in parents if base is None or digest_of(parent) != base]
+    checked = check(
+        model,
+        against=against,
+        data=data,
+        inputs=inputs,
+        operators=operators,
+        image_options=image_options,
+        provider=provider,
+    )
+    merge: MergeResult | None = None
+    notes: tuple[str, ...] = ()
+    try:
+        merge = _same(template.sha256, metadata, parents, operators, given, progress)
+    except OnnxmergeError as error:
+        notes = (f"how the merge came about is not shown: {said(error)}",)
+    return replace(report, check=checked, merge=merge, notes=notes)
+
+
+def _recipe(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """The recipe in a model's metadata; nothing where there is none that can be read."""
+    try:
+        found = json.loads(metadata.get(RECIPE, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _same(
+    digest: str,
+    metadata: Mapping[str, str],
+    parents: Sequence[ModelSource],
+    operators: Path | None,
+    given: Mapping[str, Any],
+    progress: Progress | None,
+) -> MergeResult:
+    """The merge of the parents by the model's recipe. Raises InputError where it gives another file."""
+    if RECIPE not in metadata:
+        raise InputError("the model says nothing of how it was made; onnxmerge run --report shows it as it merges")
+    result = merged_again(metadata[RECIPE], parents, operators, given, details=True, progress=progress)
+    if digest_of(result) != digest:
+        raise InputError("merging again by its recipe gives another file, so that merge would say nothing of this one")
+    return result
