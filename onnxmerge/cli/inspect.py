@@ -11,8 +11,10 @@ import click
 from onnxmerge import api
 from onnxmerge.cli.files import InputFile, OutputFile, publishing
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.prepare import require
 from onnxmerge.report.console import print_explanation, print_inspection
+from onnxmerge.report.picture import PICTURES, pictured
 from onnxmerge.report.terminal import emit
 from onnxmerge.units.graph import SUFFIXES, graph_text
 
@@ -23,10 +25,11 @@ from onnxmerge.units.graph import SUFFIXES, graph_text
 @click.option("--explain", metavar="TENSOR", help="Say why each axis of a tensor is what it is.")
 @click.option(
     "--graph",
-    type=OutputFile(suffixes=SUFFIXES),
+    type=OutputFile(suffixes=(*SUFFIXES, *PICTURES)),
     metavar="FILE",
-    help="Write the unit graph (.graphml or .dot).",
+    help="Write the unit graph (.graphml, .dot), or a picture of how groups feed one another (.svg, .mmd: Mermaid).",
 )
+@click.option("--mermaid", is_flag=True, help="Print that picture for Mermaid, as READMEs show it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--all", "every", is_flag=True, help="List every group, without folding repeated blocks.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -41,6 +44,7 @@ def inspect(
     certify: bool,
     explain: str | None,
     graph: Path | None,
+    mermaid: bool,
     as_json: bool,
     every: bool,
     **settings: Any,
@@ -49,12 +53,16 @@ def inspect(
 
     With --certify the exit code is 3 if permuting the groups changes what the model computes.
     """
+    if mermaid and as_json:
+        raise UsageError("--mermaid and --json both print something else instead of the tables; leave one of them out")
     with publishing(context) as publication:
         found = api.inspect(model, certify=certify, inputs=known_inputs(settings.pop("inputs")), **settings)
         explained = None if explain is None else found.explain(explain)
         if graph is not None and (found.certificate is None or found.certificate.passed):
-            publication.write_text(graph, graph_text(found.unit_graph(), graph.suffix))
-    if as_json:
+            publication.write_text(graph, _graph(found, graph.suffix))
+    if mermaid:
+        emit(pictured(found.flow(), ".mmd"))
+    elif as_json:
         emit(json.dumps(found.to_dict(), indent=1))
     elif explained is None:
         print_inspection(found, every=every)
@@ -62,3 +70,8 @@ def inspect(
         print_explanation(explain, explained)
     if found.certificate is not None:
         require(found.certificate, found.model)
+
+
+def _graph(found: api.Inspection, suffix: str) -> str:
+    """What a file of this ending holds."""
+    return pictured(found.flow(), suffix) if suffix in PICTURES else graph_text(found.unit_graph(), suffix)

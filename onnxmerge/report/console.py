@@ -21,6 +21,9 @@ from onnxmerge.validation.coverage import Coverage
 
 _CHAIN = 8
 
+_BAR = 10
+"""Columns of a bar."""
+
 
 def print_merge(report: MergeReport, written: Path, again: str | None = None) -> None:
     """The summary of a merge: groups, similarities, what was chosen and proved, costs, stages, how to repeat it."""
@@ -70,6 +73,10 @@ def _print_groups(console: Terminal, groups: Sequence[GroupReport], heading: str
     table = Table(title=heading, title_justify="left", box=None)
     for title in ("group", "size", "varies with", "similarity before", "after"):
         table.add_column(title, justify="right" if title in ("size", "similarity before", "after") else "left")
+    bars = console.is_terminal and any(group.similarity_after is not None for group in groups)
+    if bars:  # for eyes alone: what reads a pipe has the number
+        table.add_column("")
+    full, rest = "#." if console.options.ascii_only else ("\u2588", "\u2591")
     for group in groups:
         table.add_row(
             group.id,
@@ -77,8 +84,17 @@ def _print_groups(console: Terminal, groups: Sequence[GroupReport], heading: str
             ", ".join(group.varies_with),
             _similarity(group.similarity_before),
             _similarity(group.similarity_after),
+            *([_bar(group.similarity_after, full, rest)] if bars else ()),
         )
     console.print(table)
+
+
+def _bar(value: float | None, full: str, rest: str) -> str:
+    """A similarity as a bar."""
+    if value is None:
+        return ""
+    length = round(_BAR * max(0.0, min(1.0, value)))
+    return full * length + rest * (_BAR - length)
 
 
 def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:

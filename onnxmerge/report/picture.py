@@ -14,6 +14,8 @@ from onnxmerge.report.styles import PICTURE
 from onnxmerge.text import clamped, printable
 from onnxmerge.units.flow import INPUT, OUTPUT, Flow, FlowGroup, Link
 
+PICTURES = (".svg", ".mmd")
+
 _LANE, _BOX, _ARC = 16, 212, 64
 """Widths: of a lane, of a box, and of the room for what passes by at its right."""
 
@@ -56,6 +58,11 @@ class _Layout:
     repeats: list[tuple[int, int, int]] = field(default_factory=list)
     shown: dict[str, _Place] = field(default_factory=dict)
     bottom: int = 0
+
+
+def pictured(flow: Flow, suffix: str) -> str:
+    """The picture as files of this ending hold it, one of ``PICTURES``, blocks that repeat folded."""
+    return svg(flow, alone=True) if suffix == ".svg" else mermaid(flow)
 
 
 def svg(flow: Flow, shades: Mapping[str, Shade] | None = None, *, folded: bool = True, alone: bool = False) -> str:
@@ -110,7 +117,7 @@ def mermaid(flow: Flow) -> str:
 def _in_mermaid(text: str) -> str:
     """Text inside a quoted label: whatever Mermaid or HTML could read is written as a code."""
     shown = clamped(printable(text), 2 * _LONGEST)
-    return "".join(each if each.isalnum() or each in " ._-/," else f"#{ord(each)};" for each in shown)
+    return "".join(each if each.isalnum() or each in " ._-/,()+\u00b7" else f"#{ord(each)};" for each in shown)
 
 
 def _laid_out(flow: Flow, *, folded: bool) -> _Layout:

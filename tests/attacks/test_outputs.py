@@ -155,7 +155,7 @@ COLLISIONS = (
     refused("permute", "permute", "a.onnx", "-o", "link.onnx", also=link),
     refused("permute by value", "permute", "a.onnx", "--input", "x:x.npy", "-o", "x.npy"),
     refused("graph", "inspect", "a.onnx", "--graph", "a.dot", also=graph),
-    refused("graph's ending", "inspect", "a.onnx", "--graph", "a.png", says=".graphml or .dot"),
+    refused("graph's ending", "inspect", "a.onnx", "--graph", "a.png", says=".dot or .svg"),
     refused("eval on data", *EVAL, "--json", "x.npy"),
     refused("eval on labels", *EVAL, "--json", "y.npy"),
     refused("eval on parent", *EVAL, "--parents", "a.onnx,b.onnx", "--json", "b.bin"),

@@ -168,6 +168,21 @@ def test_inspect_explains_and_exports(cli: Cli, digits: Path, tmp_path: Path) ->
     assert (tmp_path / "units.graphml").stat().st_size > 0
 
 
+@pytest.mark.parametrize(("name", "start"), [("u.svg", "<svg xmlns="), ("u.mmd", "flowchart TD\n"), ("u.dot", "graph")])
+def test_inspect_draws(cli: Cli, digits: Path, tmp_path: Path, name: str, start: str) -> None:
+    done = cli("inspect", digits / "a.onnx", "--graph", name, "--mermaid")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / name).read_text().startswith(start)
+    assert done.stdout.startswith("flowchart TD\n")
+    assert "similarity" not in done.stdout
+
+
+def test_inspect_prints_one_thing_at_a_time(cli: Cli, digits: Path) -> None:
+    done = cli("inspect", digits / "a.onnx", "--mermaid", "--json")
+    assert done.returncode == 2
+    assert "leave one of them out" in done.stderr
+
+
 def test_permute_writes_other_weights_of_the_same_function(cli: Cli, digits: Path, tmp_path: Path) -> None:
     done = cli("permute", digits / "a.onnx", "-o", "p.onnx", "--seed", 7)
     assert done.returncode == 0, done.stderr
