@@ -112,6 +112,10 @@ def check(
         "max_latency_ratio": max_latency_ratio,
     }
     _require_use(bounds, against=bool(against), data=data is not None, labels=labels is not None)
+    if not reproduce and labels is None and (tasks is not None or vectors is not None):
+        raise UsageError("tasks and class vectors say what labels mean: give these too (--labels)")
+    if not reproduce and not certify and operators is not None:
+        raise UsageError("signatures of operators (--operators) are for the certificate: ask for it (--certify)")
     held = _held_against(baseline)
     settings = Settings(
         **bounds,

@@ -59,12 +59,15 @@ def runtime(version: str) -> Target:
     """An ONNX Runtime by its version, such as 1.17 or 1.17.3. Raises UsageError for one that is not in the table."""
     versions: dict[str, Any] = _table(RUNTIME)["versions"]
     found = _VERSION.fullmatch(version)
-    row = versions.get(f"{int(found[1])}.{int(found[2])}") if found else None
+    number = f"{int(found[1])}.{int(found[2])}" if found else ""
+    row = versions.get(number)
     if row is None:
         first, *_, last = versions
         raise UsageError(f"--min-runtime {shown(version)}: expected a version from {first} to {last}, such as 1.17")
-    contributed: dict[str, frozenset[str] | None] = {"com.microsoft": None, "ai.onnx.ml": None}
-    return Target(f"{RUNTIME} {version}", (OLDEST_OPSET, row["opset"]), row["ir"], domains=contributed)
+    until = list(versions)[: list(versions).index(number) + 1]
+    own = frozenset(name for each in until for name in versions[each]["operators"])
+    domains: dict[str, frozenset[str] | None] = {"com.microsoft": own, "ai.onnx.ml": None}
+    return Target(f"{RUNTIME} {version}", (OLDEST_OPSET, row["opset"]), row["ir"], domains=domains)
 
 
 @cache

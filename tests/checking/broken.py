@@ -139,6 +139,11 @@ def own() -> onnx.ModelProto:
     return build(OWN, opset=17, ir_version=8, domains={"com.microsoft": 1}, check=False)
 
 
+def quick() -> onnx.ModelProto:
+    """A model with an operator that ONNX Runtime has since 1.14."""
+    return build(OWN.replace("Gelu", "QuickGelu"), opset=17, ir_version=8, domains={"com.microsoft": 1}, check=False)
+
+
 def labelled(parent: Callable[[], onnx.ModelProto], model: Callable[[], onnx.ModelProto], *options: object) -> Build:
     """A model against a parent that is always right, on data with labels."""
 
@@ -255,6 +260,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case("an operator that OpenVINO lacks", one(graph(DET), "--target", "openvino"), "portability.operators"),
     Case("an operator of another domain", one(own, "--target", "tensorrt"), "portability.operators"),
+    Case("an operator that an old runtime lacks", one(quick, "--min-runtime", "1.13"), "portability.operators"),
     # interface
     Case("an input renamed", against(lambda: mlp(RENAMED), mlp), "interface.parents"),
     Case("an output renamed", against(lambda: mlp(ANSWER), mlp), "interface.parents"),
@@ -427,6 +433,7 @@ GOOD: tuple[Case, ...] = (
     ),
     Case("two inputs", good(model=graph("(float[n,4] a, float[n,4] b) => (float[n,4] y) { y = Add(a, b) }")), None, 0),
     Case("an own operator where it is known", good("--target", "openvino", model=own), None, 0),
+    Case("an own operator where it is new", good("--min-runtime", "1.15", model=quick), None, 0),
     Case("a merge", merged(unchanged, "--reproduce"), None, 0),
     Case("a merge whose documentation was changed", merged(lambda model: setattr(model, "doc_string", "x")), None, 0),
     Case(
