@@ -6,12 +6,16 @@ import gc
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from onnxmerge.cli.main import ALLOCATIONS
 from tests.command_line import Cli, command_line
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("no clock")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -9,9 +9,7 @@ from onnxmerge.checking.finding import Layer
 from onnxmerge.checking.subject import Subject
 from onnxmerge.errors import InputError
 from onnxmerge.model.arrays import identical
-from onnxmerge.model.network import Network
 from onnxmerge.model.pair import pair
-from onnxmerge.types import Arrays
 
 
 def layers(subject: Subject) -> tuple[Layer, ...]:
@@ -23,24 +21,15 @@ def layers(subject: Subject) -> tuple[Layer, ...]:
 
 
 def _layers(subject: Subject) -> Iterator[Layer]:
-    own = subject.network.weights
-    theirs = [_counterparts(subject.network, parent) for parent in subject.parents]
-    # What several nodes share may stand in the certificate as several.
-    for name in dict.fromkeys([*own, *subject.layers]):
-        known = subject.layers.get(name) or Layer(name, tuple(own[name].shape), None, None)
-        found = [weights[name] for weights in theirs if name in weights] if name in own else []
-        if found:
-            known = replace(known, touched=not any(identical(own[name], each) for each in found))
-        yield known
-
-
-def _counterparts(network: Network, parent: Network) -> Arrays:
-    """The weights of a parent under the model's names.
-
-    Where they are one structure, what stands in the same place; else, as where heads were kept apart, what has the same
-    name.
-    """
     try:
-        return pair([network, parent]).weights[1]
+        models = pair([subject.network, *subject.parents]) if subject.parents else None
     except InputError:
-        return parent.weights
+        models = None
+    own = subject.network.weights if models is None else models.weights[0]
+    for name in own:
+        known = subject.layers.get(name) or Layer(name, tuple(own[name].shape), None, None)
+        if models is not None:
+            array = own[name]
+            touched = not any(identical(array, weights[name]) for weights in models.weights[1:])
+            known = replace(known, touched=touched)
+        yield known

@@ -16,7 +16,7 @@ import scipy
 from numpy.typing import NDArray
 
 from onnxmerge.matching.objective import ObjectiveFunction, matched_activations
-from onnxmerge.matching.similarity import ActivationSimilarity, PairOfModels
+from onnxmerge.matching.similarity import ActivationSimilarity, PairOfModels, known_activations
 from onnxmerge.types import Arrays, Floats, Positions
 from onnxmerge.units.groups import Group, Plan
 from onnxmerge.units.permutations import Permutations, composite, composite_shape, composite_sources, identity
@@ -76,9 +76,10 @@ def pairing(first: Projections, other: Projections, plan: Plan) -> Pairing:
 
 
 def unit_similarities(
-    plan: Plan, first: Arrays, other: Arrays, pairs: Pairing, known: ActivationSimilarity
+    plan: Plan, first: Arrays, other: Arrays, pairs: Pairing, seen: ActivationSimilarity
 ) -> dict[str, UnitSimilarity]:
-    """How alike matched units are, by space; ``known`` are the correlations of activations (`known_activations`)."""
+    """How alike matched units are, by space; ``seen`` are the correlations of activations, where there are any."""
+    known = known_activations(plan, seen)
     pair = PairOfModels(plan, first, other, known, dict.fromkeys(_matched(plan), 1.0))
     unmoved, measure = identity(plan.spaces), ObjectiveFunction(pair)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -95,12 +96,12 @@ def unit_similarities(
     return found
 
 
-def outer_similarities(plan: Plan, group: Group, known: ActivationSimilarity) -> Floats | None:
+def outer_similarities(plan: Plan, group: Group, seen: ActivationSimilarity) -> Floats | None:
     """How alike any two outer units of a group are (heads) [first's, other's]: each at the best order of its units.
 
     The mean over the spaces inside, by activations alone; None where none was seen, or there are too many.
     """
-    size = plan.spaces[group.root].size
+    size, known = plan.spaces[group.root].size, known_activations(plan, seen)
     found: list[Floats] = []
     for child in group.children[group.root] if 1 < size <= MOST_HEADS else ():
         inner = plan.spaces[child].size

@@ -20,6 +20,7 @@ from onnxmerge.matching.similarity import (
     weight_shares,
 )
 from onnxmerge.matching.sweeps import Sweeps
+from onnxmerge.types import Floats
 from onnxmerge.units.groups import Plan
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import Permutations, composite_shape
@@ -40,16 +41,18 @@ class MatchProblem:
     """Models of one structure. ``weights[m]`` are keyed by the first model's names and may be lazy.
 
     ``activations[m - 1]`` compares the first model with model m, ``together`` the units of all models, model after
-    model; without activations both are left out, and a space that is in neither was not seen. ``shares`` are the
-    models' shares in the merged units where these are not equal: a zip compares units by the neighbours that merging
-    will give them. ``widths`` says of how many merged units a zip makes plain spaces. ``cache_bytes`` bounds the memory
-    for initializers that are kept between sweeps, for each model.
+    model; without activations both are left out, and a space that is in neither was not seen. ``deviations`` are of the
+    units [n] of each model, by space, where they were seen. ``shares`` are the models' shares in the merged units where
+    these are not equal: a zip compares units by the neighbours that merging will give them. ``widths`` says of how many
+    merged units a zip makes plain spaces. ``cache_bytes`` bounds the memory for initializers that are kept between
+    sweeps, for each model.
     """
 
     typing: Typing
     weights: Sequence[Mapping[str, NDArray[Any]]]
     activations: Sequence[ActivationSimilarity] = ()
     together: ActivationSimilarity | None = None
+    deviations: Sequence[Mapping[str, Floats]] = ()
     shares: Sequence[float] | None = None
     widths: Widths = field(default_factory=dict)
     seed: int = 0

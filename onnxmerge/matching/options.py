@@ -51,6 +51,14 @@ class Zips(Rules):
         metadata=described("Share of its merges that a model may use up inside itself", least=0, most=1),
     )
 
+    zip_unit: str = field(
+        default="mean",
+        metadata=described(
+            "What a merged unit is: the mean of its members, or one of them for all (with --refine ls)",
+            words=("mean", "member"),
+        ),
+    )
+
     @property
     def rule(self) -> ZipRule:
         """What is merged with what."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxmerge.matching.cache import CachedWeights
+from onnxmerge.matching.exemplars import with_exemplars
 from onnxmerge.matching.method import (
     MatchProblem,
     MatchResult,
@@ -54,4 +55,9 @@ def zip_together(problem: MatchProblem, options: Zips, alpha: float) -> MatchRes
         found = zip_sweep(objective_of, start, roots, options.rule, rng=rng, max_sweeps=problem.max_sweeps)
         before = objective_of(unmoved)
     notes = notes_on(plan, shares, overrides, activations=compared)
-    return MatchResult(zipped=found.matching, searches=(search_of(found, before, started, notes),))
+    zipped = found.matching
+    if options.zip_unit == "member":
+        every = len(problem.weights)
+        equal = problem.shares or [1 / every] * every
+        zipped = with_exemplars(zipped, typing, cached, problem.deviations or [{}] * every, equal)
+    return MatchResult(zipped=zipped, searches=(search_of(found, before, started, notes),))

@@ -29,7 +29,6 @@ from onnxmerge.matching.matched_units import (
 )
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import overrides
-from onnxmerge.matching.similarity import known_activations
 from onnxmerge.merging.alike import equal
 from onnxmerge.merging.answer.answer import AS_IT_WAS, Answered
 from onnxmerge.merging.answer.meaning import Meaning
@@ -170,9 +169,9 @@ def _groups(job: Job, matched: MatchResult, measurements: Measurements, weights:
     found: list[dict[str, UnitSimilarity]] = []
     heads: list[dict[str, Floats]] = []
     for other, paired in enumerate(pairs, start=1):
-        known = known_activations(plan, {name: gram.correlation(0, other) for name, gram in grams.items()})
-        found.append(unit_similarities(plan, cached[0], cached[other], paired, known))
-        every = {root: outer_similarities(plan, group, known) for root, group in plan.groups.items()}
+        seen = {name: gram.correlation(0, other) for name, gram in grams.items()}
+        found.append(unit_similarities(plan, cached[0], cached[other], paired, seen))
+        every = {root: outer_similarities(plan, group, seen) for root, group in plan.groups.items()}
         heads.append({root: own for root, own in every.items() if own is not None})
     near = _to_parents(job, matched, plan, weights, cached)
     return tuple(

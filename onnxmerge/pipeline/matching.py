@@ -123,12 +123,18 @@ def match(job: Job, measurements: Measurements) -> MatchResult:
     if matcher.all_pairs:
         seen = [space for space, gram in grams.items() if gram.cross]
         together = LazyWeights(seen, lambda space: grams[space].correlations(len(weights)))
-        problem = replace(problem, together=together, shares=job.shares)
+        deviations = [LazyWeights(seen, _deviations(grams, model)) for model in range(len(weights))]
+        problem = replace(problem, together=together, shares=job.shares, deviations=deviations)
     else:
         activations = [LazyWeights(grams, _with_first(grams, other)) for other in range(1, len(weights))]
         problem = replace(problem, activations=activations)
     found = matcher(problem, options.own_of(matcher))
     return found if options.share == 1 else kept_apart(job, found, measurements.statistics)
+
+
+def _deviations(grams: Mapping[str, Gram], model: int) -> Callable[[str], NDArray[np.float64]]:
+    """The deviations of one model's units, by space."""
+    return lambda space: np.sqrt(grams[space].variance(model))
 
 
 def _with_first(grams: Mapping[str, Gram], other: int) -> Callable[[str], NDArray[np.float64]]:

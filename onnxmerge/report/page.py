@@ -23,11 +23,7 @@ from onnxmerge.report.merge_sections import merge_sections, network, short_names
 from onnxmerge.report.page_data import as_json
 from onnxmerge.report.section import Section
 from onnxmerge.report.styles import FRAME, PAGE, PICTURE, SCRIPT
-from onnxmerge.text import clamped
 from onnxmerge.version import __version__
-
-_LONGEST = 1000
-"""Characters of what a file says of itself under one key."""
 
 
 def merge_page(result: MergeResult, output: str, command: str) -> str:
@@ -91,7 +87,7 @@ def _model_cards(found: ModelReport) -> Iterator[tuple[str, str, str]]:
         yield "Verdict of check", outcome, counts
     if found.recipe:
         version = found.metadata.get("onnxmerge.version", "")
-        yield "Merged by", *_said(found.metadata.get("onnxmerge.method", "-"), f"onnxmerge {version}")
+        yield "Merged by", found.metadata.get("onnxmerge.method", "-"), f"onnxmerge {version}"
     yield "Network", f"{inspection.nodes:,} nodes", f"{len(inspection.groups):,} groups of units"
     yield "Free", f"{inspection.coverage.free_elements:.1%}", "of weight elements can be reordered"
 
@@ -110,16 +106,11 @@ def _carried(found: ModelReport) -> list[Section]:
     """What the file says of itself."""
     if not found.metadata:
         return []
-    rows = [_said(key.removeprefix(KEPT), value) for key, value in sorted(found.metadata.items()) if key != RECIPE]
-    options = [_said(key, value) for key, value in sorted(found.recipe.items()) if value not in (None, [], {})]
+    rows = [(key.removeprefix(KEPT), value) for key, value in sorted(found.metadata.items()) if key != RECIPE]
+    options = [(str(key), str(value)) for key, value in sorted(found.recipe.items()) if value not in (None, [], {})]
     body = table(("key", "value"), rows, "Metadata", long=(1,))
     if options:
         body += folded(
             "Every option of its recipe", table(("option", "value"), options, "Options of the recipe", long=(1,))
         )
     return [Section("carried", "What the file says of itself", body)]
-
-
-def _said(key: str, value: object) -> tuple[str, str]:
-    """An entry of a file's metadata, which may hold anything of any length."""
-    return clamped(key, _LONGEST), clamped(str(value), _LONGEST)

@@ -15,11 +15,11 @@ import scipy
 from numpy.typing import NDArray
 
 from onnxmerge.errors import StructureError
-from onnxmerge.types import Float, Positions
+from onnxmerge.types import Float, Floats, Positions
 from onnxmerge.units.layout import AxisBlock, Block, TensorLayout, Typing
 from onnxmerge.units.permutations import transport
 from onnxmerge.units.resize import resized_axes, resized_layout, resized_orders
-from onnxmerge.units.zips import Matchings, Zipped
+from onnxmerge.units.zips import Matchings, Zipped, position_counts
 
 
 def axis_orders(
@@ -104,9 +104,13 @@ def align_units(
     """
     zips = isinstance(matchings, Zipped)
     every: list[dict[int, Positions] | None]
+    axis = channel % len(layout.shape)
+    counts: list[Floats] = [np.ones(layout.shape[channel])] * len(shares)
     if isinstance(matchings, Zipped):
-        every = [zip_orders(layout, typing, matchings, model) for model in range(len(matchings.models))]
+        models = range(len(matchings.models))
+        every = [zip_orders(layout, typing, matchings, model) for model in models]
         sizes = resized_layout(layout, matchings.widths).shape
+        counts = [position_counts(layout, axis, matchings.counts_of(model)) for model in models]
     else:
         every = [axis_orders(layout, typing, each) for each in ({}, *matchings)]
         sizes = layout.shape
@@ -115,28 +119,29 @@ def align_units(
     for orders in every:
         if orders is None:
             return None
-        own = orders.pop(channel % len(layout.shape), None)
+        own = orders.pop(axis, None)
         if zips and orders:
             return None
         labels.append(own if own is None or zips else np.argsort(own))
         before.append(orders)
     still = all(own is None for own in labels)
-    parts = None if still else _parts(labels, layout.shape[channel], sizes[channel], shares)
+    weights = [share * own for share, own in zip(shares, counts, strict=True)]
+    parts = None if still else _parts(labels, sizes[channel], weights)
     return UnitAlignment(tuple(before), parts, tuple(shares))
 
 
 def _parts(
-    labels: Sequence[Positions | None], channels: int, units: int, shares: Sequence[float]
+    labels: Sequence[Positions | None], units: int, weights: Sequence[Floats]
 ) -> tuple[scipy.sparse.csr_array[Any], ...]:
     """For each model, what its channels count in the mean of each unit [units, channels].
 
-    ``labels[c]`` is the merged unit that channel c becomes part of; None: channel c itself.
+    ``labels[c]`` is the merged unit that channel c becomes part of (None: channel c itself), with ``weights[c]``.
     """
-    every = [(np.arange(channels) if own is None else own, share) for own, share in zip(labels, shares, strict=True)]
-    members = np.sum([share * np.bincount(own, minlength=units) for own, share in every], axis=0)
+    every = [(np.arange(own.size) if to is None else to, own) for to, own in zip(labels, weights, strict=True)]
+    members = np.sum([np.bincount(to, weights=own, minlength=units) for to, own in every], axis=0)
     return tuple(
-        scipy.sparse.csr_array((share / members[own], (own, np.arange(channels))), shape=(units, channels))
-        for own, share in every
+        scipy.sparse.csr_array((own / members[to], (to, np.arange(own.size))), shape=(units, own.size))
+        for to, own in every
     )
 
 

@@ -7,6 +7,9 @@ of members of each merged unit in all models (``width`` is n, or what ``Zipped.w
     merge_m = diag(1/N) U_m^T     a merged unit is the mean of its members,
     unmerge_m = U_m               each member reads the merged unit.
 
+Members may count differently in that mean (``Zipped.counts``): with c_m [n] what each counts, merge_m = diag(1/N)
+U_m^T diag(c_m), and N their sum. A member that counts 0 gives nothing, and those that read it read the merged unit.
+
 An axis that gives units is multiplied by merge_m, one that takes them in (``Typing.consumed``) by unmerge_m, and the
 models are added up (Stoica et al., ZipIt!, ICLR 2024, arXiv 2305.03053, section 4.2). Both add up members, so one
 operation serves for both; only what an entry is divided by differs: the members on the axes that give units, all of
@@ -39,10 +42,17 @@ class Zipped:
     """What a zip found: the projections of each model, the first included.
 
     ``widths`` says how many merged units a plain space has where that is not the number of a model's units.
+    ``counts[m]`` says of plain spaces what each unit [n] of model m counts in the mean of its merged unit; each counts
+    1 in a space that is absent, or of models that are.
     """
 
     models: tuple[Projections, ...]
     widths: Widths = field(default_factory=dict)
+    counts: tuple[Mapping[str, Floats], ...] = ()
+
+    def counts_of(self, model: int) -> Mapping[str, Floats]:
+        """What the units of one model count, by space."""
+        return self.counts[model] if self.counts else {}
 
 
 Matchings: TypeAlias = Sequence[Mapping[str, Positions]] | Zipped
@@ -64,11 +74,14 @@ def zipped(
     """
     merged = resized_layout(layout, zips.widths)
     sums = [np.zeros([axis.positions.size for axis in block.axes]) for block in merged.blocks]
-    for array, labels, share in zip(arrays, zips.models, shares, strict=True):
+    for model, (array, share) in enumerate(zip(arrays, shares, strict=True)):
         if share != 0:  # a mask's -inf must not turn into nan
             require_shape(array, layout)
             for index, block in enumerate(layout.blocks):
-                added = project(array, layout, block, typing.spaces, labels, widths=zips.widths)
+                content = _content(array, layout, block, typing.spaces)
+                for slot, counts in _counts(layout, block, typing, zips, model).items():
+                    content = content * along(counts, slots_of(block).index(slot), content.ndim)
+                added = _add_up(content, layout, block, typing.spaces, zips.models[model], widths=zips.widths)
                 sums[index] += share * added.reshape(sums[index].shape)
     out = np.zeros(merged.shape)
     spaces = resized_spaces(typing.spaces, zips.widths)
@@ -94,9 +107,7 @@ def project(
 
     With ``slots`` only those move; the others stay in the model's own order. ``widths`` are those of the zip.
     """
-    plain = len(layout.blocks) == 1 and covers(block, layout.shape)
-    content = array if plain else array[np.ix_(*(axis.positions.reshape(-1) for axis in block.axes))]
-    content = content.reshape(slot_sizes(block, spaces))
+    content = _content(array, layout, block, spaces)
     return _add_up(content, layout, block, spaces, labels, slots=slots, widths=widths or {})
 
 
@@ -116,19 +127,74 @@ def member_counts(
     giving = {
         slot
         for slot in slots_of(block)
-        if _moves(block, slot, spaces, zips.models[0])
-        and (layout.name, slot[0], _space(block, slot)) not in typing.consumed
-        and (slots is None or slot in slots)
+        if _gives(layout, block, slot, typing, zips) and (slots is None or slot in slots)
     }
     telling = giving | {outer for slot in giving for outer in bind(layout.name, block, slot, spaces)}
     every = zip(slots_of(block), slot_sizes(block, spaces), strict=True)
     sizes = [size if slot in telling else 1 for slot, size in every]
     moving = telling if slots is None else telling & set(slots)
-    counts = [
-        share * _add_up(np.ones(sizes), layout, block, spaces, labels, slots=moving, widths=zips.widths)
-        for labels, share in zip(zips.models, shares, strict=True)
-    ]
-    return np.asarray(np.sum(counts, axis=0))
+    found = []
+    for model, (labels, share) in enumerate(zip(zips.models, shares, strict=True)):
+        ones = np.ones(sizes)
+        for slot, own in _counts(layout, block, typing, zips, model).items():
+            if slot in giving:
+                ones = ones * along(own, slots_of(block).index(slot), len(sizes))
+        found.append(share * _add_up(ones, layout, block, spaces, labels, slots=moving, widths=zips.widths))
+    return np.asarray(np.sum(found, axis=0))
+
+
+def position_counts(layout: TensorLayout, axis: int, counts: Mapping[str, Floats]) -> Floats:
+    """What each position [size] of an axis counts that gives units."""
+    found = np.ones(layout.shape[axis])
+    for block in layout.blocks:
+        part = block.axes[axis]
+        for place, name in enumerate(part.spaces):
+            if name in counts:
+                found[part.positions] *= along(counts[name], place, part.positions.ndim)
+    return found
+
+
+def read_lengths(weights: Mapping[str, NDArray[Any]], typing: Typing, name: str) -> Floats:
+    """The length of all weights that take each unit [n] of a plain space in; what gives it where nothing does."""
+    found = {taken: np.zeros(typing.spaces[name].size) for taken in (True, False)}
+    for layout in typing.initializers.values():
+        for block in layout.blocks:
+            for index, slot in enumerate(slots_of(block)):
+                array = weights[layout.name] if _space(block, slot) == name else None
+                if array is None or array.dtype.kind != "f":
+                    continue
+                content = np.moveaxis(_content(array, layout, block, typing.spaces), index, 0)
+                rows = content.reshape(len(content), -1).astype(np.float64)
+                found[(layout.name, slot[0], name) in typing.consumed] += np.einsum("uf,uf->u", rows, rows)
+    lengths: Floats = np.sqrt(found[True] if found[True].any() else found[False])
+    return lengths
+
+
+def along(values: Floats, axis: int, ndim: int) -> Floats:
+    """Values [n] as an array of so many dimensions, along one of them."""
+    return values.reshape([-1 if each == axis else 1 for each in range(ndim)])
+
+
+def _content(array: NDArray[Any], layout: TensorLayout, block: Block, spaces: Mapping[str, Space]) -> NDArray[Any]:
+    """The block's content, one dimension for each slot."""
+    plain = len(layout.blocks) == 1 and covers(block, layout.shape)
+    content = array if plain else array[np.ix_(*(axis.positions.reshape(-1) for axis in block.axes))]
+    return content.reshape(slot_sizes(block, spaces))
+
+
+def _counts(layout: TensorLayout, block: Block, typing: Typing, zips: Zipped, model: int) -> dict[Slot, Floats]:
+    """What the units of a model count, at each slot that gives them."""
+    counts = zips.counts_of(model)
+    return {
+        slot: counts[_space(block, slot)]
+        for slot in slots_of(block)
+        if _space(block, slot) in counts and _gives(layout, block, slot, typing, zips)
+    }
+
+
+def _gives(layout: TensorLayout, block: Block, slot: Slot, typing: Typing, zips: Zipped) -> bool:
+    name = _space(block, slot)
+    return _moves(block, slot, typing.spaces, zips.models[0]) and (layout.name, slot[0], name) not in typing.consumed
 
 
 def slots_of(block: Block) -> list[Slot]:
@@ -148,7 +214,7 @@ def _add_up(
     spaces: Mapping[str, Space],
     labels: Projections,
     *,
-    slots: Collection[Slot] | None,
+    slots: Collection[Slot] | None = None,
     widths: Widths,
 ) -> Floats:
     """Add up the units of each slot by their labels, inner units first: their labels depend on the outer units."""

@@ -46,6 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "regmean": {"refine": "regmean"},
     "ls": {"refine": "ls"},
     "zipit ls": {"method": "zipit", "refine": "ls"},
+    "member ls": {"method": "zipit", "refine": "ls", "own": (("zip_unit", "member"),)},
 }
 """What is held to the law: matched by both, activations, weights or a zip; each repair and each refinement."""
 

@@ -140,7 +140,7 @@ def unsigned() -> onnx.ModelProto:
     return model
 
 
-FAST = ("mudsc-align", "rebasin", "zipit", "repair", "regmean", "ls")
+FAST = ("mudsc-align", "rebasin", "zipit", "repair", "regmean", "ls", "member ls")
 
 
 SMALL = [embedding, folded, kept, attention, branches, steps, unsigned]

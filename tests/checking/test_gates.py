@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import onnxmerge
 from onnxmerge.checking.formats.schema import Report
-from tests.checking.broken import CASES, GOOD, Case, mlp, saved, weights
+from tests.checking.broken import CASES, GOOD, Case, mlp, saved
 from tests.command_line import Cli
 
 
@@ -61,18 +60,6 @@ def test_parents_are_all_words_up_to_the_next_option(tmp_path: Path, cli: Cli) -
     ended = cli("check", "--against", "a.onnx", "m.onnx")
     assert ended.returncode == 2
     assert "in front of --against" in ended.stderr
-
-
-def test_layers_of_a_merge_with_heads_apart_are_listed_too(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a.onnx", "b.onnx")]
-    for seed, path in enumerate(paths):
-        saved(mlp(**{**weights(seed), "b": weights()["b"]}), tmp_path, path.name)
-    merged = onnxmerge.merge(paths, method="average", heads="separate", until="h", provider="cpu")
-    report = onnxmerge.check(merged.save(tmp_path / "m.onnx"), against=paths, certify=True)
-    touched = {layer.name: layer.touched for layer in report.layers}
-    assert set(touched) >= {"w", "b"}
-    assert (touched["w"], touched["b"]) == (True, False)
-    assert all(layer.free is not None for layer in report.layers)
 
 
 def test_names_of_cases() -> None:

@@ -8,9 +8,8 @@ import pytest
 
 import onnxmerge
 from onnxmerge import merge
-from onnxmerge.matching.matched_units import outer_similarities, pairing
-from onnxmerge.units.groups import Group, Plan, make_plan
-from onnxmerge.units.layout import Space
+from onnxmerge.matching.matched_units import pairing
+from onnxmerge.units.groups import make_plan
 from onnxmerge.units.permutations import identity, random_permutations
 from tests.axes.typed import typed
 from tests.graphs import build, normal
@@ -65,22 +64,3 @@ def test_means_are_those_of_the_search(method: str, kind: str) -> None:
     (told,) = found.report.groups
     assert np.mean(getattr(similarity, kind)) == pytest.approx(told.similarity_after)
     assert np.mean(getattr(similarity, f"{kind}_before")) == pytest.approx(told.similarity_before)
-
-
-def test_heads_are_compared_at_the_best_order_of_their_units() -> None:
-    spaces = {"h": Space("h", 3), "u": Space("u", 4, ("h",))}
-    group = Group("h", ("h", "u"), {"h": ("u",), "u": ()}, (), frozenset())
-    rng = np.random.default_rng(0)
-    heads, inner = rng.permutation(3), [rng.permutation(4) for _ in range(3)]
-    known = np.zeros((3, 4, 3, 4))
-    for head, other in enumerate(heads):
-        known[head, np.arange(4), other, inner[head]] = 0.8
-    found = outer_similarities(Plan(spaces, {"h": group}, {}), group, {"u": known.reshape(12, 12)})
-    assert found is not None
-    assert np.allclose(found, 0.8 * np.eye(3)[heads])
-
-
-def test_heads_of_which_nothing_was_seen() -> None:
-    group = Group("h", ("h", "u"), {"h": ("u",), "u": ()}, (), frozenset())
-    plan = Plan({"h": Space("h", 3), "u": Space("u", 4, ("h",))}, {"h": group}, {})
-    assert outer_similarities(plan, group, {}) is None

@@ -21,6 +21,7 @@ CHANGED: dict[str, Any] = {
     "objective": "inner",
     "zip_a": 0.3,
     "zip_b": 0.3,
+    "zip_unit": "member",
     "groups": (GroupRule("p0", pin=True),),
     "rotate": True,
 }
@@ -29,12 +30,12 @@ USED = {
     "rebasin": {"objective", "groups", "rotate"},
     "act-align": {"groups", "rotate"},
     "mudsc-align": {"alpha", "groups", "rotate"},
-    "zipit": {"zip_a", "zip_b", "groups"},
-    "weight-zip": {"zip_a", "zip_b", "groups"},
-    "mudsc-zip": {"alpha", "zip_a", "zip_b", "groups"},
+    "zipit": {"zip_a", "zip_b", "zip_unit", "groups"},
+    "weight-zip": {"zip_a", "zip_b", "zip_unit", "groups"},
+    "mudsc-zip": {"alpha", "zip_a", "zip_b", "zip_unit", "groups"},
     "c2m3": {"alpha", "groups", "rotate"},
     **{name: set() for name in TASK_VECTORS},
-    "auto": {"alpha", "zip_a", "zip_b", "groups", "rotate"},
+    "auto": {"alpha", "zip_a", "zip_b", "zip_unit", "groups", "rotate"},
 }
 
 

@@ -52,6 +52,32 @@ def test_merge_and_unmerge_matrices() -> None:
         np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=name)
 
 
+def test_members_that_count_differently() -> None:
+    """Only on the axes that give units: what a member counts does not change who reads the merged unit."""
+    typing = mlp()
+    one, two = (
+        normal(w1=(SIZE, 3), b=(SIZE,), w2=(2, SIZE), rec=(SIZE, SIZE), seed=seed, scale=1.0) for seed in (1, 2)
+    )
+    counts = [np.array([0, 2.0, 0, 0, 1]), np.array([0.5, 0, 1, 1, 0])]
+    total = np.bincount([*ONE, *TWO], np.concatenate(counts))
+    merge_one, merge_two = (
+        np.eye(SIZE)[to].T * own / np.where(total > 0, total, 1)[:, None]
+        for to, own in zip((ONE, TWO), counts, strict=True)
+    )
+    unmerge_one, unmerge_two = np.eye(SIZE)[ONE], np.eye(SIZE)[TWO]
+    wanted = {
+        "w1": merge_one @ one["w1"] + merge_two @ two["w1"],
+        "w2": (one["w2"] @ unmerge_one + two["w2"] @ unmerge_two) / 2,
+        "rec": merge_one @ one["rec"] @ unmerge_one + merge_two @ two["rec"] @ unmerge_two,
+    }
+    zips = Zipped(({"h": ONE}, {"h": TWO}), counts=tuple({"h": own} for own in counts))
+    for name, expected in wanted.items():
+        found = zipped([one[name], two[name]], typing.initializers[name], typing, zips, HALF)
+        np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=name)
+        labels = member_counts(typing.initializers[name], typing.initializers[name].blocks[0], typing, zips, HALF)
+        np.testing.assert_allclose(labels.reshape(-1), [1.0] if name == "w2" else total / 2, err_msg=name)
+
+
 def test_merge_and_unmerge_matrices_of_another_width() -> None:
     """Narrower: two of the first model's units meet two of the second's. Wider: all that is left alone stays apart."""
     typing = mlp()

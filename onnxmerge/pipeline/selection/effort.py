@@ -93,12 +93,11 @@ def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[Merge
     if not calibrated:
         return (replace(how, method="rebasin" if options.width is None else "weight-zip", refine="none"),)
     plain = replace(how, method="mudsc-align" if options.width is None else "zipit", refine="none")
-    solved = replace(how, method="zipit", refine="ls")
     if options.effort == "fast":
         return (plain,)
-    found = [plain, solved]
+    found = [plain, how.by("zipit", "ls", zip_unit="member")]
     if options.width is None:
-        found.append(replace(how, method="average", refine="ls"))  # fine-tunes of one base need no matching
+        found.append(how.by("average", "ls"))  # fine-tunes of one base need no matching
     if options.effort == "balanced":
         return tuple(found)
     for name, matcher in MATCHERS.items():
@@ -107,6 +106,8 @@ def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[Merge
         refinements = [each.name for each in REFINEMENTS.values() if not (each.one_to_one and matcher.zips)]
         found += [how.by(name, "none", **numbers) for numbers in _numbers(matcher)]
         found += [how.by(name, refine) for refine in refinements]
+        if "zip_unit" in matcher.option_names:
+            found.append(how.by(name, "ls", zip_unit="member"))
     return tuple(dict.fromkeys(found))
 
 
