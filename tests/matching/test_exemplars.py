@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from onnxmerge.matching.exemplars import with_exemplars
 from onnxmerge.units.layout import Space, Typing
@@ -19,13 +21,18 @@ def mlp() -> Typing:
     return replace(typed([Space("h", 3)], tensors), consumed=frozenset({("w2", 1, "h")}))
 
 
-def weights(*lengths: float) -> dict[str, np.ndarray]:
+Weights = dict[str, NDArray[np.float32]]
+Lengths = tuple[float, float, float]
+Seen = dict[str, list[float]]
+
+
+def weights(*lengths: float) -> Weights:
     """Units that are read with weights of these lengths."""
     read = np.array([lengths, np.zeros(3)], np.float32)
     return {"w1": np.ones((3, 4), np.float32), "b": np.ones(3, np.float32), "w2": read}
 
 
-CASES = {
+CASES: dict[str, Any] = {
     "read with the largest weights": ((1, 3, 2), (2, 1, 3), {}, {}, [[0, 1, 1], [0, 0, 1]]),
     "the first of equals": ((1, 1, 1), (1, 1, 1), {}, {}, [[1, 0, 1], [0, 0, 1]]),
     "that the data moves most": ((1, 1, 1), (1, 1, 1), {"h": [1, 2, 0]}, {"h": [1, 1, 1]}, [[0, 1, 0], [0, 1, 1]]),
@@ -35,7 +42,9 @@ CASES = {
 
 
 @pytest.mark.parametrize(("one", "two", "moves", "others", "expected"), CASES.values(), ids=CASES)
-def test_one_member_stands_for_the_others(one, two, moves, others, expected) -> None:  # type: ignore[no-untyped-def]
+def test_one_member_stands_for_the_others(
+    one: Lengths, two: Lengths, moves: Seen, others: Seen, expected: list[list[float]]
+) -> None:
     seen = [{name: np.array(own, float) for name, own in each.items()} for each in (moves, others)]
     found = with_exemplars(ZIPS, mlp(), [weights(*one), weights(*two)], seen, [0.5, 0.5])
     assert [own["h"].tolist() for own in found.counts] == expected
