@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.batches import each, grouped, takes_batches
+from onnxmerge.calibration.batches import grouped, takes_batches
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.model.lazy_weights import Overlay
@@ -220,13 +220,13 @@ def settle(
     changed: dict[str, NDArray[Any]] = {}
     current = Overlay(weights, changed)
     for level in levels(model.graph, probes):
-        changed.update(fold(current, measure(model, current, level, each(source), provider=provider)))
+        changed.update(fold(current, measure(model, current, level, source, provider=provider)))
     return changed
 
 
 def measured_batches(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
     """The batches in which all networks of one interface are measured, the merged one and its parents."""
-    return grouped(model, source) if takes_batches(model, source) else each(source)
+    return grouped(model, source) if takes_batches(model, source) else iter(source)
 
 
 def levels(graph: ir.Graph, probes: Sequence[Probe]) -> list[list[Probe]]:

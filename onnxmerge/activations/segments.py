@@ -17,7 +17,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
-from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.session import open_session, run
@@ -124,7 +123,7 @@ def _size(arrays: Arrays) -> int:
 def feeds(source: CalibrationSource, relays: Sequence[Relay], batches: int) -> Iterator[Arrays]:
     """The calibration batches; empty ones where every network goes on from what was kept."""
     if any(relay.missing(batches) for relay in relays):
-        yield from each(source)
+        yield from source
     else:
         yield from ({} for _ in range(batches))
 

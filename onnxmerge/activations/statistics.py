@@ -175,7 +175,7 @@ def measure_statistics(
         for done, batch in enumerate(source, start=1):
             accumulators.add(run(session, _feeds(batch, inputs, max_positions)))
             if progress is not None:
-                progress(done, source.batches)
+                progress(done, len(source.sizes))
         if not done:
             raise InputError("the calibration source gave no batch; it needs at least one sample")
     return accumulators.finish()

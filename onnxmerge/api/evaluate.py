@@ -11,7 +11,7 @@ from typing import Any, get_args
 from onnxmerge.api.evaluated_models import Evaluable, EvaluatedModel, evaluated_model, named, plain_average
 from onnxmerge.api.evaluation_result import Baseline, EvaluationResult, ModelScores
 from onnxmerge.calibration.progress import Report
-from onnxmerge.calibration.sources import BATCH_SIZE, CalibrationSource, SourceSpec, open_source
+from onnxmerge.calibration.sources import BATCH_SIZE, OpenedSource, SourceSpec, open_source
 from onnxmerge.errors import UsageError
 from onnxmerge.evaluation.candidate import free_batch
 from onnxmerge.evaluation.ensemble import how_mild
@@ -151,7 +151,7 @@ class _Seen:
 def _stream(
     evaluated: Sequence[EvaluatedModel],
     tasks: Sequence[Task],
-    source: CalibrationSource,
+    source: OpenedSource,
     scorer: Callable[[], Scorer],
     asked: Mapping[str, Meaning],
     report: Report,

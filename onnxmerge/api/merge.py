@@ -19,7 +19,7 @@ from onnxmerge.merging.answer.meaning import asked_meanings
 from onnxmerge.model.precision import halved
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
-from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_merge
+from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_merge, read_data
 from onnxmerge.pipeline.details import details_of
 from onnxmerge.pipeline.job import Progress, silent
 from onnxmerge.pipeline.matching import measured
@@ -88,6 +88,7 @@ def merge(
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=labels is not None)
     prepared_merge = prepare_merge(models, given, every[0], progress or silent)
+    read_data(prepared_merge)
     parents, clock = prepared_merge.parents, prepared_merge.clock
     asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
     known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)

@@ -60,7 +60,7 @@ def report_of(
         rules=options.groups,
         seed=options.seed,
         repair=result.repaired,
-        batches=None if source is None else source.batches,
+        batches=None if source is None else len(source.sizes),
         calibration=None if source is None else source.digest(),
         heads=None
         if apart is None

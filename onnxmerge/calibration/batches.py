@@ -18,32 +18,19 @@ TOO_FEW = 64
 """A network that takes only batches smaller than this is measured layer by layer, with settled statistics."""
 
 
-def each(source: CalibrationSource) -> Iterator[Arrays]:
-    """The source's batches, from the start."""
-    yield from source
-
-
-def count(source: CalibrationSource) -> int:
-    """How many batches a pass over the source gives."""
-    return sum(1 for _ in each(source)) if source.batches is None else source.batches
-
-
 def takes_batches(model: ir.Model, source: CalibrationSource) -> bool:
     """Whether batches of at least TOO_FEW samples get through the network (fixed batch sizes are often 1)."""
-    if _stackable(model):
-        return True
-    first = next(each(source), {})
-    return max((array.shape[0] for array in first.values() if array.ndim > 0), default=0) >= TOO_FEW
+    return _stackable(model) or next(iter(source.sizes), 0) >= TOO_FEW
 
 
 def grouped(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
     """The source's batches, neighbours of equal shape put together to at least ENOUGH samples (the last of all too)."""
     if not _stackable(model):
-        yield from each(source)
+        yield from source
         return
     held: list[Arrays] = []  # a small remainder goes with the batch before it: a handful of samples has no variance
     pending: list[Arrays] = []
-    for batch in each(source):
+    for batch in source:
         before = (pending or held)[-1:]
         if before and _widths(before[0]) != _widths(batch):
             yield from _joined([*held, *pending])

@@ -48,7 +48,8 @@ _LOCAL_HEADER = "<4s5H3L2H"
 class Chunks:
     """Feeds that can be produced again and again, checked and in the inputs' dtypes.
 
-    ``rows`` is the number of samples in all, where it is known beforehand. ``origin`` names the data in messages.
+    ``rows`` is the number of samples in all, where it is known beforehand, and ``between`` gives those from one place
+    up to another as one feed, where that takes no reading of the others. ``origin`` names the data in messages.
     ``endless`` says that a program gives the data, which may never stop, ``images`` that it was made from images.
     ``notes`` are what the user should know, added (as keys) as data is read.
     """
@@ -56,9 +57,29 @@ class Chunks:
     origin: str
     start: Callable[[], Iterator[Feed]]
     rows: int | None = None
+    between: Callable[[int, int], Feed] | None = None
     endless: bool = False
     images: bool = False
     notes: dict[str, None] = field(default_factory=dict)
+
+
+def rows(feed: Mapping[str, Array]) -> int:
+    """The number of samples in a feed whose first axis is the batch."""
+    return max((len(array) for array in feed.values() if array.ndim), default=1)
+
+
+def nbytes(feed: Mapping[str, Array]) -> int:
+    """The bytes that keeping a feed takes: none for what lies in a file that is mapped into memory."""
+    return sum(0 if _is_mapped(array) else array.nbytes for array in feed.values())
+
+
+def _is_mapped(array: Array) -> bool:
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            return True
+        base = base.base
+    return False
 
 
 class _Column(Protocol):
@@ -245,8 +266,9 @@ def array_chunks(arrays: Mapping[str, Array], specs: Sequence[InputSpec], origin
     named = {str(name): np.asarray(array) for name, array in arrays.items()}
     chosen = select(tuple(named), specs, origin)
     columns: dict[str, _Column] = {name: _InMemory(named[key]) for name, key in chosen.items()}
-    rows = _check_columns(columns, specs, origin, batched=batched)
-    return Chunks(origin, lambda: _read(columns, specs, origin, batched=batched), rows)
+    count = _check_columns(columns, specs, origin, batched=batched)
+    between = _between(columns, specs, origin) if batched else None
+    return Chunks(origin, lambda: _read(columns, specs, origin, batched=batched), count, between)
 
 
 def file_chunks(path: Path, specs: Sequence[InputSpec], *, batched: bool) -> Chunks:
@@ -258,13 +280,13 @@ def file_chunks(path: Path, specs: Sequence[InputSpec], *, batched: bool) -> Chu
     """
     notes: dict[str, None] = {}
     columns = _file_columns(path, specs, notes)
-    rows = _check_columns(columns, specs, named(path), batched=batched)
+    count = _check_columns(columns, specs, named(path), batched=batched)
 
     def start() -> Iterator[Feed]:
         with naming(path):
             yield from _read(columns, specs, named(path), batched=batched)
 
-    return Chunks(named(path), start, rows, notes=notes)
+    return Chunks(named(path), start, count, _between(columns, specs, named(path)) if batched else None, notes=notes)
 
 
 def folder_chunks(folder: Path, files: Sequence[Path], specs: Sequence[InputSpec], *, batched: bool) -> Chunks:
@@ -302,6 +324,21 @@ def _check_columns(
         return None
     check_rows(rows, origin)
     return next(iter(rows.values()))
+
+
+def _between(
+    columns: Mapping[str, _Column], specs: Sequence[InputSpec], origin: str
+) -> Callable[[int, int], Feed] | None:
+    """Samples by their places, where no array must be unpacked from its start."""
+    arrays = {name: column.array for name, column in columns.items() if isinstance(column, _InMemory)}
+    if len(arrays) < len(columns) or any(_lacks_batch(columns[spec.name], spec) for spec in specs):
+        return None
+
+    def between(first: int, last: int) -> Feed:
+        part = {name: array[first:last] for name, array in arrays.items()}
+        return conform_all(part, specs, origin, batched=True, first=first)
+
+    return between
 
 
 def _read(columns: Mapping[str, _Column], specs: Sequence[InputSpec], origin: str, *, batched: bool) -> Iterator[Feed]:

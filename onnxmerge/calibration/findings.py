@@ -38,15 +38,19 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Of a pass: feeds and samples, and whether it was ``stopped`` before the data's end.
+    """Of a pass: the samples in each feed, and whether it was ``stopped`` before the data's end.
 
     ``constant``: every sample is equal to the first; ``zero``: all values are zero; of all inputs together.
     """
 
-    batches: int
-    rows: int
+    sizes: tuple[int, ...]
     stopped: bool
     seen: Mapping[str, Seen]
+
+    @property
+    def rows(self) -> int:
+        """The samples of all feeds."""
+        return sum(self.sizes)
 
     @property
     def constant(self) -> bool:

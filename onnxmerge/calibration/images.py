@@ -138,7 +138,14 @@ def image_chunks(
         for path in chosen:
             yield conform_all({recipe.spec.name: recipe.load(path)}, specs, str(path), batched=True)
 
-    return Chunks(named(folder), start, count, images=True)
+    def between(first: int, last: int) -> Feed:
+        name = recipe.spec.name
+        several = [
+            conform_all({name: recipe.load(path)}, specs, str(path), batched=True) for path in chosen[first:last]
+        ]
+        return {name: np.concatenate([own[name] for own in several])}
+
+    return Chunks(named(folder), start, count, between, images=True)
 
 
 def _settle(specs: Sequence[InputSpec], options: ImageOptions, folder: Path) -> _Recipe:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.chunks import Feed, naming, read_npy
+from onnxmerge.calibration.chunks import Feed, naming, read_npy, rows
 from onnxmerge.calibration.sources import OpenedSource, SourceSpec, open_source
 from onnxmerge.calibration.specs import InputSpec, check_shape, conform, is_batched
 from onnxmerge.errors import InputError, UsageError
@@ -52,20 +52,28 @@ class Completed:
     values: Mapping[str, NDArray[Any]]
 
     @property
-    def batches(self) -> int | None:
-        """How many feeds a pass gives, where known."""
-        return self.source.batches
+    def sizes(self) -> Sequence[int]:
+        """The samples in each feed."""
+        least = 0 if is_batched(self.inputs) else rows(self.values)
+        return [max(size, least) for size in self.source.sizes]
 
     def __iter__(self) -> Iterator[Feed]:
         """Begin a pass."""
-        batched = is_batched(self.inputs)
-        for feed in self.source:
-            rows = len(next(iter(feed.values()))) if batched else 1
-            found = {}
-            for spec in self.inputs:
-                value = self.values.get(spec.name)
-                found[spec.name] = feed[spec.name] if value is None else np.repeat(value, rows, 0) if batched else value
-            yield found
+        return map(self._whole, self.source)
+
+    def at(self, places: Sequence[int]) -> Iterator[Feed]:
+        """The feeds at these places, in rising order."""
+        return map(self._whole, self.source.at(places))
+
+    def _whole(self, feed: Feed) -> Feed:
+        batched, found = is_batched(self.inputs), Feed()
+        for spec in self.inputs:
+            value = self.values.get(spec.name)
+            if value is None:
+                found[spec.name] = feed[spec.name]
+            else:
+                found[spec.name] = np.repeat(value, rows(feed), 0) if batched else value
+        return found
 
     def digest(self) -> str:
         """SHA-256 of the data and of the values that go with it."""

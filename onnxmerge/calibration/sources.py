@@ -1,20 +1,32 @@
 """Where calibration data comes from: one interface over arrays, files, folders, images and readers.
 
-A source is a value that can be iterated any number of times, since statistics and repair need several passes. Every
-iteration has a position of its own. Data is unlabelled and may be anything the model can run on.
+A source is a value: it can be iterated any number of times, since statistics and repair need several passes, it knows
+how many samples each of its feeds has, and gives some of them by their places. Every iteration has a position of its
+own. What is read is kept as long as there is room, so most data is read and decoded once. Data is unlabelled and may be
+anything the model can run on.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from onnxmerge.calibration.chunks import ARRAY_SUFFIXES, Chunks, Feed, array_chunks, file_chunks, folder_chunks
+from onnxmerge.calibration.chunks import (
+    ARRAY_SUFFIXES,
+    Chunks,
+    Feed,
+    array_chunks,
+    file_chunks,
+    folder_chunks,
+    nbytes,
+    rows,
+)
 from onnxmerge.calibration.findings import Findings, Seen
 from onnxmerge.calibration.foreign import Foreign
 from onnxmerge.calibration.images import IMAGE_SUFFIXES, ImageOptions, Layout, image_chunks
@@ -22,6 +34,7 @@ from onnxmerge.calibration.readers import Reader, is_script, reader_chunks, scri
 from onnxmerge.calibration.specs import InputSpec, fixed_batch, is_batched
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import is_folder, named, require_file
+from onnxmerge.memory import memory_budget
 from onnxmerge.types import Array
 
 BATCH_SIZE = 64
@@ -35,21 +48,37 @@ SourceSpec = (
 )
 
 
+KEPT = 1 << 28
+"""Bytes of feeds that are kept for the next pass at most, where a job makes several."""
+
+KEPT_SHARE = 8
+"""And at most so small a part of the memory that may be taken."""
+
+
 class CalibrationSource(Protocol):
     """Feeds for a model, {input: array}: each iteration is a pass over the same data."""
 
     @property
-    def batches(self) -> int | None:
-        """How many feeds a pass gives, where known."""
+    def sizes(self) -> Sequence[int]:
+        """The samples in each feed. Where that is not known without reading the data, it is read."""
         ...
 
     def __iter__(self) -> Iterator[Feed]:
         """Begin a pass at the first sample; passes may overlap."""
         ...
 
+    def at(self, places: Sequence[int]) -> Iterator[Feed]:
+        """The feeds at these places, in rising order; no others are read where the data can be had by its place."""
+        ...
+
     def digest(self) -> str:
         """SHA-256 (hex) of the data that a pass uses."""
         ...
+
+
+def room_for_feeds() -> int:
+    """Bytes of feeds that a job may keep."""
+    return min(KEPT, memory_budget() // KEPT_SHARE)
 
 
 def open_source(
@@ -63,6 +92,7 @@ def open_source(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     layout: Layout | None = None,
+    room: int = 0,
 ) -> OpenedSource:
     """A source for a model with these ``inputs``.
 
@@ -74,6 +104,7 @@ def open_source(
     is read up to ``endless`` samples.
 
     ``image_size`` (side, or height and width), ``mean``, ``std`` and ``layout`` are for images: see `ImageOptions`.
+    Feeds are kept as they are read, up to ``room`` bytes of them, and not read again.
 
     Raises:
         InputError: the data cannot be read or is not what the model takes. Also raised later, as it is read.
@@ -97,7 +128,7 @@ def open_source(
         )
     fixed = fixed_batch(inputs) if batched else None
     size_at_once, exact = fixed or batch_size, fixed is not None
-    return OpenedSource(chunks, batched=batched, size=size_at_once, exact=exact, samples=samples, endless=endless)
+    return OpenedSource(chunks, batched, size_at_once, exact, samples, endless, room)
 
 
 def _chunks(
@@ -140,9 +171,9 @@ def _path_chunks(
 
 @dataclass(slots=True, eq=False)
 class OpenedSource:
-    """Cuts chunks into batches. The data is hashed during the first whole pass.
+    """Cuts chunks into batches, and keeps as many as there is ``room`` for, in bytes.
 
-    ``found`` is what that pass found out: None before.
+    The data is hashed during the first whole pass. ``found`` is what that pass found out: None before.
     """
 
     chunks: Chunks
@@ -151,32 +182,49 @@ class OpenedSource:
     exact: bool
     samples: int | None
     endless: int
+    room: int = 0
     found: Findings | None = None
+    _kept: dict[int, Feed] = field(default_factory=dict)
+    _open: tuple[int, Iterator[Feed]] | None = None
+    """A reading that was begun, and the place of the feed that comes next: whoever wants that one goes on with it."""
+    _stopped: bool = False
 
     @property
     def batches(self) -> int | None:
-        """How many feeds a pass gives, where known."""
-        if self.found is not None or self.chunks.rows is None:
-            return None if self.found is None else self.found.batches
-        rows = self.chunks.rows if self.samples is None else min(self.samples, self.chunks.rows)
-        return rows // self.size if self.exact else -(-rows // self.size)
+        """How many feeds a pass gives, where that is known without reading the data."""
+        return None if (sizes := self._known_sizes()) is None else len(sizes)
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The samples in each feed; the data is read where that is not known."""
+        known = self._known_sizes()
+        return self.findings().sizes if known is None else known
 
     def __iter__(self) -> Iterator[Feed]:
         """Begin a pass. Raises InputError at its end where it gave nothing."""
-        pass_ = _Pass()
         seen = None if self.found is not None else defaultdict[str, Seen](Seen)
-        batches = rows = 0
-        for feed in self._cut(pass_):
-            batches, rows = batches + 1, rows + max((len(array) for array in feed.values() if array.ndim), default=1)
+        sizes: list[int] = []
+        for feed in self._feeds():
+            sizes.append(rows(feed))
             if seen is not None:
                 for name, array in feed.items():
                     seen[name].update(array, rows=self.batched)
             yield feed
-        if not batches:
-            held = f"fewer than the {self.size} samples that the model takes at once" if self.exact else "no samples"
-            raise InputError(f"{self.chunks.origin}: holds {held}")
+        if not sizes:
+            raise self._nothing()
         if seen is not None:
-            self.found = Findings(batches, rows, pass_.stopped, seen)
+            self.found = Findings(tuple(sizes), self._stopped, seen)
+
+    def at(self, places: Sequence[int]) -> Iterator[Feed]:
+        """The feeds at these places, in rising order."""
+        if self.chunks.between is not None:
+            for place in places:
+                yield from islice(self._feeds(place), 1)
+        elif places:
+            wanted = frozenset(places)
+            for place, feed in enumerate(islice(self._feeds(), max(places) + 1)):
+                if place in wanted:
+                    yield feed
 
     def digest(self) -> str:
         """SHA-256 (hex) of the data that a pass uses."""
@@ -201,20 +249,78 @@ class OpenedSource:
             told.append(f"{origin}: {found.rows:,} samples, {what}: they say nothing about which units are alike")
         return told
 
-    def _cut(self, pass_: _Pass) -> Iterator[Feed]:
-        """Batches of one pass. Rows of another shape (a longer recording) begin another batch."""
+    def _known_sizes(self) -> tuple[int, ...] | None:
+        if self.found is not None or self.chunks.rows is None:
+            return None if self.found is None else self.found.sizes
+        samples = self.chunks.rows if self.samples is None else min(self.samples, self.chunks.rows)
+        whole, rest = divmod(samples, self.size)
+        sizes = (self.size,) * whole + ((rest,) if rest and not self.exact else ())
+        if not sizes:
+            raise self._nothing()
+        return sizes
+
+    def _nothing(self) -> InputError:
+        held = f"fewer than the {self.size} samples that the model takes at once" if self.exact else "no samples"
+        return InputError(f"{self.chunks.origin}: holds {held}")
+
+    def _feeds(self, place: int = 0) -> Iterator[Feed]:
+        """The feeds from one on: those that are kept, and those that a reading gives."""
+        own: tuple[int, Iterator[Feed]] | None = None
+        while self.found is None or place < len(self.found.sizes):
+            feed = self._kept.get(place)
+            if feed is None:
+                if own is None or own[0] != place:
+                    own, self._open = self._open, None
+                if own is None or own[0] != place:
+                    own = place, self._cut(place)
+                feed = next(own[1], None)
+                if feed is None:
+                    return
+                own = place + 1, own[1]
+                if self._keep(place, feed):
+                    self._open, own = own, None
+            place += 1
+            yield feed
+
+    def _keep(self, place: int, feed: Feed) -> bool:
+        """Keep a feed if there is room for it.
+
+        Where the data can be had by its place and does not fit in whole, the first pass would fill the room with what
+        comes first: it is left to those that want some of the data again and again.
+        """
+        size = nbytes(feed)
+        if size > self.room:
+            return False
+        if self.found is None and self.chunks.between is not None and size * len(self.sizes) > self.room:
+            return False
+        self.room -= size
+        self._kept[place] = feed
+        return True
+
+    def _cut(self, first: int) -> Iterator[Feed]:
+        """The batches of one reading from number ``first`` on."""
+        if self.chunks.between is None:
+            yield from islice(self._batches(), first, None)
+            return
+        place = first * self.size
+        for size in (self._known_sizes() or ())[first:]:
+            yield self.chunks.between(place, place + size)
+            place += size
+
+    def _batches(self) -> Iterator[Feed]:
+        """Batches of one reading. Rows of another shape (a longer recording) begin another batch."""
         if not self.batched:
-            yield from self._taken(pass_)
+            yield from self._taken()
             return
         held: list[Feed] = []
         count = 0
-        for chunk in self._taken(pass_):
+        for chunk in self._taken():
             if held and _trailing(held[0]) != _trailing(chunk):
                 yield from self._rest(held)
                 held, count = [], 0
-            first, rows = 0, _rows(chunk)
-            while first < rows:
-                take = min(rows - first, self.size - count)
+            first, length = 0, _length(chunk)
+            while first < length:
+                take = min(length - first, self.size - count)
                 held.append({name: array[first : first + take] for name, array in chunk.items()})
                 first, count = first + take, count + take
                 if count == self.size:
@@ -222,19 +328,19 @@ class OpenedSource:
                     held, count = [], 0
         yield from self._rest(held)
 
-    def _taken(self, pass_: _Pass) -> Iterator[Feed]:
-        """Chunks of one pass, up to as many samples as are wanted; a chunk without any counts as one."""
+    def _taken(self) -> Iterator[Feed]:
+        """Chunks of one reading, up to as many samples as are wanted; a chunk without any counts as one."""
         left = self.samples if self.samples is not None else self.endless if self.chunks.endless else None
         for chunk in self.chunks.start():
             if left is None:
                 yield chunk
                 continue
             if left == 0:  # only a program without end is asked for more than is wanted, to tell it from others
-                pass_.stopped = True
+                self._stopped = True
                 return
-            rows = min(left, _rows(chunk)) if self.batched else 1
-            left -= max(rows, 1)
-            yield {name: array[:rows] for name, array in chunk.items()} if self.batched else chunk
+            length = min(left, _length(chunk)) if self.batched else 1
+            left -= max(length, 1)
+            yield {name: array[:length] for name, array in chunk.items()} if self.batched else chunk
             if left == 0 and self.samples is not None:
                 return
 
@@ -243,15 +349,8 @@ class OpenedSource:
             yield _joined(held)
 
 
-@dataclass(slots=True, eq=False)
-class _Pass:
-    """Whether a pass was ended before the data was."""
-
-    stopped: bool = False
-
-
-def _rows(feed: Feed) -> int:
-    return int(next(iter(feed.values())).shape[0])
+def _length(chunk: Feed) -> int:
+    return int(next(iter(chunk.values())).shape[0])
 
 
 def _trailing(feed: Feed) -> list[tuple[int, ...]]:

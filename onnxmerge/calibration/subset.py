@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -12,57 +13,50 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
-from onnxmerge.types import Array
 
 HELD_OUT = 5
 """One sample in so many is held out."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, eq=False)
 class Spread:
-    """About ``samples`` of a source, whole feeds from all over it, whatever order the data is in; a source itself.
-
-    The first pass counts the source's feeds where they are not known.
-    """
+    """About ``samples`` of a source, whole feeds from all over it, whatever order the data is in; a source itself."""
 
     source: CalibrationSource
     samples: int
-    _feeds: int = field(default=0, init=False)
-    _wanted: int = field(default=0, init=False)
 
     @property
-    def batches(self) -> int | None:
-        """How many feeds a pass gives, once one has begun."""
-        return self._wanted or None
+    def sizes(self) -> Sequence[int]:
+        """The samples in each feed."""
+        return [self.source.sizes[place] for place in self._chosen]
 
     def __iter__(self) -> Iterator[Feed]:
         """Begin a pass."""
-        return (feed for _, feed in self.placed())
+        return self.source.at(self._chosen)
+
+    def at(self, places: Sequence[int]) -> Iterator[Feed]:
+        """The feeds at these places, in rising order."""
+        return self.source.at([self._chosen[place] for place in places])
 
     def placed(self) -> Iterator[tuple[int, Feed]]:
-        """Each feed with the place of its first row in the source."""
-        if not self._wanted:
-            self._measure()
-        place = 0
-        for index, feed in enumerate(self.source):
-            if index * self._wanted // self._feeds < (index + 1) * self._wanted // self._feeds:
-                yield place, feed
-            place += rows(feed)
+        """Each feed with the place of its first sample in the source."""
+        first = [0, *accumulate(self.source.sizes)]
+        return ((first[place], feed) for place, feed in zip(self._chosen, self, strict=True))
 
     def digest(self) -> str:
         """SHA-256 of the whole source: what is taken of it is determined by it."""
         return self.source.digest()
 
-    def _measure(self) -> None:
-        """Settle how many feeds to take of how many."""
-        feeds = iter(self.source)
-        first = next(feeds, None)
-        if first is not None:
-            self._feeds = self.source.batches or 1 + sum(1 for _ in feeds)
-            self._wanted = min(self._feeds, -(-self.samples // rows(first)))
+    @cached_property
+    def _chosen(self) -> list[int]:
+        """Which feeds of the source are taken."""
+        sizes = self.source.sizes
+        every = len(sizes)
+        wanted = min(every, -(-self.samples // max(sizes[0], 1))) if every else 0
+        return [place for place in range(every) if place * wanted // every < (place + 1) * wanted // every]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, eq=False)
 class Share:
     """Every fifth sample of a source (``held``), or all the others; a source itself.
 
@@ -72,28 +66,33 @@ class Share:
     source: CalibrationSource
     held: bool
     divisible: bool
-    _batches: int | None = field(default=None, init=False)
 
     @property
-    def batches(self) -> int | None:
-        """How many feeds a pass gives: not known before one was made."""
-        return self._batches
+    def sizes(self) -> Sequence[int]:
+        """The samples in each feed."""
+        return [int(mine.sum()) if self.divisible else self.source.sizes[place] for place, mine in self._parts]
 
     def __iter__(self) -> Iterator[Feed]:
         """Begin a pass."""
-        place = given = 0
-        for feed in self.source:
-            count = rows(feed) if self.divisible else 1
-            mine = is_held(np.arange(place, place + count)) == self.held
-            place += count
-            if mine.any():
-                given += 1
-                yield {name: array[mine] for name, array in feed.items()} if self.divisible else feed
-        self._batches = given
+        return self.at(range(len(self._parts)))
+
+    def at(self, places: Sequence[int]) -> Iterator[Feed]:
+        """The feeds at these places, in rising order."""
+        parts = [self._parts[place] for place in places]
+        for (_, mine), feed in zip(parts, self.source.at([place for place, _ in parts]), strict=True):
+            yield {name: array[mine] for name, array in feed.items()} if self.divisible else feed
 
     def digest(self) -> str:
         """SHA-256 of the whole source, of which this is a part."""
         return self.source.digest()
+
+    @cached_property
+    def _parts(self) -> list[tuple[int, NDArray[np.bool_]]]:
+        """The places of the source's feeds of which something is in this share, and which of their samples are."""
+        counts = self.source.sizes if self.divisible else [1] * len(self.source.sizes)
+        ends = list(accumulate(counts))
+        shares = [is_held(np.arange(end - size, end)) == self.held for end, size in zip(ends, counts, strict=True)]
+        return [(place, mine) for place, mine in enumerate(shares) if mine.any()]
 
 
 def is_held(places: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -109,8 +108,8 @@ class Split:
     held: Share
 
     def held_rows(self) -> NDArray[np.bool_]:
-        """Which samples of the whole are in ``held``, bool [samples]; reads the source once."""
-        sizes = [rows(feed) for feed in self.fit.source]
+        """Which samples of the whole are in ``held``, bool [samples]."""
+        sizes = self.fit.source.sizes
         if self.held.divisible:
             return is_held(np.arange(sum(sizes)))
         return np.repeat(is_held(np.arange(len(sizes))), sizes)
@@ -123,7 +122,7 @@ def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:
     whole feeds are counted. Raises InputError where there are too few.
     """
     split = Split(Share(source, held=False, divisible=divisible), Share(source, held=True, divisible=divisible))
-    if next(iter(split.held), None) is None:
+    if not split.held.sizes:
         raise InputError(
             f"every fifth {'sample' if divisible else 'feed'} of the calibration data is held out to judge by, "
             "and there are fewer than five; give more data"
@@ -132,10 +131,5 @@ def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:
 
 
 def holds(source: CalibrationSource, samples: int) -> bool:
-    """Whether a source has at least so many samples; reads no more of it than that takes."""
-    return any(found >= samples for found in accumulate(map(rows, source)))
-
-
-def rows(feed: Mapping[str, Array]) -> int:
-    """The number of samples in a feed whose first axis is the batch."""
-    return max((len(array) for array in feed.values() if array.ndim), default=1)
+    """Whether a source has at least so many samples."""
+    return sum(source.sizes) >= samples

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.sample_size import too_few
 from onnxmerge.activations.statistics import GramRequest
+from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.known_inputs import Completed, open_with
 from onnxmerge.calibration.recut import Recut
-from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec
+from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec, room_for_feeds
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-from onnxmerge.calibration.subset import Split, rows
+from onnxmerge.calibration.subset import Split
 from onnxmerge.errors import InputError
 from onnxmerge.model.interface import batch_inside, with_batch
 from onnxmerge.model.network import ModelSet, Network
@@ -32,7 +33,7 @@ from onnxmerge.validation.certificate import Certificate
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Wall seconds of each stage."""
+    """Wall seconds of each stage, in all where it has several parts."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -40,7 +41,7 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +110,15 @@ def prepare_merge(
     return PreparedMerge(job, parents, data, source, None, certificates, clock, notes)
 
 
+def read_data(prepared_merge: PreparedMerge) -> None:
+    """Read all of the data: what is wrong with it is said before anything is measured, what fits is not read again."""
+    data = prepared_merge.data
+    if data is not None:
+        with prepared_merge.clock.stage("read"), prepared_merge.job.progress("reading data") as report:
+            for done, _ in enumerate(data, start=1):
+                report(done, data.batches)
+
+
 def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:
     """The models paired up, and the base, which is the last of the networks where there is one."""
     return (part(networks, how), None) if base is None else part_with_base(networks)
@@ -150,6 +160,7 @@ def _open(models: ModelSet, given: MergeInputs, options: MergeOptions) -> tuple[
         given.inputs,
         samples=options.samples,
         batch_size=options.batch_size,
+        room=room_for_feeds(),
         **dict(given.image_options),
     )
 

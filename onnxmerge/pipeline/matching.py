@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.sample_size import enough
 from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, measure_statistics
+from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import Spread, rows
+from onnxmerge.calibration.subset import Spread
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import MatchProblem, MatchResult
 from onnxmerge.merging.repair.choice import repair_step

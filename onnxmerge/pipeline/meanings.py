@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.evaluation.task import Task
@@ -42,7 +41,7 @@ def outputs_of(job: Job, known: ClassVectors) -> Outputs:
     layers, without = last_layers(job.network.graph, typing)
     layers = [layer for layer in layers if _in_one_order(job, layer)]
     looked = _looked_at(models.template.graph, job, layers)
-    feeds = list(each(Spread(job.source, LOOKED_AT))) if looked else []
+    feeds = list(Spread(job.source, LOOKED_AT)) if looked else []
     every = [
         features_of(models.template, own, list(looked.values()), feeds, job.options.provider)[0]
         for own in (models.weights if feeds else ())

@@ -8,8 +8,9 @@ from typing import Any
 
 from onnxmerge.activations.moments import Moments, by_batch, measured_batches, pooled
 from onnxmerge.activations.sample_size import LEAST
+from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import Spread, rows
+from onnxmerge.calibration.subset import Spread
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.alike import computed_alike
 from onnxmerge.merging.closed_form.context import MergeContext, Refined

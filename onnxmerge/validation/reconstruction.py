@@ -11,7 +11,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.reconstruction import Reference, features_of
@@ -62,7 +61,7 @@ def reconstruct(
     sessions = [open_session(parent.model, provider=provider, optimise=True, alternating=True) for parent in parents]
     deviations = [_Deviation() for _ in parents]
     inputs = [str(value.name) for value in model.graph.inputs]
-    for feed in each(Spread(source, SAMPLES)):
+    for feed in Spread(source, SAMPLES):
         found = run(merged, feed)
         for parent, session, names, deviation in zip(parents, sessions, outputs, deviations, strict=True):
             own = {str(value.name): feed[name] for name, value in zip(inputs, parent.graph.inputs, strict=True)}

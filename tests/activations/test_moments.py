@@ -7,7 +7,6 @@ import onnx_ir as ir
 import pytest
 
 from onnxmerge.activations.moments import Moments, Probe, levels, measure
-from onnxmerge.calibration.batches import each
 from onnxmerge.errors import InputError
 from tests.graphs import normal
 from tests.merging.networks import FOLDED, images, network, residual, values
@@ -18,7 +17,7 @@ FLOAT = ir.DataType.FLOAT
 @pytest.mark.parametrize("opset", [13, 17, 18, 21])
 def test_moments_over_unequal_batches(opset: int) -> None:
     net, source = residual(opset=opset), images(20, 8)
-    found = measure(net.model, net.weights, [Probe("d", 1, 4, FLOAT), Probe("x", 1, 4, FLOAT)], each(source))
+    found = measure(net.model, net.weights, [Probe("d", 1, 4, FLOAT), Probe("x", 1, 4, FLOAT)], source)
     everything = {"x": np.concatenate([feed["x"] for feed in source.feeds])}
     for name, value in {**values(net.model, net.weights, ["d"], everything), **everything}.items():
         np.testing.assert_allclose(found[name].mean, value.mean(axis=(0, 2, 3)), rtol=1e-4, atol=1e-5)

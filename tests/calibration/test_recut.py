@@ -32,7 +32,7 @@ def test_feeds_hold_so_many_samples_of_one_shape(lengths: list[int], size: int, 
     for _ in range(2):
         found = [feed["x"][:, 0].tolist() for feed in source]
         assert found == wanted
-        assert source.batches == len(wanted)
+        assert source.sizes == [len(feed) for feed in wanted]
 
 
 def test_too_few_samples() -> None:

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource, open_source
-from onnxmerge.calibration.specs import InputSpec, input_specs
+from onnxmerge.calibration.specs import InputSpec, conform_all, input_specs
 from onnxmerge.errors import InputError, UsageError
 from tests.graphs import build
 
@@ -305,6 +305,75 @@ def test_passes_that_overlap_each_give_all_samples(spec: Any) -> None:
         found[turn].append(next((early, late)[turn])["x"])
     for rows, rest in zip(found, (early, late), strict=True):
         np.testing.assert_array_equal(np.concatenate([*rows, *(feed["x"] for feed in rest)]), DATA)
+
+
+class Counting:
+    """Feeds of one row each; counts how many were read, and fails at one of them for a while."""
+
+    def __init__(self, fails: int | None = None) -> None:
+        self.read, self.fails = 0, fails
+
+    def __call__(self) -> Iterator[dict[str, Any]]:
+        for place, row in enumerate(DATA):
+            if place == self.fails:
+                self.fails = None
+                raise RuntimeError("once")
+            self.read += 1
+            yield {"x": row[None]}
+
+
+ROW = DATA[0].nbytes
+
+
+@pytest.mark.parametrize(("room", "first", "later"), [(0, 10, 10), (4 * ROW, 10, 10), (10 * ROW, 10, 0)])
+def test_what_is_kept_is_read_once(room: int, first: int, later: int) -> None:
+    given = Counting()
+    source = open_source(given, ONE, batch_size=1, room=room)
+    for read in (first, later, later):
+        before = given.read
+        np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in drain(source)]), DATA)
+        assert given.read - before == read
+    assert [feed["x"][0, 0] for feed in source.at([1, 7])] == [DATA[1, 0], DATA[7, 0]]
+    assert source.sizes == (1,) * 10
+    assert source.digest() == open_source(DATA, ONE).digest()
+
+
+@pytest.mark.parametrize("room", [0, 3 * ROW, 10 * ROW])
+def test_passes_that_overlap_share_what_is_kept(room: int) -> None:
+    given = Counting()
+    source = open_source(given, ONE, batch_size=1, room=room)
+    pairs = list(zip(source, source, source, strict=True))
+    assert all(one["x"] is other["x"] or room < 10 * ROW for one, other, _ in pairs)
+    for several in zip(*pairs, strict=True):
+        np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in several]), DATA)
+    assert given.read == (10 if room == 10 * ROW else 30)
+
+
+def test_a_reading_that_failed_is_begun_anew() -> None:
+    given = Counting(fails=5)
+    source = open_source(given, ONE, batch_size=1, room=10 * ROW)
+    with pytest.raises(InputError, match="once"):
+        drain(source)
+    np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in drain(source)]), DATA)
+
+
+def test_what_can_be_had_by_its_place_is_not_read_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def noting(part: Any, *args: Any, **options: Any) -> Any:
+        seen.append(options["first"])
+        return conform_all(part, *args, **options)
+
+    monkeypatch.setattr("onnxmerge.calibration.chunks.conform_all", noting)
+    source = open_source(DATA, ONE, batch_size=4, samples=9, room=5 * ROW)
+    assert source.sizes == (4, 4, 1)
+    assert [feed["x"][0, 0] for feed in source.at([1, 2])] == [DATA[4, 0], DATA[8, 0]]
+    assert seen == [4, 8]
+    assert source.findings().rows == 9
+    seen.clear()
+    for _ in range(2):  # there is room for one feed: the first one that is wanted after all was read
+        assert [feed["x"][0, 0] for feed in source.at([1])] == [DATA[4, 0]]
+    assert seen == [4]
 
 
 def test_a_reader_that_a_function_returns_again_is_rewound() -> None:

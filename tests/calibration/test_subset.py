@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxmerge.calibration.chunks import Feed
+from onnxmerge.calibration.recut import Recut
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, hold_out, holds
 from onnxmerge.errors import InputError
@@ -71,10 +72,22 @@ def test_some_of_a_source_comes_from_all_over_it(*, known: bool) -> None:
     spread = Spread(source if known else hold_out(source, divisible=True).fit, 6)
     for _ in range(2):
         given = feeds(spread)
-        assert len(given) == spread.batches == 3
+        assert spread.sizes == [len(feed) for feed in given]
+        assert len(given) == 3
         assert given[0][0] < 6 <= given[-1][-1]
         assert not known or [place for place, _ in spread.placed()] == [feed[0] for feed in given]
     assert feeds(Spread(source, 99)) == feeds(source)
+
+
+def test_some_feeds_of_a_part_by_their_places() -> None:
+    source = numbered(*[2] * 11)
+    split = hold_out(source, divisible=True)
+    for part in (source, split.fit, split.held, Spread(split.fit, 6), Recut(source, 3)):
+        every = feeds(part)
+        assert part.sizes == [len(feed) for feed in every]
+        places = range(0, len(every), 2)
+        assert feeds_of(part.at(places)) == [every[place] for place in places]
+        assert feeds_of(part.at([])) == []
 
 
 @pytest.mark.parametrize("divisible", [True, False])

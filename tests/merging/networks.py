@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.calibration.chunks import rows
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.read import read_network
 from onnxmerge.model.session import open_session, run
@@ -26,11 +27,14 @@ class Source:
         self.feeds = [dict(feed) for feed in feeds]
 
     @property
-    def batches(self) -> int | None:
-        return len(self.feeds)
+    def sizes(self) -> list[int]:
+        return [rows(feed) for feed in self.feeds]
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         return iter(self.feeds)
+
+    def at(self, places: Sequence[int]) -> Iterator[dict[str, NDArray[Any]]]:
+        return (self.feeds[place] for place in places)
 
     def digest(self) -> str:
         return "0" * 64

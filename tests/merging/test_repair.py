@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.activations.moments import measure
-from onnxmerge.calibration.batches import each
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.repair.in_graph import Mode, probe_of
@@ -35,7 +34,7 @@ def merged(
     """The targets, and the repaired average of two sets of weights."""
     plan = plan_repair(template.graph, TYPING)
     probes = [probe_of(template.graph, layer, TYPING) for layer in plan.layers]
-    aims = targets(plan, TYPING, [measure(template.model, own, probes, each(source)) for own in sets], [perms])
+    aims = targets(plan, TYPING, [measure(template.model, own, probes, source) for own in sets], [perms])
     pair = models(template, template)
     average = dict(combine(type(pair)(template, tuple(sets), pair.sources), TYPING, [perms]))
     changed = repair(template.model, TYPING, average, plan, aims, source, mode=mode)

@@ -15,7 +15,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.activations.patches import pick, values_at
-from onnxmerge.calibration.batches import count, each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.answer.meaning import SHAPING, ending
 from onnxmerge.merging.closed_form.sample_size import ROWS, too_wide
@@ -118,10 +117,10 @@ def answers_of(
     )
     template, every = parents
     sessions = open_sessions(template.model, every, outputs=tensors, provider=provider, optimise=True, alternating=True)
-    batches, rng = count(source), np.random.default_rng(seed)
+    batches, rng = len(source.sizes), np.random.default_rng(seed)
     parts: list[list[Answers]] = [[] for _ in layers]
     seen = 0
-    for feed in each(source):
+    for feed in source:
         own = run(merged, dict(feed))
         theirs = [run(session, dict(feed)) for session in sessions]
         for layer, kept in zip(layers, parts, strict=True):

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.patches import pick, values_at
 from onnxmerge.activations.segments import MemoryBudget, Relay, feeds
-from onnxmerge.calibration.batches import count, each
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.closed_form.accumulator import LayerAccumulator, LayerStatistics, no_data
 from onnxmerge.merging.closed_form.consensus import Consensus
@@ -37,7 +36,7 @@ class PrefixRunner:
         self.current = Overlay(context.weights, changed)
         self.merged = Relay(context.merged.model, self.current, context.dtypes, budget, context.provider)
         self.parents = [Relay(model, own, context.dtypes, budget, context.provider) for own in context.models.weights]
-        self.batches = count(context.source)
+        self.batches = len(context.source.sizes)
         if not self.batches:
             raise no_data()
         self.rng = np.random.default_rng(context.seed)
@@ -85,7 +84,7 @@ class PrefixRunner:
             )
             rng = np.random.default_rng(self.context.seed)
             parts = []
-            for feed in each(Spread(self.context.source, AGREEING)):
+            for feed in Spread(self.context.source, AGREEING):
                 value = run(session, dict(feed))[target.tensor]
                 parts.append(values_at(value, target.axis, pick(value.shape, target.axis, share, rng)))
             found.append(np.concatenate(parts))

@@ -10,7 +10,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.activations.moments import GraphEditor, Moments, Probe, levels, measure
-from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.repair.plan import RepairPlan, Target
 from onnxmerge.model.linear_layers import LinearLayer
@@ -36,7 +35,7 @@ def independent_moments(
     probes = [probe_of(model.graph, layer, typing) for layer in plan.layers]
     if len(levels(model.graph, probes)) > 1:
         return None
-    return measure(model, weights, probes, each(source), provider=provider) if probes else {}
+    return measure(model, weights, probes, source, provider=provider) if probes else {}
 
 
 def use_target(

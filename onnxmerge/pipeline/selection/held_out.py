@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxmerge.calibration.batches import each
+from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
-from onnxmerge.calibration.subset import Split, Spread, hold_out, holds, rows
+from onnxmerge.calibration.subset import Split, Spread, hold_out, holds
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.reconstruction import Reference, reference
 from onnxmerge.model.lazy_weights import Overlay
@@ -109,7 +109,7 @@ def evaluator_on(job: Job, held: CalibrationSource, asked: EvaluationTasks | Non
     """
     if job.source is None:
         raise UsageError("candidates are compared by activations: give calibration data (--calib)")
-    feeds = list(each(Spread(held, EVALUATION_SAMPLES)))
+    feeds = list(Spread(held, EVALUATION_SAMPLES))
     found = reference(
         job.prepared.models, job.prepared.typing, feeds, job.options.provider, job.network, job.outputs.directions
     )

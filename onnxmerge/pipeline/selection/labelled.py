@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.chunks import Feed
+from onnxmerge.calibration.chunks import Feed, rows
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec
-from onnxmerge.calibration.subset import Split, Spread, rows
+from onnxmerge.calibration.subset import Split, Spread
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.candidate import Candidate, open_candidate
 from onnxmerge.evaluation.labels import LabelSpec, read_labels

@@ -17,7 +17,6 @@ import numpy as np
 
 from onnxmerge.activations.patches import pick
 from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, frontier
-from onnxmerge.calibration.batches import count
 from onnxmerge.calibration.progress import Report
 from onnxmerge.contracts import Options
 from onnxmerge.errors import UsageError
@@ -55,7 +54,7 @@ def regmean(
     context = sampled(context, targets)
     relays = [Relay(models.template.model, own, context.dtypes, budget, context.provider) for own in models.weights]
     aligned = [transported(own, typing, order) for own, order in zip(models.weights, perms, strict=True)]
-    batches, found = count(context.source), Refined(notes=notes)
+    batches, found = len(context.source.sizes), Refined(notes=notes)
     if not batches:
         raise no_data()
     for index, target in enumerate(targets):
