@@ -152,7 +152,7 @@ def by_batch(
     editor = GraphEditor(model)
     outputs = {probe.tensor: _instrument(editor, probe, rewrite) for probe in probes}
     names = [str(value.name) for values in outputs.values() for value in values]
-    session = open_session(editor.model, weights=weights, outputs=names, provider=provider, optimise=True)
+    session = open_session(editor.model, weights=weights, outputs=names, provider=provider, optimise=True, at_once=True)
     for batch in batches:
         results, found = run(session, dict(batch)), dict[str, Moments]()
         for tensor, values in outputs.items():

@@ -6,6 +6,7 @@ One batch of activations is held at a time, and none is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from onnxmerge.activations.views import (
     rows_output,
     variance_output,
 )
+from onnxmerge.calibration.batches import parts, takes_any
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Network
@@ -37,6 +39,10 @@ POSITIONS = 256
 
 DEAD = 1e-10
 """A unit whose variance is below this share of its mean square is constant up to float32 rounding."""
+
+ACTIVATIONS = 1 << 30
+"""Bytes of measured activations in one run, of all models, at about which a batch is cut. It does not depend on what is
+free: where batches are cut decides how sums are rounded."""
 
 _FLUSH_ROWS = 128  # means of so many batches are multiplied at once: one by one would be slow where batches are of 1
 
@@ -152,9 +158,12 @@ def measure_statistics(
     progress: Callable[[int, int | None], None] | None = None,
     max_positions: int = POSITIONS,
     pairs: Sequence[tuple[int, int]] | None = None,
+    traced: int | None = None,
 ) -> Statistics:
     """Run every set of ``weights`` through the template on the calibration data, once, and collect what is requested.
 
+    ``traced`` is the number of samples that the typing's shapes are of; with it, batches whose activations would take
+    more than ACTIVATIONS are cut, where the model takes any number of samples.
     ``pairs`` are the pairs of models whose products a Gram holds: each other model with the first by default; (m, m)
     gives products inside a model.
 
@@ -169,16 +178,27 @@ def measure_statistics(
     plan = _plan(model, typing, requests, pairs)
     accumulators = _Accumulators(plan, len(weights))
     if plan.views:
-        session = open_session(instrument(model, weights, plan.views, plan.products), provider=provider, optimise=True)
+        session = open_session(
+            instrument(model, weights, plan.views, plan.products), provider=provider, optimise=True, at_once=True
+        )
         inputs = tuple(value.name or "" for value in model.graph.inputs)
+        most = None if traced is None or not takes_any(model) else _most(plan, typing, len(weights), traced)
         done = 0
         for done, batch in enumerate(source, start=1):
-            accumulators.add(run(session, _feeds(batch, inputs, max_positions)))
+            for part in parts(batch, most):
+                accumulators.add(run(session, _feeds(part, inputs, max_positions)))
             if progress is not None:
                 progress(done, len(source.sizes))
         if not done:
             raise InputError("the calibration source gave no batch; it needs at least one sample")
     return accumulators.finish()
+
+
+def _most(plan: _Plan, typing: Typing, models: int, traced: int) -> int:
+    """How many samples may be in a run."""
+    measured = {view.tensor for view in plan.views}
+    values = sum(math.prod(typing.activations[name].shape) for name in measured)
+    return max(1, ACTIVATIONS * traced // max(values * models * np.dtype(np.float32).itemsize, 1))
 
 
 def _feeds(batch: Mapping[str, NDArray[Any]], inputs: Sequence[str], max_positions: int) -> dict[str, NDArray[Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.types import Arrays
@@ -18,14 +19,23 @@ TOO_FEW = 64
 """A network that takes only batches smaller than this is measured layer by layer, with settled statistics."""
 
 
+def parts(batch: Arrays, most: int | None) -> Iterator[Arrays]:
+    """The samples of a batch, at most so many at once (None: all)."""
+    if most is None:
+        yield batch
+        return
+    for first in range(0, rows(batch), most):
+        yield {name: array[first : first + most] for name, array in batch.items()}
+
+
 def takes_batches(model: ir.Model, source: CalibrationSource) -> bool:
     """Whether batches of at least TOO_FEW samples get through the network (fixed batch sizes are often 1)."""
-    return _stackable(model) or next(iter(source.sizes), 0) >= TOO_FEW
+    return takes_any(model) or next(iter(source.sizes), 0) >= TOO_FEW
 
 
 def grouped(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
     """The source's batches, neighbours of equal shape put together to at least ENOUGH samples (the last of all too)."""
-    if not _stackable(model):
+    if not takes_any(model):
         yield from source
         return
     held: list[Arrays] = []  # a small remainder goes with the batch before it: a handful of samples has no variance
@@ -42,7 +52,7 @@ def grouped(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
     yield from _joined([*held, *pending])
 
 
-def _stackable(model: ir.Model) -> bool:
+def takes_any(model: ir.Model) -> bool:
     """Whether the first axis of every input is the batch, of any size."""
     specs = input_specs(model)
     return is_batched(specs) and fixed_batch(specs) is None

@@ -107,11 +107,13 @@ def _loads(choice: str) -> bool:
         return False
 
 
-def _options(threads: int | None = None, *, optimise: bool, spin: bool) -> Any:
+def _options(threads: int | None = None, *, optimise: bool, spin: bool, at_once: bool = False) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    if at_once:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if threads is not None:
         options.intra_op_num_threads = threads
     if not spin:
@@ -128,6 +130,7 @@ def open_session(
     optimise: bool = False,
     threads: int | None = None,
     alternating: bool = False,
+    at_once: bool = False,
 ) -> ort.InferenceSession:
     """Open a session over a model, which is not changed.
 
@@ -140,6 +143,8 @@ def open_session(
         threads: How many threads one operator may use; None leaves it to ORT.
         alternating: Whether other sessions run between its runs. The threads of an optimised session spin while they
             wait for the next one, which takes the cores from the others; then they sleep instead.
+        at_once: Whether a node runs as soon as it can, that which comes first in the graph first. ORT's own order is
+            from the outputs back: where these are measured of what is inside, all of that waits for the last of them.
 
     bfloat16 models run in float32 (see ``widen``): their inputs and outputs are float32 in the session.
 
@@ -156,6 +161,7 @@ def open_session(
         optimise=optimise,
         threads=threads,
         alternating=alternating,
+        at_once=at_once,
     )[0]
 
 
@@ -168,6 +174,7 @@ def open_sessions(
     optimise: bool = False,
     threads: int | None = None,
     alternating: bool = False,
+    at_once: bool = False,
 ) -> list[ort.InferenceSession]:
     """Open a session over each version of a model, which is copied only once. See ``open_session``.
 
@@ -177,7 +184,7 @@ def open_sessions(
     # The lazy tensors of the copy ask for what is given when they are read, which is when the copy is handed over.
     ready = prepared(model, {name: lambda name=name: given[name] for name in given}, outputs)
     chosen = providers(provider)
-    options = _options(threads, optimise=optimise, spin=optimise and not alternating)
+    options = _options(threads, optimise=optimise, spin=optimise and not alternating, at_once=at_once)
     size = sum(tensor.nbytes for graph in ready.graphs() for tensor in _tensors(graph))
     loops = any(node.op_type in _LOOPS for node in ready.graph.all_nodes())
     sessions = []

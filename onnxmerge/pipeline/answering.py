@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.activations.sample_size import LEAST
+from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.answer.answer import Answered, answer
-from onnxmerge.merging.answer.last_layer import answers_of
+from onnxmerge.merging.answer.last_layer import LastLayer, ParentAnswers, answers_of, parent_answers
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.restoring import Merged
@@ -20,10 +22,24 @@ ENOUGH = 10 * LEAST
 """Samples that the last layers are solved on, at most."""
 
 
-def answered(job: Job, before: Merged, *, apart: bool) -> tuple[Merged, tuple[Answered, ...]]:
+def asked_parents(job: Job, layers: Sequence[LastLayer], source: CalibrationSource) -> list[ParentAnswers]:
+    """What the parents answer on some data, at each of the ``layers``: the same for all that is made of them."""
+    options = job.options
+    return parent_answers(layers, job.prepared.models, source, provider=options.provider, seed=options.seed)
+
+
+def solved_layers(job: Job) -> list[LastLayer]:
+    """The layers that are solved for the ensemble's answer: those of outputs whose meaning is known."""
+    return [layer for layer in job.outputs.layers if str(layer.output.name) in job.outputs.meanings]
+
+
+def answered(
+    job: Job, before: Merged, *, apart: bool, theirs: Callable[[], Sequence[ParentAnswers]] | None = None
+) -> tuple[Merged, tuple[Answered, ...]]:
     """The merged network with its outputs' layers solved for the ensemble's answer, and what became of each output.
 
-    Nothing is done where heads are kept ``apart``, for each is its own parent's; a note says so.
+    ``theirs`` gives what the parents answer (``asked_parents``, at all ``solved_layers``, on ENOUGH of the data) where
+    several merges share it. Where heads are kept ``apart`` nothing is done, and a note says so: each is its parent's.
     """
     options, outputs = job.options, job.outputs
     if options.answer != "ensemble" or job.source is None:
@@ -34,18 +50,11 @@ def answered(job: Job, before: Merged, *, apart: bool) -> tuple[Merged, tuple[An
         f"output {name!r}: no linear layer gives it, so its answer is as the layers before left it"
         for name in outputs.without
     ]
-    layers = [layer for layer in outputs.layers if str(layer.output.name) in outputs.meanings]
+    layers, source = solved_layers(job), Spread(job.source, ENOUGH)
     if not layers:
         return replace(before, notes=(*before.notes, *notes)), ()
-    rows = answers_of(
-        layers,
-        job.network,
-        before.weights,
-        (job.prepared.models.template, job.prepared.models.weights),
-        Spread(job.source, ENOUGH),
-        provider=options.provider,
-        seed=options.seed,
-    )
+    parents = asked_parents(job, layers, source) if theirs is None else theirs()
+    rows = answers_of(layers, job.network, before.weights, parents, source, provider=options.provider)
     changed: dict[str, NDArray[Any]] = {}
     told: list[Answered] = []
     for layer, found in zip(layers, rows, strict=True):

@@ -106,6 +106,7 @@ def _gathered(
             provider=job.options.provider,
             progress=report,
             pairs=pairs,
+            traced=rows(job.prepared.trace.sample),
         )
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from onnxmerge.activations import statistics
 from onnxmerge.activations.statistics import GramRequest, MomentRequest, Statistics, measure_statistics
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
@@ -133,6 +134,28 @@ def test_batches_make_no_difference(mlp: tuple[onnx.ModelProto, Weights]) -> Non
     )
     np.testing.assert_allclose(whole.correlation(0, 1), ones.correlation(0, 1), atol=1e-6)
     assert whole.count == ones.count == 300
+
+
+def test_batches_of_many_activations_are_cut(
+    mlp: tuple[onnx.ModelProto, Weights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, first = mlp
+    data, runs = RANDOM.standard_normal((16, 4)).astype(np.float32), list[int]()
+
+    def counted(session: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        runs.append(len(feeds["x"]))
+        return run(session, feeds)
+
+    monkeypatch.setattr(statistics, "run", counted)
+    monkeypatch.setattr(statistics, "ACTIVATIONS", 5 * 2 * 2 * 5 * 4)  # five samples of two tensors in two models
+    requests = [GramRequest("u", ("h", "r"))]
+    uncut, cut = (
+        collect(model, [first, other(first)], MLP_TYPING, requests, data, traced=traced).gram["u"]
+        for traced in (None, 2)
+    )
+    assert runs == [16, 5, 5, 5, 1]
+    assert cut.count == uncut.count == 32
+    np.testing.assert_allclose(cut.cross[0, 1], uncut.cross[0, 1], rtol=1e-5)
 
 
 def test_large_means_do_not_cancel(mlp: tuple[onnx.ModelProto, Weights]) -> None:

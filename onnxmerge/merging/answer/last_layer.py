@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.activations.patches import pick, values_at
+from onnxmerge.activations.patches import Picks, pick, values_at
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.answer.meaning import SHAPING, ending
 from onnxmerge.merging.closed_form.sample_size import ROWS, too_wide
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
-from onnxmerge.model.network import Network
+from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.session import open_session, open_sessions, run
 from onnxmerge.model.traits import has
 from onnxmerge.types import Arrays, Rows
@@ -92,50 +93,72 @@ class Answers:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ParentAnswers:
+    """What one layer gives in each of the ``parents`` [n, units], at ``picks`` of each feed of some data."""
+
+    picks: tuple[Picks, ...]
+    parents: tuple[Rows, ...]
+    samples: NDArray[np.int64]
+
+
+def parent_answers(
+    layers: Sequence[LastLayer], models: ModelSet, source: CalibrationSource, *, provider: str = "cpu", seed: int = 0
+) -> list[ParentAnswers]:
+    """Run the parents over the data once, and keep what each layer gives, within MEMORY.
+
+    Positions are drawn evenly over all feeds.
+    """
+    tensors, every = [layer.target.output for layer in layers], models.weights
+    template = models.template.model
+    sessions = open_sessions(template, every, outputs=tensors, provider=provider, optimise=True, alternating=True)
+    rng, sizes = np.random.default_rng(seed), source.sizes
+    found: list[list[tuple[Picks, tuple[Rows, ...]]]] = [[] for _ in layers]
+    firsts = [0, *accumulate(sizes)]
+    for feed in source:
+        given = [run(session, feed) for session in sessions]
+        for layer, kept in zip(layers, found, strict=True):
+            name, axis = layer.target.output, layer.axis
+            picks = pick(given[0][name].shape, axis, -(-_rows(layer, len(every)) // len(sizes)), rng)
+            kept.append((picks, tuple(values_at(own[name], axis, picks) for own in given)))
+    return [
+        ParentAnswers(
+            tuple(picks for picks, _ in kept),
+            tuple(map(np.concatenate, zip(*(own for _, own in kept), strict=True))),
+            np.concatenate([first + picks[0] for first, (picks, _) in zip(firsts, kept, strict=False)]),
+        )
+        for kept in found
+    ]
+
+
 def answers_of(
     layers: Sequence[LastLayer],
     network: Network,
     weights: Arrays,
-    parents: tuple[Network, Sequence[Arrays]],
+    theirs: Sequence[ParentAnswers],
     source: CalibrationSource,
     *,
     provider: str = "cpu",
-    seed: int = 0,
 ) -> list[Answers]:
-    """Run the merged network and its parents over the data once, and keep rows of each layer within MEMORY.
+    """Run the merged network over the data on which the parents were asked, and keep what each layer reads and gives.
 
-    ``parents`` are their common graph and each one's weights. Positions are drawn evenly over all batches.
+    ``theirs`` is what the parents gave, for each of the ``layers``.
     """
-    tensors = [layer.target.output for layer in layers]
-    merged = open_session(
-        network.model,
-        weights=weights,
-        outputs=list(dict.fromkeys([*tensors, *(layer.target.source for layer in layers)])),
-        provider=provider,
-        optimise=True,
-        alternating=True,
-    )
-    template, every = parents
-    sessions = open_sessions(template.model, every, outputs=tensors, provider=provider, optimise=True, alternating=True)
-    batches, rng = len(source.sizes), np.random.default_rng(seed)
-    parts: list[list[Answers]] = [[] for _ in layers]
-    seen = 0
-    for feed in source:
-        own = run(merged, dict(feed))
-        theirs = [run(session, dict(feed)) for session in sessions]
-        for layer, kept in zip(layers, parts, strict=True):
-            shape = own[layer.target.output].shape
-            picks = pick(shape, layer.axis, -(-_rows(layer, len(every)) // batches), rng)
-            kept.append(
-                Answers(
-                    layer.target.form.rows(own[layer.target.source], picks),
-                    values_at(own[layer.target.output], layer.axis, picks),
-                    tuple(values_at(given[layer.target.output], layer.axis, picks) for given in theirs),
-                    seen + picks[0],
-                )
-            )
-        seen += max((len(array) for array in feed.values() if array.ndim), default=1)
-    return [_joined(kept) for kept in parts]
+    names = [name for layer in layers for name in (layer.target.output, layer.target.source)]
+    outputs = list(dict.fromkeys(names))
+    session = open_session(network.model, weights=weights, outputs=outputs, provider=provider, optimise=True)
+    read: list[list[Rows]] = [[] for _ in layers]
+    given: list[list[Rows]] = [[] for _ in layers]
+    for index, feed in enumerate(source):
+        own = run(session, feed)
+        for layer, parents, x, y in zip(layers, theirs, read, given, strict=True):
+            target, picks = layer.target, parents.picks[index]
+            x.append(target.form.rows(own[target.source], picks))
+            y.append(values_at(own[target.output], layer.axis, picks))
+    return [
+        Answers(np.concatenate(x, axis=1), np.concatenate(y), parents.parents, parents.samples)
+        for x, y, parents in zip(read, given, theirs, strict=True)
+    ]
 
 
 def _rows(layer: LastLayer, parents: int) -> int:
@@ -143,12 +166,3 @@ def _rows(layer: LastLayer, parents: int) -> int:
     target = layer.target
     wide = target.features * target.form.groups + (parents + 1) * target.layer.units
     return max(min(ROWS, MEMORY // (4 * wide)), 1)
-
-
-def _joined(parts: Sequence[Answers]) -> Answers:
-    return Answers(
-        np.concatenate([part.x for part in parts], axis=1),
-        np.concatenate([part.merged for part in parts]),
-        tuple(np.concatenate(own) for own in zip(*(part.parents for part in parts), strict=True)),
-        np.concatenate([part.samples for part in parts]),
-    )

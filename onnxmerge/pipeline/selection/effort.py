@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -22,13 +23,13 @@ from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.answer.answer import agreement, reading_of
-from onnxmerge.merging.answer.last_layer import LastLayer, answers_of
+from onnxmerge.merging.answer.last_layer import LastLayer, ParentAnswers, answers_of
 from onnxmerge.merging.answer.meaning import OutputMeaning
 from onnxmerge.merging.answer.outputs import Outputs
 from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.merging.repair.choice import repair_step
-from onnxmerge.pipeline.answering import answered
+from onnxmerge.pipeline.answering import ENOUGH, answered, asked_parents, solved_layers
 from onnxmerge.pipeline.consistency import decidable, require_consistent
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import match, measured
@@ -177,8 +178,12 @@ def _best(
 ) -> tuple[MergeOptions, EffortReport]:
     """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
     effort = str(job.options.effort)
-    trial, held = replace(job, source=Spread(split.fit, TRIED_ON[effort])), Spread(split.held, JUDGED_BY)
+    fit, held = Spread(split.fit, TRIED_ON[effort]), Spread(split.held, JUDGED_BY)
+    trial = replace(job, source=fit)
     measurements, together = measured(trial, every), _answered_together(job.outputs)
+    # The parents are asked once for all ways, as soon as a way gets so far.
+    theirs = cache(lambda: asked_parents(trial, solved_layers(trial), Spread(fit, ENOUGH)))
+    on_held = cache(lambda: asked_parents(trial, [layer for layer, _ in together], held))
     tried: list[tuple[CandidateScore, MergeOptions]] = []
     notes: list[str] = []
     samples = evaluator.samples
@@ -188,9 +193,9 @@ def _best(
             try:
                 step = repair_step(job.prepared.models.template.graph, job.prepared.typing, how.repair)
                 matched = match(own, measurements)
-                result, _ = answered(own, merged(own, matched, measurements, step), apart=False)
+                result, _ = answered(own, merged(own, matched, measurements, step), apart=False, theirs=theirs)
                 if together:
-                    agreed, samples = _agreement(own, together, result.weights, held)
+                    agreed, samples = _agreement(own, together, result.weights, held, on_held())
                     mark = (
                         None if evaluator.by_labels is None else evaluator.by_labels(result.weights, matched.matchings)
                     )
@@ -229,19 +234,15 @@ def _answered_together(outputs: Outputs) -> list[tuple[LastLayer, OutputMeaning]
 
 
 def _agreement(
-    job: Job, together: Sequence[tuple[LastLayer, OutputMeaning]], weights: Arrays, held: CalibrationSource
+    job: Job,
+    together: Sequence[tuple[LastLayer, OutputMeaning]],
+    weights: Arrays,
+    held: CalibrationSource,
+    theirs: Sequence[ParentAnswers],
 ) -> tuple[float, int]:
     """How well merged weights agree with the parents' ensemble, the mean over outputs, and on how many samples."""
-    models, options = job.prepared.models, job.options
-    rows = answers_of(
-        [layer for layer, _ in together],
-        job.network,
-        weights,
-        (models.template, models.weights),
-        held,
-        provider=options.provider,
-        seed=options.seed,
-    )
+    layers, options = [layer for layer, _ in together], job.options
+    rows = answers_of(layers, job.network, weights, theirs, held, provider=options.provider)
     agreed = []
     for (layer, meaning), found in zip(together, rows, strict=True):
         reading = reading_of(meaning, found.parents, job.outputs.vectors_of(meaning), options.seed)
