@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx_ir.passes import common as passes
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.model.lazy_weights import LazyWeights
@@ -129,23 +128,13 @@ def feeds(source: CalibrationSource, relays: Sequence[Relay], batches: int) -> I
 
 
 def cut(model: ir.Model, start: Mapping[str, np.dtype[Any]], outputs: Sequence[str]) -> ir.Model:
-    """A copy of the model that reads the tensors ``start`` as inputs and gives ``outputs``."""
-    copy = model.clone()
-    graph = copy.graph
-    known = {str(value.name): value for node in graph for value in node.outputs}
-    known |= {str(value.name): value for value in graph.inputs}
-    graph.outputs[:] = [known[name] for name in outputs]
-    for name, dtype in start.items():
-        old = known[name]
-        if old.is_graph_input():
-            continue
-        old.name = f"{name} (cut)"
-        new = ir.val(name, ir.DataType.from_numpy(dtype))
-        ir.convenience.replace_all_uses_with(old, new)
-        graph.inputs.append(new)
-    passes.RemoveUnusedNodesPass()(copy)
+    """A copy of what of the model computes ``outputs`` from the tensors ``start``, which become its inputs."""
+    graph = ir.convenience.extract(model.graph, list(start), outputs)
     graph.inputs[:] = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
-    return copy
+    for value in graph.inputs:
+        value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(start[str(value.name)])), None
+    graph.meta.update(model.graph.meta)
+    return ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
 
 
 def blocked(graph: ir.Graph, pending: Collection[ir.Node]) -> set[ir.Node]:

@@ -183,12 +183,12 @@ def measure_statistics(
         )
         inputs = tuple(value.name or "" for value in model.graph.inputs)
         most = None if traced is None or not takes_any(model) else _most(plan, typing, len(weights), traced)
-        done = 0
+        done, total = 0, len(source.sizes)
         for done, batch in enumerate(source, start=1):
             for part in parts(batch, most):
                 accumulators.add(run(session, _feeds(part, inputs, max_positions)))
             if progress is not None:
-                progress(done, len(source.sizes))
+                progress(done, total)
         if not done:
             raise InputError("the calibration source gave no batch; it needs at least one sample")
     return accumulators.finish()

@@ -27,7 +27,8 @@ class Recut:
 
     def at(self, places: Sequence[int]) -> Iterator[Feed]:
         """The feeds at these places, in rising order."""
-        return (feed for place, feed in enumerate(self) if place in frozenset(places))
+        wanted = frozenset(places)
+        return (feed for place, feed in enumerate(self) if place in wanted)
 
     def __iter__(self) -> Iterator[Feed]:
         """Begin a pass."""

@@ -291,7 +291,7 @@ class OpenedSource:
         size = nbytes(feed)
         if size > self.room:
             return False
-        if self.found is None and self.chunks.between is not None and size * len(self.sizes) > self.room:
+        if self.found is None and self.chunks.between is not None and size * (len(self.sizes) - place) > self.room:
             return False
         self.room -= size
         self._kept[place] = feed

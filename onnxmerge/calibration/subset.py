@@ -25,10 +25,11 @@ class Spread:
     source: CalibrationSource
     samples: int
 
-    @property
+    @cached_property
     def sizes(self) -> Sequence[int]:
         """The samples in each feed."""
-        return [self.source.sizes[place] for place in self._chosen]
+        every = self.source.sizes
+        return [every[place] for place in self._chosen]
 
     def __iter__(self) -> Iterator[Feed]:
         """Begin a pass."""
@@ -67,10 +68,11 @@ class Share:
     held: bool
     divisible: bool
 
-    @property
+    @cached_property
     def sizes(self) -> Sequence[int]:
         """The samples in each feed."""
-        return [int(mine.sum()) if self.divisible else self.source.sizes[place] for place, mine in self._parts]
+        every = self.source.sizes
+        return [int(mine.sum()) if self.divisible else every[place] for place, mine in self._parts]
 
     def __iter__(self) -> Iterator[Feed]:
         """Begin a pass."""

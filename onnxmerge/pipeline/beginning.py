@@ -115,8 +115,9 @@ def read_data(prepared_merge: PreparedMerge) -> None:
     data = prepared_merge.data
     if data is not None:
         with prepared_merge.clock.stage("read"), prepared_merge.job.progress("reading data") as report:
+            total = data.batches
             for done, _ in enumerate(data, start=1):
-                report(done, data.batches)
+                report(done, total)
 
 
 def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:

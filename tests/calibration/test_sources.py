@@ -371,6 +371,9 @@ def test_what_can_be_had_by_its_place_is_not_read_for_others(monkeypatch: pytest
     assert seen == [4, 8]
     assert source.findings().rows == 9
     seen.clear()
+    whole = open_source(DATA.astype(np.float64), ONE, batch_size=1, room=10 * ROW)
+    assert len(drain(whole)) == len(drain(whole)) == len(seen) == 10
+    seen.clear()
     for _ in range(2):  # there is room for one feed: the first one that is wanted after all was read
         assert [feed["x"][0, 0] for feed in source.at([1])] == [DATA[4, 0]]
     assert seen == [4]
