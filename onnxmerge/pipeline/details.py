@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 import scipy
 
-from onnxmerge.calibration.batches import each
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Spread
@@ -323,7 +322,7 @@ def _computed(layer: LayerTarget, job: Job) -> bool:
 
 def _few(job: Job, layers: Sequence[LayerTarget], data: CalibrationSource) -> Arrays | None:
     """The first samples of the data: as many as keep what the layers give within bounds."""
-    feed = next(each(data), None)
+    feed = next(iter(data), None)
     specs = input_specs(job.prepared.models.template.model)
     if feed is None or not is_batched(specs) or fixed_batch(specs) is not None:
         return feed
@@ -352,7 +351,7 @@ def _outputs(
     sessions = [open_session(own.model, provider=provider, optimise=True, alternating=True) for own in parents.networks]
     sums: dict[tuple[str, int, int], _Sums] = {}
     samples = 0
-    for feed in each(data):
+    for feed in data:
         ours = run(merged, {name: feed[name] for name in inputs})
         samples += max((len(array) for array in feed.values() if array.ndim), default=1)
         theirs = [run(session, inputs_of(own, feed)) for own, session in zip(parents.networks, sessions, strict=True)]
