@@ -39,7 +39,7 @@ def tell_apart(plan: Plan, weights: Sequence[Arrays], activations: Mapping[str, 
 
     Only where activations leave a choice.
     """
-    names = [name for name, similarity in activations.items() if has_twins(similarity)]
+    names = [name for name, similarity in activations.items() if has_twins(similarity, len(weights))]
     if names:
         every = [signatures(plan, own) for own in weights]
         for name in names:

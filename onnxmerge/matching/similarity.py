@@ -87,10 +87,15 @@ def _known(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(rounded > 1 - 2.5 * 10.0**-DIGITS, 1.0, rounded)
 
 
-def has_twins(similarity: NDArray[np.float64]) -> bool:
-    """Whether two rows, or two columns, are the same to the digits that they carry."""
+def has_twins(similarity: NDArray[np.float64], models: int = 1) -> bool:
+    """Whether two rows, or two columns, are the same to the digits that they carry.
+
+    Or a unit is not told from several of one model, where there is one like it in each of ``models`` at most.
+    """
     tolerance = 2 * 10.0**-DIGITS
     for rows in (similarity, similarity.T):
+        if (np.count_nonzero(rows == 1, axis=1) > models).any():
+            return True
         places = rows @ np.random.default_rng(0).standard_normal(rows.shape[1])
         order = np.argsort(places)  # equal rows come to lie side by side
         near = np.flatnonzero(np.diff(places[order]) <= tolerance * rows.shape[1])

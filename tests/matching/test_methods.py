@@ -130,6 +130,16 @@ def test_twins_are_units_that_resemble_all_others_alike() -> None:
         assert has_twins(twins.T)
 
 
+def test_twins_are_units_that_one_unit_is_not_told_from() -> None:
+    """Other units resemble the two a little differently, and that decides nothing between them."""
+    similarity = np.asarray(np.corrcoef(np.random.default_rng(0).standard_normal((300, 40))))
+    similarity[7, 9] = similarity[9, 7] = 1.0
+    assert has_twins(similarity)
+    assert has_twins(np.tile(similarity, (2, 2)), models=2)
+    similarity[7, 9] = similarity[9, 7] = 1 - 1e-5
+    assert not has_twins(similarity)
+
+
 def test_weights_tell_apart_what_the_data_never_wakes() -> None:
     case = example(mlp())
     seen = {name: similarity.copy() for name, similarity in case.activations.items()}
