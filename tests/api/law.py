@@ -52,10 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 _INTEGERS = "quantised: integers of different units cannot be averaged, so a matching that is not exact is refused"
 
-_SLOW_WAVES = "the slowest waves of its position table do not move within so short a sample: activations are alike"
-
 EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("transformers/xlnet.torchscript", "act-align"): _SLOW_WAVES,
     ("corpus/div_wakehubert_int8", "act-align"): _INTEGERS,
     ("corpus/div_wakehubert_int8", "zipit"): _INTEGERS,
     ("corpus/div_wakehubert_int8", "zipit ls"): _INTEGERS,
