@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_merge, read_data
 from onnxmerge.pipeline.details import details_of
-from onnxmerge.pipeline.job import Progress, silent
+from onnxmerge.pipeline.job import Progress, Stages, silent
 from onnxmerge.pipeline.matching import measured
 from onnxmerge.pipeline.meanings import known_vectors, output_names, outputs_of
 from onnxmerge.pipeline.options import MergeOptions, merge_options
@@ -55,6 +56,7 @@ def merge(
     inputs: Mapping[str, SampleInput] | None = None,
     progress: Progress | None = None,
     details: bool = False,
+    stages: Stages = nullcontext,
     **settings: Any,
 ) -> MergeResult:
     """Merge models of one structure into one, or models of one trunk into one with a head for each.
@@ -75,6 +77,7 @@ def merge(
             data, the values (one row each) of inputs that it lacks.
         progress: Makes progress displays; silent by default.
         details: Measure what a report shows: units, layers and outputs one by one (``MergeResult.details``).
+        stages: Is entered for each stage while it lasts.
         **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``), and the
             own options of method and refinement (``method="ties"``, ``density=0.3``; docs/task-vectors.md).
 
@@ -87,7 +90,7 @@ def merge(
     given = MergeInputs(calibration, base, image_options or {}, inputs or {})
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=labels is not None)
-    prepared_merge = prepare_merge(models, given, every[0], progress or silent)
+    prepared_merge = prepare_merge(models, given, every[0], progress or silent, stages)
     read_data(prepared_merge)
     parents, clock = prepared_merge.parents, prepared_merge.clock
     asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
@@ -171,7 +174,7 @@ def plan(
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=False)
     how = every[0]
-    prepared_merge = divided(prepare_merge(models, given, how, silent), how, labelled=False)
+    prepared_merge = divided(prepare_merge(models, given, how, silent, nullcontext), how, labelled=False)
     job, prepared = prepared_merge.job, prepared_merge.job.prepared
     overrides(how.groups, prepared.typing)  # raises for a rule that names no group
     asked_meanings(how.outputs, output_names(prepared_merge.parents.models.template.graph))  # the same for an output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import EFFORTS
 from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
-from onnxmerge.report.progress import progress_bar
+from onnxmerge.report.progress import long_stage, progress_bar
 from onnxmerge.report.terminal import emit
 
 
@@ -258,8 +259,11 @@ def run(
                 "tasks": read_tasks(recipe.tasks),
                 "vectors": recipe.vectors,
             }
-            result = merge(recipe.models, **asked, progress=progress_bar, details=report is not None, **inputs)
-            written = result.save(output, together=publication)
+            stages = nullcontext if quiet else long_stage
+            asked |= {"progress": progress_bar, "stages": stages, "details": report is not None}
+            result = merge(recipe.models, **asked, **inputs)
+            with stages("write"):
+                written = result.save(output, together=publication)
             again = _again(context, result.report)
             told = {**result.report.to_dict(), "output": str(written)}
             show = partial(print_merge, result.report, written, again)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from onnxmerge.errors import InputError
 from onnxmerge.model.interface import batch_inside, with_batch
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.sample import SampleInput
-from onnxmerge.pipeline.job import Job, Progress
+from onnxmerge.pipeline.job import Job, Progress, Stages
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Base, ModelSource, read_models, require, type_models
 from onnxmerge.pipeline.resizing import resize
@@ -33,14 +33,16 @@ from onnxmerge.validation.certificate import Certificate
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Wall seconds of each stage, in all where it has several parts."""
+    """Wall seconds of each stage, in all where it has several parts; ``stages`` is told of them."""
 
+    stages: Stages = nullcontext
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
-        yield
+        with self.stages(name):
+            yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
@@ -82,11 +84,11 @@ def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool)
 
 
 def prepare_merge(
-    models: Sequence[ModelSource], given: MergeInputs, how: MergeOptions, progress: Progress
+    models: Sequence[ModelSource], given: MergeInputs, how: MergeOptions, progress: Progress, stages: Stages
 ) -> PreparedMerge:
     """Read the models and the data, pair up, type and certify. Raises what `merge` raises so far."""
     base = given.base
-    clock = Clock()
+    clock = Clock(stages)
     with clock.stage("read"):
         networks = read_models([*models, *([] if base is None else [base])], given.inputs)
         parents, start = _parted(networks, base, how)

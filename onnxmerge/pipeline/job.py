@@ -18,6 +18,9 @@ from onnxmerge.units.resize import Widths
 Progress = Callable[[str], AbstractContextManager[Report]]
 """Makes a progress display for one titled piece of work."""
 
+Stages = Callable[[str], AbstractContextManager[object]]
+"""Is entered for each stage of a merge, by name, while that lasts."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resized:
