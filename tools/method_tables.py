@@ -10,6 +10,7 @@ from typing import Any
 from onnxmerge.contracts import Contract
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.refinements.methods import REFINEMENTS
+from onnxmerge.merging.repair.repairs import REPAIRS
 from onnxmerge.merging.task_vectors import TASK_VECTORS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -17,6 +18,7 @@ TABLES: Mapping[str, tuple[str, str, Mapping[str, Contract[Any]]]] = {
     "task vectors": ("task-vectors.md", "--method", TASK_VECTORS),
     "methods": ("choosing.md", "--method", MATCHERS),
     "refinements": ("choosing.md", "--refine", REFINEMENTS),
+    "repairs": ("choosing.md", "--repair", REPAIRS),
 }
 """For each mark in a page: the page, the option, and what it chooses from."""
 

@@ -12,10 +12,9 @@ from typing import Any
 from onnxmerge.api.merge import merge
 from onnxmerge.api.outcome import MergeResult
 from onnxmerge.errors import InputError
-from onnxmerge.matching.overrides import GroupRule
-from onnxmerge.merging.task_vectors.options import ParameterRule
 from onnxmerge.model.read import read_network
 from onnxmerge.model.scratch import scratch_folder
+from onnxmerge.pipeline.methods import OWN_OPTIONS
 from onnxmerge.pipeline.options import COMMON, MergeOptions, merge_options
 from onnxmerge.pipeline.prepare import ModelSource
 
@@ -76,7 +75,7 @@ def merged_again(
 
 def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
     """The options that a recipe holds. Raises ValueError for a value of another type than its option's."""
-    from onnxmerge.recipes.file import schema_model  # pydantic is slow to import
+    from onnxmerge.recipes.file import restored, schema_model  # pydantic is slow to import
 
     values = {name: found[name] for name in COMMON}
     every = MergeOptions(method=found["method"], refine=found["refine"]).contracts
@@ -86,9 +85,7 @@ def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
     # JSON writes 1.0 as 1, and metadata tells the two apart.
     values |= {name: value for name in values if isinstance(value := getattr(checked, name), float)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, kind in (("parameters", ParameterRule), ("groups", GroupRule)):
-        if name in values:
-            values[name] = tuple(kind(**rule) for rule in values[name])
+    values |= {name: restored(OWN_OPTIONS[name].hint, values[name]) for name in names & {*values}}
     values["provider"] = {
         "CPUExecutionProvider": "cpu",
         "CUDAExecutionProvider": "cuda",

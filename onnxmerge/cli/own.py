@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
 from onnxmerge.contracts import AUTO, Contract, Described, flag
+from onnxmerge.merging.refinements.methods import REFINEMENTS
+from onnxmerge.merging.repair.repairs import REPAIRS
 from onnxmerge.merging.task_vectors.methods import TASK_VECTORS
-from onnxmerge.pipeline.methods import OWN_OPTIONS
+from onnxmerge.pipeline.methods import METHODS, OWN_OPTIONS
+from onnxmerge.pipeline.options import CHOICES, MergeOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,6 +50,12 @@ def own_method_options(command: F) -> F:
     return command
 
 
+def word_option(name: str, told: str) -> Callable[[F], F]:
+    """An option that every merge has, one of some words."""
+    kind = click.Choice(CHOICES[name])
+    return click.option(flag(name), type=kind, default=getattr(MergeOptions(), name), show_default=True, help=told)
+
+
 def _kind(described: Described) -> click.ParamType:  # type: ignore[type-arg]  # the same
     if described.words:
         return click.Choice(described.words)
@@ -61,14 +70,20 @@ def base_methods() -> str:
     return ", ".join(name for name, method in TASK_VECTORS.items() if method.takes_base)
 
 
-def listed(title: str, contracts: Mapping[str, Contract[Any]]) -> str:
+LISTED: Mapping[str, Mapping[str, Contract[Any]]] = {
+    "Methods": METHODS,
+    "Refinements": REFINEMENTS,
+    "Repairs": REPAIRS,
+}
+
+
+def listed() -> str:
     """What can be chosen, a line each: what it does, needs and has of its own, for the end of the help."""
-    width = max(map(len, contracts))
-    return "\n".join(["\b", f"{title}:", *(line for each in contracts.values() for line in _lines(each, width))])
-
-
-def _lines(contract: Contract[Any], width: int) -> Iterable[str]:
-    needs = f"; needs {contract.needed}" if contract.needed else ""
-    yield f"  {contract.name:{width}}  {contract.summary}{needs}"
-    if contract.defaults:
-        yield f" {'':{width}}  [{contract.defaults}]"
+    width = max(map(len, METHODS))
+    lines = []
+    for title, contracts in LISTED.items():
+        lines += ["", "\b", f"{title}:"]
+        for each in contracts.values():
+            lines.append(f"  {each.name:{width}}  {each.summary}{f'; needs {each.needed}' if each.needed else ''}")
+            lines += [f" {'':{width}}  [{each.defaults}]"] if each.defaults else []
+    return "\n".join(lines[1:])

@@ -18,11 +18,10 @@ from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import known_inputs, model_options, sample_options, scripts_option
-from onnxmerge.cli.own import base_methods, listed, own_method_options
+from onnxmerge.cli.own import base_methods, listed, own_method_options, word_option
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
 from onnxmerge.contracts import AUTO
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import EFFORTS
 from onnxmerge.recipes.recipe import Recipe
@@ -67,7 +66,7 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     return shlex.join(["onnxmerge", "run", *report.effort.chosen_flags, *kept])
 
 
-@click.command(cls=_Run, epilog="\n\n".join([listed("Methods", METHODS), listed("Refinements", REFINEMENTS)]))
+@click.command(cls=_Run, epilog=listed())
 @click.argument(
     "models",
     nargs=-1,
@@ -111,27 +110,17 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     help=f"What all models were fine-tuned from ({base_methods()}).",
 )
 @own_method_options
-@click.option(
-    "--repair",
-    type=click.Choice(["auto", "none", "rescale", "repair", "bias"]),
-    default="auto",
-    show_default=True,
-    help="Restore the statistics of merged units: of outputs, and of hidden units where BatchNorm was folded away.",
+@word_option(
+    "repair", "Restore the statistics of merged units: of outputs, and of hidden units where BatchNorm was folded away."
 )
-@click.option(
-    "--refine",
-    type=click.Choice([AUTO, "none", *REFINEMENTS]),
-    default=AUTO,
-    show_default=True,
-    help="What is done to the average after matching, see below; auto: with --method auto, what restores statistics "
+@word_option(
+    "refine",
+    "What is done to the average after matching, see below; auto: with --method auto, what restores statistics "
     "is among the repairs to choose from.",
 )
-@click.option(
-    "--answer",
-    type=click.Choice(["auto", "mean", "ensemble"]),
-    default=AUTO,
-    show_default=True,
-    help="ensemble: solve the last layers for what the parents answer together, after any method; auto: unless "
+@word_option(
+    "answer",
+    "ensemble: solve the last layers for what the parents answer together, after any method; auto: unless "
     "--method says how to merge.",
 )
 @click.option(
@@ -139,12 +128,9 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     metavar="MEANING|NAME=MEANING,...",
     help="What outputs are: logits, probabilities, embedding, regression or features; by default it is found out.",
 )
-@click.option(
-    "--output-mean",
-    type=click.Choice(["auto", "keep", "drop"]),
-    default="auto",
-    show_default=True,
-    help="The mean of an embedding, for --answer ensemble; auto drops it where class vectors show that this helps.",
+@word_option(
+    "output_mean",
+    "The mean of an embedding, for --answer ensemble; auto drops it where class vectors show that this helps.",
 )
 @click.option(
     "--rotate/--no-rotate",
@@ -152,12 +138,9 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     show_default=True,
     help="After matching, rotate the units inside attention heads too, where that changes nothing.",
 )
-@click.option(
-    "--heads",
-    type=click.Choice(["auto", "joint", "separate"]),
-    default="auto",
-    show_default=True,
-    help="separate: keep each model's last linear layers, with outputs of its own; auto: where trailing parts differ.",
+@word_option(
+    "heads",
+    "separate: keep each model's last linear layers, with outputs of its own; auto: where trailing parts differ.",
 )
 @click.option(
     "--until",
@@ -178,13 +161,7 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     metavar="FRACTION",
     help="Merged units for each unit of a model, up to the number of models (zip methods); by default 1.",
 )
-@click.option(
-    "--output-type",
-    type=click.Choice(["keep", "float16"]),
-    default="keep",
-    show_default=True,
-    help="float16: convert the merged model, inputs and outputs apart.",
-)
+@word_option("output_type", "float16: convert the merged model, inputs and outputs apart.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 
 from onnxmerge.contracts import Contract, O, describe, in_words, number
 from onnxmerge.errors import UsageError
+from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.objective import ModelSimilarity
 from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.similarity import (
     ActivationSimilarity,
     has_twins,
+    known_activations,
     weight_shares,
 )
 from onnxmerge.matching.sweeps import Sweeps
 from onnxmerge.types import Floats
-from onnxmerge.units.groups import Plan
+from onnxmerge.units.groups import Plan, make_plan
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import Permutations, composite_shape
 from onnxmerge.units.resize import Widths
@@ -197,6 +199,20 @@ def depending(plan: Plan, alphas: Mapping[str, float], alpha: float) -> list[str
 def without_activations() -> UsageError:
     """What to raise where a method misses them."""
     return UsageError("the method compares activations: give calibration data (--calib)")
+
+
+def compared_together(
+    problem: MatchProblem, overrides: Overrides, alpha: float
+) -> tuple[Plan, ActivationSimilarity, list[CachedWeights]]:
+    """The plan, what is known of all models' activations, and their weights, for a method that compares every pair."""
+    plan = make_plan(problem.typing, overrides.pinned)
+    if alpha == 1.0:
+        require_weights_only(overrides)
+    elif plan.groups and problem.together is None:
+        raise without_activations()
+    seen = (problem.together if alpha < 1.0 else None) or {}
+    known = known_activations(plan, seen, len(problem.weights))
+    return plan, known, [CachedWeights(weights, problem.cache_bytes) for weights in problem.weights]
 
 
 def restarts(plan: Plan, roots: Sequence[str], models: int = 1) -> int:

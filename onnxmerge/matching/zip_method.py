@@ -7,25 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.exemplars import with_exemplars
 from onnxmerge.matching.method import (
     MatchProblem,
     MatchResult,
+    compared_together,
     depending,
     notes_on,
-    require_weights_only,
     search_of,
     shares_of,
-    without_activations,
 )
 from onnxmerge.matching.options import Zips
 from onnxmerge.matching.signatures import tell_apart
-from onnxmerge.matching.similarity import known_activations
 from onnxmerge.matching.zip_objective import ZipObjectiveFunction
 from onnxmerge.matching.zip_similarity import ModelsToZip
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
-from onnxmerge.units.groups import make_plan
 
 
 def zip_together(problem: MatchProblem, options: Zips, alpha: float) -> MatchResult:
@@ -33,15 +29,8 @@ def zip_together(problem: MatchProblem, options: Zips, alpha: float) -> MatchRes
 
     Raises UsageError where rules or problem do not fit that.
     """
-    started, compared = time.perf_counter(), alpha < 1.0
-    overrides = options.overrides(problem.typing)
-    plan = make_plan(problem.typing, overrides.pinned)
-    if not compared:
-        require_weights_only(overrides)
-    if compared and plan.groups and problem.together is None:
-        raise without_activations()
-    known = known_activations(plan, (problem.together if compared else None) or {}, len(problem.weights))
-    cached = [CachedWeights(weights, problem.cache_bytes) for weights in problem.weights]
+    started, compared, overrides = time.perf_counter(), alpha < 1.0, options.overrides(problem.typing)
+    plan, known, cached = compared_together(problem, overrides, alpha)
     tell_apart(plan, cached, known)
     shares = shares_of(plan, alpha, known, overrides)
     typing = replace(problem.typing, spaces=plan.spaces)

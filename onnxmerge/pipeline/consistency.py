@@ -1,10 +1,13 @@
-"""Options that contradict each other, or ask for data that was not given."""
+"""Options that contradict each other, or ask for data that was not given.
+
+What a method or refinement does not have of its own is refused by what it says of itself (``options.settled``). Here
+stand the options that every merge has.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from onnxmerge.contracts import AUTO, flag
 from onnxmerge.errors import UsageError
@@ -13,182 +16,128 @@ from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.pipeline.options import MergeOptions, differing
 from onnxmerge.text import shown
 
+_MOST = (1 << 63) - 1
+
 
 def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool) -> None:
     """Raise UsageError where this number of models cannot be merged by these options and with this data."""
-    if models < 2:
-        raise UsageError(f"merging takes two models or more, found {models}")
-    _require_ranges(options)
-    _require_weights(options.weights, models)
-    _require_base(options, models, based=based)
+    _require_none(_numbers(options, models))
+    _require_none(_base(options, models, based=based))
     if not calibrated:
-        _require_no_data(options)
+        _require_none((wrong, f"{told}: give calibration data (--calib)") for wrong, told in _data(options))
     require_use(options, differing(options))
     if labelled:
-        _require_use_of_labels(options, calibrated=calibrated)
-    _require_one_to_one(options)
-    _require_width(options, models)
-    if options.refinement is not None and options.refinement.restores and options.repair not in (AUTO, "none"):
-        raise UsageError(f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out")
+        useless = options.task_vectors is not None or not decidable(options)
+        no_data = not calibrated, "--labels are of calibration samples: give calibration data (--calib)"
+        no_choice = useless, "--labels decide a choice: give --method auto, --alpha auto or --repair auto"
+        _require_none([no_data, no_choice])
+    _require_none(_pairs(options))
 
 
-def _require_no_data(options: MergeOptions) -> None:
-    """Raise UsageError where something is to be measured."""
-    given = differing(options)
-    refines = options.refinement is not None and "activations" in options.refinement.needs
-    for asked, told in (
-        ("samples" in given, "--samples says how much calibration data to use"),
-        (options.searches, "a search for method or alpha compares activations"),
-        (options.searches_scale, "--scale auto and --depth auto compare answers with the parents'"),
-        (not options.searches and options.compares_activations, f"method {options.method} compares activations"),
-        ("outputs" in given, "--outputs says what is measured"),
-        ("output_mean" in given, "--output-mean says what is measured"),
-        (refines, f"--refine {options.refine} measures activations"),
-        (options.answer == "ensemble", "--answer ensemble measures what the parents say"),
-    ):
-        if asked:
-            raise UsageError(f"{told}: give calibration data (--calib)")
-
-
-def _require_base(options: MergeOptions, models: int, *, based: bool) -> None:
-    """Raise UsageError where a method and what it is given for task vectors contradict each other."""
-    method = options.task_vectors
-    if method is None:
-        if based:
-            takers = ", ".join(name for name, each in TASK_VECTORS.items() if each.takes_base)
-            raise UsageError(f"--base is for methods {takers}; method {options.method} does not use it")
-        return
-    if "base" in method.needs and not based:
-        without = ", ".join(name for name, each in TASK_VECTORS.items() if "base" not in each.needs)
-        raise UsageError(
-            f"method {method.name} adds up what models learnt since their pretraining: give it (--base); without it "
-            f"{without} merge fine-tunes of one network, and mudsc-align such as were trained apart"
-        )
-    whole = options.heads != "separate" and not options.until and options.share == 1
-    for wrong, told in (
-        (
-            based and not method.takes_base,
-            f"--base: method {method.name} starts from the mean of the models; leave it out",
-        ),
-        (
-            method.models not in (None, models),
-            f"method {method.name} merges {method.models} models, found {models}; soup takes any number",
-        ),
-        (
-            options.refinement is not None,
-            f"--refine {options.refine} starts from a matched average: use --method average",
-        ),
-        (
-            options.repair not in (AUTO, "none"),
-            f"--repair {options.repair} would undo the scale of {method.name}; BatchNorm is re-estimated without it",
-        ),
-        (not whole, f"method {method.name} merges whole networks: leave --heads, --until and --share out"),
-        (
-            options.answer == "ensemble",
-            f"--answer ensemble solves a matched average; method {method.name} adds to a base",
-        ),
-    ):
+def _require_none(faults: Iterable[tuple[bool, str]]) -> None:
+    """Raise UsageError for the first that is one."""
+    for wrong, told in faults:
         if wrong:
             raise UsageError(told)
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """Which merges an option has an effect on: all whose options ``of`` is true of, in words ``where``."""
+def _numbers(options: MergeOptions, models: int) -> Iterator[tuple[bool, str]]:
+    """Numbers that cannot be meant; NaN is none of them."""
+    yield models < 2, f"merging takes two models or more, found {models}"
+    for name, least, most in (("share", 0, 1), ("seed", 0, _MOST), ("samples", 1, _MOST), ("batch_size", 1, _MOST)):
+        value = getattr(options, name)
+        bound = f"from {least} to {most}" if most == 1 else f"of {least} or more, below 2**63"
+        wrong = value is not None and not least <= value <= most
+        yield wrong, f"{flag(name)}: expected a number {bound}, found {shown(value)}"
+    both = bool(options.until) and options.heads == "joint"
+    yield both, "--until keeps a head for each model, --heads joint merges them; leave one of them out"
+    weights, width = options.weights or (1.0,) * models, options.width
+    told = f"--weights: expected a number for each of the {models} models, found {len(weights)}"
+    yield len(weights) != models, told
+    given = ",".join(f"{weight:g}" for weight in weights)
+    told = f"--weights {given}: expected positive numbers; leave out a model that is to count for nothing"
+    yield not all(0 < weight < math.inf for weight in weights), told
+    if width is not None:
+        zips = ", ".join(name for name, each in MATCHERS.items() if each.zips)
+        told = f"--width {width:g} is for methods {zips}; method {options.method} does not use it"
+        yield options.matcher is None or not options.matcher.zips, told
+        told = f"--width {width:g}: expected a number above 0, at most the number of models, {models}"
+        yield not 0 < width <= models, told
 
-    of: Callable[[MergeOptions], bool]
-    where: str
+
+def _base(options: MergeOptions, models: int, *, based: bool) -> Iterator[tuple[bool, str]]:
+    """A method for models of one pretraining, and what it is given."""
+    method, repair = options.task_vectors, options.repair
+    if method is None:
+        takers = ", ".join(name for name, each in TASK_VECTORS.items() if each.takes_base)
+        yield based, f"--base is for methods {takers}; method {options.method} does not use it"
+        return
+    without = ", ".join(name for name, each in TASK_VECTORS.items() if "base" not in each.needs)
+    told = f"method {method.name} adds up what models learnt since their pretraining: give it (--base); without it "
+    told += f"{without} merge fine-tunes of one network, and mudsc-align such as were trained apart"
+    yield "base" in method.needs and not based, told
+    told = f"--base: method {method.name} starts from the mean of the models; leave it out"
+    yield based and not method.takes_base, told
+    told = f"method {method.name} merges {method.models} models, found {models}; soup takes any number"
+    yield method.models not in (None, models), told
+    told = f"--refine {options.refine} starts from a matched average: use --method average"
+    yield options.refinement is not None, told
+    told = f"--repair {repair} would undo the scale of {method.name}; leave it out (BatchNorm is re-estimated)"
+    yield repair not in (AUTO, "none"), told
+    parts = options.heads == "separate" or bool(options.until) or options.share < 1
+    yield parts, f"method {method.name} merges whole networks: leave --heads, --until and --share out"
+    told = f"--answer ensemble solves a matched average; method {method.name} adds to a base"
+    yield options.answer == "ensemble", told
 
 
-USES: Mapping[str, Use] = {
-    "rotate": Use(lambda options: options.task_vectors is None, "methods that match units; method {method}"),
-    "output_mean": Use(lambda options: options.answer in ("ensemble", AUTO), "--answer ensemble; --answer {answer}"),
+def _data(options: MergeOptions) -> Iterator[tuple[bool, str]]:
+    """What is to be measured."""
+    given = differing(options)
+    yield "samples" in given, "--samples says how much calibration data to use"
+    yield options.searches, "a search for method or alpha compares activations"
+    yield options.searches_scale, "--scale auto and --depth auto compare answers with the parents'"
+    yield options.compares_activations, f"method {options.method} compares activations"
+    yield "outputs" in given, "--outputs says what is measured"
+    yield "output_mean" in given, "--output-mean says what is measured"
+    yield options.refinement is not None, f"--refine {options.refine} measures activations"
+    yield options.repair not in (AUTO, "none"), f"--repair {options.repair} measures activations"
+    yield options.answer == "ensemble", "--answer ensemble measures what the parents say"
+
+
+def _pairs(options: MergeOptions) -> Iterator[tuple[bool, str]]:
+    """Units that are to be matched one to one, and a zip; a search leaves zips out where it may choose the method."""
+    refinement, apart = options.refinement, options.share < 1
+    zips = options.matcher is not None and options.matcher.zips
+    paired = refinement is not None and refinement.one_to_one
+    told = f"takes matched units, one to one; method {options.method} zips"
+    yield options.rotate and zips, f"--rotate {told}"
+    yield paired and zips, f"--refine {options.refine} {told}"
+    told = f"--share {options.share:g} keeps matched units apart, one by one;"
+    yield apart and paired, f"{told} --refine {options.refine} averages merged ones"
+    yield apart and zips, f"{told} method {options.method} zips"
+    yield apart and options.method == AUTO, f"{told} --method auto may choose a zip"
+    restores = refinement is not None and refinement.restores and options.repair not in (AUTO, "none")
+    yield restores, f"--refine {options.refine} restores statistics itself; leave --repair {options.repair} out"
+
+
+USES: Mapping[str, tuple[Callable[[MergeOptions], bool], str]] = {
+    "rotate": (lambda options: options.task_vectors is None, "methods that match units; method {0.method}"),
+    "output_mean": (lambda options: options.answer in ("ensemble", AUTO), "--answer ensemble; --answer {0.answer}"),
 }
-"""Options that only some merges look at (those without a default of their own say so where they are read)."""
+"""Options that only some merges look at: which, and in words (others say so where they are read)."""
 
 
 def idle(options: MergeOptions, names: Iterable[str]) -> list[str]:
     """Those of the options of these ``names`` that have no effect together with the others."""
-    return [name for name in names if name in USES and not USES[name].of(options)]
+    return [name for name in names if name in USES and not USES[name][0](options)]
 
 
 def require_use(options: MergeOptions, names: Iterable[str]) -> None:
     """Raise UsageError where an option, of the ``names`` of those that were given, has no effect."""
     for name in idle(options, names):
-        where = USES[name].where.format(method=options.method, answer=options.answer)
-        raise UsageError(f"{flag(name)} is for {where} does not use it; leave it out")
-
-
-def _require_ranges(options: MergeOptions) -> None:
-    """Raise UsageError for numbers that cannot be meant; NaN is none of them."""
-    for name, value, least, most in (
-        ("share", options.share, 0, 1),
-        ("seed", options.seed, 0, _MOST),
-        ("samples", options.samples, 1, _MOST),
-        ("batch-size", options.batch_size, 1, _MOST),
-    ):
-        if value is not None and not least <= value <= most:
-            bound = f"from {least} to {most}" if most == 1 else f"of {least} or more, below 2**63"
-            raise UsageError(f"--{name}: expected a number {bound}, found {shown(value)}")
-    if options.until and options.heads == "joint":
-        raise UsageError("--until keeps a head for each model, --heads joint merges them; leave one of them out")
-
-
-_MOST = (1 << 63) - 1
-
-
-def _require_weights(weights: tuple[float, ...] | None, models: int) -> None:
-    """Raise UsageError unless there is a positive number for each model."""
-    if weights is None:
-        return
-    if len(weights) != models:
-        raise UsageError(f"--weights: expected a number for each of the {models} models, found {len(weights)}")
-    if not all(0 < weight < math.inf for weight in weights):
-        found = ",".join(f"{weight:g}" for weight in weights)
-        raise UsageError(
-            f"--weights {found}: expected positive numbers; leave out a model that is to count for nothing"
-        )
+        raise UsageError(f"{flag(name)} is for {USES[name][1].format(options)} does not use it; leave it out")
 
 
 def decidable(options: MergeOptions) -> bool:
     """Whether a merge has something to choose that labels could decide."""
     return options.searches or (options.repair == AUTO and options.refinement is None)
-
-
-def _require_use_of_labels(options: MergeOptions, *, calibrated: bool) -> None:
-    if not calibrated:
-        raise UsageError("--labels are of calibration samples: give calibration data (--calib)")
-    if options.task_vectors is not None or not decidable(options):
-        raise UsageError("--labels decide a choice: give --method auto, --alpha auto or --repair auto")
-
-
-def _require_one_to_one(options: MergeOptions) -> None:
-    """Raise UsageError where units that are matched one to one are wanted of a zip, or apart after a refinement.
-
-    A search leaves the zips out by itself, where it may choose the method.
-    """
-    zips = options.matcher is not None and options.matcher.zips
-    paired = options.refinement is not None and options.refinement.one_to_one
-    for name, given in (("--rotate", options.rotate), (f"--refine {options.refine}", paired)):
-        if given and zips:
-            raise UsageError(f"{name} takes matched units, one to one; method {options.method} zips")
-    for told, given in (
-        (f"--refine {options.refine} averages merged ones", paired),
-        (f"method {options.method} zips", zips),
-        ("--method auto may choose a zip", options.method == AUTO),
-    ):
-        if given and options.share < 1:
-            raise UsageError(f"--share {options.share:g} keeps matched units apart, one by one; {told}")
-
-
-def _require_width(options: MergeOptions, models: int) -> None:
-    """Raise UsageError where a zip cannot make groups of that width."""
-    if options.width is None:
-        return
-    if options.matcher is None or not options.matcher.zips:
-        zips = ", ".join(name for name, method in MATCHERS.items() if method.zips)
-        raise UsageError(f"--width {options.width:g} is for methods {zips}; method {options.method} does not use it")
-    if not 0 < options.width <= models:
-        raise UsageError(
-            f"--width {options.width:g}: expected a number above 0, at most the number of models, {models}"
-        )

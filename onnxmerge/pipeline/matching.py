@@ -13,7 +13,7 @@ from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, S
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
-from onnxmerge.errors import InputError, UsageError
+from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchProblem, MatchResult
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.merging.repair.plan import plan_repair
@@ -39,11 +39,9 @@ class Measurements:
 
 
 def planned(job: Job) -> Measurements:
-    """What statistics the scale of units needs. Raises UsageError where they lack calibration data."""
-    graph, typing, choice = job.prepared.models.template.graph, job.prepared.typing, job.options.repair
-    step = repair_step(graph, typing, choice)
-    if job.source is None and choice not in ("auto", "none"):
-        raise UsageError(f"--repair {choice} measures activations: give calibration data (--calib)")
+    """What statistics the scale of units needs."""
+    graph, typing = job.prepared.models.template.graph, job.prepared.typing
+    step = repair_step(graph, typing, job.options.repair)
     if job.source is None or step is None or job.options.task_vectors is not None:
         return Measurements()
     hidden = plan_repair(graph, typing, "free").layers if step.which == "all" else ()

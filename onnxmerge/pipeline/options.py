@@ -16,7 +16,7 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.answer.answer import MeanChoice
 from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.merging.refinements.refinement import Refinement
-from onnxmerge.merging.repair.choice import RepairChoice
+from onnxmerge.merging.repair.repairs import REPAIRS
 from onnxmerge.merging.task_vectors import TASK_VECTORS, Scaled, TaskVectorMethod
 from onnxmerge.pipeline.methods import METHODS, OWN_OPTIONS, takers
 from onnxmerge.text import shown
@@ -36,9 +36,9 @@ ONE_WAY = ("repair", "refine", "rotate", "share")
 """Options of one way to merge, beside those that methods have of their own: who gives one has chosen the method too."""
 
 
-_CHOICES: Mapping[str, tuple[str, ...]] = {
+CHOICES: Mapping[str, tuple[str, ...]] = {
     "effort": EFFORTS,
-    "repair": get_args(RepairChoice),
+    "repair": (AUTO, "none", *REPAIRS),
     "refine": (AUTO, "none", *REFINEMENTS),
     "answer": get_args(AnswerChoice),
     "output_mean": get_args(MeanChoice),
@@ -75,7 +75,7 @@ class MergeOptions:
 
     method: str = DEFAULT
     own: tuple[tuple[str, Any], ...] = ()
-    repair: RepairChoice = "auto"
+    repair: str = AUTO
     refine: str = AUTO
     answer: AnswerChoice = "auto"
     outputs: str | None = None
@@ -178,7 +178,7 @@ class MergeOptions:
         """Raise UsageError for a word that an option does not know."""
         if self.method not in (*METHODS, AUTO, DEFAULT):
             raise UsageError(f"there is no method {self.method!r}; choose one of {', '.join((*METHODS, AUTO))}")
-        for name, known in _CHOICES.items():
+        for name, known in CHOICES.items():
             value = getattr(self, name)
             if not isinstance(value, str) or value not in known:
                 if value is None and name == "effort":
@@ -208,8 +208,9 @@ def _require_own(options: MergeOptions, *, named: bool) -> None:
     for name, _ in options.own:
         if name in known and not (options.method == AUTO and OWN_OPTIONS[name].described.alone):
             continue
-        chosen = f"method {options.method}" if OWN_OPTIONS[name].takers[0] in METHODS else f"--refine {options.refine}"
-        told = f"{chosen} does not use it; leave it out" if named else "choose one (--method)"
+        of_method = OWN_OPTIONS[name].takers[0] in METHODS
+        chosen = f"method {options.method}" if of_method else f"--refine {options.refine}"
+        told = f"{chosen} does not use it; leave it out" if named or not of_method else "choose one (--method)"
         raise UsageError(f"{takers(name)}; {told}")
     for contract in options.contracts:
         options.own_of(contract)

@@ -235,4 +235,4 @@ def _sets_scales(job: Job, step: RepairStep | None) -> bool:
     if step is None or job.options.refinement is not None or job.apart:
         return False
     kept = bool(batchnorms(job.prepared.models.template.graph))
-    return kept or (step.which == "all" and step.mode == "repair")
+    return kept or (step.which == "all" and step.mode.mean and step.mode.std)

@@ -28,9 +28,8 @@ from onnxmerge.contracts import AUTO
 from onnxmerge.documents import read_yaml
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named
-from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.pipeline.methods import METHODS, OWN_OPTIONS
-from onnxmerge.pipeline.options import DEFAULT, MergeOptions, differing, merge_options, own_differing
+from onnxmerge.pipeline.options import CHOICES, DEFAULT, MergeOptions, differing, merge_options, own_differing
 from onnxmerge.recipes.recipe import Calibration, Recipe
 from onnxmerge.text import reason, shown
 
@@ -99,7 +98,7 @@ def schema_model() -> type[BaseModel]:
     options = {name: found for name, found in _fields(MergeOptions).items() if name != "own"}
     words: Any = Literal
     options["method"] = Annotated[str, Field(json_schema_extra={"enum": [*METHODS, AUTO, DEFAULT]})], DEFAULT
-    options["refine"] = words[(AUTO, "none", *REFINEMENTS)], AUTO
+    options |= {name: (words[CHOICES[name]], AUTO) for name in ("repair", "refine")}
     own |= {name: (_mirrored(each.hint) | None, None) for name, each in OWN_OPTIONS.items()}
     return create_model("Recipe", __config__=_STRICT, **own, **options)
 
@@ -134,7 +133,7 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     files = {name: found.pop(name, None) for name in _FILES}
     tasks = found.pop("tasks", None)
     inputs = {name: _input_read(name, given, folder) for name, given in found.pop("inputs", {}).items()}
-    options = {name: _restored(hints[name], value) for name, value in found.items()}
+    options = {name: restored(hints[name], value) for name, value in found.items()}
     for name in _PATHS:
         if options.get(name) is not None:
             options[name] = Path(_resolved(str(options[name]), folder))
@@ -165,8 +164,8 @@ def _input_written(given: str, folder: Path) -> str | list[int]:
     return [] if given == "scalar" else [int(size) for size in given.split(",")]
 
 
-def _restored(hint: Any, value: Any) -> Any:
-    """Plain mappings as the dataclasses that they mirror."""
+def restored(hint: Any, value: Any) -> Any:
+    """A value of a type, whose plain mappings become the dataclasses that they mirror."""
     if get_origin(hint) is tuple and is_dataclass(get_args(hint)[0]):
         kind: Any = get_args(hint)[0]
         return tuple(kind(**each) for each in value)

@@ -54,7 +54,7 @@ def print_plan(plan: MergePlan) -> None:
     """What a merge would do."""
     console = terminal()
     how = plan.options
-    own = [_own(name, value) for name, value in how.own]
+    own = [_own(name, value) for name, value in how.own if not isinstance(value, tuple)]
     way = ", ".join([how.method, *own]) if how.effort is None else f"--effort {how.effort}"
     _print_groups(console, plan.groups, f"{len(plan.models)} models, {way}")
     if plan.candidates > 1:
@@ -186,7 +186,7 @@ def _print_search(console: Terminal, search: SearchReport) -> None:
     for index, candidate in enumerate(search.candidates):
         table.add_row(
             "*" if index == search.chosen else "",
-            candidate.method,
+            ", ".join([candidate.method, *(_own(*pair) for pair in candidate.own if pair[0] != "alpha")]),
             "" if candidate.alpha is None else f"{candidate.alpha:g}",
             f"{candidate.reconstruction:.4f}",
             "" if candidate.accuracy is None else f"{candidate.accuracy:.4f}",

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge import MergeOptions, MergeResult, UsageError, merge
-from onnxmerge.merging.repair.choice import RepairChoice
 from tests.graphs import build, execute, initializers, normal
 
 MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"
@@ -53,7 +52,7 @@ def test_equal_weights_are_the_default(method: str) -> None:
 @pytest.mark.parametrize(("method", "refine"), [("act-align", "none"), ("act-align", "ls"), ("mudsc-zip", "none")])
 def test_one_model_can_count_for_nearly_everything(tmp_path: Path, method: str, refine: str) -> None:
     models = [network(0), network(1)]
-    repair: RepairChoice = "auto" if refine == "ls" else "repair"
+    repair = "auto" if refine == "ls" else "repair"
     options = MergeOptions(method=method, refine=refine, repair=repair, weights=(1e-7, 1.0))
     options = replace(options, own=(("zip_b", 0.0),)) if method == "mudsc-zip" else options
     options = replace(options, outputs="features") if refine == "ls" else options

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.activations.moments import measure
-from onnxmerge.errors import UsageError
 from onnxmerge.merging.combine import combine
-from onnxmerge.merging.repair.in_graph import Mode, probe_of
+from onnxmerge.merging.repair.in_graph import probe_of
 from onnxmerge.merging.repair.plan import Target, Which, applies, plan_repair, targets
 from onnxmerge.merging.repair.repair import repair
+from onnxmerge.merging.repair.repairs import REPAIRS
 from onnxmerge.model.network import Network
 from onnxmerge.types import Positions
 from onnxmerge.units.layout import Space, Typing
@@ -29,7 +29,7 @@ Weights = Mapping[str, NDArray[Any]]
 
 
 def merged(
-    sets: Sequence[Weights], template: Network, source: Source, perms: Mapping[str, Positions], mode: Mode
+    sets: Sequence[Weights], template: Network, source: Source, perms: Mapping[str, Positions], mode: str
 ) -> tuple[dict[str, Target], ChainMap[str, NDArray[Any]]]:
     """The targets, and the repaired average of two sets of weights."""
     plan = plan_repair(template.graph, TYPING)
@@ -37,7 +37,7 @@ def merged(
     aims = targets(plan, TYPING, [measure(template.model, own, probes, source) for own in sets], [perms])
     pair = models(template, template)
     average = dict(combine(type(pair)(template, tuple(sets), pair.sources), TYPING, [perms]))
-    changed = repair(template.model, TYPING, average, plan, aims, source, mode=mode)
+    changed = repair(template.model, TYPING, average, plan, aims, source, mode=REPAIRS[mode])
     return aims, ChainMap(changed, average)
 
 
@@ -193,11 +193,3 @@ def test_where_it_applies() -> None:
         TYPING.activations,
     )
     assert not applies(residual().graph, fixed)
-
-
-def test_modes() -> None:
-    net, source = residual(), images(10, 10)
-    plan = plan_repair(net.graph, TYPING)
-    assert repair(net.model, TYPING, net.weights, plan, {}, source, mode="none") == {}
-    with pytest.raises(UsageError, match="unknown repair mode"):
-        repair(net.model, TYPING, net.weights, plan, {}, source, mode="all")  # type: ignore[arg-type]

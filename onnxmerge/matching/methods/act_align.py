@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from onnxmerge.matching.align_method import align
-from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
+from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.options import Rules
-
-
-def act_align(problem: MatchProblem, options: Rules) -> MatchResult:
-    """Align by activations."""
-    return align(problem, options.overrides(problem.typing), 0.0)
-
 
 METHOD = Matcher(
     name="act-align",
     summary="activations alone, one pass",
     source="Li et al., arXiv 1511.07543",
     needs=("activations",),
-    match=act_align,
+    match=lambda problem, options: align(problem, options.overrides(problem.typing), 0.0),
     options=Rules,
     rank=2,
 )

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from onnxmerge.contracts import Options
 from onnxmerge.matching.align_method import align
-from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
+from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.overrides import Overrides
-
-
-def average(problem: MatchProblem, _options: Options) -> MatchResult:
-    """Leave every model in its order."""
-    return align(problem, Overrides(), 1.0, matched=False)
-
 
 METHOD = Matcher(
     name="average",
     summary="no matching: the plain average",
     source="",
-    match=average,
+    match=lambda problem, _: align(problem, Overrides(), 1.0, matched=False),
     options=Options,
     rank=0,
 )

@@ -9,27 +9,24 @@ import numpy as np
 
 from onnxmerge.contracts import NumberOrAuto, number
 from onnxmerge.errors import UsageError
-from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.joint import joint_sweep
 from onnxmerge.matching.method import (
     Matcher,
     MatchProblem,
     MatchResult,
+    compared_together,
     depending,
     notes_on,
-    require_weights_only,
     restarts,
     search_of,
     shares_of,
     with_twins_told_apart,
-    without_activations,
 )
 from onnxmerge.matching.objective import ObjectiveFunction
 from onnxmerge.matching.options import OBJECTIVE, Rules, share_of_weights
-from onnxmerge.matching.similarity import Objective, PairOfModels, known_activations
+from onnxmerge.matching.similarity import Objective, PairOfModels
 from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
 from onnxmerge.matching.universe import ModelsToJoin, Universe, first_universe, model_similarity, relative
-from onnxmerge.units.groups import make_plan
 from onnxmerge.units.permutations import Permutations, identity
 
 
@@ -49,20 +46,14 @@ class C2m3(Rules):
 def c2m3(problem: MatchProblem, options: C2m3) -> MatchResult:
     """Match all models at once to a universe of units (see ``matching.joint``)."""
     started, alpha = time.perf_counter(), number(options.alpha, "alpha")
-    overrides, compared = options.overrides(problem.typing), alpha < 1.0
-    plan = make_plan(problem.typing, overrides.pinned)
-    if not compared:
-        require_weights_only(overrides)
-    if compared and plan.groups and problem.together is None:
-        raise without_activations()
-    known = known_activations(plan, (problem.together if compared else None) or {}, len(problem.weights))
-    cached = [CachedWeights(weights, problem.cache_bytes) for weights in problem.weights]
+    overrides = options.overrides(problem.typing)
+    plan, known, cached = compared_together(problem, overrides, alpha)
     shares = with_twins_told_apart(shares_of(plan, alpha, known, overrides), known)
     models = ModelsToJoin(plan, cached, known, shares, options.objective)
     with np.errstate(invalid="ignore", over="ignore"):
         before = model_similarity(models, tuple(identity(plan.spaces) for _ in cached))
         found = _best_universe(models, problem, alpha)
-    notes = notes_on(plan, models.alphas, overrides, activations=compared)
+    notes = notes_on(plan, models.alphas, overrides, activations=alpha < 1.0)
     return MatchResult(
         tuple(relative(found.matching, 0, other, plan) for other in range(1, len(cached))),
         searches=(search_of(found, before, started, notes),),

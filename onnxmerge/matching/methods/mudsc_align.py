@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from onnxmerge.contracts import NumberOrAuto, number
 from onnxmerge.matching.align_method import align
-from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
+from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.options import Rules, share_of_weights
 
 
@@ -17,17 +17,12 @@ class MudscAlign(Rules):
     alpha: NumberOrAuto = field(default=0.5, metadata=share_of_weights(activations="act-align", weights="rebasin"))
 
 
-def mudsc_align(problem: MatchProblem, options: MudscAlign) -> MatchResult:
-    """Align by both."""
-    return align(problem, options.overrides(problem.typing), number(options.alpha, "alpha"))
-
-
 METHOD = Matcher(
     name="mudsc-align",
     summary="weights and activations (MuDSC)",
     source="Xu et al., arXiv 2403.01753",
     needs=("weights", "activations"),
-    match=mudsc_align,
+    match=lambda problem, options: align(problem, options.overrides(problem.typing), number(options.alpha, "alpha")),
     options=MudscAlign,
     rank=3,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onnxmerge.contracts import NumberOrAuto, number
-from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
+from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.options import Zips, share_of_weights
 from onnxmerge.matching.zip_method import zip_together
 
@@ -17,17 +17,12 @@ class MudscZip(Zips):
     alpha: NumberOrAuto = field(default=0.5, metadata=share_of_weights(activations="zipit", weights="weight-zip"))
 
 
-def mudsc_zip(problem: MatchProblem, options: MudscZip) -> MatchResult:
-    """Zip by both."""
-    return zip_together(problem, options, number(options.alpha, "alpha"))
-
-
 METHOD = Matcher(
     name="mudsc-zip",
     summary="zip by weights and activations (MuDSC)",
     source="Xu et al., arXiv 2403.01753",
     needs=("weights", "activations"),
-    match=mudsc_zip,
+    match=lambda problem, options: zip_together(problem, options, number(options.alpha, "alpha")),
     options=MudscZip,
     zips=True,
     all_pairs=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onnxmerge.matching.align_method import align
-from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
+from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.options import OBJECTIVE, Rules
 from onnxmerge.matching.similarity import Objective
 
@@ -17,17 +17,12 @@ class Rebasin(Rules):
     objective: Objective = field(default="correlation", metadata=OBJECTIVE)
 
 
-def rebasin(problem: MatchProblem, options: Rebasin) -> MatchResult:
-    """Align by weights."""
-    return align(problem, options.overrides(problem.typing), 1.0, objective=options.objective)
-
-
 METHOD = Matcher(
     name="rebasin",
     summary="weights alone (Git Re-Basin)",
     source="Ainsworth et al., arXiv 2209.04836",
     needs=("weights",),
-    match=rebasin,
+    match=lambda problem, options: align(problem, options.overrides(problem.typing), 1.0, objective=options.objective),
     options=Rebasin,
     rank=1,
 )

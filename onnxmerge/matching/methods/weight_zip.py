@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
+from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.options import Zips
 from onnxmerge.matching.zip_method import zip_together
-
-
-def weight_zip(problem: MatchProblem, options: Zips) -> MatchResult:
-    """Zip by weights."""
-    return zip_together(problem, options, 1.0)
-
 
 METHOD = Matcher(
     name="weight-zip",
     summary="zip by weights alone",
     source="Stoica et al., arXiv 2305.03053",
     needs=("weights",),
-    match=weight_zip,
+    match=lambda problem, options: zip_together(problem, options, 1.0),
     options=Zips,
     zips=True,
     all_pairs=True,

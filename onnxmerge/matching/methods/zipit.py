@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
+from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.options import Zips
 from onnxmerge.matching.zip_method import zip_together
-
-
-def zipit(problem: MatchProblem, options: Zips) -> MatchResult:
-    """Zip by activations."""
-    return zip_together(problem, options, 0.0)
-
 
 METHOD = Matcher(
     name="zipit",
     summary="zip by activations alone, one pass (ZipIt!)",
     source="Stoica et al., arXiv 2305.03053",
     needs=("activations",),
-    match=zipit,
+    match=lambda problem, options: zip_together(problem, options, 0.0),
     options=Zips,
     zips=True,
     all_pairs=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from onnxmerge.calibration.progress import Report
@@ -24,6 +24,6 @@ class Refinement(Contract[O]):
 
     label: str
     refine: Refine[O]
-    needs: tuple[Need, ...] = ("activations",)
+    needs: tuple[Need, ...] = field(default=("activations",), init=False)
     restores: bool = True
     one_to_one: bool = False

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_ir as ir
 
+from onnxmerge.contracts import AUTO
 from onnxmerge.merging.repair.plan import Which, applies, plan_repair
+from onnxmerge.merging.repair.repairs import REPAIRS, Repair
 from onnxmerge.model.normalisation import batchnorms
 from onnxmerge.units.layout import Typing
 
-RepairChoice = Literal["auto", "none", "rescale", "repair", "bias"]
-RepairMode = Literal["rescale", "repair", "bias"]
-_MODES: tuple[RepairMode, ...] = ("repair", "rescale", "bias")
 _LAYERS = {"free": "hidden layers", "fixed": "output layers", "all": "all layers"}
 
 
@@ -22,14 +20,14 @@ class RepairStep:
     """Which linear layers are repaired, and how."""
 
     which: Which
-    mode: RepairMode
+    mode: Repair
 
     @property
     def label(self) -> str:
-        return f"{self.mode} ({_LAYERS[self.which]})"
+        return f"{self.mode.name} ({_LAYERS[self.which]})"
 
 
-def repair_step(graph: ir.Graph, typing: Typing, choice: RepairChoice) -> RepairStep | None:
+def repair_step(graph: ir.Graph, typing: Typing, choice: str) -> RepairStep | None:
     """The layers to repair after BatchNorm statistics, if any, were re-estimated, by rule; None for no repair.
 
     Hidden layers: where BatchNorm is kept, its statistics do it; where it was folded away (``applies``), all of them
@@ -39,17 +37,17 @@ def repair_step(graph: ir.Graph, typing: Typing, choice: RepairChoice) -> Repair
     """
     if choice == "none":
         return None
-    everywhere = not batchnorms(graph) and (choice != "auto" or applies(graph, typing))
-    return RepairStep("all" if everywhere else "fixed", "repair" if choice == "auto" else choice)
+    everywhere = not batchnorms(graph) and (choice != AUTO or applies(graph, typing))
+    return RepairStep("all" if everywhere else "fixed", REPAIRS["repair" if choice == AUTO else choice])
 
 
 def repair_steps(graph: ir.Graph, typing: Typing) -> tuple[RepairStep | None, ...]:
     """All that may be chosen from, the one of ``repair_step`` first, no repair (None) last."""
-    every = [RepairStep("fixed", mode) for mode in _MODES]
+    every = [RepairStep("fixed", mode) for mode in REPAIRS.values()]
     if not batchnorms(graph):
         shifts = any(layer.bias is not None for layer in plan_repair(graph, typing, "free").layers)
-        every += [RepairStep("all", mode) for mode in _MODES if shifts or mode != "bias"]
-    return tuple(dict.fromkeys([repair_step(graph, typing, "auto"), *every, None]))
+        every += [RepairStep("all", mode) for mode in REPAIRS.values() if shifts or mode.std]
+    return tuple(dict.fromkeys([repair_step(graph, typing, AUTO), *every, None]))
 
 
 def label(step: RepairStep | None) -> str:

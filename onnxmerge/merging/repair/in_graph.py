@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from onnxmerge.activations.moments import GraphEditor, Moments, Probe, levels, measure
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.repair.plan import RepairPlan, Target
+from onnxmerge.merging.repair.repairs import Repair
 from onnxmerge.model.linear_layers import LinearLayer
 from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
 
-Mode: TypeAlias = Literal["none", "rescale", "repair", "bias"]
 DEAD = 1e-4
 """A unit that varies less than this share of its target is constant up to rounding; it is shifted, not blown up.
 So is one that is constant in all parents, not shrunk to nothing: on other data it may not be."""
@@ -42,7 +42,7 @@ def use_target(
     editor: GraphEditor,
     probe: Probe,
     layer: LinearLayer,
-    mode: Mode,
+    mode: Repair,
     measured: tuple[ir.Value, ir.Value, ir.Value],
 ) -> None:
     """Let all that reads the layer's output see (y - m)/s s* + m* (as ``mode`` says), with m and s the batch's own.
@@ -59,14 +59,14 @@ def use_target(
     aimed, aimed_std, floor, still = (
         editor.input(_beside(kind, probe.tensor), probe.wide, sizes) for kind in ("mean", "std", "floor", "still")
     )
-    if mode == "bias":
+    if not mode.std:
         result = editor.apply("Add", centred, aimed)
     else:
         std = editor.apply("Max", editor.apply("Sqrt", variance), floor)
         # A target of 0 gives the factor 0, for which it is to be 1.
         factors = editor.apply("Add", editor.apply("Div", aimed_std, std), still)
         kept = mean if layer.bias is not None else editor.apply("Mul", mean, factors)
-        shifted = mode == "repair" and layer.bias is not None
+        shifted = mode.mean and layer.bias is not None
         result = editor.apply("Add", editor.apply("Mul", centred, factors), aimed if shifted else kept)
     if probe.dtype != probe.wide:
         result = editor.cast(result, probe.dtype)

@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.moments import GraphEditor, Moments, Probe, settle
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.errors import UsageError
-from onnxmerge.merging.repair.in_graph import DEAD, Mode, aims_beside, probe_of, use_target
+from onnxmerge.merging.repair.in_graph import DEAD, aims_beside, probe_of, use_target
 from onnxmerge.merging.repair.plan import RepairPlan, Target
+from onnxmerge.merging.repair.repairs import REPAIRS, Repair
 from onnxmerge.model.linear_layers import LinearLayer
 from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
-
-MODES = ("none", "rescale", "repair", "bias")
 
 
 def repair(
@@ -40,7 +38,7 @@ def repair(
     aims: Mapping[str, Target],
     source: CalibrationSource,
     *,
-    mode: Mode = "repair",
+    mode: Repair = REPAIRS["repair"],
     batches: Sequence[Mapping[str, Target]] | None = None,
     provider: str = "cpu",
     known: Mapping[str, Moments] | None = None,
@@ -50,15 +48,10 @@ def repair(
     ``aims`` are their targets over all data, ``batches`` those in each of the ``measured_batches`` (everywhere ``aims``
     by default). ``known`` are moments that were already taken (``independent_moments``); then nothing is run.
 
-    ``mode`` "rescale" sets standard deviations alone, and so does "repair" in a layer without a bias; "bias" sets
-    means alone, and leaves such a layer as it is. Raises InputError where the source is empty or activations are not
-    finite, UsageError for another mode.
+    A layer without a bias gets no mean: ``mode`` sets its standard deviations, or leaves it as it is. Raises InputError
+    where the source is empty or activations are not finite.
     """
-    if mode == "none":
-        return {}
-    if mode not in MODES:
-        raise UsageError(f"unknown repair mode {mode!r}; expected {', '.join(MODES)}")
-    movable = [layer for layer in plan.layers if mode != "bias" or layer.bias is not None]
+    movable = [layer for layer in plan.layers if mode.std or layer.bias is not None]
     layers = {layer.output: layer for layer in movable if layer.output in aims}
 
     def rewrite(editor: GraphEditor, probe: Probe, centred: ir.Value, mean: ir.Value, variance: ir.Value) -> None:
@@ -79,13 +72,13 @@ def repair(
     return settle(model, weights, probes, source, rewrite=rewrite, fold=fold, beside=beside, provider=provider)
 
 
-def corrected(layer: LinearLayer, current: Arrays, own: Moments, aim: Target, mode: Mode) -> dict[str, NDArray[Any]]:
+def corrected(layer: LinearLayer, current: Arrays, own: Moments, aim: Target, mode: Repair) -> dict[str, NDArray[Any]]:
     """One layer's weight and bias for which its output, which now has the moments ``own``, has those of ``aim``."""
     dead = (own.std <= DEAD * aim.std) | (aim.std == 0)
     scaled = np.where(dead, 1.0, aim.std / np.where(dead, 1.0, own.std))
-    factors = np.ones_like(scaled) if mode == "bias" else scaled
+    factors = scaled if mode.std else np.ones_like(scaled)
     found = {layer.weight: layer.scale_weight(current[layer.weight], factors)}
     if layer.bias is not None:
-        aimed = own.mean if mode == "rescale" else aim.mean
+        aimed = aim.mean if mode.mean else own.mean
         found[layer.bias] = layer.move_bias(current[layer.bias], factors, own.mean, aimed)
     return found

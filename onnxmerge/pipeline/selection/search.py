@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from onnxmerge.contracts import AUTO, describe
 from onnxmerge.errors import InputError
@@ -24,12 +25,16 @@ from onnxmerge.pipeline.selection.held_out import CandidateScore, HeldOutEvaluat
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A method, its share of weight space (None: not known), and how it did on held-out samples."""
+    """A method, its share of weight space (None: not known), and how it did on held-out samples.
+
+    ``own`` are its own options that are not what they are by default.
+    """
 
     method: str
     alpha: float | None
     reconstruction: float
     accuracy: float | None = None
+    own: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ def search(job: Job, measurements: Measurements, evaluator: HeldOutEvaluator) ->
                 report(index + 1, len(every))
             if best is None or score.rank > best[0].rank:
                 best, chosen = (score, trial, matched), len(tried)
-            tried.append(Candidate(how.method, how.alpha, score.reconstruction, score.accuracy))
+            tried.append(Candidate(how.method, how.alpha, score.reconstruction, score.accuracy, how.own))
     if best is None:
         raise InputError(f"none of {len(every)} candidates can be merged: {notes[-1]}")
     told = tuple(dict.fromkeys(notes))
