@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from onnxmerge.api.outcome import HeadsReport, MergeReport, group_reports, peak_memory
@@ -31,7 +31,8 @@ def report_of(
     job, matched = selected.job, selected.matched
     options, models, source = job.options, job.prepared.models, job.source
     apart, own = product.separation, dict[str, Any]()
-    for contract in options.contracts:
+    every = replace(options, refine="none" if options.refinement is None else options.refine).contracts
+    for contract in every:
         values = options.own_of(contract)
         own |= {each.name: getattr(values, each.name) for each in fields(values)}
     notes = [
