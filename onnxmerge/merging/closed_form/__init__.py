@@ -1,7 +1,7 @@
 """Solve a merged network's linear layers anew, in closed form, without labels and without training.
 
 The methods are ``least_squares`` and ``regmean`` in ``refinements``. Both take a ``context``, the matched average, and
-stand on the same parts: ``targets`` says what each layer aims at and in which order layers are solved, ``segments`` runs networks
-from one layer to the next, ``ridge`` solves from sums of products. Least squares has two steps of its own: ``prefixes``
-measures, with ``tally`` and ``consensus``, and ``solution`` solves for what was measured.
+stand on the same parts: ``targets`` says what each layer aims at and in which order layers are solved, ``ridge`` solves
+from sums of products. Least squares has two steps of its own: ``prefix_runner`` measures, with ``accumulator`` and
+``consensus``, and ``solution`` solves for what was measured.
 """
