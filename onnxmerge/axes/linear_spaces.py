@@ -73,10 +73,18 @@ def _linear_attention(node: ir.Node, typing: Typing, space: str) -> bool:
     """Whether the space is seen by products of queries, keys and values alone, and given on by nothing but these.
 
     A norm of queries or keys is another operand that carries their space, and so are the angles that it turns them by.
+    What queries alone carry numbers their heads: these share keys, and a Softmax sees each by itself.
     """
     read = {place for place, value in enumerate(node.inputs) if _carries(value, typing, space)}
     given = [place for place, value in enumerate(node.outputs) if _carries(value, typing, space)]
-    return read <= {*operands_of(node, "attends")} and given in ([], [0])
+    heads = read == {0} and _first_alone(_layout(node.inputs[0], typing), space)
+    return read <= {*operands_of(node, "attends")} and given in ([], [0]) and not heads
+
+
+def _first_alone(layout: TensorLayout | None, space: str) -> bool:
+    """Whether a space stands in the first part of a tensor and in no other: in packed operands, queries come first."""
+    carriers = [] if layout is None else [block for block in layout.blocks if space in block.spaces]
+    return len(carriers) == 1 and all((axis.positions == 0).any() for axis in carriers[0].axes)
 
 
 def _linear_product(node: ir.Node, typing: Typing, space: str) -> bool:

@@ -152,6 +152,17 @@ FUSED: dict[str, tuple[str, dict[str, tuple[int, ...]], list[int]]] = {
         {"wq": (6, 8), "wk": (6, 8)},
         [8],
     ),
+    "grouped queries that share keys": (
+        f"{PROJECTIONS} c = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(q, k, v, , , ends, total)",
+        {"wq": (6, 32), "wk": (6, 16), "wv": (6, 16), "wo": (32, 5)},
+        [8, 8],
+    ),
+    "packed queries that share keys": (
+        """p = MatMul(x, wp)
+        c = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>(p, , , , , ends, total)""",
+        {"wp": (6, 64), "wo": (32, 5)},
+        [8, 8],
+    ),
     "grouped queries that are turned": (
         f"""{PROJECTIONS} c = com.microsoft.GroupQueryAttention<num_heads=1, kv_num_heads=1, do_rotary=1>(
         q, k, v, , , ends, total, cos, sin)""",
