@@ -53,6 +53,7 @@ def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> 
         f"eval merged.onnx --data {calib} --labels y.npy --parents {a},{b}\n"
         f"check merged.onnx --against {a} {b} --calib {calib}\n"
         f"compare {a} permuted.onnx --data {calib}\n"
+        "report merged.onnx -o page.html\n"
         "demo"
     )
     assert {line.split()[0] for line in lines.splitlines()} == set(COMMANDS)
@@ -60,7 +61,7 @@ def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> 
     assert ended.returncode == 0, ended.stderr
     assert "merged (zipit)" in ended.stdout  # the demo's table
     assert "plain average" in ended.stdout
-    assert set(contents(tmp_path)) == {"y.npy", "permuted.onnx", "merged.onnx"}
+    assert set(contents(tmp_path)) == {"y.npy", "permuted.onnx", "merged.onnx", "page.html"}
 
 
 def test_telemetry_is_off_for_who_imports_the_package_and_decided_by_who_said_otherwise(tmp_path: Path) -> None:
