@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported: workers run beside each other as it is
+
+import gc
 from pathlib import Path
 
 import hypothesis
