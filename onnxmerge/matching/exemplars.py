@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.model.arrays import is_floating
 from onnxmerge.types import Floats
 from onnxmerge.units.layout import Typing
-from onnxmerge.units.zips import Zipped, read_lengths
+from onnxmerge.units.rotation import places, units_of
+from onnxmerge.units.zips import Zipped
 
 
 def with_exemplars(
@@ -28,7 +30,9 @@ def with_exemplars(
     deviations: Sequence[Mapping[str, Floats]],
     shares: Sequence[float],
 ) -> Zipped:
-    """The zip, in which one member counts of each merged unit of every plain space.
+    """The zip, in which one member counts of each merged unit of every plain space that no other varies with.
+
+    An outer unit (a head, a channel group) stays the mean: its inner units are of all models, zipped inside it.
 
     Args:
         zips: Which units become one.
@@ -39,17 +43,30 @@ def with_exemplars(
 
     """
     counts: list[dict[str, Floats]] = [{} for _ in zips.models]
+    outer = {name for space in typing.spaces.values() for name in space.varies_with}
     for name, labels in zips.models[0].items():
-        if labels.ndim > 1:
+        if labels.ndim > 1 or name in outer:
             continue
         said = [
-            read_lengths(own, typing, name) * seen.get(name, 1.0) for own, seen in zip(weights, deviations, strict=True)
+            _lengths(own, typing, name) * seen.get(name, 1.0) for own, seen in zip(weights, deviations, strict=True)
         ]
         flat = np.concatenate([own / (own.sum() or 1.0) * share for own, share in zip(said, shares, strict=True)])
         exemplar = _largest(np.concatenate([own[name] for own in zips.models]), flat)
         for own, part in zip(counts, np.split(exemplar, len(said)), strict=True):
             own[name] = part
     return replace(zips, counts=tuple(counts))
+
+
+def _lengths(weights: Mapping[str, NDArray[Any]], typing: Typing, name: str) -> Floats:
+    """The length of all weights that take each unit [n] of a plain space in; of those that give it where none does."""
+    taken, given = (np.zeros(typing.spaces[name].size) for _ in range(2))
+    for layout in typing.initializers.values():
+        for block, slot in places(layout, name):
+            if is_floating(weights[layout.name].dtype):
+                rows = units_of(weights[layout.name], layout, block, slot, typing.spaces)
+                squares = taken if (layout.name, slot[0], name) in typing.consumed else given
+                squares += np.einsum("uf,uf->u", rows, rows)
+    return np.asarray(np.sqrt(taken if taken.any() else given))
 
 
 def _largest(labels: NDArray[np.int64], values: Floats) -> Floats:

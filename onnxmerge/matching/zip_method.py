@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from onnxmerge.matching.signatures import tell_apart
 from onnxmerge.matching.zip_objective import ZipObjectiveFunction
 from onnxmerge.matching.zip_similarity import ModelsToZip
 from onnxmerge.matching.zip_sweeps import unmoved_zip, zip_by_activations, zip_by_weights, zip_sweep
+from onnxmerge.types import Floats
 
 
 def zip_together(problem: MatchProblem, options: Zips, alpha: float) -> MatchResult:
@@ -46,7 +48,6 @@ def zip_together(problem: MatchProblem, options: Zips, alpha: float) -> MatchRes
     notes = notes_on(plan, shares, overrides, activations=compared)
     zipped = found.matching
     if options.zip_unit == "member":
-        every = len(problem.weights)
-        equal = problem.shares or [1 / every] * every
-        zipped = with_exemplars(zipped, typing, cached, problem.deviations or [{}] * every, equal)
+        unseen: list[Mapping[str, Floats]] = [{} for _ in cached]
+        zipped = with_exemplars(zipped, typing, cached, problem.deviations or unseen, models.shares)
     return MatchResult(zipped=zipped, searches=(search_of(found, before, started, notes),))

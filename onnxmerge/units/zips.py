@@ -154,22 +154,6 @@ def position_counts(layout: TensorLayout, axis: int, counts: Mapping[str, Floats
     return found
 
 
-def read_lengths(weights: Mapping[str, NDArray[Any]], typing: Typing, name: str) -> Floats:
-    """The length of all weights that take each unit [n] of a plain space in; what gives it where nothing does."""
-    found = {taken: np.zeros(typing.spaces[name].size) for taken in (True, False)}
-    for layout in typing.initializers.values():
-        for block in layout.blocks:
-            for index, slot in enumerate(slots_of(block)):
-                array = weights[layout.name] if _space(block, slot) == name else None
-                if array is None or array.dtype.kind != "f":
-                    continue
-                content = np.moveaxis(_content(array, layout, block, typing.spaces), index, 0)
-                rows = content.reshape(len(content), -1).astype(np.float64)
-                found[(layout.name, slot[0], name) in typing.consumed] += np.einsum("uf,uf->u", rows, rows)
-    lengths: Floats = np.sqrt(found[True] if found[True].any() else found[False])
-    return lengths
-
-
 def along(values: Floats, axis: int, ndim: int) -> Floats:
     """Values [n] as an array of so many dimensions, along one of them."""
     return values.reshape([-1 if each == axis else 1 for each in range(ndim)])

@@ -60,3 +60,12 @@ def test_units_without_weights_that_read_them_count_by_those_that_give_them() ->
     given = [{"w1": np.diag([1.0, 3, 2])[:, [0, 1, 2, 2]]}, {"w1": np.diag([2.0, 1, 3])[:, [0, 1, 2, 2]]}]
     found = with_exemplars(ZIPS, typing, given, [{}, {}], [0.5, 0.5])
     assert [own["h"].tolist() for own in found.counts] == [[0, 1, 1], [0, 0, 1]]
+
+
+def test_outer_units_stay_the_mean_for_their_inner_units_are_of_all_models() -> None:
+    spaces = [Space("g", 2), Space("u", 2, varies_with=("g",))]
+    typing = typed(spaces, {"w": ["g u", "3"]})
+    labels = {"g": np.array([1, 0]), "u": np.array([[0, 1], [0, 1]])}
+    zips = Zipped(({**labels, "g": np.array([0, 1])}, labels))
+    one, two = ({"w": np.full((4, 3), size, np.float32)} for size in (1, 2))
+    assert with_exemplars(zips, typing, [one, two], [{}, {}], [0.5, 0.5]).counts == ({}, {})
