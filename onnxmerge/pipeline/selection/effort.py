@@ -96,7 +96,7 @@ def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[Merge
     plain = replace(how, method="mudsc-align" if options.width is None else "zipit", refine="none")
     if options.effort == "fast":
         return (plain,)
-    found = [plain, how.by("zipit", "ls"), how.by("zipit", "ls", zip_unit="member")]
+    found = [plain, how.by("zipit", "ls", zip_unit="member")]
     if options.width is None:
         found.append(how.by("average", "ls"))  # fine-tunes of one base need no matching
     if options.effort == "balanced":
