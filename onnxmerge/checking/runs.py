@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.specs import InputSpec, conform_all, fixed_batch, input_specs, is_batched
-from onnxmerge.errors import InputError, ResourceError
+from onnxmerge.errors import InputError
 from onnxmerge.evaluation.candidate import with_size
 from onnxmerge.model.interface import only_batch, resized_batch
 from onnxmerge.model.network import Network
@@ -75,16 +75,7 @@ class Runner:
         except InputError:  # which its first run says
             return self
 
-        def runs(size: int) -> bool:
-            try:
-                self.once(resized_batch(given, size))
-            except ResourceError:
-                raise
-            except InputError:
-                return False
-            return True
-
-        size = only_batch(self.network.graph, runs)
+        size = only_batch(self.network.graph, lambda size: self.once(resized_batch(given, size)))
         return self if size is None else replace(self, specs=with_size(self.specs, size))
 
     def once(self, feed: Feed) -> dict[str, Any]:

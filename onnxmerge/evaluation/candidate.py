@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.specs import InputSpec, conform_all, fixed_batch, input_specs, is_batched
-from onnxmerge.errors import InputError, ResourceError
+from onnxmerge.errors import InputError
 from onnxmerge.evaluation.heads import answer
 from onnxmerge.evaluation.task import Task
 from onnxmerge.model.demand import demand
@@ -92,16 +92,7 @@ class Candidate:
         if not batched or fixed_batch(self.inputs) is not None:
             return self
 
-        def runs(size: int) -> bool:
-            try:
-                self._batch(resized_batch(given, size), size)
-            except ResourceError:
-                raise
-            except InputError:
-                return False
-            return True
-
-        size = only_batch(self.network.graph, runs)
+        size = only_batch(self.network.graph, lambda size: self._batch(resized_batch(given, size), size))
         return self if size is None else replace(self, inputs=with_size(self.inputs, size))
 
     def answers(self, feed: Feed, tasks: Sequence[Task]) -> list[Floats | None]:

@@ -74,11 +74,22 @@ def declared_alike(networks: Sequence[Network], samples: Samples = synthesize) -
     return tuple(_redeclared(network, wanted) for network in networks)
 
 
-def only_batch(graph: ir.Graph, runs: Callable[[int], bool]) -> int | None:
+def only_batch(graph: ir.Graph, try_batch: Callable[[int], object]) -> int | None:
     """The batch that a network with a free one is fixed to inside; None where it takes any, or none that is tried.
 
-    ``runs`` says whether the network takes so many samples at once.
+    ``try_batch`` runs so many samples at once, and raises InputError where the network does not take them. Its
+    ResourceError is raised on: it says nothing of the batch.
     """
+
+    def runs(size: int) -> bool:
+        try:
+            try_batch(size)
+        except ResourceError:
+            raise
+        except InputError:
+            return False
+        return True
+
     if runs(3) and runs(2):
         return None
     return next(filter(runs, (1, 2, 3, *_sizes_inside(graph))), None)
@@ -91,17 +102,7 @@ def batch_inside(network: Network, feed: Mapping[str, Array], provider: str = "c
     """
     demand(network).require_room(resized_batch(feed, 1))
     session = open_session(network.model, provider=provider)
-
-    def runs(size: int) -> bool:
-        try:
-            run(session, resized_batch(feed, size), where=network.label)
-        except ResourceError:
-            raise
-        except InputError:
-            return False
-        return True
-
-    return only_batch(network.graph, runs)
+    return only_batch(network.graph, lambda size: run(session, resized_batch(feed, size), where=network.label))
 
 
 def resized_batch(feed: Mapping[str, Array], size: int) -> dict[str, Array]:
