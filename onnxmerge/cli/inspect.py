@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def inspect(
 
     With --certify the exit code is 3 if permuting the groups changes what the model computes.
     """
-    if mermaid and as_json:
-        raise UsageError("--mermaid and --json both print something else instead of the tables; leave one of them out")
+    other = "--json" if as_json else "--explain"
+    if mermaid and (as_json or explain is not None):
+        raise UsageError(f"--mermaid and {other} both print something else than the tables; leave one of them out")
     with publishing(context) as publication:
         found = api.inspect(model, certify=certify, inputs=known_inputs(settings.pop("inputs")), **settings)
         explained = None if explain is None else found.explain(explain)
@@ -63,11 +65,12 @@ def inspect(
     if mermaid:
         emit(pictured(found.flow(), ".mmd"))
     elif as_json:
-        emit(json.dumps(found.to_dict(), indent=1))
-    elif explained is None:
-        print_inspection(found, every=every)
-    if explain is not None and explained is not None:
+        told = {} if explained is None else {"explained": [asdict(axis) for axis in explained]}
+        emit(json.dumps({**found.to_dict(), **told}, indent=1))
+    elif explain is not None and explained is not None:
         print_explanation(explain, explained)
+    else:
+        print_inspection(found, every=every)
     if found.certificate is not None:
         require(found.certificate, found.model)
 

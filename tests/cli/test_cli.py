@@ -177,10 +177,20 @@ def test_inspect_draws(cli: Cli, digits: Path, tmp_path: Path, name: str, start:
     assert "similarity" not in done.stdout
 
 
-def test_inspect_prints_one_thing_at_a_time(cli: Cli, digits: Path) -> None:
-    done = cli("inspect", digits / "a.onnx", "--mermaid", "--json")
+@pytest.mark.parametrize("other", [["--json"], ["--explain", "x"]], ids=["json", "explain"])
+def test_inspect_prints_one_thing_at_a_time(cli: Cli, digits: Path, other: list[str]) -> None:
+    done = cli("inspect", digits / "a.onnx", "--mermaid", *other)
     assert done.returncode == 2
-    assert "leave one of them out" in done.stderr
+    assert f"--mermaid and {other[0]}" in done.stderr
+
+
+def test_inspect_explains_in_json(cli: Cli, digits: Path) -> None:
+    name = onnx.load(digits / "a.onnx").graph.initializer[0].name
+    done = cli("inspect", digits / "a.onnx", "--json", "--explain", name)
+    assert done.returncode == 0, done.stderr
+    axes = json.loads(done.stdout)["explained"]
+    assert [axis["axis"] for axis in axes] == list(range(len(axes)))
+    assert {"space", "chain"} == set(axes[0]["spaces"][0])
 
 
 def test_permute_writes_other_weights_of_the_same_function(cli: Cli, digits: Path, tmp_path: Path) -> None:
