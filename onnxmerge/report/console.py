@@ -15,6 +15,7 @@ from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
+from onnxmerge.report.own import own_option, tried
 from onnxmerge.report.terminal import Terminal, terminal
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
@@ -54,7 +55,7 @@ def print_plan(plan: MergePlan) -> None:
     """What a merge would do."""
     console = terminal()
     how = plan.options
-    own = [_own(name, value) for name, value in how.own if not isinstance(value, tuple)]
+    own = [own_option(name, value) for name, value in how.own if not isinstance(value, tuple)]
     way = ", ".join([how.method, *own]) if how.effort is None else f"--effort {how.effort}"
     _print_groups(console, plan.groups, f"{len(plan.models)} models, {way}")
     if plan.candidates > 1:
@@ -112,7 +113,7 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     for told in () if report.effort is None else report.effort.notes:
         yield "effort", told
     yield "statistics", f"{report.repair}{among}"
-    own = [_own(name, value) for name, value in report.method_options.items() if value not in (None, ())]
+    own = [own_option(name, value) for name, value in report.method_options.items() if value not in (None, ())]
     if own:
         yield "options", ", ".join(own)
     for answer in report.answers:
@@ -128,13 +129,6 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     for certificate, model in zip(report.certificates, report.models, strict=True):
         yield "certificate", f"{_certificate(certificate)}  {model}"
     yield "free", _coverage(report.coverage)
-
-
-def _own(name: str, value: object) -> str:
-    """An option of the method's own."""
-    if isinstance(value, tuple):
-        return f"{name} {', '.join(map(str, value))}"
-    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _answer(found: Answered) -> str:
@@ -186,7 +180,7 @@ def _print_search(console: Terminal, search: SearchReport) -> None:
     for index, candidate in enumerate(search.candidates):
         table.add_row(
             "*" if index == search.chosen else "",
-            ", ".join([candidate.method, *(_own(*pair) for pair in candidate.own if pair[0] != "alpha")]),
+            tried(candidate),
             "" if candidate.alpha is None else f"{candidate.alpha:g}",
             f"{candidate.reconstruction:.4f}",
             "" if candidate.accuracy is None else f"{candidate.accuracy:.4f}",

@@ -29,6 +29,7 @@ from onnxmerge.report.html import (
     table,
     text,
 )
+from onnxmerge.report.own import tried
 from onnxmerge.report.page_data import shades
 from onnxmerge.report.picture import svg
 from onnxmerge.report.section import Section
@@ -274,8 +275,8 @@ def _tried(report: MergeReport) -> str:
         search = report.search
         candidates = [
             (
-                each.method,
-                f"{each.alpha:g}",
+                tried(each),
+                "-" if each.alpha is None else f"{each.alpha:g}",
                 f"{each.reconstruction:.4f}",
                 short(each.accuracy),
                 _mark(index, search.chosen),

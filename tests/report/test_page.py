@@ -18,6 +18,7 @@ import pytest
 from onnxmerge import merge
 from onnxmerge.api.describe import describe
 from onnxmerge.api.outcome import MergeResult
+from onnxmerge.pipeline.selection.search import Candidate
 from onnxmerge.report.html import count, meter
 from onnxmerge.report.page import merge_page, model_page
 from tests.graphs import build, normal
@@ -107,6 +108,15 @@ def test_every_kind_of_merge_has_a_sound_page(how: dict[str, Any]) -> None:
     found = require_sound(merge_page(result, "m.onnx", "onnxmerge run a.onnx b.onnx"))
     assert {"answer", "again", "weights", "network", "groups", "drift", "times"} <= set(found.ids)
     assert {f"group-{group.id}" for group in result.report.groups} <= set(found.ids)
+
+
+def test_a_candidate_without_a_known_alpha_is_told_by_its_options() -> None:
+    result = merged(method="auto")
+    assert result.report.search is not None
+    search = replace(result.report.search, candidates=(Candidate("lean", None, 0.5, None, (("lean", 0.8),)),), chosen=0)
+    page = merge_page(replace(result, report=replace(result.report, search=search)), "m.onnx", "")
+    require_sound(page)
+    assert "lean, lean 0.8" in page
 
 
 def test_names_stay_text() -> None:
