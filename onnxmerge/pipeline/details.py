@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import scipy
 
+from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Spread
@@ -275,8 +276,12 @@ def _relative(found: Array, wanted: Array) -> float:
         return float("nan")
     new, old = found.astype(np.float64), wanted.astype(np.float64)
     finite = np.isfinite(new) & np.isfinite(old)
-    size = float(np.linalg.norm(old[finite]))
-    error = float(np.linalg.norm(new[finite] - old[finite]))
+    return _error(new[finite], old[finite])
+
+
+def _error(found: Floats, wanted: Floats) -> float:
+    """The Euclidean distance of two arrays, relative to the length of the second."""
+    size, error = float(np.linalg.norm(wanted)), float(np.linalg.norm(found - wanted))
     return error / size if size else (0.0 if not error else float("inf"))
 
 
@@ -294,7 +299,7 @@ def _layers(job: Job, matched: MatchResult, weights: Arrays, data: CalibrationSo
         run(open_session(models.template.model, weights=own, outputs=tensors, provider=provider), feed)
         for own in models.weights
     ]
-    matchings = matched.matchings if not job.options.task_vectors is not None else ({},) * (len(parents) - 1)
+    matchings = matched.matchings if job.options.task_vectors is None else ({},) * (len(parents) - 1)
     for layer in layers:
         units = align_units(typing.activations[layer.output], layer.axis, typing, matchings, job.shares)
         if units is None:
@@ -326,7 +331,7 @@ def _few(job: Job, layers: Sequence[LayerTarget], data: CalibrationSource) -> Ar
     specs = input_specs(job.prepared.models.template.model)
     if feed is None or not is_batched(specs) or fixed_batch(specs) is not None:
         return feed
-    traced = max((len(array) for array in job.prepared.trace.sample.values() if array.ndim), default=1)
+    traced = rows(job.prepared.trace.sample)
     values = sum(int(np.prod(job.prepared.typing.activations[layer.output].shape)) for layer in layers)
     count = min(LAYER_SAMPLES, max(1, LAYER_VALUES * traced // max(values, 1)))
     return {name: array[:count] for name, array in feed.items()}
@@ -335,11 +340,7 @@ def _few(job: Job, layers: Sequence[LayerTarget], data: CalibrationSource) -> Ar
 def _distance(found: Floats, wanted: Floats) -> float:
     """The Euclidean distance where ``wanted`` is known, relative to its length; nan where it is not at all."""
     known = ~np.isnan(wanted)
-    if not known.any():
-        return float("nan")
-    size = float(np.linalg.norm(wanted[known]))
-    error = float(np.linalg.norm(found[known] - wanted[known]))
-    return error / size if size else (0.0 if not error else float("inf"))
+    return _error(found[known], wanted[known]) if known.any() else float("nan")
 
 
 def _outputs(
@@ -353,7 +354,7 @@ def _outputs(
     samples = 0
     for feed in data:
         ours = run(merged, {name: feed[name] for name in inputs})
-        samples += max((len(array) for array in feed.values() if array.ndim), default=1)
+        samples += rows(feed)
         theirs = [run(session, inputs_of(own, feed)) for own, session in zip(parents.networks, sessions, strict=True)]
         for output, found in ours.items():
             known = _answering(output, theirs, product.outputs)
