@@ -78,18 +78,6 @@ def resized_layout(layout: TensorLayout, widths: Widths) -> TensorLayout:
     return TensorLayout(layout.name, tuple(shape), tuple(Block(tuple(own)) for own in blocks))
 
 
-def resized_typing(typing: Typing, widths: Widths) -> Typing:
-    """The typing of the graph whose resizable spaces have their new widths."""
-    if not widths:
-        return typing
-    return replace(
-        typing,
-        spaces=resized_spaces(typing.spaces, widths),
-        initializers={name: resized_layout(layout, widths) for name, layout in typing.initializers.items()},
-        activations={name: resized_layout(layout, widths) for name, layout in typing.activations.items()},
-    )
-
-
 def resized_bound(layout: TensorLayout, axis: int, widths: Widths, bound: int) -> int:
     """Where a boundary between two positions of an axis (0: before the first) lies at the new widths."""
     parts, found = _parts(layout, axis), np.array(bound)
