@@ -11,6 +11,7 @@ from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split, Spread, hold_out, holds
+from onnxmerge.contracts import AUTO
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.reconstruction import Reference, reference
 from onnxmerge.model.lazy_weights import Overlay
@@ -37,7 +38,7 @@ def divide(source: CalibrationSource, models: ModelSet, options: MergeOptions, *
     Raises InputError where the data is a single sample.
     """
     must = options.searches or labelled
-    if not must and (options.repair != "auto" or options.refinement is not None):
+    if not must and (options.repair != AUTO or options.refinement is not None):
         return None
     return None if not must and not holds(source, PLENTY) else held_out(source, models)
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from onnxmerge.contracts import AUTO
 from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.reconstruction import NothingToCompareError
@@ -59,7 +60,7 @@ def choose_repair(
     """Try every repair by what ``evaluators`` say; without any, or where the user said which, a rule decides."""
     rule = repair_step(job.prepared.models.template.graph, job.prepared.typing, job.options.repair)
     options = job.options
-    if options.repair != "auto" or options.refinement is not None or options.task_vectors is not None:
+    if options.repair != AUTO or options.refinement is not None or options.task_vectors is not None:
         return ChosenRepair(rule)
     try:
         evaluator = evaluators(job)
