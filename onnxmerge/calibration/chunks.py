@@ -73,13 +73,25 @@ def nbytes(feed: Mapping[str, Array]) -> int:
     return sum(0 if _is_mapped(array) else array.nbytes for array in feed.values())
 
 
+def owned(feed: Feed) -> Feed:
+    """The feed without the rest of a larger array of which it is a part, which would stay in memory as long as it."""
+    return {name: array if _is_mapped(array) or _is_whole(array) else array.copy() for name, array in feed.items()}
+
+
 def _is_mapped(array: Array) -> bool:
+    return any(isinstance(base, np.memmap) for base in _bases(array))
+
+
+def _is_whole(array: Array) -> bool:
+    return all(isinstance(base, np.ndarray) and base.nbytes <= array.nbytes for base in _bases(array))
+
+
+def _bases(array: Array) -> Iterator[object]:
+    """The array, that which it is a view of, and so on."""
     base: object = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            return True
-        base = base.base
-    return False
+    while base is not None:
+        yield base
+        base = base.base if isinstance(base, np.ndarray) else None
 
 
 class _Column(Protocol):

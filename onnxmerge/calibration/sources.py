@@ -25,6 +25,7 @@ from onnxmerge.calibration.chunks import (
     file_chunks,
     folder_chunks,
     nbytes,
+    owned,
     rows,
 )
 from onnxmerge.calibration.findings import Findings, Seen
@@ -274,6 +275,11 @@ class OpenedSource:
                 if own is None or own[0] != place:
                     own = place, self._cut(place)
                 feed = next(own[1], None)
+                if self.found is not None and (feed is None or rows(feed) != self.found.sizes[place]):
+                    raise InputError(
+                        f"{self.chunks.origin}: gives other feeds when it is read again; have it give the same each "
+                        "time (a fixed seed, no state that it keeps)"
+                    )
                 if feed is None:
                     return
                 own = place + 1, own[1]
@@ -294,7 +300,7 @@ class OpenedSource:
         if self.found is None and self.chunks.between is not None and size * (len(self.sizes) - place) > self.room:
             return False
         self.room -= size
-        self._kept[place] = feed
+        self._kept[place] = feed if self.chunks.between is not None else owned(feed)
         return True
 
     def _cut(self, first: int) -> Iterator[Feed]:

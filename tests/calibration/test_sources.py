@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource, open_source
 from onnxmerge.calibration.specs import InputSpec, conform_all, input_specs
+from onnxmerge.calibration.subset import hold_out
 from onnxmerge.errors import InputError, UsageError
 from tests.graphs import build
 
@@ -347,6 +348,25 @@ def test_passes_that_overlap_share_what_is_kept(room: int) -> None:
     for several in zip(*pairs, strict=True):
         np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in several]), DATA)
     assert given.read == (10 if room == 10 * ROW else 30)
+
+
+def test_what_is_kept_does_not_hold_the_array_that_it_was_cut_from() -> None:
+    source = open_source(lambda: iter([DATA]), ONE, samples=4, batch_size=2, room=10 * ROW)
+    assert sizes(source) == [2, 2]
+    kept = [feed["x"] for feed in source]
+    np.testing.assert_array_equal(np.concatenate(kept), DATA[:4])
+    for array in kept:
+        assert (array if array.base is None else array.base).nbytes == array.nbytes
+
+
+@pytest.mark.parametrize("room", [0, 2 * ROW])
+@pytest.mark.parametrize("again", [DATA[:5], DATA[:9]])
+def test_other_feeds_at_the_second_reading_are_refused(room: int, again: NDArray[Any]) -> None:
+    given = iter([DATA, again])
+    source = open_source(lambda: iter([next(given)]), ONE, batch_size=2, room=room)
+    assert source.sizes == (2, 2, 2, 2, 2)
+    with pytest.raises(InputError, match="other feeds when it is read again"):
+        list(hold_out(source, divisible=True).fit)
 
 
 def test_a_reading_that_failed_is_begun_anew() -> None:
