@@ -21,7 +21,7 @@ from onnxmerge.model.precision import halved
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_merge, read_data
-from onnxmerge.pipeline.details import details_of
+from onnxmerge.pipeline.details.merge import details_of
 from onnxmerge.pipeline.job import Progress, Stages, silent
 from onnxmerge.pipeline.matching import measured
 from onnxmerge.pipeline.meanings import known_vectors, output_names, outputs_of

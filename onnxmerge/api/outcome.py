@@ -19,7 +19,7 @@ from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
 from onnxmerge.model.write import save_network
-from onnxmerge.pipeline.details import MergeDetails
+from onnxmerge.pipeline.details.merge import MergeDetails
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.publish import Output, Source, require_apart

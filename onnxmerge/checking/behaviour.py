@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from onnxmerge.calibration.chunks import rows as rows_of
 from onnxmerge.calibration.specs import fixed_batch
 from onnxmerge.checking.finding import Finding
 from onnxmerge.checking.gate import RUNS, Gate
-from onnxmerge.checking.runs import floats, rows_of, same
+from onnxmerge.checking.runs import floats, same
 from onnxmerge.checking.subject import Subject
 from onnxmerge.model.interface import CLOSE
 from onnxmerge.types import Array

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from onnxmerge.calibration.chunks import Feed
-from onnxmerge.checking.runs import Runner, floats, rows_of, same
+from onnxmerge.calibration.chunks import rows as rows_of
+from onnxmerge.checking.runs import Runner, floats, same
 from onnxmerge.errors import InputError
 from onnxmerge.types import Array
 

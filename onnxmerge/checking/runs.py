@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxmerge.calibration.chunks import Feed
+from onnxmerge.calibration.chunks import rows as rows_of
 from onnxmerge.calibration.specs import InputSpec, conform_all, fixed_batch, input_specs, is_batched
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.candidate import with_size
@@ -87,11 +88,6 @@ def open_runner(network: Network, provider: str) -> Runner:
     """Open a model as it is served: optimised. Raises InputError where ONNX Runtime does not accept it."""
     session = open_session(network.model, provider=provider, optimise=True, alternating=True)
     return Runner(network, session, input_specs(network.model))
-
-
-def rows_of(feed: Feed) -> int:
-    """How many samples a feed holds, where axis 0 is the batch."""
-    return max((len(array) for array in feed.values() if array.ndim), default=1)
 
 
 def floats(outputs: dict[str, Any]) -> Iterator[tuple[str, Array]]:

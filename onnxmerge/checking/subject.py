@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 
 from onnxmerge.calibration.chunks import Feed
+from onnxmerge.calibration.chunks import rows as rows_of
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch
 from onnxmerge.checking.finding import Finding, Layer
 from onnxmerge.checking.labelled import LabelledEvaluation, Score
 from onnxmerge.checking.observed import Observed
-from onnxmerge.checking.runs import Runner, first_rows, open_runner, rows_of
+from onnxmerge.checking.runs import Runner, first_rows, open_runner
 from onnxmerge.checking.settings import Settings
 from onnxmerge.errors import InputError
 from onnxmerge.model.demand import demand

@@ -12,7 +12,9 @@ from pathlib import PurePath
 
 from onnxmerge.api.outcome import MergeReport, MergeResult
 from onnxmerge.merging.answer.answer import AS_IT_WAS
-from onnxmerge.pipeline.details import ENSEMBLE, MERGED, Done, MergeDetails, OutputAgreement
+from onnxmerge.pipeline.details.behaviour import ENSEMBLE, MERGED, OutputAgreement
+from onnxmerge.pipeline.details.merge import MergeDetails
+from onnxmerge.pipeline.details.weights import Done
 from onnxmerge.report.html import (
     bullets,
     cards,

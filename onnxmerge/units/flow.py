@@ -54,7 +54,7 @@ Row: TypeAlias = FlowGroup | Link
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Repeated:
     """Rows that repeat ``times`` times: ``rows`` are those of the first time, ``every`` those of each."""
 
     rows: tuple[Row, ...]
@@ -77,16 +77,16 @@ class Flow:
         """Every group: streams first."""
         return (*self.streams, *(row for row in self.rows if isinstance(row, FlowGroup)))
 
-    def blocks(self, *, folded: bool = True) -> tuple[Block, ...]:
+    def blocks(self, *, folded: bool = True) -> tuple[Repeated, ...]:
         """The rows, those that repeat together where they are ``folded``."""
         if not folded:
-            return tuple(Block((row,), ((row,),)) for row in self.rows)
+            return tuple(Repeated((row,), ((row,),)) for row in self.rows)
         signatures = [_signature(row, self) for row in self.rows]
         found, place = [], 0
         while place < len(self.rows):
             period, times = _repeated(signatures, place)
             every = tuple(self.rows[start : start + period] for start in range(place, place + period * times, period))
-            found.append(Block(every[0], every))
+            found.append(Repeated(every[0], every))
             place += period * times
         return tuple(found)
 

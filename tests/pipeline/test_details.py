@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from onnxmerge import merge, permute
-from onnxmerge.pipeline.details import ENSEMBLE, MERGED, MergeDetails
+from onnxmerge.pipeline.details.behaviour import ENSEMBLE, MERGED
+from onnxmerge.pipeline.details.merge import MergeDetails
 from tests.graphs import build, normal
 
 MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"
