@@ -75,11 +75,13 @@ def describe(
 
     Raises:
         InputError: a model or the data cannot be read.
-        UsageError: data without parents, which says nothing of a model alone.
+        UsageError: data without parents, which says nothing of a model alone, or labels without data.
 
     """
-    if not parents and (data is not None or labels is not None):
+    if not parents and any(each is not None for each in (data, labels, tasks, vectors)):
         raise UsageError("data compares a model with its parents: name them (--parents A.onnx --parents B.onnx)")
+    if labels is not None and data is None:
+        raise UsageError("labels are of samples: give the data too (--calib)")
     found = inspect(model, inputs=inputs, operators=operators, provider=provider)
     template = found.prepared.models.template
     metadata = {key: value for key, value in template.model.metadata_props.items() if key.startswith(KEPT)}
