@@ -80,3 +80,21 @@ def test_a_ridge_smaller_than_the_rounding_of_products_is_raised() -> None:
     found = ridge(small, np.zeros((1, 2, 3)), 1e-5)
     np.testing.assert_allclose(found[0, :, :2], 1.0, rtol=0.02)
     assert np.isfinite(found).all()
+
+
+def test_a_prior_whose_error_is_rounding_is_kept() -> None:
+    """One direction is hardly there in the data: what rounding says of it is no reason to change a weight."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(1, 100, 5)).astype(np.float32)
+    x[..., 4] = x[..., 3] + 1e-6 * x[..., 4]
+    true = rng.normal(size=(1, 2, 5))
+    y = (np.einsum("gnd,gud->gnu", x, true) * (1 + 3e-8 * rng.normal(size=(1, 100, 2)))).astype(np.float32)
+    found = Sums(np.zeros((1, 5)), np.zeros((1, 1, 2)))
+    found.add(x, y[None])
+    whole = problem(found, np.ones((1, 1, 2)), None)
+    best, error = choose(whole, whole, true)
+    assert best == np.inf
+    assert error < 1e-6
+    np.testing.assert_array_equal(ridge(whole, true, best), true)
+    worse = np.where(np.arange(2)[None, :, None] == 0, true, 1.01 * true)
+    assert choose(whole, whole, worse)[0] < np.inf  # one unit of two is wrong

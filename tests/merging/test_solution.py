@@ -45,3 +45,13 @@ def test_a_branch_gives_the_whole_stream_its_deviation() -> None:
     found = solve(statistics(target, shortcut, wanted=target), np.zeros_like(TRUE), biased=True)
     given = np.einsum("gnd,gud->gnu", X, found.weight) + found.bias[:, None] + shortcut
     np.testing.assert_allclose(given.std(axis=1), target.std(axis=1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("branch", [True, False])
+def test_a_layer_that_meets_its_target_stays_as_it_is(*, branch: bool) -> None:
+    shortcut = [RNG.normal(size=(1, ROWS, UNITS)).astype(np.float32)] if branch else []
+    target = sum(shortcut, EXPLAINED)
+    found = solve(statistics(target, *shortcut, wanted=target), TRUE, biased=True)
+    np.testing.assert_array_equal(found.weight, TRUE)
+    np.testing.assert_allclose(found.bias, 0.0, atol=1e-5)
+    assert found.ridge == np.inf

@@ -24,6 +24,9 @@ LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 START = 1e-2
 """The ridge where the search begins: what most layers end up with at some thousand rows."""
 
+RESOLUTION = 8 * float(np.finfo(np.float32).eps)
+"""The least error that sums of products in float32 can tell from none, as a share of a unit's mean square."""
+
 
 @dataclass(slots=True, eq=False)
 class Sums:
@@ -118,8 +121,13 @@ def problem(sums: Sums, coefficients: Floats, about: tuple[Floats, Floats] | Non
 
 
 def ridge(found: Problem, prior: Floats, relative: float) -> Floats:
-    """The weight [groups, u, d] for one ridge, relative to the mean diagonal of the inputs' products."""
+    """The weight [groups, u, d] for one ridge, relative to the mean diagonal of the inputs' products.
+
+    An infinite one keeps the prior.
+    """
     weight = prior.copy()
+    if relative == np.inf:
+        return weight
     residual = found.xy - found.xx @ prior.transpose(0, 2, 1)
     for group, products in enumerate(found.xx):
         size = float(np.trace(products)) / len(products)
@@ -146,9 +154,14 @@ def _factor(products: Floats, added: float) -> tuple[Floats, bool]:
 def choose(fit: Problem, held: Problem, prior: Floats) -> tuple[float, float]:
     """The ridge of LAMBDAS with the least error on held-out rows, and that error as a share of the units' variance.
 
-    The error has one valley as a rule, so the search goes downhill from the middle and leaves the far side alone.
+    The error has one valley as a rule, so the search goes downhill from the middle and leaves the far side alone. A
+    prior without an error that can be told from none is kept: what a solution would change is rounding, which a small
+    ridge multiplies in the directions that the data hardly has.
     """
     scale = np.maximum(held.yy, 1e-3 * held.yy.mean() + np.finfo(np.float64).tiny)
+    before = held.errors(prior) / scale
+    if np.all(before <= RESOLUTION):
+        return np.inf, float(np.mean(before))
     errors: dict[int, float] = {}
 
     def error(index: int) -> float:

@@ -31,8 +31,8 @@ FACTORS = (0.5, 2.0)
 class Solution:
     """A layer y = W x + b: ``weight`` [groups, u, d] and ``bias`` [groups, u], with how well it does.
 
-    ``ridge`` is the one chosen, relative to the mean diagonal; ``error`` the mean squared error on held-out rows as
-    a share of the target's variance.
+    ``ridge`` is the one chosen, relative to the mean diagonal, infinite where the weight is kept; ``error`` the mean
+    squared error on held-out rows as a share of the target's variance.
     """
 
     weight: Floats
@@ -53,8 +53,9 @@ def solve(statistics: LayerStatistics, prior: Floats, *, biased: bool) -> Soluti
     whole = problem(total, aim, centre)
     best, error = _chosen(problem(statistics.fit, aim, centre), aim, statistics, prior, biased=biased)
     weight = ridge(whole, prior, best)
-    shortcut = problem(total, _weights(shape, rest=1.0), centre) if len(total.y) > 1 else None
-    weight = weight * _factors(weight, whole, shortcut, wanted)[:, :, None]
+    if best < np.inf:  # a weight that is kept has the deviation, to what can be told
+        shortcut = problem(total, _weights(shape, rest=1.0), centre) if len(total.y) > 1 else None
+        weight = weight * _factors(weight, whole, shortcut, wanted)[:, :, None]
     offset = (1 - spread) * mean.y if biased else 0.0
     bias = whole.y + offset - np.einsum("gud,gd->gu", weight, whole.x)
     return Solution(weight, bias, best, error)
