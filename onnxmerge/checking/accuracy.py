@@ -75,7 +75,9 @@ def _lost(
         return Finding(gate, "error", score.task, None, bound, "unsupported", why)
     lost, ends = score.lost(reference)
     drop, (low, high) = 100 * lost, (100 * end for end in ends)
-    told = f"95% interval {low:.1f} to {high:.1f} points on {score.samples} samples, against {reference.model}"
+    named = dict(zip((parent.label for parent in subject.parents), subject.parent_names, strict=True))
+    against = named.get(reference.model, reference.model)
+    told = f"95% interval {low:.1f} to {high:.1f} points on {score.samples} samples, against {against}"
     if bound is None:
         told = f"{told}; {option} makes it a gate"
         return Finding(gate, "error", score.task, drop, None, "skipped", told, higher_is_better=False)

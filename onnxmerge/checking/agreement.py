@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import PurePath
 
 from onnxmerge.checking.drift import drifts
 from onnxmerge.checking.finding import Finding, compared
@@ -34,9 +33,9 @@ def _measured(
         for place, why in subject.observed.errors.items():
             if threshold is not None:
                 raise InputError(f"{subject.parents[place].label}: {why}")
-            yield subject.skip(gate, why, where=subject.parents[place].label)
+            yield subject.skip(gate, why, where=f"against {subject.parent_names[place]}")
         for (place, name), agreement in subject.observed.agreements.items():
-            where = f"{name} against {named(subject, place)}"
+            where = f"{name} against {subject.parent_names[place]}"
             if gate == TOP1_ID and not agreement.rows:
                 yield subject.skip(gate, "the output has no scores of classes [samples, classes]", where=where)
                 continue
@@ -55,18 +54,11 @@ def _measured(
     return check
 
 
-def named(subject: Subject, place: int) -> str:
-    """A parent as findings call it: its file's name where no other has it."""
-    labels = [parent.label for parent in subject.parents]
-    short = [PurePath(label).name for label in labels]
-    return short[place] if short.count(short[place]) == 1 else labels[place]
-
-
 def _first_difference(subject: Subject) -> Iterator[Finding]:
     if not subject.parents:
         yield subject.skip(FIRST_ID, "no --against")
-    for place, parent in enumerate(subject.parents):
-        where = f"against {named(subject, place)}"
+    for parent, name in zip(subject.parents, subject.parent_names, strict=True):
+        where = f"against {name}"
         try:
             models = pair([subject.network, parent])
         except StructureError as error:

@@ -24,7 +24,7 @@ def _groups(subject: Subject) -> Iterator[Finding]:
         shape = tuple(subject.network.weights[name].shape) if name in subject.network.weights else weights[name].shape
         subject.layers[name] = Layer(name, shape, free, None)
     found = prepared.certify(0, seed=subject.settings.seed, provider=subject.settings.provider)
-    measured = f"relative error {found.max_relative_error:.1e} over {found.values_compared} values"
+    measured = f"error {found.max_relative_error:.1e} on {found.values_compared} values"
     if not found.passed:
         told = f"{found.failure}; see onnxmerge inspect --explain, and report it"
         yield Finding(GROUPS.id, "error", "", measured, found.tolerance, "fail", told)
@@ -33,7 +33,7 @@ def _groups(subject: Subject) -> Iterator[Finding]:
         yield Finding(GROUPS.id, "error", "", measured, found.tolerance, "unsupported", told)
     else:
         share = coverage(weights, typing).free_elements
-        measured = f"{measured}; {share:.1%} of the weights moved"
+        measured = f"{measured}, {share:.1%} of weights moved"
         yield Finding(GROUPS.id, "error", "", measured, found.tolerance, "pass", "")
 
 

@@ -11,7 +11,7 @@ Paths are relative to the file, and lead nowhere outside its folder, all links f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,12 +21,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnxmerge.calibration.readers import is_script
+from onnxmerge.checking.settings import FILES
 from onnxmerge.documents import first_fault
 from onnxmerge.errors import InputError, UsageError
-from onnxmerge.files import named, read_text
+from onnxmerge.files import named, read_text, require_file
 from onnxmerge.text import reason, shown
 
-FILES = ("onnxmerge.toml", "pyproject.toml")
 _PATHS = ("data", "labels", "tasks", "vectors", "schema", "baseline", "operators")
 MODEL, PARENT = "the model itself", "one of the parents"
 _Ratio = Annotated[float, Field(ge=0)] | None
@@ -76,11 +76,15 @@ def json_schema() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A model (None: ``pattern`` matches none), and the arguments of ``check`` for it."""
+    """A model, and the arguments of ``check`` for it.
+
+    It is None where there is nothing to check for ``pattern``, and ``why`` says so.
+    """
 
     pattern: str
     model: Path | None
     arguments: Mapping[str, Any]
+    why: str = "no model matches this pattern"
 
     @property
     def files(self) -> Iterator[tuple[str, str]]:
@@ -126,6 +130,18 @@ def planned(path: Path) -> Iterator[Planned]:
                 yield Planned(pattern, model, arguments)
             if not found:
                 yield Planned(pattern, None, arguments)
+
+
+def of_these(plan: Iterable[Planned], models: Sequence[str]) -> Iterator[Planned]:
+    """What is planned for models that are named, in their order. Raises InputError for one that is not there."""
+    known: dict[Path, list[Planned]] = {}
+    for each in plan:
+        if each.model is not None:
+            known.setdefault(each.model.resolve(), []).append(each)
+    for model in dict.fromkeys(models):
+        require_file(model, "an ONNX model")
+        nobody = Planned(model, None, {"against": ()}, "no pattern of the configuration matches it")
+        yield from known.get(Path(model).resolve(), (nobody,))
 
 
 def _matching(pattern: str, folder: Path, where: str) -> list[Path]:

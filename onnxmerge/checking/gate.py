@@ -14,6 +14,9 @@ from onnxmerge.text import reason
 RUNS = ("integrity.external-data", "integrity.graph", "integrity.finite-weights", "integrity.loads", "integrity.runs")
 """What must not have failed for a model to be run."""
 
+UNSELECTED = "not selected"
+"""Why a gate was skipped that ``only`` or ``skip`` leaves out."""
+
 READ = RUNS[:2]
 """What must not have failed for a model to be read."""
 
@@ -52,7 +55,7 @@ class Gate:
         """What it finds, or why it was not asked."""
         settings = subject.settings
         if not self.selected(settings):
-            yield subject.skip(self.id, "not selected")
+            yield subject.skip(self.id, UNSELECTED)
             return
         failed = next((need for need in self.needs if need in subject.failed), None)
         if failed is not None:

@@ -30,11 +30,11 @@ def _schema(subject: Subject) -> Iterator[Finding]:
 def _parents(subject: Subject) -> Iterator[Finding]:
     if not subject.parents:
         yield subject.skip(PARENTS.id, "no --against")
-    for place, parent in enumerate(subject.parents):
+    for place, (parent, name) in enumerate(zip(subject.parents, subject.parent_names, strict=True)):
         wanted = interface_of(parent)
         if HEADS in subject.metadata:
             wanted = Interface(wanted.inputs, None)
-        yield from _differences(subject, PARENTS.id, wanted, parent.label, names=place == 0)
+        yield from _differences(subject, PARENTS.id, wanted, name, names=place == 0)
 
 
 def _differences(subject: Subject, gate: str, wanted: Interface, of: str, *, names: bool) -> Iterator[Finding]:
@@ -55,9 +55,13 @@ def _free_sizes(subject: Subject) -> Iterator[Finding]:
     for symbol, axes in groups.items():
         batch = subject.runner.batched and all(axis == 0 for _, axis in axes)
         refused = _refused(subject, axes, batch=batch)
-        blocks = batch or bool(demanded & set(axes))
+        blocks, measured = batch or bool(demanded & set(axes)), "free"
+        if refused is not None and not batch and (tied := _tied(subject, symbol, groups)):
+            every = [*axes, *(axis for other in tied for axis in groups[other])]
+            if _refused(subject, every, batch=False) is None:
+                refused, measured = None, f"free together with {', '.join(tied)}"
         if refused is None:
-            yield Finding(FREE.id, "error", symbol, "free", "free", "pass", "")
+            yield Finding(FREE.id, "error", symbol, measured, "free", "pass", "")
             continue
         size, error = refused
         told = f"export it with a free size, or declare the one it has: {error}"
@@ -84,6 +88,15 @@ def _demanded(schema: Interface | None) -> set[Axis]:
     """The axes that a schema wants free."""
     ports: tuple[Port, ...] = () if schema is None else schema.inputs or ()
     return {(port.name, axis) for port in ports for axis, size in enumerate(port.shape or ()) if isinstance(size, str)}
+
+
+def _tied(subject: Subject, symbol: str, groups: dict[str, list[Axis]]) -> list[str]:
+    """Other sizes by name that may have to be the same, as they are in the sample: exporters name each axis apart."""
+
+    def sizes(name: str) -> set[int]:
+        return {subject.sample[each].shape[axis] for each, axis in groups[name]}
+
+    return [other for other in groups if other != symbol and sizes(other) == sizes(symbol)]
 
 
 def _refused(subject: Subject, axes: list[Axis], *, batch: bool) -> tuple[int, str] | None:

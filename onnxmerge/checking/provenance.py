@@ -32,11 +32,11 @@ def _parents(subject: Subject) -> Iterator[Finding]:
         yield _nothing(subject, PARENTS.id) if recorded is None else subject.skip(PARENTS.id, "no --against")
         return
     wanted = [*recorded.split(), *_base(subject)]
-    for parent in subject.parents:
+    for parent, name in zip(subject.parents, subject.parent_names, strict=True):
         known = parent.sha256 in wanted
         told = "" if known else "the model was made from other files: give those that it was made from, or merge again"
         verdict: Verdict = "pass" if known else "fail"
-        yield Finding(PARENTS.id, "error", parent.label, parent.sha256, " ".join(wanted), verdict, told)
+        yield Finding(PARENTS.id, "error", name, parent.sha256, " ".join(wanted), verdict, told)
 
 
 def _base(subject: Subject) -> Iterator[str]:

@@ -10,6 +10,9 @@ from onnxmerge.checking.schema import Interface
 from onnxmerge.checking.targets import Target
 from onnxmerge.model.sample import SampleInput
 
+FILES = ("onnxmerge.toml", "pyproject.toml")
+"""Where a repository of models says what they are held to (``checking.config``)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

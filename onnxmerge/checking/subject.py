@@ -24,6 +24,7 @@ from onnxmerge.errors import InputError
 from onnxmerge.model.demand import demand
 from onnxmerge.model.interface import resized_batch
 from onnxmerge.model.network import Network
+from onnxmerge.model.paths import short_names
 from onnxmerge.model.read import data_files, read_network
 from onnxmerge.model.sample import synthesize
 from onnxmerge.pipeline.prepare import ModelSource, sample_from
@@ -66,6 +67,11 @@ class Subject:
     def runner(self) -> Runner:
         """The model as it is served."""
         return open_runner(self.network, self.settings.provider)
+
+    @cached_property
+    def parent_names(self) -> tuple[str, ...]:
+        """What findings call the parents: the same wherever all of it lies, as baselines and alerts go by it."""
+        return short_names([parent.label for parent in self.parents])
 
     @cached_property
     def parent_runners(self) -> tuple[Runner, ...]:

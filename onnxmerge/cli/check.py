@@ -13,13 +13,14 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.checking.finding import nothing
 from onnxmerge.checking.formats import FORMATS
 from onnxmerge.checking.report import CheckReport, exit_code_of
+from onnxmerge.checking.settings import FILES
 from onnxmerge.cli.files import InputFile, OutputFile, files_of, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, require_allowed, sample_options, scripts_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.errors import UsageError
 from onnxmerge.report.check import print_check
-from onnxmerge.report.terminal import emit
+from onnxmerge.report.terminal import complain, emit
 
 if TYPE_CHECKING:
     from onnxmerge.checking.config import Planned
@@ -143,7 +144,8 @@ def check(
 ) -> int:
     """Hold each MODEL to gates, for CI and before it ships: see docs/checking.md.
 
-    Without a MODEL, those that onnxmerge.toml or pyproject.toml in this folder names.
+    Without a MODEL, those that onnxmerge.toml or pyproject.toml in this folder names. With --config and MODELs these
+    alone, and what the configuration holds them to.
 
     Exit codes: 0 all that was checked passed; 1 bad input; 2 usage; 3 a gate failed, or could not be evaluated; 4
     nothing was checked.
@@ -153,13 +155,15 @@ def check(
     for option, given in (("--baseline", settings["baseline"]), ("--save-baseline", save_baseline)):
         if given is not None and len(models) > 1:
             raise UsageError(f"{option} is of one MODEL: check each by itself, or name baselines in onnxmerge.toml")
-    plan = () if models else _planned(context, config)
+    planned = config is not None or not models
+    if allow_scripts and not planned:
+        raise UsageError("--allow-scripts is for configurations; give one (--config), or leave MODEL out")
+    plan = _planned(context, config, models) if planned else ()
+    if not planned and Path(FILES[0]).is_file():
+        complain(f"note: {FILES[0]} is not asked where a MODEL is named; --config {FILES[0]} has it asked")
     with publishing(context) as publication:
-        if not models:
+        if planned:
             reports = [_checked(each, settings["provider"]) for each in plan]
-        elif config is not None or allow_scripts:
-            option = "--allow-scripts is for configurations" if allow_scripts else "--config says which are checked"
-            raise UsageError(f"{option}; leave MODEL out")
         else:
             settings["tasks"] = read_tasks(take_tasks(settings))
             known = known_inputs(settings.pop("inputs"))
@@ -177,12 +181,12 @@ _OF_ALL = ("kind", "every", "written", "config", "provider", "models", "allow_sc
 """Options that go with a configuration."""
 
 
-def _planned(context: click.Context, config: str | None) -> tuple[Planned, ...]:
-    """What a configuration names, all of it noted as read.
+def _planned(context: click.Context, config: str | None, models: tuple[str, ...]) -> tuple[Planned, ...]:
+    """What a configuration names, all of it noted as read; of ``models`` alone, where there are any.
 
     Raises UsageError where there is none, or options stand beside it.
     """
-    from onnxmerge.checking.config import MODEL, PARENT, find_config, planned  # pydantic is slow to import
+    from onnxmerge.checking.config import MODEL, PARENT, find_config, of_these, planned  # pydantic is slow to import
 
     path = find_config(Path.cwd()) if config is None else Path(config)
     if path is None:
@@ -192,10 +196,11 @@ def _planned(context: click.Context, config: str | None) -> tuple[Planned, ...]:
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") == ParameterSource.COMMANDLINE
         if given and option.name not in _OF_ALL:
-            raise UsageError(f"{option.opts[0]} is for one MODEL: name it, or write the option into the configuration")
+            told = "leave --config out" if models else "name it"
+            raise UsageError(f"{option.opts[0]} is for one MODEL: {told}, or write the option into the configuration")
     files = files_of(context)
     files.reads("the configuration", str(path))
-    plan = tuple(planned(path))
+    plan = tuple(planned(path)) if not models else tuple(of_these(planned(path), models))
     for each in plan:
         require_allowed(context, str(path), each.arguments.get("data"))
         for what, file in each.files:
@@ -205,6 +210,5 @@ def _planned(context: click.Context, config: str | None) -> tuple[Planned, ...]:
 
 def _checked(planned: Planned, provider: str) -> CheckReport:
     if planned.model is None:
-        why = f"no model matches {planned.pattern}"
-        return CheckReport(planned.pattern, None, (nothing(why),))
+        return CheckReport(planned.pattern, None, (nothing(planned.why),))
     return api.check(planned.model, provider=provider, **planned.arguments)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from rich.table import Table
 
 from onnxmerge.api.compare import ModelComparison
 from onnxmerge.checking.finding import Finding, Measured
-from onnxmerge.checking.report import CheckReport
+from onnxmerge.checking.formats.words import counted, outcome, place
+from onnxmerge.checking.gate import UNSELECTED
+from onnxmerge.checking.report import FAILED, NOTHING_CHECKED, CheckReport
 from onnxmerge.report.terminal import terminal
 from onnxmerge.text import clamped
 
@@ -22,29 +22,30 @@ _LONGEST = 60
 def print_check(report: CheckReport, *, every: bool = False) -> None:
     """One row for each finding, and the verdict; skipped ones are counted.
 
-    They are listed with ``every``, or where they measured something.
+    They are listed with ``every``, where they measured something, and why where nothing was checked.
     """
     console = terminal()
-    table = Table(title=os.path.basename(report.model), title_justify="left", box=None)  # noqa: PTH119  (or a name)
+    table = Table(title=place(report.model), title_justify="left", box=None)
     for title in ("verdict", "gate", "where", "measured", "threshold"):
         table.add_column(title)
     shown = [each for each in report.findings if every or each.verdict != "skipped" or each.measured is not None]
     for finding in shown:
         measured, threshold = written(finding.measured), written(finding.threshold)
         table.add_row(told(finding), finding.id, clamped(finding.where, _LONGEST), measured, threshold)
-    console.print(table)
-    for finding in shown:
-        if (finding.verdict in ("fail", "unsupported") or every) and finding.remedy:
-            console.say(f"{finding.id}  {finding.remedy}")
+    idle = report.exit_code == NOTHING_CHECKED
+    console.print(table) if shown else console.say(place(report.model))
+    for finding in report.findings if idle else shown:
+        reasoned = every or finding.verdict in ("fail", "unsupported") or (idle and finding.remedy != UNSELECTED)
+        if reasoned and finding.remedy:
+            where = f"{clamped(finding.where, _LONGEST)}: " if finding.where else ""
+            console.say(f"{finding.id}  {where}{finding.remedy}")
     console.say(verdict(report))
 
 
 def verdict(report: CheckReport) -> str:
     """The outcome in one line."""
-    counts = report.counts
-    parts = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    outcome = {0: "passed", 3: "FAILED", 4: "nothing was checked"}[report.exit_code]
-    return f"{outcome}: {parts}"
+    found = outcome(report)
+    return f"{found.upper() if report.exit_code == FAILED else found}: {counted(report)}"
 
 
 def told(finding: Finding) -> str:

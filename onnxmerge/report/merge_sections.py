@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePath
 
 from onnxmerge.api.outcome import MergeReport, MergeResult
 from onnxmerge.merging.answer.answer import AS_IT_WAS
+from onnxmerge.model.paths import short_names
 from onnxmerge.pipeline.details.behaviour import ENSEMBLE, MERGED, OutputAgreement
 from onnxmerge.pipeline.details.merge import MergeDetails
 from onnxmerge.pipeline.details.weights import Done
@@ -63,12 +63,6 @@ def merge_sections(
         yield Section("drift", "Drift by layer", _drift(details, names))
     yield Section("tried", "Ways that were tried", _tried(report))
     yield Section("times", "Time and memory", _times(report))
-
-
-def short_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """Labels without their folders where that leaves them apart."""
-    names = [PurePath(label).name or label for label in labels]
-    return tuple(one if names.count(one) == 1 else label for one, label in zip(names, labels, strict=True))
 
 
 def network(flow: Flow, result: MergeResult | None) -> Section:

@@ -17,9 +17,10 @@ from onnxmerge.api.describe import KEPT, ModelReport
 from onnxmerge.api.outcome import MergeResult
 from onnxmerge.checking.provenance import RECIPE
 from onnxmerge.checking.report import CheckReport
+from onnxmerge.model.paths import short_names
 from onnxmerge.report.check import told, verdict, written
 from onnxmerge.report.html import bullets, cards, folded, paragraph, table, text
-from onnxmerge.report.merge_sections import merge_sections, network, short_names
+from onnxmerge.report.merge_sections import merge_sections, network
 from onnxmerge.report.page_data import as_json
 from onnxmerge.report.section import Section
 from onnxmerge.report.styles import FRAME, PAGE, PICTURE, SCRIPT

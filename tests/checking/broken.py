@@ -370,6 +370,13 @@ CASES: tuple[Case, ...] = (
 )
 
 
+def tied() -> Build:
+    """A network with a state whose batch is no axis 0; a schema wants both sizes free."""
+    model = "(float[n,4] x, float[2,m,4] h) => (float[2,k,4] y) { u = Unsqueeze(x, zero)  y = Add(u, h) }"
+    wanted = {"inputs": {"x": {"shape": ["N", 4]}, "h": {"shape": [2, "N", 4]}}, "outputs": {"y": {}}}
+    return with_schema(graph(model, zero=np.array([0])), wanted)
+
+
 def good(*options: object, model: Callable[[], onnx.ModelProto] = mlp) -> Build:
     return one(model, *options)
 
@@ -457,6 +464,7 @@ GOOD: tuple[Case, ...] = (
         None,
         0,
     ),
+    Case("sizes that go together under names of their own", tied(), None, 0),
     Case(
         "a sequence of any length",
         good(model=graph("(float[n,s,4] x) => (float[n,s,3] y) { y = MatMul(x, w) }", **normal(w=(4, 3)))),

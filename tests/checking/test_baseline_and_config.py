@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onnxmerge.testing import assert_certified, assert_equivalent, assert_no_drop
-from tests.checking.broken import labelled, mlp, saved, spoilt, weights, with_noise
+from tests.checking.broken import labelled, merged, mlp, saved, spoilt, unchanged, weights, with_noise
 from tests.command_line import Cli
 
 
@@ -50,6 +51,21 @@ def test_what_is_no_longer_asked_fails(tmp_path: Path, cli: Cli) -> None:
     ended = cli("check", model, "--baseline", "base.json", "--format", "github")
     assert ended.returncode == 3
     assert "certificate.groups::not evaluated" in ended.stdout
+
+
+def test_a_baseline_goes_where_its_files_go(tmp_path: Path, cli: Cli) -> None:
+    """It is saved on one machine, and compared with on another."""
+    (tmp_path / "here" / "c").mkdir(parents=True)
+    build = merged(unchanged)(tmp_path / "here")
+    saved(mlp(**weights(2)), tmp_path / "here" / "c", "a.onnx")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+
+    def checked(home: str, *options: str) -> int:
+        parents = ("--against", f"{home}/a.onnx", f"{home}/c/a.onnx")
+        return cli("check", f"{home}/{build[0]}", *parents, *options).returncode
+
+    assert checked("here", "--save-baseline", "base.json") == 3
+    assert checked("there", "--baseline", "base.json") == 0
 
 
 def test_infinitely_worse_is_worse(tmp_path: Path, cli: Cli) -> None:
@@ -118,6 +134,26 @@ def test_configurations(text: str | None, code: int, says: str, tmp_path: Path, 
     ended = cli("check")
     assert ended.returncode == code
     assert says in ended.stderr
+
+
+def test_models_of_a_configuration_by_name(tmp_path: Path, cli: Cli) -> None:
+    """As a hook has it: files that changed, and what the repository holds them to."""
+    (tmp_path / "onnxmerge.toml").write_text("[[check]]\nmodels = ['[ab].onnx']\nmin_runtime = '1.12'\n")
+    for name in ("a.onnx", "b.onnx", "c.onnx"):
+        saved(mlp(), tmp_path, name)
+    asked = ("check", "--config", "onnxmerge.toml")
+    ended = cli(*asked, "b.onnx", "--format", "json")
+    found = json.loads(ended.stdout)
+    assert (ended.returncode, ended.stderr, Path(found["model"]).name) == (0, "", "b.onnx")
+    assert "portability.opset" in {each["id"] for each in found["findings"] if each["verdict"] == "pass"}
+    ended = cli(*asked, "a.onnx", "c.onnx")
+    assert ended.returncode == 4
+    assert "no pattern of the configuration matches it" in ended.stdout
+    ended = cli(*asked, "nowhere.onnx")
+    assert (ended.returncode, "no such file" in ended.stderr) == (1, True)
+    ended = cli("check", "a.onnx")
+    assert (ended.returncode, ended.stderr.count("\n")) == (0, 1)
+    assert "onnxmerge.toml is not asked where a MODEL is named" in ended.stderr
 
 
 def test_options_beside_a_configuration(tmp_path: Path, cli: Cli) -> None:

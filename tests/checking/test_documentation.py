@@ -39,3 +39,15 @@ def test_the_ci_files_of_the_readme(checkout: Path) -> None:
     (hook,) = yaml.safe_load((checkout / ".pre-commit-hooks.yaml").read_text())
     (asked,) = hooks["repos"][0]["hooks"]
     assert asked["id"] == hook["id"]
+
+
+def test_the_hook_of_the_readme(checkout: Path, tmp_path: Path, cli: Cli) -> None:
+    """It holds a file that changed to what the configuration of the README says."""
+    (text,), (_, hooks) = blocks(checkout, "toml"), blocks(checkout, "yaml")
+    (tmp_path / "onnxmerge.toml").write_text(text)
+    (tmp_path / "models").mkdir()
+    name = saved(mlp(), tmp_path / "models")
+    ((asked,),) = (each["hooks"] for each in yaml.safe_load(hooks)["repos"])
+    ended = cli("check", *asked["args"], f"models/{name}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "certificate.groups" in ended.stdout

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
@@ -16,7 +17,7 @@ from onnxmerge.checking.formats.words import sentence
 from onnxmerge.checking.report import CheckReport, exit_code_of
 from onnxmerge.errors import UsageError
 from onnxmerge.text import printable
-from tests.checking.broken import mlp, saved
+from tests.checking.broken import mlp, saved, spoilt
 from tests.checking.reports import EMPTY, REPORT
 from tests.command_line import Cli
 
@@ -80,6 +81,21 @@ def test_github_reads_its_commands() -> None:
 def test_markdown_keeps_its_columns() -> None:
     table = [line for line in REPORT.to_markdown().splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}
+
+
+@pytest.mark.parametrize("name", ["github", "junit", "markdown", "sarif", "text"])
+def test_a_model_is_called_by_its_place_in_the_repository(name: str, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "models").mkdir()
+    ended = cli("check", f"models/{saved(mlp(), tmp_path / 'models')}", "--only", "integrity", "--format", name)
+    assert "models/m.onnx" in ended.stdout
+    assert str(tmp_path) not in ended.stdout
+
+
+@pytest.mark.parametrize("name", ["github", "markdown", "text"])
+def test_a_failure_that_blocks_nothing_is_counted_as_a_warning(name: str, tmp_path: Path, cli: Cli) -> None:
+    model = saved(spoilt("w", -np.inf)(), tmp_path)
+    ended = cli("check", model, "--only", "integrity", "--skip", "behaviour", "--format", name)
+    assert (ended.returncode, "1 warning" in ended.stdout, " fail" in ended.stdout) == (0, True, False)
 
 
 def test_an_unknown_format() -> None:

@@ -7,9 +7,8 @@ As docs.github.com, Workflow commands for GitHub Actions, says: ``::error file=F
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import unquote
 
-from onnxmerge.checking.formats.words import sentence, uri
+from onnxmerge.checking.formats.words import counted, outcome, place, sentence
 from onnxmerge.checking.report import NOTHING_CHECKED, CheckReport
 from onnxmerge.text import printable
 
@@ -18,15 +17,13 @@ def github(reports: Sequence[CheckReport]) -> str:
     """An error or a warning for each failure, and a notice for each model."""
     lines = []
     for report in reports:
-        file = _property(printable(unquote(uri(report.model), errors="surrogateescape")))
+        file = _property(printable(place(report.model)))
         for finding in report.findings:
             if finding.verdict in ("fail", "unsupported"):
                 title = _property(f"onnxmerge {finding.id}")
                 lines.append(f"::{finding.severity} file={file},title={title}::{_message(sentence(finding))}")
-        counts = ", ".join(f"{count} {name}" for name, count in report.counts.items() if count)
-        outcome = {0: "passed", 3: "failed", 4: "nothing was checked"}[report.exit_code]
         kind = "error" if report.exit_code == NOTHING_CHECKED else "notice"  # else its failures say it
-        lines.append(f"::{kind} file={file},title=onnxmerge check::{outcome}: {_message(counts)}")
+        lines.append(f"::{kind} file={file},title=onnxmerge check::{outcome(report)}: {_message(counted(report))}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from onnxmerge.checking.formats.words import sentence
+from onnxmerge.checking.formats.words import place, sentence
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.text import printable
 
@@ -15,7 +15,7 @@ def junit(reports: Sequence[CheckReport]) -> str:
     root = ET.Element("testsuites", name="onnxmerge check")
     totals = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     for report in reports:
-        suite = ET.SubElement(root, "testsuite", name=_text(report.model))
+        suite = ET.SubElement(root, "testsuite", name=_text(place(report.model)))
         counts = dict.fromkeys(totals, 0)
         for finding in report.findings:
             name = f"{finding.id} {finding.where}".strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from onnxmerge.checking.formats.words import value
+from onnxmerge.checking.formats.words import counted, outcome, place, value
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.text import clamped, printable
 
@@ -20,12 +20,10 @@ def markdown(reports: Sequence[CheckReport]) -> str:
 
 
 def _one(report: CheckReport) -> str:
-    counts = ", ".join(f"{count} {name}" for name, count in report.counts.items() if count)
-    outcome = {0: "passed", 3: "failed", 4: "nothing was checked"}[report.exit_code]
     lines = [
-        f"### {_plain(report.model)}: {outcome}",
+        f"### {_plain(place(report.model))}: {outcome(report)}",
         "",
-        counts,
+        counted(report),
         "",
         "| | gate | where | measured | threshold | what to do |",
         "|---|---|---|---|---|---|",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxmerge.checking.finding import Finding
-from onnxmerge.checking.formats.words import sentence, uri
+from onnxmerge.checking.formats.words import place, sentence, uri
 from onnxmerge.checking.report import NOTHING_CHECKED, CheckReport, exit_code_of
 from onnxmerge.text import printable
 from onnxmerge.version import __version__
@@ -32,7 +32,9 @@ def sarif(reports: Sequence[CheckReport]) -> dict[str, Any]:
     asked = (finding.id for report in reports for finding in report.findings)
     ids = list(dict.fromkeys([*asked, *(finding.id for _, finding in shown)]))
     code, summaries = exit_code_of(reports), _summaries()
-    counts = [{"model": printable(report.model), "exitCode": report.exit_code, **report.counts} for report in reports]
+    counts = [
+        {"model": printable(place(report.model)), "exitCode": report.exit_code, **report.counts} for report in reports
+    ]
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",

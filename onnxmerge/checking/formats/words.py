@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import quote
+
 from onnxmerge.checking.finding import Finding, Measured
+from onnxmerge.checking.report import FAILED, NOTHING_CHECKED, PASSED, CheckReport
 from onnxmerge.text import printable
 
 
@@ -22,12 +26,29 @@ def value(found: Measured) -> str:
     return f"{found:.6g}" if isinstance(found, float) else str(found)
 
 
-def uri(path: str) -> str:
-    """A path as CI wants it: relative to the working folder where it lies below, with slashes."""
-    from pathlib import Path
-    from urllib.parse import quote
+def outcome(report: CheckReport) -> str:
+    """What came of a check, in a word or three."""
+    return {PASSED: "passed", FAILED: "failed", NOTHING_CHECKED: "nothing was checked"}[report.exit_code]
 
+
+def counted(report: CheckReport) -> str:
+    """How many findings there are of each verdict; failures that block nothing are warnings."""
+    warnings = sum(each.verdict == "fail" and not each.blocks for each in report.findings)
+    counts = {**report.counts, "fail": report.counts["fail"] - warnings}
+    told = [f"{count} {name}" for name, count in counts.items() if count]
+    if warnings:
+        told.append("1 warning" if warnings == 1 else f"{warnings} warnings")
+    return ", ".join(told)
+
+
+def place(path: str) -> str:
+    """A path as CI wants it: relative to the working folder where it lies below, with slashes."""
     given = Path(path)
     if given.is_absolute() and given.is_relative_to(Path.cwd()):
         given = given.relative_to(Path.cwd())
-    return quote(given.as_posix(), safe="/", errors="surrogateescape")
+    return given.as_posix()
+
+
+def uri(path: str) -> str:
+    """The same as SARIF has it."""
+    return quote(place(path), safe="/", errors="surrogateescape")
