@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported: workers run beside each other as it is
-
 import gc
+import os
 from pathlib import Path
 
 import hypothesis
