@@ -49,7 +49,7 @@ class Gate:
 
     def selected(self, settings: Settings) -> bool:
         """Whether ``only`` and ``skip`` leave it in."""
-        return (not settings.only or self.family in settings.only) and self.family not in settings.skip
+        return settings.selects(self.family)
 
     def findings(self, subject: Subject) -> Iterator[Finding]:
         """What it finds, or why it was not asked."""

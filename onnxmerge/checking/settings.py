@@ -40,3 +40,7 @@ class Settings:
     operators: Path | None = None
     seed: int = 0
     provider: str = "cpu"
+
+    def selects(self, family: str) -> bool:
+        """Whether ``only`` and ``skip`` leave a family in."""
+        return (not self.only or family in self.only) and family not in self.skip

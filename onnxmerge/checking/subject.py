@@ -30,6 +30,9 @@ from onnxmerge.model.sample import synthesize
 from onnxmerge.pipeline.prepare import ModelSource, sample_from
 from onnxmerge.types import Array
 
+AGREEMENT = "agreement"
+"""The family of gates that compare outputs with those of the parents."""
+
 FEW = 3
 """Rows of a sample: enough to tell one from the others."""
 
@@ -134,11 +137,16 @@ class Subject:
 
     @cached_property
     def observed(self) -> Observed:
-        """What the model and its parents give in one pass over the data; on the sample where there is none."""
-        seen, runners = Observed(), (self.runner, *self.parent_runners)
+        """What the model and its parents give in one pass over the data; on the sample where there is none.
+
+        Parents run only where a gate compares with them.
+        """
+        compared = self.labelled is not None or self.settings.selects(AGREEMENT)
+        parents = self.parent_runners if compared else ()
+        seen, runners = Observed(), (self.runner, *parents)
         for feed in self.feeds():
             known = self.answers if _equal(feed, self.sample) else None
-            outputs = seen.take(self.runner, feed, self.parent_runners, known, all_run=self.labelled is not None)
+            outputs = seen.take(self.runner, feed, parents, known, all_run=self.labelled is not None)
             if self.labelled is not None:
                 self.labelled.take(runners, outputs, rows_of(feed) if self.runner.batched else None)
         return seen

@@ -7,7 +7,7 @@ import shlex
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +28,9 @@ from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
 from onnxmerge.report.progress import long_stage, progress_bar
 from onnxmerge.report.terminal import emit
+
+if TYPE_CHECKING:
+    from onnxmerge.checking.report import CheckReport
 
 
 class _Run(click.Command):
@@ -246,7 +249,9 @@ def run(
             show = partial(print_merge, result.report, written, again)
             if report is not None:
                 typed = shlex.join(["onnxmerge", "run", *context.meta[_WRITTEN]])
-                texts[report] = _page_text(result, written, again or typed)
+                with stages("report"):
+                    checked = _checked(result, publication.staged(written), written, recipe)
+                    texts[report] = _page_text(result, written, again or typed, checked)
         if json_file is not None:
             texts[json_file] = json.dumps(told, indent=1, default=str) + "\n"
         if save_recipe is not None:
@@ -260,10 +265,17 @@ def run(
         show()
 
 
-def _page_text(result: MergeResult, written: Path, command: str) -> str:
+def _checked(result: MergeResult, staged: Path, written: Path, recipe: Recipe) -> CheckReport:
+    from onnxmerge.api.check_merge import check_merge  # gates and formats, which no other run needs
+
+    given = known_inputs(recipe.inputs)
+    return check_merge(result, staged, recipe.models, name=str(written), inputs=given, provider=recipe.options.provider)
+
+
+def _page_text(result: MergeResult, written: Path, command: str, checked: CheckReport) -> str:
     from onnxmerge.report.page import merge_page  # with its styles, which no other run needs
 
-    return merge_page(result, written.name, command)
+    return merge_page(result, written.name, command, checked)
 
 
 def _recipe_text(recipe: Recipe, file: Path) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from onnxmerge.errors import InputError
+from onnxmerge.model.paths import absolute
 from onnxmerge.model.scratch import scratch_folder
 
 PREFIX = ".onnxmerge-"
@@ -45,6 +46,10 @@ class Publication(contextlib.ExitStack):
                 folder.mkdir()
         self._staged.append((folder / target.name, target))
         return folder / target.name
+
+    def staged(self, target: Path) -> Path:
+        """Where a file waits that was staged for ``target``."""
+        return next(path for path, wanted in self._staged if wanted == absolute(target))
 
     def write_text(self, target: Path, text: str) -> None:
         """Stage a file of this text."""

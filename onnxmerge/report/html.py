@@ -64,7 +64,7 @@ def table(
 ) -> str:
     """A table of text. ``label`` says what it is to who does not see it.
 
-    ``numbers`` are the columns to align at the right, ``bars`` those that are HTML from `meter`, `key` or `link`,
+    ``numbers`` are the columns to align at the right, ``bars`` those that are HTML (`meter`, `dotted`, `key`, `link`),
     ``long`` those to break anywhere. ``anchors`` are the ids of rows. The first column names the row.
     """
 
@@ -85,6 +85,11 @@ def table(
     )
     whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return scrolled(whole, label, tall=len(rows) > _TALL)
+
+
+def dotted(name: str) -> str:
+    """A name of several parts, which breaks between them where a phone is too narrow for it."""
+    return text(name).replace(".", ".<wbr>")
 
 
 def key(kind: str, said: str) -> str:

@@ -10,11 +10,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxmerge.api.outcome import MergeReport, MergeResult
+from onnxmerge.checking.report import CheckReport
 from onnxmerge.merging.answer.answer import AS_IT_WAS
 from onnxmerge.model.paths import short_names
 from onnxmerge.pipeline.details.behaviour import ENSEMBLE, MERGED, OutputAgreement
 from onnxmerge.pipeline.details.merge import MergeDetails
 from onnxmerge.pipeline.details.weights import Done
+from onnxmerge.report.check_section import check_card, check_section
 from onnxmerge.report.html import (
     bullets,
     cards,
@@ -37,6 +39,11 @@ from onnxmerge.report.picture import svg
 from onnxmerge.report.section import Section
 from onnxmerge.units.flow import Flow
 
+_ASKED = (
+    "The written file, held to the gates that a few samples answer. Agreement and size stand above, and groups were "
+    "proved of the parents; onnxmerge check asks the file itself: --certify, --target, --labels and bounds."
+)
+
 DONE: Mapping[Done, str] = {
     "untouched": "equal in all parents, left as it was",
     "averaged": "the mean of the matched parents",
@@ -48,11 +55,21 @@ DONE: Mapping[Done, str] = {
 
 
 def merge_sections(
-    result: MergeResult, names: Sequence[str], output: str, command: str | None = None
+    result: MergeResult,
+    names: Sequence[str],
+    output: str,
+    command: str | None = None,
+    checked: CheckReport | None = None,
 ) -> Iterator[Section]:
-    """Every section of a merge into ``output``; ``names`` are what its models are called, ``command`` repeats it."""
+    """Every section of a merge into ``output``; ``names`` are what its models are called, ``command`` repeats it.
+
+    ``checked`` is what `check` says of the file.
+    """
     report, details = result.report, result.details
-    yield Section("answer", "The answer", _answer(report, details, names))
+    yield Section("answer", "The answer", _answer(report, details, names, checked))
+    if checked is not None:
+        hint = "" if command is None else _ASKED
+        yield check_section(checked, hint)
     yield Section("again", "The same again", _again(report, names, output, command))
     if details is not None:
         yield Section("weights", "What was done to the weights", _weights(details))
@@ -89,10 +106,13 @@ def network(flow: Flow, result: MergeResult | None) -> Section:
     return Section("network", "The network", f"<div id=pictures data-colour=similarity>{body}</div>")
 
 
-def _answer(report: MergeReport, details: MergeDetails | None, names: Sequence[str]) -> str:
+def _answer(
+    report: MergeReport, details: MergeDetails | None, names: Sequence[str], checked: CheckReport | None
+) -> str:
     alpha = "" if report.alpha is None else f" with alpha {report.alpha:g}"
     summary = f"{len(report.models)} models merged by {report.method}{alpha}; statistics: {report.repair}."
-    shown = cards([*_agreement_cards(report, details), *_cost_cards(report)])
+    verdict = [] if checked is None else [check_card(checked)]
+    shown = cards([*_agreement_cards(report, details), *verdict, *_cost_cards(report)])
     return paragraph(summary) + shown + _models(report, details, names) + bullets(report.notes)
 
 

@@ -18,7 +18,7 @@ from onnxmerge.api.outcome import MergeResult
 from onnxmerge.checking.provenance import RECIPE
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.model.paths import short_names
-from onnxmerge.report.check import told, verdict, written
+from onnxmerge.report.check_section import check_card, check_section
 from onnxmerge.report.html import bullets, cards, folded, paragraph, table, text
 from onnxmerge.report.merge_sections import merge_sections, network
 from onnxmerge.report.page_data import as_json
@@ -27,24 +27,26 @@ from onnxmerge.report.styles import FRAME, PAGE, PICTURE, SCRIPT
 from onnxmerge.version import __version__
 
 
-def merge_page(result: MergeResult, output: str, command: str) -> str:
-    """The page of a merge that was just made. ``output`` is where it is written, ``command`` what repeats it."""
+def merge_page(result: MergeResult, output: str, command: str, checked: CheckReport | None = None) -> str:
+    """The page of a merge that was just made.
+
+    ``output`` is where it is written, ``command`` what repeats it, ``checked`` what `check` says of it.
+    """
     names = short_names(result.report.models)
-    sections = merge_sections(result, names, output, command)
+    sections = merge_sections(result, names, output, command, checked)
     return _page(" + ".join(names), f"Merged into {output}", sections, as_json(result, names))
 
 
 def model_page(found: ModelReport) -> str:
     """The page of a model as it lies there; with ``found.merge`` also of the merge that made it."""
     (name,) = short_names((found.model,))
-    checked = [] if found.check is None else [_checked(found.check)]
     if found.merge is not None:
         names = short_names(found.merge.report.models)
-        answer, *others = merge_sections(found.merge, names, name)
-        sections = [answer, *checked, *others, *_carried(found)]
+        sections = [*merge_sections(found.merge, names, name, checked=found.check), *_carried(found)]
         return _page(name, f"Merged from {' + '.join(names)}", sections, as_json(found.merge, names))
     made = "Merged by onnxmerge" if found.recipe else "It does not say that onnxmerge merged it"
     answer = Section("answer", "What it is", cards(list(_model_cards(found))) + bullets(found.notes))
+    checked = [] if found.check is None else [check_section(found.check)]
     sections = [answer, *checked, *_carried(found), network(found.inspection.flow(), None), _groups(found)]
     return _page(name, made, sections, "null")
 
@@ -70,22 +72,10 @@ def _page(title: str, subtitle: str, sections: Iterable[Section], data: str) -> 
     )
 
 
-def _checked(found: CheckReport) -> Section:
-    rows = []
-    for each in found.findings:
-        if each.verdict != "skipped" or each.measured is not None:
-            bound = f" (held to {written(each.threshold)})" if each.threshold is not None else ""
-            where = f"{each.where}: " if each.where else ""
-            rows.append((each.id, told(each), f"{where}{written(each.measured)}{bound}"))
-    findings = table(("gate", "verdict", "what was found"), rows, "Findings of check", long=(2,))
-    return Section("check", "What check says", paragraph(verdict(found)) + findings)
-
-
 def _model_cards(found: ModelReport) -> Iterator[tuple[str, str, str]]:
     inspection = found.inspection
     if found.check is not None:
-        outcome, _, counts = verdict(found.check).partition(":")
-        yield "Verdict of check", outcome, counts
+        yield check_card(found.check)
     if found.recipe:
         version = found.metadata.get("onnxmerge.version", "")
         yield "Merged by", found.metadata.get("onnxmerge.method", "-"), f"onnxmerge {version}"

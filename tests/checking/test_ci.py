@@ -173,3 +173,18 @@ def test_all_of_it_from_a_bare_machine(checkout: Path, digits: Path, bare: Machi
     workflow(bare, checkout, digits, ONNXMERGE=str(checkout))
     install, check = bare.action(checkout / "action.yml", models="merged.onnx")
     assert (install.returncode, check.returncode) == (0, 0), (install.stderr, check.stdout)
+
+
+@pytest.mark.slow
+def test_the_hook_by_pre_commit(checkout: Path, tmp_path: Path) -> None:
+    if shutil.which("pre-commit") is None or not (checkout / ".git").exists():
+        pytest.skip("needs pre-commit, and a clone of the repository")
+    work = machine(tmp_path, "", PRE_COMMIT_HOME=str(tmp_path / "cache"))
+    saved(mlp(), work.work, "good.onnx")
+    saved(spoilt("w", np.nan)(), work.work, "broken.onnx")
+    ended = work.shell(
+        f"git init --quiet && git add . && pre-commit try-repo {shlex.quote(str(checkout))} onnxmerge-check --all-files"
+    )
+    assert ended.returncode == 1, (ended.stdout, ended.stderr)
+    assert "exit code: 3" in ended.stdout
+    assert re.findall(r"^(\w+): \d+ pass", ended.stdout, re.MULTILINE) == ["FAILED", "passed"]

@@ -25,7 +25,7 @@ from tests.graphs import build, normal
 
 CALIB = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u202eb\x1b[31m"
-VOID = {"meta", "input", "br", "img", "link"}
+VOID = {"meta", "input", "br", "wbr", "img", "link"}
 
 
 class Page(HTMLParser):

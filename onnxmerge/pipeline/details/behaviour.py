@@ -108,6 +108,15 @@ def _computed(layer: LayerTarget, job: Job) -> bool:
     return any(value.name == layer.output for node in job.network.graph for value in node.outputs)
 
 
+def few_of(job: Job, data: CalibrationSource) -> Arrays:
+    """The first samples of the data, no more than layers are compared on; a whole feed where its size is fixed."""
+    feed = next(iter(data), {})
+    specs = input_specs(job.prepared.models.template.model)
+    if not is_batched(specs) or fixed_batch(specs) is not None:
+        return feed
+    return {name: array[:LAYER_SAMPLES] for name, array in feed.items()}
+
+
 def _few(job: Job, layers: Sequence[LayerTarget], data: CalibrationSource) -> Arrays | None:
     """The first samples of the data: as many as keep what the layers give within bounds."""
     feed = next(iter(data), None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.answer.answer import Answered
-from onnxmerge.pipeline.details.behaviour import LayerDrift, OutputAgreement, layer_drift, output_agreement
+from onnxmerge.pipeline.details.behaviour import LayerDrift, OutputAgreement, few_of, layer_drift, output_agreement
 from onnxmerge.pipeline.details.weights import GroupDetails, WeightDetails, group_details, weight_details
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
@@ -22,7 +22,11 @@ from onnxmerge.types import Arrays
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MergeDetails:
-    """All of it. ``layers`` and ``outputs`` are empty without data; ``samples`` are those that outputs were run on."""
+    """All of it.
+
+    ``layers`` and ``outputs`` are empty without data; ``samples`` are those that outputs were run on, ``few`` some of
+    them, by the names of the merged model's inputs (empty without data).
+    """
 
     groups: tuple[GroupDetails, ...]
     weights: tuple[WeightDetails, ...]
@@ -30,6 +34,7 @@ class MergeDetails:
     outputs: tuple[OutputAgreement, ...]
     samples: int
     held_out: bool
+    few: Arrays
 
 
 def details_of(
@@ -56,4 +61,5 @@ def details_of(
         outputs,
         samples,
         held is not None,
+        {} if data is None else few_of(job, data),
     )
