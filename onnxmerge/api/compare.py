@@ -12,11 +12,11 @@ import numpy as np
 
 from onnxmerge.calibration.sources import SourceSpec, open_source
 from onnxmerge.calibration.specs import input_specs, is_batched
-from onnxmerge.checking.drift import Drift, drifts
+from onnxmerge.checking.drift import Drift, drifts, drifts_by_name
 from onnxmerge.checking.finding import encodable
 from onnxmerge.checking.observed import Agreement, Observed
 from onnxmerge.checking.runs import first_rows, open_runner
-from onnxmerge.errors import StructureError
+from onnxmerge.errors import InputError, StructureError
 from onnxmerge.evaluation.candidate import free_batch
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.comparison import TOLERANCES
@@ -56,10 +56,10 @@ class OutputDrift:
 class ModelComparison:
     """How two models differ.
 
-    ``structure`` is where their structures part (None: they are one structure, and ``layers`` and ``weights`` compare
-    them tensor by tensor). ``same`` says whether their outputs agree on all data, ``reordered`` whether layers and
-    weights are compared with the second model's units in the order of the first, which brings them nearer. ``failure``
-    says why outputs could not be compared.
+    ``structure`` is where their structures part (None: they are one structure). Of one structure ``layers`` and
+    ``weights`` compare all tensors, of two ``layers`` those that both have by name. ``same`` says whether their outputs
+    agree on all data, ``reordered`` whether layers and weights are compared with the second model's units in the order
+    of the first, which brings them nearer. ``failure`` says why outputs could not be compared.
     """
 
     models: tuple[str, str]
@@ -110,13 +110,14 @@ def compare(
     seen, sample = _observed(one, other, feeds, provider)
     outputs = tuple(_output(name, agreement) for (_, name), agreement in seen.agreements.items())
     labels, failure = (one.label, other.label), seen.errors.get(0) or _unequal(seen)
-    near = all(each.relative <= _tolerance(one) for each in outputs)
+    tolerance = max(map(_tolerance, (one, other)))
+    near = all(each.relative <= tolerance for each in outputs)
     same = failure is None and bool(outputs or seen.exact) and near
     try:
         models = pair([one, other])
     except StructureError as error:
-        told = str(error)
-        return ModelComparison(labels, told, same, outputs, seen.samples, failure)
+        layers = tuple(_by_name(one, other, sample, tolerance, provider))
+        return ModelComparison(labels, str(error), same, outputs, seen.samples, failure, layers=layers)
     weights, theirs = tuple(_weights(models, models.weights[1])), models.weights[1]
     reordered = False
     if any(each.relative for each in weights):
@@ -159,6 +160,17 @@ def _reordered(models: ModelSet, sample: Arrays, operators: Path | None, seed: i
     return transported(prepared.models.weights[1], prepared.typing, found.permutations[0])
 
 
+def _by_name(
+    one: Network, other: Network, sample: dict[str, Array], tolerance: float, provider: str
+) -> Iterator[Drift]:
+    """Layers of networks of other structures; none where the second does not run, which ``failure`` says."""
+    try:
+        theirs = open_runner(other, provider).fitting(sample)
+        yield from drifts_by_name(one, other, sample, theirs, tolerance=tolerance, provider=provider)
+    except InputError:
+        return
+
+
 def _weights(models: ModelSet, others: Arrays) -> Iterator[WeightDrift]:
     for name in models.weights[0]:
         ours, theirs = models.weights[0][name], others[name]
@@ -182,8 +194,9 @@ def _output(name: str, found: Agreement) -> OutputDrift:
 
 
 def _tolerance(network: Network) -> float:
+    """What is rounding, by the coarsest type of its weights."""
     types = {network.weights.tensor(name).dtype.name.lower() for name in network.weights}
-    return TOLERANCES["float16"] if "float16" in types else TOLERANCES["float32"]
+    return max(TOLERANCES[name] for name in TOLERANCES if name == "float32" or name in types)
 
 
 def _plain(value: Any) -> Any:

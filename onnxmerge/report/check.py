@@ -76,7 +76,8 @@ def print_comparison(found: ModelComparison) -> None:
         console.say(f"output           {output.name}: {told}")
     first = found.first_difference
     if first is not None:
-        console.say(f"they part at     {first.tensor} ({first.operator}), error {first.relative:.1e}")
+        by_name = "" if found.structure is None else ", of the tensors that both have by name"
+        console.say(f"they part at     {first.tensor} ({first.operator}), error {first.relative:.1e}{by_name}")
     worst = sorted(found.weights, key=lambda each: -each.relative)[:_WORST]
     for weight in worst if worst and worst[0].relative else ():
         console.say(f"weight           {weight.name}: {weight.relative:.1e}")

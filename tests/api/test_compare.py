@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import onnxmerge
+from onnxmerge.types import Array
 from tests.checking.broken import MLP, mlp, saved, weights, with_noise
 from tests.command_line import Cli
 from tests.graphs import build
@@ -39,7 +40,41 @@ def test_another_structure_of_one_function() -> None:
     found = onnxmerge.compare(mlp(), mlp(MLP.replace("r = Relu(h)", "k = Relu(h)  r = Relu(k)")))
     assert found.structure is not None
     assert "differ in structure" in found.structure
-    assert (found.same, found.layers) == (True, ())
+    assert [(each.tensor, each.differs) for each in found.layers] == [("h", False), ("r", False), ("y", False)]
+    assert found.same
+
+
+QUANTISED = """(float[n,4] x) => (float[n,3] y) {
+    h = Gemm<transB=1>(x, w, b)  q = QuantizeLinear(h, scale)  d = DequantizeLinear(q, scale)
+    r = Relu(d)  y = Gemm<transB=1>(r, v, c)
+}"""
+HALVED = """(float[n,4] x) => (float[n,3] y) {
+    x16 = Cast<to=10>(x)  h = Gemm<transB=1>(x16, w, b)  r = Relu(h)  y16 = Gemm<transB=1>(r, v, c)  y = Cast<to=1>(y16)
+}"""
+NAMESAKES = """(float[n,4] x) => (float[n,3] y) {
+    r = Gemm<transB=1>(x, w, b)  h = ArgMax<axis=1>(r)  i = Cast<to=1>(h)
+    s = Relu(r)  g = Gemm<transB=1>(s, v, c)  y = Add(g, i)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "tensors", "parts"),
+    [
+        (QUANTISED, np.float32, ["h", "r", "y"], "r"),  # the quantiser stands behind h
+        (HALVED, np.float16, ["h", "r", "y"], None),  # all within what float16 can tell
+        (NAMESAKES, np.float32, ["r", "y"], "r"),  # what is called r is another tensor, h none that compares
+    ],
+)
+def test_layers_of_another_structure_are_compared_by_name(
+    text: str, dtype: type, tensors: list[str], parts: str | None
+) -> None:
+    own: dict[str, Array] = {name: array.astype(dtype) for name, array in weights().items()}
+    other = build(text, {**own, "scale": np.array(0.2, np.float32)}, opset=17, ir_version=8, check=False)
+    found = onnxmerge.compare(mlp(), other)
+    assert found.structure is not None
+    assert [each.tensor for each in found.layers] == tensors
+    assert found.same == (parts is None)
+    assert (None if found.first_difference is None else found.first_difference.tensor) == parts
 
 
 def test_outputs_that_cannot_be_compared() -> None:
