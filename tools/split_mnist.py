@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Split MNIST unevenly over several small classifiers, merge them, and score all on the 10,000 test images, in percent.
 
-    python tools/split_mnist.py [FOLDER] [--models 2 4 8] [--concentration 0.5] [--seed 0] [--way default ...]
-        [--samples 5000] [--markdown]
+    python tools/split_mnist.py [FOLDER] [--models 2 4 8] [--concentration 0.5] [--seed 0] [--damage 2]
+        [--way default ...] [--samples 5000] [--markdown]
 
 Each class is divided over the models by a draw of its own from a Dirichlet distribution of that concentration (0.5:
 some models hardly see some classes; 10: nearly even). The models are 784-256-10 and start from initialisations of
 their own; they are kept in FOLDER, so that a second call trains nothing. Merged on unlabelled training images, the
-same of all models mixed. A way is a method, with "+ls" least squares and with "+answer" the ensemble's answer;
-"default" is what `onnxmerge run` does by itself. Needs onnxmerge and the folder of real material beside the checkout
+same of all models mixed. With --damage the last model gets noise on all its weights, of so many times their own
+deviation. A way is a method, with "+ls" least squares, with "+answer" the ensemble's answer and with "+auto" weights of
+the models that are found (`--weights auto`); "default" is what `onnxmerge run` does by itself. "What each knows" is the
+ensemble by which weights are found. Needs onnxmerge and the folder of real material beside the checkout
 (or in ONNXMERGE_SHARED).
 """
 
@@ -28,10 +30,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from onnxmerge import merge
+from onnxmerge.merging.answer.votes import votes_of
 from onnxmerge.model.session import open_session, run
 
 SHARED = Path(os.environ.get("ONNXMERGE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-WAYS = ("average", "mudsc-align", "zipit +ls", "default")
+WAYS = ("average", "mudsc-align", "zipit +ls", "default", "default +auto")
 HIDDEN, CLASSES = 256, 10
 EPOCHS, BATCH, RATE = 10, 64, 1e-3
 
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", type=int, default=[2, 4, 8])
     parser.add_argument("--concentration", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--damage", type=float, default=0.0)
     parser.add_argument("--way", nargs="*", default=WAYS)
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--markdown", action="store_true")
@@ -61,13 +65,17 @@ def main() -> None:
     for count in arguments.models:
         name = f"{count}models-{arguments.concentration:g}-{arguments.seed}"
         files = _trained(arguments.folder / name, images, labels, count, arguments.concentration, arguments.seed)
+        if arguments.damage:
+            files[-1] = _damaged(files[-1], arguments.damage)
         answers = [_answers(ir.load(file), {}, test) for file in files]
+        known = votes_of([_answers(ir.load(file), {}, calibration) for file in files])
         own = [_accuracy(found, right) for found in answers]
         rows = [
             ("parents", ", ".join(f"{each:.1f}" for each in own), "", ""),
             ("best parent", f"{max(own):.2f}", "", ""),
             ("ensemble of logits", f"{_accuracy(np.mean(answers, axis=0), right):.2f}", "", ""),
             ("ensemble of probabilities", f"{_accuracy(softmax(answers, axis=2).mean(axis=0), right):.2f}", "", ""),
+            ("what each knows", f"{_accuracy(known.chances(answers), right):.2f}", "", ""),
         ]
         for row in rows:
             print(_row((f"{count}", *row), markdown=arguments.markdown), flush=True)
@@ -77,6 +85,8 @@ def main() -> None:
             seconds = time.perf_counter() - started
             accuracy = _accuracy(_answers(result.template.model, result.weights, test), right)
             done = f"{result.report.method}, {result.report.repair}"
+            if result.report.weighing is not None:
+                done += f", weights {', '.join(f'{weight:g}' for weight in result.report.weighing.weights)}"
             cells = (f"{count}", way, f"{accuracy:.2f}", f"{seconds:.0f}", done)
             print(_row(cells, markdown=arguments.markdown), flush=True)
 
@@ -88,7 +98,22 @@ def _settings(way: str) -> dict[str, Any]:
         found["refine"] = "ls"
     if "answer" in more:
         found["answer"] = "ensemble"
+    if "auto" in more:
+        found["weights"] = "auto"
     return found
+
+
+def _damaged(file: Path, much: float) -> Path:
+    """The model with noise on all its weights, beside it."""
+    rng, model = np.random.default_rng(0), ir.load(file)
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            array = value.const_value.numpy()
+            noise = much * array.std() * rng.standard_normal(array.shape)
+            value.const_value = ir.tensor((array + noise).astype(np.float32), name=name)
+    target = file.with_name(f"{file.stem}-damaged-{much:g}.onnx")
+    ir.save(model, target)
+    return target
 
 
 def _trained(folder: Path, images: Images, labels: Labels, count: int, concentration: float, seed: int) -> list[Path]:

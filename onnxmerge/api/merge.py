@@ -21,6 +21,7 @@ from onnxmerge.model.precision import halved
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_merge, read_data
+from onnxmerge.pipeline.consistency import decidable
 from onnxmerge.pipeline.details.merge import details_of
 from onnxmerge.pipeline.job import Progress, Stages, silent
 from onnxmerge.pipeline.matching import measured
@@ -36,6 +37,7 @@ from onnxmerge.pipeline.selection.held_out import PLENTY
 from onnxmerge.pipeline.selection.labelled import evaluation_tasks
 from onnxmerge.pipeline.selection.repairing import choose_repair
 from onnxmerge.pipeline.selection.search import choices
+from onnxmerge.pipeline.selection.weighing import weighed
 from onnxmerge.pipeline.separation import MergedModel, Parents, joined
 from onnxmerge.pipeline.tasks import TaskSpec
 from onnxmerge.pipeline.validate import errors, footprints, require_finite
@@ -100,8 +102,9 @@ def merge(
             prepared_merge, job=replace(prepared_merge.job, outputs=outputs_of(prepared_merge.job, known))
         )
         how, tried = chosen_way(prepared_merge.job, asked_for, every, asked)
-    tried = None if tried is None else replace(tried, vectors=bool(known))
-    asked = asked if tried is None or tried.labelled else None
+    with clock.stage("weigh") if how.weighs else nullcontext():
+        how, weighing = weighed(prepared_merge.job, how, asked, asked_for.effort)
+    asked = asked if decidable(how) else None  # labels may have decided all that there was to decide
     prepared_merge = divided(prepared_merge, how, labelled=asked is not None)
     job = prepared_merge.job
     with clock.stage("calibrate"):
@@ -149,7 +152,8 @@ def merge(
     report = replace(
         report, footprints=costs, reconstruction=found, held_out=prepared_merge.split is not None, notes=notes
     )
-    report = replace(report, recipe=recipe, answers=answers, effort=tried)
+    report = replace(report, recipe=recipe, answers=answers, effort=tried, weighing=weighing)
+    report = replace(report, labelled=asked is not None, vectors=bool(known))
     read = sources("one of the models", *models, base, model=True)
     read += sources("the data", calibration, labels, tasks, vectors, how.operators)
     flow = flow_of(job.prepared.traced.graph, job.prepared.typing)

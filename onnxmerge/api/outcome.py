@@ -27,6 +27,7 @@ from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.repairing import RepairCandidate
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
+from onnxmerge.pipeline.selection.weighing import WeightsReport
 from onnxmerge.units.flow import Flow
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
@@ -75,8 +76,9 @@ class MergeReport:
     ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
     ``held_out`` data or else on that of calibration; None without any. ``answers`` says of each output what it is
     and what its layer was solved for (empty where that was not asked for). ``effort`` says how the way to merge was
-    found (None: by the user). ``recipe`` is all that was asked for (``pipeline.provenance``). ``seconds`` is by stage,
-    ``peak_memory`` in bytes (None: unknown).
+    found, and ``weighing`` how its weights were (None: by the user). ``labelled``: labels decided something in the
+    merge that was done. ``vectors``: class vectors were read, whether there are labels or not. ``recipe`` is all that
+    was asked for (``pipeline.provenance``). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
     models: tuple[str, ...]
@@ -116,6 +118,9 @@ class MergeReport:
     answers: tuple[Answered, ...] = ()
     effort: EffortReport | None = None
     scales: ScaleReport | None = None
+    weighing: WeightsReport | None = None
+    labelled: bool = False
+    vectors: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON."""

@@ -7,7 +7,7 @@ import shlex
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -47,11 +47,19 @@ _WRITTEN = "onnxmerge.written"
 
 def _again(context: click.Context, report: MergeReport) -> str | None:
     """The command that merges in the way that was chosen, and tries nothing; None where nothing was chosen."""
-    if report.effort is None:
+    effort, weighing = report.effort, report.weighing
+    if effort is None and weighing is None:
         return None
-    dropped = {"effort", "answer"} | (set() if report.effort.labelled else {"labels"})
-    if not report.effort.labelled and not report.effort.vectors:
+    dropped = set() if report.labelled else {"labels"}
+    if not report.labelled and not report.vectors:
         dropped |= {"vectors", *TASK_OPTIONS}  # they say what labels mean, and labels decide nothing now
+    chosen: list[str] = []
+    if effort is not None:
+        chosen += effort.chosen_flags
+        dropped |= {"effort", "answer"}
+    if weighing is not None:
+        chosen += weighing.chosen_flags
+        dropped.add("weights")
     options = {name: option for option in context.command.params for name in option.opts if name.startswith("-")}
     kept: list[str] = []
     words = iter(context.meta[_WRITTEN])
@@ -66,7 +74,13 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
             own.append(next(words, ""))
         if option is None or option.name not in dropped:
             kept += own
-    return shlex.join(["onnxmerge", "run", *report.effort.chosen_flags, *kept])
+    return shlex.join(["onnxmerge", "run", *chosen, *kept])
+
+
+def _weights(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[float, ...] | Literal["auto"] | None:
+    return "auto" if value == AUTO else numbers(context, option, value)
 
 
 @click.command(cls=_Run, epilog=listed())
@@ -104,7 +118,10 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
 )
 @task_options
 @click.option(
-    "--weights", callback=numbers, metavar="W,W,...", help="Weight of each model in the mean, by default all equal."
+    "--weights",
+    callback=_weights,
+    metavar="W,W,...|auto",
+    help="Weight of each model in the mean, by default all equal; auto finds them by what each model knows.",
 )
 @click.option(
     "--base",

@@ -14,6 +14,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.answer.answer import Answered, answer
 from onnxmerge.merging.answer.last_layer import LastLayer, ParentAnswers, answers_of, parent_answers
+from onnxmerge.merging.answer.meaning import each_by_itself
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.restoring import Merged
@@ -71,20 +72,24 @@ def answered(
         )
         changed |= weights
         told.append(became)
-        notes += _less_than_a_parent(became)
+        weighable = options.weights is None and not each_by_itself(layer.output)
+        notes += _less_than_a_parent(became, weighable=weighable)
     done = (*before.done, "ensemble's answer (output layers)") if changed else before.done
     return Merged(Overlay(before.weights, changed), done, (*before.notes, *notes)), tuple(told)
 
 
-def _less_than_a_parent(found: Answered) -> list[str]:
-    """A note where one parent alone says better what all of them say together than the merged network does."""
+def _less_than_a_parent(found: Answered, *, weighable: bool) -> list[str]:
+    """A note where one parent alone says better what all of them say together than the merged network does.
+
+    ``weighable``: the parents count alike so far, and could be weighed by what they know.
+    """
     if found.after is None or not found.parents or max(found.parents) <= found.after:
         return []
     best = int(np.argmax(found.parents))
+    weights = "--weights auto" if weighable else "more --weights for that model"
     told = (
         f"output {found.meaning.output!r}: the merged model agrees with the parents' ensemble less "
         f"({found.after:.4f} of 1, on {found.samples} held-out samples) than model {best + 1} does alone "
-        f"({found.parents[best]:.4f}); a wider merge (--width with a zip method), more --weights for that model, or "
-        "fewer models may help"
+        f"({found.parents[best]:.4f}); a wider merge (--width with a zip method), {weights}, or fewer models may help"
     )
     return [told]

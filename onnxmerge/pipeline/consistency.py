@@ -23,13 +23,17 @@ def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, 
     """Raise UsageError where this number of models cannot be merged by these options and with this data."""
     _require_none(_numbers(options, models))
     _require_none(_base(options, models, based=based))
+    _require_none(_weighing(options))
     if not calibrated:
         _require_none((wrong, f"{told}: give calibration data (--calib)") for wrong, told in _data(options))
     require_use(options, differing(options))
     if labelled:
         useless = options.task_vectors is not None or not decidable(options)
         no_data = not calibrated, "--labels are of calibration samples: give calibration data (--calib)"
-        no_choice = useless, "--labels decide a choice: give --method auto, --alpha auto or --repair auto"
+        no_choice = (
+            useless,
+            "--labels decide a choice: give --method auto, --alpha auto, --weights auto or --repair auto",
+        )
         _require_none([no_data, no_choice])
     _require_none(_pairs(options))
 
@@ -51,7 +55,7 @@ def _numbers(options: MergeOptions, models: int) -> Iterator[tuple[bool, str]]:
         yield wrong, f"{flag(name)}: expected a number {bound}, found {shown(value)}"
     both = bool(options.until) and options.heads == "joint"
     yield both, "--until keeps a head for each model, --heads joint merges them; leave one of them out"
-    weights, width = options.weights or (1.0,) * models, options.width
+    weights, width = options.given_weights or (1.0,) * models, options.width
     told = f"--weights: expected a number for each of the {models} models, found {len(weights)}"
     yield len(weights) != models, told
     given = ",".join(f"{weight:g}" for weight in weights)
@@ -90,10 +94,24 @@ def _base(options: MergeOptions, models: int, *, based: bool) -> Iterator[tuple[
     yield options.answer == "ensemble", told
 
 
+def _weighing(options: MergeOptions) -> Iterator[tuple[bool, str]]:
+    """Merges whose weights cannot be found: they are found for one way to merge, by what all models answer."""
+    if not options.weighs:
+        return
+    told = f"--weights {AUTO} is for matched averages; method {options.method} adds up what models learnt: give numbers"
+    yield options.task_vectors is not None, told
+    told = f"--weights {AUTO} weighs the models in one way to merge: leave out --method {AUTO}, which is --effort best"
+    yield options.method == AUTO, told
+    yield options.searches, f"--weights {AUTO} weighs the models in one way to merge: give numbers in place of auto"
+    told = f"--weights {AUTO} compares what the models answer together, and separate heads answer each for itself"
+    yield options.heads == "separate" or bool(options.until), f"{told}: give numbers"
+
+
 def _data(options: MergeOptions) -> Iterator[tuple[bool, str]]:
     """What is to be measured."""
     given = differing(options)
     yield "samples" in given, "--samples says how much calibration data to use"
+    yield options.weighs, f"--weights {AUTO} compares what the models answer"
     yield options.searches, "a search for method or alpha compares activations"
     yield options.searches_scale, "--scale auto and --depth auto compare answers with the parents'"
     yield options.compares_activations, f"method {options.method} compares activations"
@@ -140,4 +158,4 @@ def require_use(options: MergeOptions, names: Iterable[str]) -> None:
 
 def decidable(options: MergeOptions) -> bool:
     """Whether a merge has something to choose that labels could decide."""
-    return options.searches or (options.repair == AUTO and options.refinement is None)
+    return options.searches or options.weighs or (options.repair == AUTO and options.refinement is None)

@@ -63,8 +63,8 @@ class Job:
 
     @property
     def shares(self) -> list[float]:
-        """Each model's share in the merged one."""
-        return shares_of(self.options.weights, len(self.prepared.models.weights))
+        """Each model's share in the merged one; equal ones as long as they are to be found."""
+        return shares_of(self.options.given_weights, len(self.prepared.models.weights))
 
 
 @contextmanager

@@ -65,7 +65,8 @@ class MergeOptions:
     (None: it is found out), ``output_mean`` what becomes of an embedding's mean: "auto" drops it where class vectors
     show that this helps. ``rotate`` brings spaces that only linear operators see closer by rotation after matching (see
     ``pipeline.rotating``). ``samples`` bounds the calibration data (None: all of it). ``weights`` has one positive
-    number for each model, its weight in the mean (None: all equal). ``heads`` "separate" merges up to the last linear
+    number for each model, its weight in the mean (None: all equal); "auto" finds them by what each model knows
+    (``selection.weighing``). ``heads`` "separate" merges up to the last linear
     layers and keeps what comes behind for each model, with outputs of its own; "auto" does so where the models'
     trailing parts differ, from where they differ. ``until`` names the last nodes (or tensors) to merge instead, and
     implies separate heads. ``share`` below 1 merges that fraction of each group's units, the most similar ones, and
@@ -84,7 +85,7 @@ class MergeOptions:
     rotate: bool = False
     seed: int = 0
     samples: int | None = None
-    weights: tuple[float, ...] | None = None
+    weights: tuple[float, ...] | Literal["auto"] | None = None
     batch_size: int = BATCH_SIZE
     provider: str = "auto"
     operators: Path | None = None
@@ -184,6 +185,8 @@ class MergeOptions:
                 if value is None and name == "effort":
                     continue
                 raise UsageError(f"{flag(name)}: expected one of {', '.join(known)}, found {shown(value)}")
+        if isinstance(self.weights, str) and self.weights != AUTO:
+            raise UsageError(f"--weights: expected {AUTO}, or a number for each model, found {shown(self.weights)}")
 
     @property
     def searches(self) -> bool:
@@ -191,6 +194,16 @@ class MergeOptions:
         return self.method == AUTO or any(
             value == AUTO and OWN_OPTIONS[name].described.tried for name, value in self.own
         )
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it is to be found how much each model counts."""
+        return self.weights == AUTO
+
+    @property
+    def given_weights(self) -> tuple[float, ...] | None:
+        """The weight of each model, where it is said; None where all are equal, or as long as it is to be found."""
+        return None if isinstance(self.weights, str) else self.weights
 
     @property
     def searches_scale(self) -> bool:

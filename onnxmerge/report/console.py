@@ -15,7 +15,8 @@ from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
-from onnxmerge.report.own import own_option, tried
+from onnxmerge.pipeline.selection.weighing import WeightsReport
+from onnxmerge.report.own import listed_weights, own_option, tried, weights_found
 from onnxmerge.report.terminal import Terminal, terminal
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
@@ -33,6 +34,8 @@ def print_merge(report: MergeReport, written: Path, again: str | None = None) ->
     _print_groups(console, report.groups, f"{len(report.models)} models, {report.method}{alpha}")
     if report.effort is not None and report.effort.ways:
         _print_effort(console, report.effort)
+    if report.weighing is not None:
+        _print_weighing(console, report.weighing)
     if report.search is not None:
         _print_search(console, report.search)
     if report.scales is not None:
@@ -60,6 +63,8 @@ def print_plan(plan: MergePlan) -> None:
     _print_groups(console, plan.groups, f"{len(plan.models)} models, {way}")
     if plan.candidates > 1:
         console.say(f"to be tried      {plan.candidates} ways to merge, on held-out calibration data")
+    if how.weighs:
+        console.say("weights          to be found by what each model knows, on held-out calibration data")
     if plan.border is not None:
         console.say(f"merged up to     {', '.join(plan.border)}")
     for certificate, model in zip(plan.certificates, plan.models, strict=True):
@@ -100,8 +105,7 @@ def _bar(value: float | None, full: str, rest: str) -> str:
 
 def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     """Lines of title and text, those that say nothing about this merge left out."""
-    if len(set(report.weights)) > 1:
-        yield "weights", ", ".join(f"{weight:.4g}" for weight in report.weights)
+    yield from _weights(report)
     before, after = _mean(report.groups)
     yield "mean similarity", f"{_similarity(before)} -> {_similarity(after)}"
     if any(report.sweeps):
@@ -131,6 +135,16 @@ def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     yield "free", _coverage(report.coverage)
 
 
+def _weights(report: MergeReport) -> Iterator[tuple[str, str]]:
+    """How much each model counts, where that is not alike or was found."""
+    if report.weighing is not None:
+        yield "weights", weights_found(report.weighing)
+        for told in report.weighing.notes:
+            yield "weights", told
+    elif len(set(report.weights)) > 1:
+        yield "weights", ", ".join(f"{weight:.4g}" for weight in report.weights)
+
+
 def _answer(found: Answered) -> str:
     """What an output is, how that is known, and what its layer was solved for."""
     meaning = found.meaning
@@ -153,6 +167,20 @@ def _print_effort(console: Terminal, effort: EffortReport) -> None:
     for index, way in enumerate(effort.ways):
         accuracy = () if way.accuracy is None else (f"{way.accuracy:.4f}",)
         table.add_row("*" if index == effort.chosen else "", " ".join(way.flags), f"{way.agreement:.4f}", *accuracy)
+    console.print(table)
+
+
+def _print_weighing(console: Terminal, weighing: WeightsReport) -> None:
+    """The weights that were tried, the chosen ones marked."""
+    title = f"--weights auto: chosen by {weighing.criterion} on {weighing.samples} held-out samples"
+    table = Table(title=title, title_justify="left", box=None)
+    labelled = any(each.accuracy is not None for each in weighing.candidates)
+    for heading in ("", "weights", "", "agreement", *(("accuracy",) if labelled else ())):
+        table.add_column(heading, justify="right" if heading in ("agreement", "accuracy") else "left", overflow="fold")
+    for index, each in enumerate(weighing.candidates):
+        accuracy = () if each.accuracy is None else (f"{each.accuracy:.4f}",)
+        mark = "*" if index == weighing.chosen else ""
+        table.add_row(mark, each.found, listed_weights(each.weights), f"{each.agreement:.4f}", *accuracy)
     console.print(table)
 
 

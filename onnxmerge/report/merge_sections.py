@@ -33,7 +33,7 @@ from onnxmerge.report.html import (
     table,
     text,
 )
-from onnxmerge.report.own import tried
+from onnxmerge.report.own import listed_weights, tried, weights_found
 from onnxmerge.report.page_data import shades
 from onnxmerge.report.picture import svg
 from onnxmerge.report.section import Section
@@ -287,6 +287,23 @@ def _tried(report: MergeReport) -> str:
             ]
             parts.append(paragraph(f"Chosen by {effort.criterion} on {effort.samples} held-out samples."))
             parts.append(table(("way to merge", "agreement", "accuracy", ""), rows, "Ways to merge", numbers=(1, 2)))
+    if report.weighing is not None:
+        weighing = report.weighing
+        weights = [
+            (
+                each.found,
+                listed_weights(each.weights),
+                f"{each.agreement:.4f}",
+                short(each.accuracy),
+                _mark(index, weighing.chosen),
+            )
+            for index, each in enumerate(weighing.candidates)
+        ]
+        parts.append(paragraph(f"Weights {weights_found(weighing)}."))
+        parts += [paragraph(note) for note in weighing.notes]
+        parts.append(paragraph(f"Chosen by {weighing.criterion} on {weighing.samples} held-out samples."))
+        heads = ("weights", "", "agreement", "accuracy", "")
+        parts.append(table(heads, weights, "Weights of the models", numbers=(2, 3)))
     if report.search is not None:
         search = report.search
         candidates = [

@@ -124,20 +124,21 @@ def test_parents_that_are_sure_of_other_classes_answer_together(end: str, sure: 
     assert told.form.startswith("probabilities averaged")
 
 
+@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("opposed", [False, True])
-def test_a_merge_that_is_less_than_one_of_its_parents_is_said_to_be(*, opposed: bool) -> None:
-    parents = [uneven(index, 1, "Softmax") for index in range(2)]
-    if opposed:  # the mean of hidden weights and their negatives computes nothing
-        weights = {**initializers(parents[1]), "w1": -initializers(parents[1])["w1"]}
+def test_a_merge_that_is_less_than_one_of_its_parents_is_said_to_be(count: int, *, opposed: bool) -> None:
+    parents = [uneven(index, 1, "Softmax") for index in range(count)]
+    if opposed:  # a mean of hidden weights that computes nothing
+        weights = {**initializers(parents[1]), "w1": (1 - count) * initializers(parents[1])["w1"]}
         graph = "(float[n,8] x) => (float[n,6] y) { a = Gemm<transB=1>(x, w1) h = Relu(a) "
         parents[1] = build(f"{graph} z = Gemm<transB=1>(h, w2, b2) y = Softmax(z) }}", weights)
     result = merge(parents, calibration=blobs(2000, 50)[0], method="average", repair="none", answer="ensemble")
     (told,) = result.report.answers
     said = [note for note in result.report.notes if "agrees with the parents' ensemble less" in note]
-    assert len(told.parents) == 2
+    assert len(told.parents) == count
     assert told.after is not None
     assert bool(said) == opposed == (max(told.parents) > told.after)
-    assert all(f"{max(told.parents):.4f}" in note and "--width" in note for note in said)
+    assert all(f"{max(told.parents):.4f}" in note and "--width" in note and "--weights auto" in note for note in said)
 
 
 def test_the_summary_says_what_the_output_is(digits: Path, cli: Cli, tmp_path: Path) -> None:

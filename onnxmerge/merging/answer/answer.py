@@ -34,7 +34,7 @@ from onnxmerge.merging.answer.ensemble import (
     common_embedding,
 )
 from onnxmerge.merging.answer.last_layer import Answers, LastLayer
-from onnxmerge.merging.answer.meaning import OutputMeaning, ending
+from onnxmerge.merging.answer.meaning import OutputMeaning, each_by_itself
 from onnxmerge.merging.closed_form.encode import encoded_plainly
 from onnxmerge.merging.closed_form.ridge import Sums, choose, problem, ridge
 from onnxmerge.merging.closed_form.solution import Solution
@@ -114,7 +114,8 @@ def answer(
     better = every[best] - before
     asked = meaning.meaning == "embedding" and mean == "drop"
     agreed = float(before.mean())
-    parents = tuple(float(agrees(own, rest.parents).mean()) for own in rest.parents) if _one_task(reading) else ()
+    comparable = rest.parents if reading is None or reading.shared else ()
+    parents = tuple(float(agrees(own, rest.parents).mean()) for own in comparable)
     doubt = float(better.std() / np.sqrt(judged))
     least = doubt if reading is not None and reading.centres else -doubt
     if better.mean() <= least and not asked:
@@ -136,8 +137,7 @@ def agreement(layer: LastLayer, reading: Reading | None, shares: Sequence[float]
     """What says how well answers of a layer agree with the parents' ensemble, by what its output means."""
     if reading is not None:
         return ByReading(reading, tuple(shares))
-    end = ending(layer.output)
-    return ByOdds(tuple(shares)) if end is not None and end.op_type == "Sigmoid" else ByLogits(tuple(shares))
+    return ByOdds(tuple(shares)) if each_by_itself(layer.output) else ByLogits(tuple(shares))
 
 
 def _forms(
@@ -155,15 +155,9 @@ def _forms(
         return [
             common_embedding(fit.parents, shares, own, keeps_mean=keeps) for keeps in keeping for own in (None, reading)
         ]
-    end = ending(layer.output)
-    if end is not None and end.op_type == "Sigmoid":
+    if each_by_itself(layer.output):
         return [AveragedOdds(shares)]
     return [AveragedProbabilities(shares, temperature) for temperature in LOGIT_TEMPERATURES]
-
-
-def _one_task(reading: Reading | None) -> bool:
-    """Whether all parents answer for the same classes, so that each could say what the ensemble says."""
-    return reading is None or all(own is reading.vectors[0] for own in reading.vectors)
 
 
 def _one_answer(parents: Sequence[Rows]) -> bool:

@@ -124,6 +124,11 @@ class Reading:
         """The vectors of all parents, of length one [classes, u]."""
         return np.concatenate([unit(own) for own in self.vectors])
 
+    @property
+    def shared(self) -> bool:
+        """Whether all parents answer for the same vectors, so that each could say what the others say."""
+        return all(own is self.vectors[0] for own in self.vectors)
+
     def probabilities(self, answers: Sequence[Rows]) -> list[Scores]:
         """For each parent the probabilities of its own vectors [n, classes], by its answers [n, u]."""
         centres = self.centres or [np.zeros(own.shape[1], np.float32) for own in answers]
@@ -225,7 +230,7 @@ class ByLogits:
     shares: tuple[float, ...]
 
     def __call__(self, merged: Rows, answers: Sequence[Rows]) -> Scores:
-        return _expected(_mean_probabilities(answers, self.shares, LOGIT_TEMPERATURES[1]), merged)
+        return expected(_mean_probabilities(answers, self.shares, LOGIT_TEMPERATURES[1]), merged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,17 +257,16 @@ class ByReading:
     shares: tuple[float, ...]
 
     def __call__(self, merged: Rows, answers: Sequence[Rows]) -> Scores:
-        own, vectors = self.reading.probabilities(answers), self.reading.vectors
-        cosines = self.reading.cosines(merged)
-        if all(each is vectors[0] for each in vectors):
-            return _expected(np.average(own, axis=0, weights=self.shares), cosines[0])
-        each = [_expected(chances, near) for chances, near in zip(own, cosines, strict=True)]
-        joint = _expected(np.concatenate(own, axis=1), np.concatenate(cosines, axis=1))
+        own, cosines = self.reading.probabilities(answers), self.reading.cosines(merged)
+        if self.reading.shared:
+            return expected(np.average(own, axis=0, weights=self.shares), cosines[0])
+        each = [expected(chances, near) for chances, near in zip(own, cosines, strict=True)]
+        joint = expected(np.concatenate(own, axis=1), np.concatenate(cosines, axis=1))
         apart: Scores = np.average(each, axis=0, weights=self.shares)
         return (apart + joint) / 2
 
 
-def _expected(probabilities: NDArray[np.float64], scores: NDArray[Any]) -> Scores:
+def expected(probabilities: NDArray[np.float64], scores: NDArray[Any]) -> Scores:
     """The probability [n] of the class with the highest score; both [n, classes]."""
     found: Scores = probabilities[np.arange(len(probabilities)), scores.argmax(axis=1)]
     return found

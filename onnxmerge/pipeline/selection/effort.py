@@ -10,40 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import Split, Spread, holds
+from onnxmerge.calibration.subset import Split, holds
 from onnxmerge.contracts import AUTO, describe, flag
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.answer.answer import agreement, reading_of
-from onnxmerge.merging.answer.last_layer import LastLayer, ParentAnswers, answers_of
-from onnxmerge.merging.answer.meaning import OutputMeaning
-from onnxmerge.merging.answer.outputs import Outputs
 from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.refinements.methods import REFINEMENTS
-from onnxmerge.merging.repair.choice import repair_step
-from onnxmerge.pipeline.answering import ENOUGH, answered, asked_parents, solved_layers
 from onnxmerge.pipeline.consistency import decidable, require_consistent
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import match, measured
 from onnxmerge.pipeline.options import DEFAULT, MergeOptions
-from onnxmerge.pipeline.restoring import merged
 from onnxmerge.pipeline.selection.held_out import PLENTY, CandidateScore, HeldOutEvaluator, evaluator_on, held_out
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
+from onnxmerge.pipeline.selection.trials import Trials, trials_on
 from onnxmerge.types import Arrays
-
-TRIED_ON = {"balanced": 1024, "best": 4096}
-"""Samples that a way to merge is tried on, at most, by effort."""
-
-JUDGED_BY = 1024
-"""Held-out samples that judge it, at most."""
 
 WITHOUT_DATA = (
     "there is no calibration data, so units were matched by weights alone and nothing was measured; with --calib DATA "
@@ -68,8 +54,7 @@ class Way:
 class EffortReport:
     """What an ``effort`` tried, in order, and which of it was ``chosen`` by ``criterion`` on held-out ``samples``.
 
-    Nothing was judged where there is one way only; ``chosen_flags`` say it. ``labelled``: labels decide something in
-    the way that was chosen too (its repair). ``vectors``: class vectors are read, whether there are labels or not.
+    Nothing was judged where there is one way only; ``chosen_flags`` say it.
     """
 
     effort: str
@@ -78,8 +63,6 @@ class EffortReport:
     samples: int = 0
     ways: tuple[Way, ...] = ()
     chosen: int = 0
-    labelled: bool = False
-    vectors: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -156,7 +139,7 @@ def chosen_way(
     """
     if options.effort is None:
         return every[0], None
-    only = EffortReport(options.effort, flags(every[0]), labelled=asked is not None and decidable(every[0]))
+    only = EffortReport(options.effort, flags(every[0]))
     if job.source is None:
         return every[0], replace(only, notes=(WITHOUT_DATA,))
     if len(every) == 1:
@@ -177,31 +160,21 @@ def _best(
     job: Job, every: Sequence[MergeOptions], split: Split, evaluator: HeldOutEvaluator
 ) -> tuple[MergeOptions, EffortReport]:
     """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
-    effort = str(job.options.effort)
-    fit, held = Spread(split.fit, TRIED_ON[effort]), Spread(split.held, JUDGED_BY)
-    trial = replace(job, source=fit)
-    measurements, together = measured(trial, every), _answered_together(job.outputs)
-    # The parents are asked once for all ways, as soon as a way gets so far.
-    theirs = cache(lambda: asked_parents(trial, solved_layers(trial), Spread(fit, ENOUGH)))
-    on_held = cache(lambda: asked_parents(trial, [layer for layer, _ in together], held))
+    effort = job.options.effort
+    trials = trials_on(job, split, every, effort)
     tried: list[tuple[CandidateScore, MergeOptions]] = []
     notes: list[str] = []
     samples = evaluator.samples
     with job.progress("trying ways to merge") as report:
         for index, how in enumerate(every):
-            own = replace(trial, options=how)
             try:
-                step = repair_step(job.prepared.models.template.graph, job.prepared.typing, how.repair)
-                matched = match(own, measurements)
-                result, _ = answered(own, merged(own, matched, measurements, step), apart=False, theirs=theirs)
-                if together:
-                    agreed, samples = _agreement(own, together, result.weights, held, on_held())
-                    mark = (
-                        None if evaluator.by_labels is None else evaluator.by_labels(result.weights, matched.matchings)
-                    )
+                weights, matchings = trials.merged(how)
+                if trials.together:
+                    agreed, samples = _agreement(trials, weights)
+                    mark = None if evaluator.by_labels is None else evaluator.by_labels(weights, matchings)
                     score = CandidateScore(agreed, mark)
                 else:
-                    score = evaluator(result.weights, matched.matchings)
+                    score = evaluator(weights, matchings)
             except InputError as error:  # a zip cannot merge what an alignment can
                 notes.append(f"{' '.join(flags(how))} was left out: {error}")
                 continue
@@ -214,37 +187,23 @@ def _best(
     if not np.isfinite(tried[chosen][0].rank).all():
         notes.append("no way could be judged, for none gives finite values on held-out samples; the first was taken")
     how = tried[chosen][1]
-    criterion = "agreement with the ensemble" if together and evaluator.by_labels is None else evaluator.criterion
+    by_ensemble = trials.together and evaluator.by_labels is None
     return how, EffortReport(
-        effort,
+        str(effort),
         flags(how),
-        criterion,
+        "agreement with the ensemble" if by_ensemble else evaluator.criterion,
         samples if evaluator.by_labels is None else evaluator.samples,
         tuple(Way(flags(each), score.reconstruction, score.accuracy) for score, each in tried),
         chosen,
-        labelled=evaluator.by_labels is not None and decidable(how),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _answered_together(outputs: Outputs) -> list[tuple[LastLayer, OutputMeaning]]:
-    """The layers of the outputs that the parents answer together, and what these mean."""
-    found = [(layer, outputs.meanings.get(str(layer.output.name))) for layer in outputs.layers]
-    return [(layer, own) for layer, own in found if own is not None and own.meaning not in ("features", "regression")]
-
-
-def _agreement(
-    job: Job,
-    together: Sequence[tuple[LastLayer, OutputMeaning]],
-    weights: Arrays,
-    held: CalibrationSource,
-    theirs: Sequence[ParentAnswers],
-) -> tuple[float, int]:
+def _agreement(trials: Trials, weights: Arrays) -> tuple[float, int]:
     """How well merged weights agree with the parents' ensemble, the mean over outputs, and on how many samples."""
-    layers, options = [layer for layer, _ in together], job.options
-    rows = answers_of(layers, job.network, weights, theirs, held, provider=options.provider)
+    job, rows = trials.job, trials.answers(weights)
     agreed = []
-    for (layer, meaning), found in zip(together, rows, strict=True):
-        reading = reading_of(meaning, found.parents, job.outputs.vectors_of(meaning), options.seed)
+    for (layer, meaning), found in zip(trials.together, rows, strict=True):
+        reading = reading_of(meaning, found.parents, job.outputs.vectors_of(meaning), job.options.seed)
         agreed.append(float(agreement(layer, reading, job.shares)(found.merged, found.parents).mean()))
     return float(np.mean(agreed)), len(np.unique(rows[0].samples))

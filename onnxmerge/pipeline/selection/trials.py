@@ -1,0 +1,80 @@
+"""Merges that are tried: done on some of the calibration data, and judged by what they answer to samples held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.subset import Split, Spread
+from onnxmerge.merging.answer.last_layer import Answers, LastLayer, ParentAnswers, answers_of
+from onnxmerge.merging.answer.meaning import OutputMeaning
+from onnxmerge.merging.repair.choice import repair_step
+from onnxmerge.pipeline.answering import ENOUGH, answered, asked_parents, solved_layers
+from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.matching import Measurements, match, measured
+from onnxmerge.pipeline.options import Effort, MergeOptions
+from onnxmerge.pipeline.restoring import merged
+from onnxmerge.types import Arrays
+from onnxmerge.units.zips import Matchings
+
+TRIED_ON: dict[Effort, int] = {"balanced": 1024, "best": 4096}
+"""Samples that a merge is tried on, at most, by effort."""
+
+JUDGED_BY = 1024
+"""Held-out samples that judge it, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """What all merges that are tried share; the parents are asked once for all of them, as soon as one needs it.
+
+    ``job`` has the data that they are done on, ``held`` is what judges them, ``measurements`` are what matching needs.
+    """
+
+    job: Job
+    held: CalibrationSource
+    measurements: Measurements
+
+    def merged(self, how: MergeOptions) -> tuple[Arrays, Matchings]:
+        """Merge by ``how``, its repair by rule. Raises InputError where that cannot be merged."""
+        own, models = replace(self.job, options=how), self.job.prepared.models
+        step = repair_step(models.template.graph, self.job.prepared.typing, how.repair)
+        matched = match(own, self.measurements)
+        before = merged(own, matched, self.measurements, step)
+        result, _ = answered(own, before, apart=False, theirs=lambda: self.on_fit)
+        return result.weights, matched.matchings
+
+    def answers(self, weights: Arrays) -> list[Answers]:
+        """What a merge answers to the held-out samples, at each of the outputs ``together``."""
+        layers, job = [layer for layer, _ in self.together], self.job
+        return answers_of(layers, job.network, weights, self.on_held, self.held, provider=job.options.provider)
+
+    @cached_property
+    def together(self) -> list[tuple[LastLayer, OutputMeaning]]:
+        """The layers of the outputs that the parents answer together, and what these mean."""
+        outputs = self.job.outputs
+        found = [(layer, outputs.meanings.get(str(layer.output.name))) for layer in outputs.layers]
+        return [
+            (layer, own) for layer, own in found if own is not None and own.meaning not in ("features", "regression")
+        ]
+
+    @cached_property
+    def on_fit(self) -> list[ParentAnswers]:
+        """What the parents answer to the samples that merges are done on, at all ``solved_layers``."""
+        if self.job.source is None:
+            return []
+        return asked_parents(self.job, solved_layers(self.job), Spread(self.job.source, ENOUGH))
+
+    @cached_property
+    def on_held(self) -> list[ParentAnswers]:
+        """What they answer to those that are held out, at each of the outputs ``together``."""
+        return asked_parents(self.job, [layer for layer, _ in self.together], self.held)
+
+
+def trials_on(job: Job, split: Split, every: Sequence[MergeOptions], effort: Effort | None) -> Trials:
+    """Trials of merges by ``every`` of some options, on the two parts of the data."""
+    fit = Spread(split.fit, TRIED_ON.get(effort or "balanced", TRIED_ON["balanced"]))
+    trial = replace(job, source=fit)
+    return Trials(trial, Spread(split.held, JUDGED_BY), measured(trial, every))
