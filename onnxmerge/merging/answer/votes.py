@@ -43,6 +43,9 @@ SURE = 0.9
 TEMPERATURES = tuple(2.0**power for power in range(20, -21, -1))
 """Those to choose from, the mildest first."""
 
+LEARNT = 8192
+"""Answers that are learned from, at most, from all over the data."""
+
 ROUNDS = 50
 """Of expectation and maximisation, at most."""
 
@@ -83,7 +86,8 @@ def votes_of(answers: Sequence[Rows], reading: Reading | None = None) -> Votes:
 
     The vectors of a ``reading`` must be those of all parents (``Reading.shared``).
     """
-    logs = _logs(answers, reading)
+    step = -(-len(answers[0]) // LEARNT)
+    logs = _logs([own[::step] for own in answers], reading)
     place = bisect_left(TEMPERATURES, SURE, key=lambda each: _surety(logs, each))
     temperature = TEMPERATURES[min(place, len(TEMPERATURES) - 1)]
     p = _probabilities(logs, temperature)

@@ -173,3 +173,21 @@ def test_answers_that_are_no_common_classes_are_refused(end: str, asked: dict[st
 def test_the_word_is_auto() -> None:
     with pytest.raises(UsageError, match="--weights: expected auto, or a number for each model"):
         merge([classifier(0), classifier(1)], options=MergeOptions(weights="all"))  # type: ignore[arg-type]
+
+
+def test_embeddings_are_weighed_by_class_vectors_that_all_know(folder: Path, cli: Cli) -> None:
+    np.save(folder / "v.npy", np.eye(5, dtype=np.float32))
+    for index, noise in enumerate((0, 0, 2.0)):
+        onnx.save(classifier(index, noise, "logits"), folder / f"{index}.onnx")
+    asked = ("run", "0.onnx", "1.onnx", "2.onnx", "--calib", "x.npy", "-o", "m.onnx", "--method", "average")
+    refused = cli(*asked, "--weights", "auto", "--outputs", "embedding")
+    assert refused.returncode == 2
+    assert "y (embedding)" in refused.stderr
+    done = cli(*asked, "--weights", "auto", "--vectors", "v.npy", "--answer", "ensemble", "--json", "m.json")
+    assert done.returncode == 0, done.stderr
+    parents = json.loads((folder / "m.json").read_text())["weighing"]["parents"]
+    assert parents[2] < min(parents[:2]) - 0.2
+    (command,) = said(done.stdout.splitlines(), "the same again")
+    first = (folder / "m.onnx").read_bytes()
+    assert cli(*shlex.split(command)[1:]).returncode == 0
+    assert (folder / "m.onnx").read_bytes() == first
