@@ -102,14 +102,18 @@ def find_config(folder: Path) -> Path | None:
     """The file in a folder that says what to check; None where there is none."""
     for name in FILES:
         path = folder / name
-        if path.is_file() and _entries(path) is not None:
+        if path.is_file() and (name == FILES[0] or _entries(path) is not None):
             return path
     return None
 
 
 def planned(path: Path) -> Iterator[Planned]:
     """The models that a file names, each once for each entry. Raises InputError, naming the entry and the key."""
-    for number, raw in enumerate(_entries(path) or (), start=1):
+    entries = _entries(path)
+    if not entries:
+        table = "[[tool.onnxmerge.check]]" if path.name == FILES[1] else "[[check]]"
+        raise InputError(f"{named(path)}: has no {table}; see docs/checking.md")
+    for number, raw in enumerate(entries, start=1):
         where = f"{named(path)}: check {number}"
         try:
             entry = _Entry.model_validate(raw)
@@ -172,8 +176,6 @@ def _entries(path: Path) -> list[Any] | None:
     if unknown is not None:  # a misspelt table would be a model that nobody checks
         raise InputError(f"{named(path)}: has {shown(unknown)}, expected tables [[check]] and nothing else")
     found = content.get("check")
-    if found is None and path.name == FILES[0]:
-        raise InputError(f"{named(path)}: has no [[check]]; see docs/checking.md")
     if found is not None and not isinstance(found, list):
         raise InputError(f"{named(path)}: check is {shown(found)}, expected tables [[check]]")
     return found

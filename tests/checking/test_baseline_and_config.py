@@ -117,6 +117,7 @@ def test_a_configuration_checks_a_repository(tmp_path: Path, cli: Cli) -> None:
     [
         (None, 2, "name a MODEL"),
         ("", 1, "has no [[check]]"),
+        ("check = []", 1, "has no [[check]]"),
         ("[[check]]", 1, "models"),
         ("[[check]]\nmodels = ['*.onnx']\nfoo = 1", 1, "foo"),
         ("[[check]]\nmodels = ['../*.onnx']", 1, "leads out"),
@@ -134,6 +135,20 @@ def test_configurations(text: str | None, code: int, says: str, tmp_path: Path, 
     ended = cli("check")
     assert ended.returncode == code
     assert says in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("pyproject.toml", "[tool.other]", "has no [[tool.onnxmerge.check]]"),
+        ("pyproject.toml", "[tool.onnxmerge]\ncheck = []", "has no [[tool.onnxmerge.check]]"),
+        ("gates.toml", "", "has no [[check]]"),
+    ],
+)
+def test_a_configuration_that_asks_nothing(name: str, text: str, says: str, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / name).write_text(text)
+    ended = cli("check", "--config", name)
+    assert (ended.returncode, says in ended.stderr) == (1, True)
 
 
 def test_models_of_a_configuration_by_name(tmp_path: Path, cli: Cli) -> None:
