@@ -100,7 +100,7 @@ def _weighing(options: MergeOptions) -> Iterator[tuple[bool, str]]:
         return
     told = f"--weights {AUTO} is for matched averages; method {options.method} adds up what models learnt: give numbers"
     yield options.task_vectors is not None, told
-    told = f"--weights {AUTO} weighs the models in one way to merge: leave out --method {AUTO}, which is --effort best"
+    told = f"--weights {AUTO} weighs the models in one way to merge: leave --method {AUTO} out (--effort best)"
     yield options.method == AUTO, told
     yield options.searches, f"--weights {AUTO} weighs the models in one way to merge: give numbers in place of auto"
     told = f"--weights {AUTO} compares what the models answer together, and separate heads answer each for itself"

@@ -92,7 +92,7 @@ def scored(*arguments: str, code: int = 2, says: tuple[str, ...] = ()) -> Attack
     run("--weights", "auto,1", says=("numbers separated by commas",)),
     run("--weights", "auto", says=("compares what the models answer: give calibration data",)),
     run("--weights", "auto", "--calib", "x.npy", says=("200 samples or more",)),
-    run("--weights", "auto", "--calib", "x.npy", method="auto", says=("leave out --method auto",)),
+    run("--weights", "auto", "--calib", "x.npy", method="auto", says=("leave --method auto out",)),
     run("--weights", "auto", "--calib", "x.npy", "--alpha", "auto", method="mudsc-align", says=("in place of auto",)),
     run("--weights", "auto", "--calib", "x.npy", "--base", "a.onnx", method="ties", says=("give numbers",)),
     run("--weights", "auto", "--calib", "x.npy", "--heads", "separate", says=("each for itself",)),
