@@ -22,6 +22,7 @@ from onnxmerge.matching.method import (
 )
 from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
 from onnxmerge.matching.overrides import Overrides
+from onnxmerge.matching.products import ProductsOfPair
 from onnxmerge.matching.similarity import Objective, PairOfModels, known_activations
 from onnxmerge.matching.sweeps import Sweeps, by_activations, by_signatures, by_weights, sweep
 from onnxmerge.units.groups import make_plan
@@ -53,7 +54,8 @@ def align(
     for index, (weights, seen) in enumerate(zip(others, activations, strict=True)):
         started, known = time.perf_counter(), known_activations(plan, seen)
         shares = with_twins_told_apart(shares_of(plan, alpha, known, overrides), known)
-        objective_of = ObjectiveFunction(PairOfModels(plan, first, weights, known, shares, objective))
+        kept = ProductsOfPair(plan, first, weights)
+        objective_of = ObjectiveFunction(PairOfModels(plan, first, weights, known, shares, objective, kept))
         # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
         with np.errstate(invalid="ignore", over="ignore"):
             before = objective_of(identity(plan.spaces))

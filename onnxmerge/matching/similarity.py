@@ -30,11 +30,15 @@ CHUNK_BYTES = 1 << 26
 """Weights are turned into float64 at most this many bytes at a time."""
 
 
+KeptSums: TypeAlias = "Callable[[Group, Mapping[str, Positions]], Mapping[str, UnitSums] | None]"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PairOfModels:
     """What there is to compare: the first model's weights and another's, and how their activations correlate.
 
-    ``alphas`` holds, for each matched space, the share of weight space in its similarity (see ``weight_shares``).
+    ``alphas`` holds, for each matched space, the share of weight space in its similarity (see ``weight_shares``);
+    ``kept`` gives the sums over weight vectors of a group's units, where these are kept (see ``matching.products``).
     """
 
     plan: Plan
@@ -43,6 +47,7 @@ class PairOfModels:
     activations: ActivationSimilarity
     alphas: Mapping[str, float]
     objective: Objective = "correlation"
+    kept: KeptSums | None = None
 
 
 DIGITS = 6
@@ -171,22 +176,27 @@ def group_problem(pair: PairOfModels, group: Group, perms: Mapping[str, Position
         first = block_content(pair.first[layout.name], layout, block, spaces, {})
         return first, block_content(pair.other[layout.name], layout, block, spaces, perms, occurrence.moved)
 
-    return problem_of(pair, group, contents)
+    weighed = all(pair.alphas[each.labels[leaf]] for each in group.occurrences for leaf in each.leaves)
+    return problem_of(pair, group, contents, pair.kept(group, perms) if pair.kept is not None and weighed else None)
 
 
 def problem_of(
-    pair: PairOfModels, group: Group, contents: Callable[[Occurrence], tuple[NDArray[Any], NDArray[Any]]]
+    pair: PairOfModels,
+    group: Group,
+    contents: Callable[[Occurrence], tuple[NDArray[Any], NDArray[Any]]],
+    known: Mapping[str, UnitSums] | None = None,
 ) -> GroupProblem:
     """The similarities of a group's units, S = alpha W + (1 - alpha) A.
 
     W is the Pearson correlation of weight vectors, or their inner product with the objective "inner". ``contents``
-    gives a block of the first model and of the other, with the units of all other groups in one order.
+    gives a block of the first model and of the other, with the units of all other groups in one order; ``known`` are
+    the sums over all of them, where they are known.
     """
     spaces = pair.plan.spaces
     shapes = {name: composite_shape(name, spaces) for name in group.members}
-    sums = {name: unit_sums(math.prod(shapes[name]), paired=False) for name in group.members}
+    sums = known or {name: unit_sums(math.prod(shapes[name]), paired=False) for name in group.members}
     terms: list[Term] = []
-    for occurrence in group.occurrences:
+    for occurrence in group.occurrences if known is None else ():
         if not any(pair.alphas[occurrence.labels[leaf]] for leaf in occurrence.leaves):
             continue
         x, y = (unit_view(content, occurrence, pair.plan) for content in contents(occurrence))
@@ -205,7 +215,7 @@ def problem_of(
     for name, shape in shapes.items():
         alpha = pair.alphas[name]
         mixed, rows, columns = weight_similarity(sums[name], pair.objective)
-        mixed *= alpha
+        mixed = mixed * alpha  # not in place: inner products may be kept
         if name in pair.activations:
             mixed += (1.0 - alpha) * pair.activations[name]
         similarity[name] = mixed.reshape(shape + shape)
