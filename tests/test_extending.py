@@ -24,7 +24,7 @@ def recipes() -> dict[str, str]:
 
 
 def test_the_recipes_are_there() -> None:
-    assert list(recipes()) == ["An operator", "A method", "A refinement", "A source", "A metric"]
+    assert list(recipes()) == ["An operator", "A method", "A refinement", "A runtime", "A source", "A metric"]
 
 
 @pytest.mark.parametrize("title", recipes())

@@ -128,3 +128,14 @@ def test_one_module_alone_writes_to_the_terminal(checkout: Path) -> None:
         if path.name not in {"terminal.py", "progress.py"}:
             found = [line for line in path.read_text().splitlines() if direct.search(line)]
             assert not found, f"{path}: {found}"
+
+
+def test_one_module_runs_networks_in_onnx_runtime(checkout: Path) -> None:
+    """Everything else depends on the contract of a runtime; float16 is a conversion."""
+    package = checkout / "onnxmerge"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"^ *(import|from) onnxruntime", path.read_text(), re.MULTILINE)
+    }
+    assert found == {"model/runtimes/onnx_runtime.py", "model/precision.py"}

@@ -109,7 +109,7 @@ def main() -> None:
         proof = "-"
         if arguments.certify and typing is not None:
             started = time.perf_counter()
-            certificate = certify(network, typing, traced)
+            certificate = certify(typing, traced)
             proof = f"{time.perf_counter() - started:.1f} ({'passed' if certificate.passed else certificate.failure})"
         print(f"{blocks:6} {nodes:6} {tracing:8.2f} {best:9.2f} {1000 * best / nodes:12.2f}  {proof}", flush=True)
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 from onnxmerge import merge
 from onnxmerge.merging.task_vectors import TASK_VECTORS, ParameterRule
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 
 SHARED = Path(os.environ.get("ONNXMERGE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 MEAN, DEVIATION = np.array([125.307, 122.961, 113.8575]), np.array([51.5865, 50.847, 51.255])
@@ -91,7 +91,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         session = open_session(result.template.model, weights=result.weights)
         (name,) = (str(value.name) for value in result.template.graph.inputs)
-        parts = [next(iter(run(session, {name: part}).values())) for part in np.array_split(held, 20)]
+        parts = [next(iter(session.run({name: part}).values())) for part in np.array_split(held, 20)]
         accuracy = 100 * np.mean([_accuracy(np.concatenate(parts), labels, group, vectors) for group in groups])
         done = f"{result.report.method}, {result.report.repair}"
         if result.report.scale is not None:

@@ -31,7 +31,7 @@ from scipy.special import softmax
 
 from onnxmerge import merge
 from onnxmerge.merging.answer.votes import votes_of
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 
 SHARED = Path(os.environ.get("ONNXMERGE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 WAYS = ("average", "mudsc-align", "zipit +ls", "default", "default +auto")
@@ -192,7 +192,7 @@ def _model(net: Network) -> ir.Model:
 
 def _answers(model: ir.Model, weights: Any, images: Images) -> NDArray[np.float32]:
     session = open_session(model, weights=weights)
-    return np.asarray(run(session, {"image": images})["logits"], np.float32)
+    return np.asarray(session.run({"image": images})["logits"], np.float32)
 
 
 def _accuracy(answers: NDArray[Any], right: Labels) -> float:

@@ -19,7 +19,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.opset import make_measurable
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.types import Arrays
 
 
@@ -154,7 +154,7 @@ def by_batch(
     names = [str(value.name) for values in outputs.values() for value in values]
     session = open_session(editor.model, weights=weights, outputs=names, provider=provider, optimise=True, at_once=True)
     for batch in batches:
-        results, found = run(session, dict(batch)), dict[str, Moments]()
+        results, found = session.run(dict(batch)), dict[str, Moments]()
         for tensor, values in outputs.items():
             size, mean, variance = (results[str(value.name)].astype(np.float64).reshape(-1) for value in values)
             if size[0] > 0:

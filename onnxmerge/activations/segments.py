@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.model.lazy_weights import LazyWeights
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import Session, open_session
 from onnxmerge.model.signature import operands
 from onnxmerge.types import Arrays
 
@@ -85,7 +84,7 @@ class Segment:
     wanted: tuple[str, ...]
     keep: tuple[str, ...]
     start: tuple[str, ...]
-    _sessions: dict[bool, ort.InferenceSession | None] = field(default_factory=dict)
+    _sessions: dict[bool, Session | None] = field(default_factory=dict)
 
     def run(self, index: int, feed: Arrays) -> dict[str, NDArray[Any]]:
         """The tensors wanted for batch ``index``; ``feed`` may be empty where the batch's frontier is kept."""
@@ -93,11 +92,11 @@ class Segment:
         given = dict(feed) if held is None else held
         names = [name for name in dict.fromkeys((*self.wanted, *self.keep)) if name not in given]
         session = self._session(names, given, kept=held is not None)
-        found = given if session is None else {**given, **run(session, _needed(session, given))}
+        found = given if session is None else {**given, **session.run({name: given[name] for name in session.inputs})}
         self.relay.keep(index, {name: found[name] for name in self.keep})
         return {name: found[name] for name in self.wanted}
 
-    def _session(self, names: Sequence[str], given: Arrays, *, kept: bool) -> ort.InferenceSession | None:
+    def _session(self, names: Sequence[str], given: Arrays, *, kept: bool) -> Session | None:
         if not names:
             return None
         if kept not in self._sessions:
@@ -109,10 +108,6 @@ class Segment:
                 model, weights=weights, outputs=names, provider=relay.provider, optimise=True, alternating=True
             )
         return self._sessions[kept]
-
-
-def _needed(session: ort.InferenceSession, given: Arrays) -> dict[str, NDArray[Any]]:
-    return {value.name: given[value.name] for value in session.get_inputs()}
 
 
 def _size(arrays: Arrays) -> int:

@@ -30,7 +30,7 @@ from onnxmerge.calibration.batches import parts, takes_any
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.types import Floats
 from onnxmerge.units.layout import Space, Typing
 
@@ -186,7 +186,7 @@ def measure_statistics(
         done, total = 0, len(source.sizes)
         for done, batch in enumerate(source, start=1):
             for part in parts(batch, most):
-                accumulators.add(run(session, _feeds(part, inputs, max_positions)))
+                accumulators.add(session.run(_feeds(part, inputs, max_positions)))
             if progress is not None:
                 progress(done, total)
         if not done:

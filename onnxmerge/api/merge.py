@@ -120,7 +120,7 @@ def merge(
         if how.output_type == "float16":
             product = replace(product, network=halved(product.network, product.weights), weights={})
     with clock.stage("check"):
-        require_finite(parents, product, job.prepared.trace.sample, how.provider)
+        require_finite(parents, job.prepared, product, how.provider)
     with clock.stage("compare"):
         held = prepared_merge.source if prepared_merge.split is None else prepared_merge.split.held
         found = errors(parents, product, held, how.provider, evaluators.reference)

@@ -14,7 +14,6 @@ from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
 from onnxmerge.model.sample import SampleInput
-from onnxmerge.model.session import open_session, run
 from onnxmerge.model.write import save_network
 from onnxmerge.pipeline.prepare import ModelSource, load, require, sample_from, type_models
 from onnxmerge.pipeline.publish import Output, Source, require_apart, sources
@@ -72,7 +71,7 @@ def permute(
     require(certificate, models.template.label)
     weights = permute_network(models.template, prepared.typing, seed)
     sample = prepared.trace.sample
-    declare_ranks(models.template.graph, {**sample, **run(open_session(models.template.model), sample)})
+    declare_ranks(models.template.graph, {**sample, **prepared.trace.exposed.answers({}, sample)})
     read = sources("the model itself", model, model=True)
     share = coverage(models.weights[0], prepared.typing)
     return PermutedModel(models.template, weights, seed, certificate, share, read)

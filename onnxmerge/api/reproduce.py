@@ -13,6 +13,7 @@ from onnxmerge.api.merge import merge
 from onnxmerge.api.outcome import MergeResult
 from onnxmerge.errors import InputError
 from onnxmerge.model.read import read_network
+from onnxmerge.model.runtimes import PROVIDERS
 from onnxmerge.model.scratch import scratch_folder
 from onnxmerge.pipeline.methods import OWN_OPTIONS
 from onnxmerge.pipeline.options import COMMON, MergeOptions, merge_options
@@ -86,11 +87,8 @@ def _options(found: Mapping[str, Any], operators: Path | None) -> MergeOptions:
     values |= {name: value for name in values if isinstance(value := getattr(checked, name), float)}
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     values |= {name: restored(OWN_OPTIONS[name].hint, values[name]) for name in names & {*values}}
-    values["provider"] = {
-        "CPUExecutionProvider": "cpu",
-        "CUDAExecutionProvider": "cuda",
-        "TensorrtExecutionProvider": "tensorrt",
-    }[values["provider"]]
+    called = {runtime.providers[provider]: provider for provider, runtime in PROVIDERS.items()}
+    values["provider"] = called[values["provider"]]
     if values["operators"] is not None:
         if operators is None or hashlib.sha256(operators.read_bytes()).hexdigest() != values["operators"]:
             raise InputError("the recipe was made with a file of operators: give the same one (--operators)")

@@ -10,8 +10,10 @@ import numpy as np
 
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.comparison import TOLERANCES, Limits, compare
+from onnxmerge.model.exposed import Exposed
 from onnxmerge.model.network import ModelSet, Network
-from onnxmerge.model.session import open_session, open_sessions, run
+from onnxmerge.model.session import open_session
+from onnxmerge.model.stretches import arrays
 from onnxmerge.types import Arrays
 
 
@@ -32,9 +34,8 @@ def drifts(models: ModelSet, sample: Arrays, weights: Arrays | None = None, prov
     """
     template, nodes = models.template, _nodes(models.template)
     versions = (models.weights[0], models.weights[1] if weights is None else weights)
-    sessions = open_sessions(template.model, versions, outputs=list(nodes), provider=provider)
-    ours, theirs = (run(session, sample, where=template.label) for session in sessions)
-    return _drifts(nodes, ours, theirs)
+    for _, (ours, theirs) in Exposed(template).runs(versions, [sample], list(nodes), provider=provider):
+        yield from _drifts(nodes, arrays(ours), arrays(theirs))
 
 
 def drifts_by_name(
@@ -51,7 +52,7 @@ def drifts_by_name(
     if not nodes:
         return iter(())
     found, others = (
-        run(open_session(network.model, outputs=list(nodes), provider=provider), feed, where=network.label)
+        open_session(network.model, outputs=list(nodes), provider=provider).run(feed)
         for network, feed in ((first, sample), (second, theirs))
     )
     alike = {

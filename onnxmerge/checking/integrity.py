@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from onnxmerge.checking.finding import Finding
 from onnxmerge.checking.gate import READ, Gate
@@ -14,7 +13,7 @@ from onnxmerge.checking.subject import Subject
 from onnxmerge.errors import InputError
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.external import find
-from onnxmerge.model.session import FATAL, message
+from onnxmerge.model.runtimes.onnx_runtime import VERSION, refuses
 from onnxmerge.model.tensors import type_of
 from onnxmerge.model.walk import short, walk
 from onnxmerge.model.widen import has_bfloat16
@@ -82,20 +81,14 @@ def _loads(subject: Subject) -> Iterator[Finding]:
         for part in walk(subject.proto)
     )
     if external or subject.path is None or has_bfloat16(subject.network.model):
-        inputs = len(subject.runner.session.get_inputs())
+        inputs = len(subject.runner.specs)
     else:
-        options = ort.SessionOptions()
-        options.log_severity_level = FATAL
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            session = ort.InferenceSession(
-                subject.path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
-        except Exception as error:  # noqa: BLE001 - ORT's exceptions share no base of their own
-            yield _failed(LOADS.id, "", "refused", f"ONNX Runtime {ort.__version__}: {message(error)}")
+        refused = refuses(subject.path.read_bytes())
+        if refused is not None:
+            yield _failed(LOADS.id, "", "refused", f"ONNX Runtime {VERSION}: {refused}")
             return
-        inputs = len(session.get_inputs())
-    yield _passed(LOADS.id, f"ONNX Runtime {ort.__version__}, {inputs} inputs")
+        inputs = len(subject.network.graph.inputs)
+    yield _passed(LOADS.id, f"ONNX Runtime {VERSION}, {inputs} inputs")
 
 
 def _runs(subject: Subject) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from onnxmerge.calibration.chunks import Feed
 from onnxmerge.calibration.chunks import rows as rows_of
@@ -16,7 +15,7 @@ from onnxmerge.errors import InputError
 from onnxmerge.evaluation.candidate import with_size
 from onnxmerge.model.interface import only_batch, resized_batch
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import Session, open_session
 from onnxmerge.types import Array
 
 
@@ -25,7 +24,7 @@ class Runner:
     """A model with an open session."""
 
     network: Network
-    session: ort.InferenceSession
+    session: Session
     specs: tuple[InputSpec, ...]
 
     @property
@@ -81,7 +80,7 @@ class Runner:
 
     def once(self, feed: Feed) -> dict[str, Any]:
         """The outputs of one run."""
-        return run(self.session, feed, where=self.network.label)
+        return self.session.run(feed)
 
 
 def open_runner(network: Network, provider: str) -> Runner:

@@ -13,6 +13,7 @@ from onnxmerge.cli.files import InputFile
 from onnxmerge.errors import UsageError
 from onnxmerge.files import named
 from onnxmerge.memory import default_limit, memory_limit, parse_size
+from onnxmerge.model.runtimes import CHOICES
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.text import shown
 
@@ -57,7 +58,7 @@ def provider_option(command: F) -> F:
     """``--provider``, ``--max-memory``: where models run, and what they may take there."""
     provider = click.option(
         "--provider",
-        type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+        type=click.Choice(CHOICES),
         default="auto",
         show_default=True,
         help="Where models run; auto takes a GPU where one works.",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.chunks import Feed
@@ -18,7 +17,7 @@ from onnxmerge.evaluation.task import Task
 from onnxmerge.model.demand import demand
 from onnxmerge.model.interface import only_batch, resized_batch
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, prepared, run
+from onnxmerge.model.session import Session, open_session, prepared
 from onnxmerge.types import Floats
 
 
@@ -75,7 +74,7 @@ class Candidate:
     """A model with an open session. ``outputs[t]`` is the name of the output for task ``t``, or None."""
 
     network: Network
-    session: ort.InferenceSession
+    session: Session
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str | None, ...]
 
@@ -115,14 +114,14 @@ class Candidate:
 
     def _run(self, feed: Feed) -> dict[str, NDArray[Any]]:
         if not is_batched(self.inputs):
-            return run(self.session, feed, where=self.network.label)
+            return self.session.run(feed)
         parts = [self._batch(part, rows) for part, rows in _parts(feed, fixed_batch(self.inputs))]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _batch(self, feed: Feed, rows: int) -> dict[str, NDArray[Any]]:
         """Outputs for the first ``rows`` of a feed."""
         size = len(next(iter(feed.values())))
-        found: dict[str, Any] = run(self.session, feed, where=self.network.label)
+        found: dict[str, Any] = self.session.run(feed)
         self.require_rows(found, size)
         return {name: array[:rows] for name, array in found.items()}
 

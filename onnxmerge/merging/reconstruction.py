@@ -34,7 +34,7 @@ from onnxmerge.merging.closed_form.consensus import lengths
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.linear_layers import LinearLayer, linear_layers
 from onnxmerge.model.network import ModelSet, Network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.model.variants import variants
 from onnxmerge.types import Arrays, Rows
 from onnxmerge.units.alignment import axis_orders, zip_orders
@@ -215,7 +215,7 @@ def features_of(
     session = open_session(every.model, weights=known, outputs=list(wanted), provider=provider, optimise=True)
     parts: list[dict[str, list[Rows]]] = [{name: [] for name in tensors} for _ in changes]
     for feed in feeds:
-        results = run(session, dict(feed))
+        results = session.run(dict(feed))
         for own, names in zip(parts, every.names, strict=True):
             for feature in features:
                 own[feature.tensor].append(_thinned(results[names[feature.tensor]], feature.axis, len(feeds)))

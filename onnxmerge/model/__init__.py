@@ -6,7 +6,7 @@ from onnxmerge.model.network import ModelSet, Network, Weights
 from onnxmerge.model.pair import pair
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import synthesize
-from onnxmerge.model.session import open_session, providers, run
+from onnxmerge.model.session import open_session
 from onnxmerge.model.trace import Trace, trace
 from onnxmerge.model.write import save_network
 from onnxmerge.types import Array
@@ -19,9 +19,7 @@ __all__ = [
     "Weights",
     "open_session",
     "pair",
-    "providers",
     "read_network",
-    "run",
     "save_network",
     "synthesize",
     "trace",

@@ -14,9 +14,9 @@ from graphlib import CycleError, TopologicalSorter
 
 import onnx
 import onnx_ir as ir
-from onnxruntime.capi import onnxruntime_pybind11_state
 
 from onnxmerge.errors import InputError, ResourceError
+from onnxmerge.model.runtimes.onnx_runtime import own_operators
 
 MOST_NODES = 50_000
 """A model of more nodes, inlined, is taken if these are at most ``MOST_TIMES`` those that the file holds."""
@@ -35,10 +35,8 @@ def drop_shadowed(model: ir.Model) -> None:
 
 @functools.cache
 def _own_operators() -> frozenset[tuple[str, str]]:
-    """Domain and name of every operator of ONNX, and of ONNX Runtime where it lists them."""
-    listed = getattr(onnxruntime_pybind11_state, "get_all_operator_schema", None)
-    schemas = [*onnx.defs.get_all_schemas(), *(() if listed is None else listed())]
-    return frozenset((schema.domain, schema.name) for schema in schemas)
+    """Domain and name of every operator of ONNX and of ONNX Runtime."""
+    return own_operators() | {(schema.domain, schema.name) for schema in onnx.defs.get_all_schemas()}
 
 
 def require_inlinable(model: ir.Model, label: str) -> None:

@@ -34,8 +34,8 @@ MOST_SAMPLES = 10
 """How many other samples are tried where a branch with weights cannot be computed on the first."""
 
 
-def trace_inside(network: Network, sample: Mapping[str, Array] | None = None) -> tuple[Network, Trace]:
-    """Trace a network with loops unrolled and branches of Ifs hoisted where the sample allows; also that network.
+def trace_inside(network: Network, sample: Mapping[str, Array] | None = None) -> Trace:
+    """Trace a network with loops unrolled and branches of Ifs hoisted where the sample allows.
 
     Where no sample is given and a branch that has weights cannot be computed on the one that was found (it is for
     another sampling rate), others are tried. A network without bodies is traced as it is. See ``trace`` for errors.
@@ -45,21 +45,19 @@ def trace_inside(network: Network, sample: Mapping[str, Array] | None = None) ->
     if unrolled is not network:
         network, found = unrolled, trace(unrolled, found.sample)
         sample = found.sample
-    best = _hoist_what_runs(network, found.sample) or (network, found)
-    missing = _weights_left(best[0])
+    best = _hoist_what_runs(network, found.sample) or found
+    missing = _weights_left(best.network)
     others = islice(plausible_samples(network), MOST_SAMPLES) if sample is None and missing else ()
     for feeds in others:
         better = _hoist_what_runs(network, feeds, below=missing)
         if better is not None:
-            best, missing = better, _weights_left(better[0])
+            best, missing = better, _weights_left(better.network)
         if not missing:
             break
     return best
 
 
-def _hoist_what_runs(
-    network: Network, sample: Mapping[str, Array], below: float = math.inf
-) -> tuple[Network, Trace] | None:
+def _hoist_what_runs(network: Network, sample: Mapping[str, Array], below: float = math.inf) -> Trace | None:
     """Leave one branch after another where it is, until the rest can be computed; None if nothing is hoisted then.
 
     Also None as soon as the branches that are left hold no fewer than ``below`` elements of weights.
@@ -70,7 +68,7 @@ def _hoist_what_runs(
         if not origins or _weights_left(hoisted) >= below:
             return None
         try:
-            return hoisted, trace(hoisted, sample)
+            return trace(hoisted, sample)
         except InputError as error:
             culprit = origins.get(_failed_node(str(error)))
             if culprit is None:

@@ -20,7 +20,7 @@ from onnxmerge.errors import InputError, ResourceError
 from onnxmerge.model.demand import demand
 from onnxmerge.model.network import Network
 from onnxmerge.model.sample import synthesize
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.types import Array
 
 Axis: TypeAlias = tuple[int, int]
@@ -102,7 +102,7 @@ def batch_inside(network: Network, feed: Mapping[str, Array], provider: str = "c
     """
     demand(network).require_room(resized_batch(feed, 1))
     session = open_session(network.model, provider=provider)
-    return only_batch(network.graph, lambda size: run(session, resized_batch(feed, size), where=network.label))
+    return only_batch(network.graph, lambda size: session.run(resized_batch(feed, size)))
 
 
 def resized_batch(feed: Mapping[str, Array], size: int) -> dict[str, Array]:
@@ -180,7 +180,7 @@ def _runs_freely(
         feed = samples(_redeclared(network, fixed))
         free = _redeclared(network, freed)
         session = open_session(free.model)
-        before = run(session, feed)
+        before = session.run(feed)
     except InputError:
         return False
     names = [str(value.name) for value in network.graph.inputs]
@@ -189,7 +189,7 @@ def _runs_freely(
         for place, axis in dispute.axes:
             given[names[place]] = resized(given[names[place]], axis, size)
         try:
-            after = run(session, given)
+            after = session.run(given)
         except InputError:
             continue
         return not dispute.is_batch or _same_rows(before, after, dispute.size, size)

@@ -59,6 +59,13 @@ def is_quantised_weight(value: ir.Value) -> bool:
     return is_restored(value)
 
 
+def is_constant(value: ir.Value) -> bool:
+    """Whether an initializer is the same in all networks that pair up: integers, unless they are quantised weights."""
+    tensor = value.const_value
+    integers = tensor is not None and (tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL)
+    return integers and not is_quantised_weight(value)
+
+
 def require_alike_quantised(models: ModelSet) -> None:
     """Refuse networks whose quantised weights hold other numbers: integers have no mean.
 

@@ -20,7 +20,7 @@ from onnxmerge.errors import InputError, ResourceError, UsageError
 from onnxmerge.memory import require_room
 from onnxmerge.model.demand import demand
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.model.traits import has
 from onnxmerge.types import Array
 
@@ -82,7 +82,7 @@ def synthesize(
 
     def attempt(feeds: dict[str, Array]) -> None:
         wanted.require_room(feeds)
-        run(session, feeds, where=network.label)
+        session.run(feeds)
 
     return find_sample(network, attempt, batch=batch, seed=seed, shapes=shapes)[0]
 

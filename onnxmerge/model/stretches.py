@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, StructureError
 from onnxmerge.model.network import SOURCE, label
-from onnxmerge.model.session import open_session, prepared, running
+from onnxmerge.model.runtime import Value
+from onnxmerge.model.session import Session, fitting, inputs_of, open_session, prepared, wide
 from onnxmerge.model.signature import operands
 from onnxmerge.types import Array
 
@@ -24,10 +24,7 @@ LARGE = 10**8
 STRETCH = 1 << 27
 """Bytes of weights in a stretch; one tensor may be larger."""
 
-_TYPES = {f"tensor({dtype.name.lower()})": dtype for dtype in ir.DataType}
-"""ORT's names of the types of tensors."""
-
-Values = dict[str, ort.OrtValue]
+Values = dict[str, Value]
 
 
 def is_large(model: ir.Model) -> bool:
@@ -61,7 +58,7 @@ def run_by_stretches(
     """
     now = versions[0]
     ready = prepared(model, {name: lambda name=name: now[name] for name in now}, outputs)
-    given = [_given(ready, feed, label(model)) for feed in feeds]
+    given = [fitting(inputs_of(ready), feed, label(model)) for feed in feeds]
     wanted, nodes = set(outputs), list(ready.graph)
     known = _without_nodes(ready, wanted)
     for number, own in enumerate(given) if known else ():
@@ -78,13 +75,10 @@ def run_by_stretches(
         computed: list[list[Values]] = [[] for _ in feeds]
         for place, now in enumerate(versions):  # noqa: B007  (the same)
             session = _opened(ready, held[0][place], names, label(model), provider)
-            reads = [value.name for value in session.get_inputs()]
             for before, into in zip(held, computed, strict=True):
-                read = {name: before[place][name] for name in reads}
-                with running(session, label(model), _sizes(read)) as options:
-                    into.append(dict(zip(names, session.run_with_ort_values(names, read, options), strict=True)))
+                into.append(session.values({name: before[place][name] for name in session.inputs}))
         later = [name for name in names if last.get(name, -1) >= end]
-        if not all(each[name].data_type() in _TYPES for found in computed for each in found for name in later):
+        if not all(each[name].dtype is not None for found in computed for each in found for name in later):
             continue  # what is no tensor is not handed on: all this is run again, with the next stretch
         for number, found in enumerate(computed):
             yield number, [{name: each[name] for name in names if name in wanted} for each in found]
@@ -96,25 +90,8 @@ def run_by_stretches(
 
 
 def arrays(values: Values) -> dict[str, Array]:
-    """Those of the values that are tensors; copies, as a value may be a view of an array that lives no longer."""
-    return {name: value.numpy().copy() for name, value in values.items() if value.data_type() in _TYPES}
-
-
-def _given(model: ir.Model, feed: Mapping[str, Array], where: str) -> Values:
-    """The inputs as ONNX Runtime takes them (bfloat16 in float32), all there and none too many."""
-    wanted = [str(value.name) for value in model.graph.inputs]
-    for name in wanted:
-        if name not in feed:
-            raise InputError(f"{where}: input {name!r} is missing; it takes {', '.join(map(repr, wanted))}")
-    for name in feed:
-        if name not in wanted:
-            raise InputError(f"{where}: has no input {name!r}; it takes {', '.join(map(repr, wanted))}")
-    return {name: _of_array(feed[name]) for name in wanted}
-
-
-def _of_array(array: Array) -> ort.OrtValue:
-    wide = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(wide).reshape(array.shape))
+    """Those of the values that are tensors, as arrays."""
+    return {name: np.asarray(value) for name, value in values.items() if value.dtype is not None}
 
 
 def _without_nodes(model: ir.Model, wanted: set[str]) -> list[str]:
@@ -123,29 +100,28 @@ def _without_nodes(model: ir.Model, wanted: set[str]) -> list[str]:
     return [str(value.name) for value in graph.outputs if value.producer() is None and value.name in wanted]
 
 
-def _value(initializer: ir.Value) -> ort.OrtValue:
+def _value(initializer: ir.Value) -> Value:
     if initializer.const_value is None:
         raise InputError(f"initializer {initializer.name!r} has no data; export the model again")
-    return _of_array(initializer.const_value.numpy())
+    found: Value = wide(initializer.const_value.numpy())
+    return found
 
 
-def _opened(model: ir.Model, held: Values, outputs: Sequence[str], where: str, provider: str) -> ort.InferenceSession:
+def _opened(model: ir.Model, held: Values, outputs: Sequence[str], where: str, provider: str) -> Session:
     """A session over the nodes between values that are held and the outputs."""
     graph = ir.convenience.extract(model.graph, list(held), outputs)
     for value in graph.inputs:
-        value.type, value.shape = ir.TensorType(_TYPES[held[str(value.name)].data_type()]), None
+        value.type, value.shape = ir.TensorType(_type_of(held[str(value.name)])), None
     graph.inputs[:] = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
     graph.meta[SOURCE] = where
     part = ir.Model(graph, ir_version=model.ir_version, functions=tuple(model.functions.values()))
     return open_session(part, provider=provider)
 
 
-def _sizes(values: Values) -> dict[str, Array]:
-    """Arrays of the values' sizes, without their content: what bounds loops asks for no more."""
-    return {
-        name: np.broadcast_to(np.zeros((), _TYPES[value.data_type()].numpy()), value.shape())
-        for name, value in values.items()
-    }
+def _type_of(value: Value) -> ir.DataType:
+    if value.dtype is None:
+        raise StructureError("what is no tensor cannot be handed from one stretch to the next; report the model")
+    return ir.DataType.from_numpy(value.dtype)
 
 
 def _last_reads(nodes: Sequence[ir.Node]) -> dict[str, int]:

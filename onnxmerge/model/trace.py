@@ -11,17 +11,16 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
 from onnxmerge.model.demand import demand
 from onnxmerge.model.elements import partly_constant
+from onnxmerge.model.exposed import Exposed
 from onnxmerge.model.inference import infer
 from onnxmerge.model.network import Network
-from onnxmerge.model.quantised import is_quantised_weight
+from onnxmerge.model.quantised import is_constant
 from onnxmerge.model.sample import find_sample
-from onnxmerge.model.session import checked_feeds, open_session, running
 from onnxmerge.model.signature import subgraphs
-from onnxmerge.model.stretches import is_large, run_by_stretches
+from onnxmerge.model.stretches import Values
 from onnxmerge.model.traits import has
 from onnxmerge.model.widen import NARROW, has_bfloat16
 from onnxmerge.types import Array
@@ -29,18 +28,14 @@ from onnxmerge.types import Array
 SMALL = 1 << 20
 """Integer tensors of at most this many elements are kept."""
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(double)": np.dtype(np.float64),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
-    "tensor(bool)": np.dtype(np.bool_),
-    **{
-        f"tensor({kind})": np.dtype(kind)
-        for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-    },
-}
-"""ORT's names of the types that a trace covers."""
+COVERED = frozenset(
+    np.dtype(kind)
+    for kind in (
+        *("float16", "float32", "float64", "bool", ml_dtypes.bfloat16),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+)
+"""The types that a trace covers."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +47,7 @@ class Trace:
     so that they are the same for every input of these shapes and in every network that pairs up with this one; what
     is computed from a float initializer or a quantised weight is not among them. ``partly`` has the elements of small
     integer tensors of which only some are constants in this sense (see ``model.elements``). Sequences, optionals and
-    strings are left out.
+    strings are left out. ``exposed`` is the network that ran, to be run again.
     """
 
     sample: dict[str, Array]
@@ -60,7 +55,13 @@ class Trace:
     dtypes: dict[str, np.dtype[Any]]
     values: dict[str, Array]
     constants: frozenset[str]
-    partly: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    partly: Mapping[str, tuple[int | None, ...]]
+    exposed: Exposed
+
+    @property
+    def network(self) -> Network:
+        """What was traced."""
+        return self.exposed.network
 
 
 def trace(network: Network, sample: Mapping[str, Array] | None = None, *, seed: int = 0) -> Trace:
@@ -77,26 +78,21 @@ def trace(network: Network, sample: Mapping[str, Array] | None = None, *, seed: 
 
     """
     wanted = demand(network)
-    names = [value.name for node in network.graph for value in node.outputs if value.name]
-    large = is_large(network.model)
-    session = open_session(network.model, outputs=names) if names and not large else None
+    exposed = Exposed(network)
     notes = _Notes(_constants(network.graph), _bfloat16_values(network, wanted.proto))
 
     def attempt(feeds: Mapping[str, Array]) -> _Noted:
-        wanted.require_room(feeds, all_kept=not large)
+        wanted.require_room(feeds, all_kept=not exposed.large)
         found = _Noted()
-        if session is not None:
-            notes.of_results(_run(session, names, feeds, network.label), found)
-        elif names:
-            for _, (results,) in run_by_stretches(network.model, [{}], [feeds], names):
-                notes.of_results(results, found)
+        for _, (results,) in exposed.runs([{}], [feeds], exposed.computed):
+            notes.of_results(results, found)
         return found
 
     if sample is None:
         taken, noted = find_sample(network, attempt, seed=seed)
     else:
         taken, noted = dict(sample), attempt(sample)
-    return _collect(network, notes, taken, noted)
+    return _collect(exposed, notes, taken, noted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,32 +116,20 @@ class _Notes:
         into.shapes[name], into.dtypes[name] = shape, dtype
         return name in self.constants or (dtype.kind in "iub" and int(np.prod(shape)) <= SMALL)
 
-    def of_results(self, results: Mapping[str, ort.OrtValue], into: _Noted) -> None:
+    def of_results(self, results: Values, into: _Noted) -> None:
         """Note what a run gave."""
         for name, result in results.items():
-            dtype = DTYPES.get(result.data_type()) if result.is_tensor() else None
-            if dtype is None:
+            if result.dtype not in COVERED:
                 continue
-            stored = np.dtype(ml_dtypes.bfloat16) if name in self.narrow and dtype == np.float32 else dtype
-            if self.of(name, tuple(result.shape()), stored, into):
-                into.values[name] = result.numpy().astype(stored, copy=False)
+            stored = (
+                np.dtype(ml_dtypes.bfloat16) if name in self.narrow and result.dtype == np.float32 else result.dtype
+            )
+            if self.of(name, result.shape, stored, into):
+                into.values[name] = np.asarray(result).astype(stored, copy=False)
 
 
-def _run(
-    session: ort.InferenceSession, names: list[str], feeds: Mapping[str, Array], where: str
-) -> dict[str, ort.OrtValue]:
-    """Run without turning the outputs into arrays: of most only the shape is wanted."""
-    checked = checked_feeds(session, feeds, where)
-    with running(session, where, checked) as options:
-        given = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape))
-            for name, array in checked.items()
-        }
-        return dict(zip(names, session.run_with_ort_values(names, given, options), strict=True))
-
-
-def _collect(network: Network, notes: _Notes, sample: dict[str, Array], results: _Noted) -> Trace:
-    found = _Noted()
+def _collect(exposed: Exposed, notes: _Notes, sample: dict[str, Array], results: _Noted) -> Trace:
+    found, network = _Noted(), exposed.network
     tensors = {name: array for name, array in sample.items() if array.dtype.kind not in "OSU"}
     for name, array in tensors.items():
         if notes.of(name, array.shape, array.dtype, found):
@@ -160,18 +144,12 @@ def _collect(network: Network, notes: _Notes, sample: dict[str, Array], results:
     values = {**found.values, **results.values}
     known = frozenset(notes.constants & shapes.keys())
     partly = partly_constant(network.model, known, shapes, values)
-    return Trace(sample, shapes, {**found.dtypes, **results.dtypes}, values, known, partly)
+    return Trace(sample, shapes, {**found.dtypes, **results.dtypes}, values, known, partly, exposed)
 
 
 def _constants(graph: ir.Graph) -> set[str]:
     """Names of the values that no input's value and no weight can change."""
-    found = {
-        name
-        for name, value in graph.initializers.items()
-        if value.const_value is not None
-        and value.const_value.dtype.is_integer() | (value.const_value.dtype == ir.DataType.BOOL)
-        and not is_quantised_weight(value)
-    }
+    found = {name for name, value in graph.initializers.items() if is_constant(value)}
     for node in graph:
         if node.domain not in {"", "ai.onnx"} or has(node, "random"):
             continue

@@ -12,7 +12,6 @@ from typing import IO
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
@@ -20,7 +19,8 @@ from onnxmerge.model.digest import WEIGHTS, tensors_of, weights_digest
 from onnxmerge.model.network import SOURCE, label
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.publication import Publication, naming
-from onnxmerge.model.session import lazy, message, open_session, own_cause
+from onnxmerge.model.runtimes.onnx_runtime import refuses
+from onnxmerge.model.session import lazy, open_session, own_cause
 from onnxmerge.model.stretches import LARGE
 from onnxmerge.model.valid import complaint
 from onnxmerge.model.widen import has_bfloat16
@@ -180,16 +180,9 @@ def _check(path: Path, where: str) -> None:
         model.graph.meta[SOURCE] = where
         open_session(model)
         return
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it is opened, not run
-    try:
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as error:  # ORT's exceptions share no base of their own
-        raise InputError(
-            f"{where}: ONNX Runtime does not open the result: {message(error)}; nothing was written"
-        ) from error
+    refused = refuses(str(path))
+    if refused is not None:
+        raise InputError(f"{where}: ONNX Runtime does not open the result: {refused}; nothing was written")
 
 
 def _without_data(path: Path) -> bytes | None:

@@ -33,21 +33,22 @@ ModelSource = str | os.PathLike[str] | ir.Model | onnx.ModelProto
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Models of one structure, the trace of the first, and the typing that all of them fit.
-
-    ``traced`` is the template as it was traced and typed: with the branches of its Ifs hoisted (see ``model.hoist``).
-    """
+    """Models of one structure, the trace of the first, and the typing that all of them fit."""
 
     models: ModelSet
-    traced: Network
     trace: Trace
     typing: Typing
     operators: OperatorTable | None = None
 
+    @property
+    def traced(self) -> Network:
+        """The template as it was traced and typed: with the branches of its Ifs hoisted (see ``model.hoist``)."""
+        return self.trace.network
+
     def certify(self, index: int, *, seed: int, provider: str) -> Certificate:
         """The certificate of one of the models."""
         weights = self.models.weights[index]
-        return certify(self.traced, self.typing, self.trace, weights=weights, seed=seed, provider=provider)
+        return certify(self.typing, self.trace, weights=weights, seed=seed, provider=provider)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,12 +103,12 @@ def type_models(models: ModelSet, sample: Mapping[str, NDArray[Any]] | None, ope
     A border tensor that no order of its axes could bring back for the heads is fixed like any output.
     """
     table = None if operators is None else read_operators(operators)
-    traced, found = trace_inside(models.template, sample)
+    found = trace_inside(models.template, sample)
     while True:
-        typing = type_graph(traced, found, models.weights, table, models.border)
+        typing = type_graph(found.network, found, models.weights, table, models.border)
         stuck = inseparable(typing, models.border)
         if not stuck:
-            return Prepared(models, traced, found, typing, table)
+            return Prepared(models, found, typing, table)
         models = replace(models, border=models.border - stuck)
 
 

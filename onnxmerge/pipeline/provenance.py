@@ -18,8 +18,8 @@ import numpy as np
 from onnxmerge.errors import InputError
 from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.answer.outputs import ClassVectors
+from onnxmerge.model.runtimes import PROVIDERS, available
 from onnxmerge.model.sample import SampleInput
-from onnxmerge.model.session import providers
 from onnxmerge.pipeline.methods import OWN_OPTIONS
 from onnxmerge.pipeline.options import COMMON, MergeOptions, own_differing
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
@@ -50,7 +50,7 @@ def canonical_recipe(
         InputError: the file of operators cannot be read.
 
     """
-    provider = providers(options.provider)[0]
+    provider = available(options.provider)
     found = {
         **{name: getattr(options, name) for name in COMMON},
         **{name: own.default for name, own in OWN_OPTIONS.items() if own.takers[0] in MATCHERS},
@@ -58,7 +58,7 @@ def canonical_recipe(
         "density": None,
         **own_differing(options),
         "operators": None if options.operators is None else _file(Path(options.operators)),
-        "provider": provider if isinstance(provider, str) else provider[0],
+        "provider": PROVIDERS[provider].providers[provider],
         "models": models,
         "base": base,
         "calibration": calibration,

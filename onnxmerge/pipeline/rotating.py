@@ -48,15 +48,7 @@ def rotate(job: Job, matched: MatchResult, measurements: Measurements) -> Rotati
     if not spaces:
         return RotationResult(job, measurements, ())
     for weights in models.weights:
-        certify_rotations(
-            models.template,
-            typing,
-            prepared.trace,
-            spaces,
-            weights=weights,
-            seed=options.seed,
-            provider=options.provider,
-        )
+        certify_rotations(typing, prepared.trace, spaces, weights=weights, seed=options.seed, provider=options.provider)
     others = [
         _turned(job, index, perms, measurements.statistics, spaces)
         for index, perms in enumerate(matched.permutations, start=1)

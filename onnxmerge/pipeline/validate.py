@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import input_specs, is_batched
 from onnxmerge.errors import ValidationError
 from onnxmerge.merging.reconstruction import Reference
+from onnxmerge.model.exposed import Exposed
 from onnxmerge.model.footprint import Footprint, footprint
 from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
-from onnxmerge.model.stretches import arrays, is_large, run_by_stretches
 from onnxmerge.model.trace import trace
 from onnxmerge.pipeline.prepare import Prepared
 from onnxmerge.pipeline.separation import MergedModel, Parents, inputs_of
@@ -57,39 +54,33 @@ def errors(
     return reconstruct(product.model, product.weights, product.outputs, parents.networks, held, provider=provider)
 
 
-def require_finite(parents: Parents, product: MergedModel, sample: Mapping[str, NDArray[Any]], provider: str) -> None:
+def require_finite(parents: Parents, prepared: Prepared, product: MergedModel, provider: str) -> None:
     """The merged model must run on the traced sample, and give finite values wherever the first parent does.
 
     Where heads are apart, wherever each head's own parent does. Ranks that no model declares are noted on the way.
     """
-    after = _answers(product.model, product.weights, sample, provider)
+    exposed, models, sample = prepared.trace.exposed, prepared.models, prepared.trace.sample
+    merged = exposed if product.network is models.template else Exposed(product.network)
+    after = merged.answers(product.weights, sample, provider=provider)
     declare_ranks(product.model.graph, {**sample, **after})
     apart = parents.separation is not None
-    for network, names in zip(parents.networks if apart else parents.networks[:1], product.outputs, strict=False):
-        before = _answers(network.model, {}, inputs_of(network, sample), provider)
-        for place, (name, own) in enumerate(zip(names, before.values(), strict=True)):
+
+    def answers(index: int) -> list[NDArray[Any]]:
+        network = parents.networks[index]
+        own = Exposed(network).answers({}, inputs_of(network, sample), provider=provider) if apart else None
+        return list((own or exposed.answers(models.weights[index], sample, provider=provider)).values())
+
+    for index, names in enumerate(product.outputs if apart else product.outputs[:1]):
+        for place, (name, own) in enumerate(zip(names, answers(index), strict=True)):
             if own.dtype.kind == "f" and np.isfinite(own).all() and not np.isfinite(after[name]).all():
-                for other in () if apart else parents.networks[1:]:
-                    theirs = _answers(other.model, {}, inputs_of(other, sample), provider)
-                    if not np.isfinite(list(theirs.values())[place]).all():
+                for other in () if apart else range(1, len(parents.networks)):
+                    if not np.isfinite(answers(other)[place]).all():
                         raise ValidationError(
-                            f"{other.label}: has infinities of its own: its output for {name!r} is not finite where "
-                            f"that of {network.label} is, and so is the merged model's; leave this model out"
+                            f"{parents.networks[other].label}: has infinities of its own: its output for {name!r} is "
+                            f"not finite where that of {parents.networks[index].label} is, and so is the merged "
+                            "model's; leave this model out"
                         )
                 raise ValidationError(
-                    f"{network.label}: output {name!r} of the merged model is not finite where its parents' is; "
-                    "try --repair none, or another method"
+                    f"{parents.networks[index].label}: output {name!r} of the merged model is not finite where its "
+                    "parents' is; try --repair none, or another method"
                 )
-
-
-def _answers(
-    model: ir.Model, weights: Mapping[str, NDArray[Any]], feed: Mapping[str, NDArray[Any]], provider: str
-) -> dict[str, NDArray[Any]]:
-    """The outputs of a network by name, in their order; of a large one's those that are tensors."""
-    if not is_large(model):
-        return run(open_session(model, weights=weights, provider=provider), feed)
-    names = [str(value.name) for value in model.graph.outputs]
-    found: dict[str, NDArray[Any]] = {}
-    for _, (values,) in run_by_stretches(model, [weights], [feed], names, provider=provider):
-        found |= arrays(values)
-    return {name: found[name] for name in names if name in found}

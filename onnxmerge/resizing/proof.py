@@ -20,7 +20,7 @@ from onnxmerge.merging.combine import combine
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.comparison import TOLERANCES
 from onnxmerge.model.network import ModelSet
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.resizing.layout import Budget, apart
 from onnxmerge.resizing.network import resized_network
 from onnxmerge.types import Arrays
@@ -36,7 +36,7 @@ def provable(names: Sequence[str], models: ModelSet, typing: Typing, sample: Arr
     What is read as a whole stands in many tensors, as a residual stream does, so the search has these side by side.
     """
     outputs = [str(value.name) for value in models.template.graph.outputs]
-    expected = run(open_session(models.template.model, outputs=outputs), sample)
+    expected = open_session(models.template.model, outputs=outputs).run(sample)
 
     def holds(spaces: Sequence[str]) -> bool:
         return _holds(_half_apart(spaces, typing), models, typing, sample, expected)
@@ -77,7 +77,7 @@ def _holds(zips: Zipped, models: ModelSet, typing: Typing, sample: Arrays, expec
     twice = replace(models, weights=(models.weights[0],) * 2, sources=(models.sources[0],) * 2)
     try:
         weights = combine(twice, typing, zips)
-        found = run(open_session(network.model, weights=weights, outputs=list(expected)), sample)
+        found = open_session(network.model, weights=weights, outputs=list(expected)).run(sample)
     except InputError:
         return False
     return all(

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from onnxmerge.errors import StructureError
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.comparison import EXACT, Compared, Limits, compare, compare_all, is_quantised, limits_for
+from onnxmerge.model.exposed import Exposed
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_sessions, run
-from onnxmerge.model.stretches import arrays, is_large, run_by_stretches
+from onnxmerge.model.stretches import Values, arrays
 from onnxmerge.model.trace import Trace
 from onnxmerge.types import Arrays, Positions
 from onnxmerge.units.layout import Space, TensorLayout, Typing
@@ -61,7 +61,7 @@ class Certificate:
 class _Versions:
     """A network with its weights before and after the permutation."""
 
-    network: Network
+    exposed: Exposed
     original: Arrays
     permuted: Arrays
     provider: str
@@ -69,16 +69,9 @@ class _Versions:
     def run(self, tensors: Sequence[str], feeds: Sequence[Arrays]) -> Iterator[tuple[Arrays, Arrays, Arrays]]:
         """Tensors before and after: (feed, before, after), all of them for each feed at once or by and by."""
         versions = (self.original, self.permuted)
-        if is_large(self.network.model):
-            model, provider = self.network.model, self.provider
-            for number, found in run_by_stretches(model, versions, feeds, tensors, provider=provider):
-                before, after = (_arrays(arrays(values)) for values in found)
-                yield feeds[number], before, after
-            return
-        sessions = open_sessions(self.network.model, versions, outputs=tensors, provider=self.provider)
-        for feed in feeds:
-            before, after = (_arrays(run(session, feed)) for session in sessions)
-            yield feed, before, after
+        for number, found in self.exposed.runs(versions, feeds, tensors, provider=self.provider):
+            before, after = (_comparable(values) for values in found)
+            yield feeds[number], before, after
 
 
 def permute_network(network: Network, typing: Typing, seed: int, *, weights: Arrays | None = None) -> LazyWeights:
@@ -102,7 +95,6 @@ def moving_permutations(spaces: Mapping[str, Space], seed: int) -> Permutations:
 
 
 def certify(
-    network: Network,
     typing: Typing,
     trace: Trace,
     *,
@@ -115,16 +107,17 @@ def certify(
 
     A large network is run on the traced sample alone: it has values enough, and a run costs seconds.
 
-    ``weights`` replaces the network's own initializers (another member of a set that pairs up with it). Raises
-    InputError where ONNX Runtime refuses the network.
+    ``weights`` replaces the own initializers of the network that was traced (another member of a set that pairs up
+    with it). Raises InputError where ONNX Runtime refuses the network.
     """
+    network = trace.network
     original = randomised(network.weights if weights is None else weights, typing, seed)
-    versions = _Versions(network, original, permute_network(network, typing, seed, weights=original), provider)
+    versions = _Versions(trace.exposed, original, permute_network(network, typing, seed, weights=original), provider)
     outputs = [str(output.name) for output in network.graph.outputs]
     watched = list(dict.fromkeys([*border_tensors(network.graph, typing, trace), *outputs]))
     limits, perms = limits_for(network, trace, watched), moving_permutations(typing.spaces, seed)
 
-    feeds = list(_inputs(trace.sample, 1 if is_large(network.model) else samples, seed))
+    feeds = list(_inputs(trace.sample, 1 if trace.exposed.large else samples, seed))
     found = compare_all(_expecting(versions.run(watched, feeds), typing, perms), limits)
     exact = None if found.failing is None else _compare_in_double(versions, typing, watched, feeds, trace, perms)
     if exact is not None:
@@ -156,11 +149,11 @@ def _compare_in_double(
 ) -> Compared | None:
     """The versions compared in float64; None where the reference implementation cannot, or would take too long."""
     computed = sum(prod(shape) for name, shape in trace.shapes.items() if name not in versions.original)
-    if is_quantised(versions.network) or computed > MOST_ELEMENTS_IN_DOUBLE:
+    if is_quantised(versions.exposed.network) or computed > MOST_ELEMENTS_IN_DOUBLE:
         return None
     try:
         runs = [
-            list(run_in_double(versions.network, weights, watched, feeds))
+            list(run_in_double(versions.exposed.network, weights, watched, feeds))
             for weights in (versions.original, versions.permuted)
         ]
         return compare_all(_expecting(zip(feeds, *runs, strict=True), typing, perms), EXACT)
@@ -237,7 +230,7 @@ def _first_divergence(
     versions: _Versions, typing: Typing, perms: Mapping[str, Positions], feed: Arrays, limits: Limits
 ) -> str:
     """The operator behind the first tensor that is not the original's, permuted as the typing says."""
-    nodes = {str(value.name): node for node in versions.network.graph for value in node.outputs if value.name}
+    nodes = {str(value.name): node for node in versions.exposed.network.graph for value in node.outputs if value.name}
     tensors = [name for name in nodes if name in typing.activations]
     for _, before, after in versions.run(tensors, [feed]):
         for name in before:
@@ -260,10 +253,6 @@ def _expected(
         return None
 
 
-def _arrays(results: Mapping[str, Any]) -> Arrays:
-    """What can be compared: no sequences, no text."""
-    return {
-        name: value
-        for name, value in results.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind not in "OSU"
-    }
+def _comparable(values: Values) -> Arrays:
+    """The tensors, but no text."""
+    return {name: array for name, array in arrays(values).items() if array.dtype.kind not in "OSU"}

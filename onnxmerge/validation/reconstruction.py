@@ -16,7 +16,7 @@ from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.reconstruction import Reference, features_of
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.types import Arrays
 
 SAMPLES = 128
@@ -62,10 +62,10 @@ def reconstruct(
     deviations = [_Deviation() for _ in parents]
     inputs = [str(value.name) for value in model.graph.inputs]
     for feed in Spread(source, SAMPLES):
-        found = run(merged, feed)
+        found = merged.run(feed)
         for parent, session, names, deviation in zip(parents, sessions, outputs, deviations, strict=True):
             own = {str(value.name): feed[name] for name, value in zip(inputs, parent.graph.inputs, strict=True)}
-            given: Mapping[str, Any] = run(session, own)
+            given: Mapping[str, Any] = session.run(own)
             for name, wanted in zip(names, given.values(), strict=True):
                 if isinstance(wanted, np.ndarray) and is_floating(wanted.dtype) and wanted.shape == found[name].shape:
                     deviation.add(name, found[name], wanted)

@@ -8,8 +8,6 @@ import numpy as np
 
 from onnxmerge.errors import ValidationError
 from onnxmerge.model.comparison import compare, limits_for
-from onnxmerge.model.network import Network
-from onnxmerge.model.session import open_session, run
 from onnxmerge.model.trace import Trace
 from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
@@ -17,20 +15,21 @@ from onnxmerge.units.rotation import random_rotations, rotated
 
 
 def certify_rotations(
-    network: Network, typing: Typing, trace: Trace, spaces: Sequence[str], *, weights: Arrays, seed: int, provider: str
+    typing: Typing, trace: Trace, spaces: Sequence[str], *, weights: Arrays, seed: int, provider: str
 ) -> None:
-    """Rotate ``spaces`` at random in a network with ``weights`` and compare outputs on the traced sample.
+    """Rotate ``spaces`` at random in the traced network with ``weights`` and compare outputs on its sample.
 
     Raises ValidationError, naming the space, where they differ by more than rounding.
     """
+    network = trace.network
     outputs = [str(value.name) for value in network.graph.outputs]
     limits = limits_for(network, trace, outputs)
-    before = run(open_session(network.model, weights=weights, provider=provider), trace.sample)
+    before = trace.exposed.answers(weights, trace.sample, provider=provider)
 
     def error(names: Sequence[str]) -> float:
         turned = rotated(weights, typing, random_rotations(typing.spaces, names, seed))
-        after = run(open_session(network.model, weights=turned, provider=provider), trace.sample)
-        found = [compare(before[name], after[name], limits) for name in outputs if isinstance(before[name], np.ndarray)]
+        after = trace.exposed.answers(turned, trace.sample, provider=provider)
+        found = [compare(before[name], after[name], limits) for name in before]
         return max((each.relative if each.same else np.inf for each in found), default=0.0)
 
     if error(spaces) <= limits.tolerance:

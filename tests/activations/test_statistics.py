@@ -19,7 +19,7 @@ from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.errors import InputError
 from onnxmerge.model.read import read_network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import Session, open_session
 from onnxmerge.units.layout import AxisBlock, Block, Space, TensorLayout, Typing
 from tests.graphs import build
 
@@ -58,7 +58,7 @@ def typed(spaces: Sequence[Space], *layouts: TensorLayout) -> Typing:
 
 def activation(model: onnx.ModelProto, weights: Weights, feed: Mapping[str, Any], name: str) -> NDArray[np.float64]:
     session = open_session(ir.from_proto(model), weights=weights, outputs=[name])
-    return run(session, feed)[name].astype(np.float64)
+    return session.run(feed)[name].astype(np.float64)
 
 
 def collect(
@@ -142,11 +142,13 @@ def test_batches_of_many_activations_are_cut(
     model, first = mlp
     data, runs = RANDOM.standard_normal((16, 4)).astype(np.float32), list[int]()
 
-    def counted(session: Any, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        runs.append(len(feeds["x"]))
-        return run(session, feeds)
+    real = Session.run
 
-    monkeypatch.setattr(statistics, "run", counted)
+    def counted(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        runs.append(len(feeds["x"]))
+        return real(session, feeds)
+
+    monkeypatch.setattr(Session, "run", counted)
     monkeypatch.setattr(statistics, "ACTIVATIONS", 5 * 2 * 2 * 5 * 4)  # five samples of two tensors in two models
     requests = [GramRequest("u", ("h", "r"))]
     uncut, cut = (
@@ -313,7 +315,7 @@ def test_bfloat16_models() -> None:
 def test_models_too_large_for_one_message(
     mlp: tuple[onnx.ModelProto, Weights], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxmerge.model.session.IN_MEMORY", 0)
+    monkeypatch.setattr("onnxmerge.model.runtimes.onnx_runtime.IN_MEMORY", 0)
     gram = collect(mlp[0], [mlp[1]] * 2, MLP_TYPING, [GramRequest("u", ("r",))], normal(50, 4)).gram["u"]
     x = activation(*mlp, {"x": normal(50, 4)}, "r")
     np.testing.assert_allclose(gram.correlation(0, 1), correlation(x, x), atol=1e-5)
@@ -328,7 +330,7 @@ def test_two_real_networks_side_by_side(shared: Path) -> None:
     gram = measure_statistics(pair[0], weights, typing, [GramRequest("s", ("relu_8", "relu_10"))], source).gram["s"]
     taps = []
     for network in pair:
-        found = run(open_session(network.model, outputs=["relu_8", "relu_10"]), {"images": data})
+        found = open_session(network.model, outputs=["relu_8", "relu_10"]).run({"images": data})
         taps.append(np.concatenate([found[name].transpose(0, 2, 3, 1).reshape(-1, 64) for name in found]))
     x, y = (tap.astype(np.float64) for tap in taps)
     np.testing.assert_allclose(gram.correlation(0, 1), correlation(x, y), atol=1e-5)

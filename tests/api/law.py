@@ -22,7 +22,7 @@ from onnxmerge.model.comparison import Limits, compare
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import plausible_samples
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.pipeline.job import Job, silent
 from onnxmerge.pipeline.matching import Measurements, match, measured, planned
 from onnxmerge.pipeline.meanings import outputs_of
@@ -116,7 +116,7 @@ def moved(model: Model, *, permuted: bool, settings: Sequence[str] = tuple(SETTI
     job = Job(both, source, MergeOptions(method="mudsc-align", refine="none", provider="cpu"), silent)
     job = replace(job, outputs=outputs_of(job, {}))
     session = open_session(network.model)
-    own = [run(session, feed) for feed in model.tests]
+    own = [session.run(feed) for feed in model.tests]
     trials = {name: replace(job.options, **SETTINGS[name]) for name in settings}
     known = _Known([*trials.values()])
     found: dict[str, float | str] = {}
@@ -134,7 +134,7 @@ def moved(model: Model, *, permuted: bool, settings: Sequence[str] = tuple(SETTI
             continue
         after = open_session(network.model, weights=weights)
         found[name] = max(
-            _distance(one, other) for one, feed in zip(own, model.tests, strict=True) for other in [run(after, feed)]
+            _distance(one, other) for one, feed in zip(own, model.tests, strict=True) for other in [after.run(feed)]
         )
     return found
 

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from onnxmerge.api import evaluate, merge
 from onnxmerge.evaluation.task_file import read_tasks
 from onnxmerge.model.read import read_network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from tests.command_line import Cli
 from tests.graphs import build, initializers, normal
 
@@ -77,7 +77,7 @@ def test_logits_agree_better_with_the_averaged_probabilities() -> None:
     correct = []
     for result in both:
         session = open_session(result.template.model, weights=result.weights)
-        correct.append((run(session, {"x": fresh})["y"].argmax(axis=1) == right).mean())
+        correct.append((session.run({"x": fresh})["y"].argmax(axis=1) == right).mean())
     (told,) = both[1].report.answers
     assert told.form.startswith("probabilities averaged")
     assert correct[1] >= correct[0]
@@ -116,9 +116,9 @@ def test_parents_that_are_sure_of_other_classes_answer_together(end: str, sure: 
     asked: dict[str, Any] = {} if end == "Softmax" else {"outputs": "logits"}
     result = merge(parents, calibration=blobs(2000, 50)[0], method="average", repair="none", answer="ensemble", **asked)
     fresh, _ = blobs(4000, 51)
-    each = [run(open_session(read_network(parent).model), {"x": fresh})["y"] for parent in parents]
+    each = [open_session(read_network(parent).model).run({"x": fresh})["y"] for parent in parents]
     together = np.mean([own if end == "Softmax" else softmax(own, axis=1) for own in each], axis=0)
-    found = run(open_session(result.template.model, weights=result.weights), {"x": fresh})["y"]
+    found = open_session(result.template.model, weights=result.weights).run({"x": fresh})["y"]
     assert (found.argmax(axis=1) == together.argmax(axis=1)).mean() >= least
     (told,) = result.report.answers
     assert told.form.startswith("probabilities averaged")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxmerge.api import merge
 from onnxmerge.errors import UsageError
 from onnxmerge.model.read import read_network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 
 
 def parents(digits: Path) -> list[Path]:
@@ -22,7 +22,7 @@ def parents(digits: Path) -> list[Path]:
 
 
 def directions(model: ir.Model, weights: Mapping[str, NDArray[Any]], feed: dict[str, NDArray[Any]]) -> NDArray[Any]:
-    output: NDArray[Any] = next(iter(run(open_session(model, weights=weights), feed).values()))
+    output: NDArray[Any] = next(iter(open_session(model, weights=weights).run(feed).values()))
     return np.asarray(output / np.linalg.norm(output, axis=1, keepdims=True))
 
 

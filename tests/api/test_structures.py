@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxmerge import MergeResult, merge, permute
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import plausible_samples
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.model.trace import trace
 from tests.zoo.topology import FOLDER, SUFFIX, load_topology
 
@@ -88,7 +88,7 @@ def case(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto, list[Feed], list[
 def outputs(model: ir.Model, weights: Mapping[str, Any] | None, feeds: Sequence[Feed]) -> NDArray[np.float64]:
     """All float outputs that are finite (masks are not), flattened."""
     session = open_session(model, weights=weights)
-    found = [array for feed in feeds for array in run(session, feed).values() if array.dtype.kind == "f"]
+    found = [array for feed in feeds for array in session.run(feed).values() if array.dtype.kind == "f"]
     flat = np.concatenate([array.astype(np.float64).reshape(-1) for array in found])
     return np.where(np.abs(flat) < 1e30, flat, 0.0)
 

@@ -16,7 +16,6 @@ from onnxmerge import UsageError, merge, permute
 from onnxmerge.api import plan
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.model.session import open_session
-from onnxmerge.model.session import run as run_network
 from tests.api.test_zip import ZIPS, networks
 from tests.crossed import crossed
 from tests.graphs import build, execute, initializers, normal
@@ -36,7 +35,7 @@ def depthwise(seed: int = 0) -> onnx.ModelProto:
 
 
 def outputs(found: Any, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    return run_network(open_session(found.template.model, weights=found.weights), {"x": x})
+    return open_session(found.template.model, weights=found.weights).run({"x": x})
 
 
 @pytest.mark.parametrize(("make", "method"), crossed([mlp, residual, depthwise, attention], ZIPS, every=3))

@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 from numpy.typing import ArrayLike
 
-from onnxmerge.model import session
+from onnxmerge.model.runtimes import onnx_runtime
 from tests.attacks.attack import Attack, attacks
 from tests.command_line import Cli
 from tests.graphs import build, normal
@@ -205,7 +205,7 @@ def _evaluated(folder: Path) -> list[str]:
     Attack("evaluated", _evaluated, says=("a.onnx: a loop is still running after",)),
 )
 def test_loops_without_an_end(attack: Attack, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "PATIENCE", 0.3)
+    monkeypatch.setattr(onnx_runtime, "PATIENCE", 0.3)
     attack.check(tmp_path, cli)
 
 

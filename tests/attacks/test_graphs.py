@@ -13,7 +13,7 @@ import onnx.helper
 import onnx.parser
 import pytest
 
-from onnxmerge.model import open_session, read_network, run
+from onnxmerge.model import open_session, read_network
 from tests.attacks.attack import Attack, attacks
 from tests.command_line import Cli
 from tests.graphs import build, normal, tensor
@@ -292,7 +292,7 @@ def test_a_call_may_leave_outputs_out() -> None:
         '<ir_version: 10, opset_import: ["": 21, "my": 1]> g (float[n,4] x) => (float[n,4] y) { y = my.f(x) }'
         '<domain: "my", opset_import: ["": 21]> f (a) => (c, d) { c = Relu(a)  d = Neg(a) }'
     )
-    found = run(open_session(read_network(model).model), {"x": np.full((1, 4), -1, np.float32)})
+    found = open_session(read_network(model).model).run({"x": np.full((1, 4), -1, np.float32)})
     assert found["y"].tolist() == [[0, 0, 0, 0]]
 
 

@@ -95,9 +95,9 @@ def test_a_broken_signature_fails_the_certificate_and_names_the_operator() -> No
     models = load([build(graph, {k: 5 * v for k, v in normal(w1=(8, 3, 1, 1), w2=(2, 8, 1, 1)).items()})])
     found = trace(models.template)
     right = type_graph(models.template, found, models.weights)
-    assert certify(models.template, right, found).max_absolute_error == 0
+    assert certify(right, found).max_absolute_error == 0
     broken = type_graph(models.template, found, models.weights, {("", "LRN"): (OperatorSpec("LRN", elementwise=True),)})
-    certificate = certify(models.template, broken, found)
+    certificate = certify(broken, found)
     assert not certificate.passed
     assert "LRN" in (certificate.failure or "")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.read import read_network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.units.layout import Space, Typing
 from tests.graphs import batchnorm, build, normal
 from tests.layouts import typed
@@ -57,7 +57,7 @@ def models(*sets: Network) -> ModelSet:
 
 def values(model: ir.Model, weights: Arrays, names: Sequence[str], feeds: Arrays) -> dict[str, NDArray[Any]]:
     """Tensors of a network with other weights."""
-    return run(open_session(model, weights=weights, outputs=names), dict(feeds))
+    return open_session(model, weights=weights, outputs=names).run(dict(feeds))
 
 
 KEPT = """({batch},3,5,5] x) => (float[n,4] y) {{

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from onnxmerge.model.read import read_network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 
 
 @pytest.mark.parametrize(
@@ -30,5 +30,5 @@ def test_a_function_is_read_as_the_runtime_runs_it(domain: str, name: str) -> No
     model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=8)
     x = np.array([-1, 2, -3, 4], np.float32)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = run(open_session(read_network(model).model), {"x": x})["y"]
+    found = open_session(read_network(model).model).run({"x": x})["y"]
     np.testing.assert_array_equal(found, session.run(None, {"x": x})[0])

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from onnxmerge.errors import InputError, StructureError
-from onnxmerge.model import ModelSet, open_session, pair, read_network, run, structure, synthesize
+from onnxmerge.model import ModelSet, open_session, pair, read_network, structure, synthesize
 from tests import graphs
 from tests.graphs import normal
 from tests.model.scramble import scramble
@@ -62,8 +62,8 @@ def matched(*models: onnx.ModelProto | Path) -> ModelSet:
     feeds = synthesize(found.template)
     for network, weights in zip(networks, found.weights, strict=True):
         names = [value.name or "" for value in network.graph.inputs]
-        expected = run(open_session(network.model, threads=1), dict(zip(names, feeds.values(), strict=True)))
-        results = run(open_session(found.template.model, weights=weights, threads=1), feeds)
+        expected = open_session(network.model).run(dict(zip(names, feeds.values(), strict=True)))
+        results = open_session(found.template.model, weights=weights).run(feeds)
         for ours, theirs in zip(results.values(), expected.values(), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     return found

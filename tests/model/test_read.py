@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxmerge.errors import InputError
-from onnxmerge.model import open_session, read_network, run
+from onnxmerge.model import open_session, read_network
 from tests import graphs
 from tests.graphs import execute, normal, tensor
 
@@ -47,7 +47,7 @@ def saved(model: onnx.ModelProto, folder: Path) -> Path:
 def outputs(model: onnx.ModelProto, **feeds: np.ndarray) -> None:
     """The network that is read gives what the model gives."""
     network = read_network(model)
-    ours, theirs = run(open_session(network.model), feeds), execute(model, feeds)
+    ours, theirs = open_session(network.model).run(feeds), execute(model, feeds)
     for name, array in theirs.items():
         np.testing.assert_array_equal(ours[name], array)
 

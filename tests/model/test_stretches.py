@@ -10,7 +10,7 @@ import pytest
 
 from onnxmerge.errors import InputError
 from onnxmerge.model import read_network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.model.stretches import arrays, is_large, run_by_stretches
 from tests.graphs import build, normal
 
@@ -43,7 +43,7 @@ def outputs(graph: str, **weights: Any) -> tuple[dict[str, Any], dict[str, Any]]
         assert number == 0
         assert not found.keys() & values.keys()
         found |= arrays(values)
-    return run(open_session(network.model), feed), found
+    return open_session(network.model).run(feed), found
 
 
 @pytest.mark.parametrize("graph", [RESIDUAL, BRANCH, SEQUENCE, TEXT, GIVEN])
@@ -72,7 +72,7 @@ def test_every_version_is_run_on_every_feed() -> None:
         for place, each in enumerate(values):
             found[number, place].update(arrays(each))
     for (number, place), own in found.items():
-        whole = run(open_session(network.model, weights=versions[place], outputs=["b", "y"]), feeds[number])
+        whole = open_session(network.model, weights=versions[place], outputs=["b", "y"]).run(feeds[number])
         assert own.keys() == whole.keys()
         for name, value in whole.items():
             np.testing.assert_array_equal(own[name], value)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxmerge.model.lazy_weights import Overlay
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.model.variants import variants
 from onnxmerge.types import Array
 from tests.graphs import build, normal
@@ -33,9 +33,9 @@ def test_each_variant_gives_what_it_gives_by_itself(changed: list[str]) -> None:
     found = variants(net, ["y", "r"], [{}, *changes])
     assert found is not None
     names = list(dict.fromkeys(name for own in found.names for name in own.values()))
-    results = run(open_session(found.model, weights=Overlay(weights, found.changed), outputs=names), {"x": X})
+    results = open_session(found.model, weights=Overlay(weights, found.changed), outputs=names).run({"x": X})
     for change, own in zip([{}, *changes], found.names, strict=True):
-        alone = run(open_session(net, weights=Overlay(weights, change)), {"x": X})
+        alone = open_session(net, weights=Overlay(weights, change)).run({"x": X})
         for name, array in alone.items():
             np.testing.assert_array_equal(results[own[name]], array)
 

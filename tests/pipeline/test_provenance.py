@@ -66,9 +66,8 @@ def test_every_option_counts(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         other = tmp_path / "ops.yaml"
         other.write_text("{}")
     if name == "provider":
-        monkeypatch.setattr(
-            "onnxmerge.pipeline.provenance.providers", lambda choice: [("CUDA", {}) if choice == "cuda" else "CPU"]
-        )
+        monkeypatch.setattr("onnxmerge.model.runtimes.onnx_runtime._loads", lambda choice: False)  # noqa: ARG005
+        monkeypatch.setattr("onnxmerge.pipeline.provenance.available", lambda choice: choice.replace("auto", "cpu"))
         other = "cuda"
     assert other is not None, f"give another value for the option {name!r} here"
     options = replace(MergeOptions(), **{name: other})

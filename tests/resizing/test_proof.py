@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnxmerge.merging.combine import combine
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.pipeline.prepare import Prepared, load, type_models
 from onnxmerge.resizing.layout import Budget, apart
 from onnxmerge.resizing.network import resized_network
@@ -41,7 +41,7 @@ def prepared(model: onnx.ModelProto) -> Prepared:
 def outputs(found: Prepared, zips: Zipped) -> dict[str, Any]:
     network = resized_network(found.models, found.typing, zips.widths)
     weights = combine(found.models, found.typing, zips)
-    return run(open_session(network.model, weights=weights), found.trace.sample)
+    return open_session(network.model, weights=weights).run(found.trace.sample)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -51,7 +51,7 @@ def test_a_network_of_any_other_width_runs(model: onnx.ModelProto, draw: st.Data
     typing = found.typing
     sizes = {name: typing.spaces[name].size for name in resizable_spaces(typing)}
     names = provable(list(sizes), found.models, typing, found.trace.sample)
-    expected = run(open_session(found.models.template.model), found.trace.sample)
+    expected = open_session(found.models.template.model).run(found.trace.sample)
     budgets, widths, narrow = {}, dict[str, int](), dict[str, Any]()
     for name in names:
         shared = draw.draw(st.integers(0, sizes[name]))

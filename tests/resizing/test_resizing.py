@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from onnxmerge import UsageError, merge, permute
 from onnxmerge.model.session import open_session
-from onnxmerge.model.session import run as run_network
 from tests.crossed import crossed
 from tests.graphs import batchnorm, build, execute, initializers, normal
 from tests.heads.networks import LAST, MLP, attention, cnn, data, mlp
@@ -323,5 +322,5 @@ def test_shared_and_own_units_are_merged_in_one_scale() -> None:
     half, whole = (merge(models, share=share, **given) for share in (0.5, 1.0))
     assert half.weights["w1"].shape[0] == 4 + 2 * 4
     sessions = [open_session(each.template.model, weights=each.weights) for each in (half, whole)]
-    found, expected = (run_network(session, {"x": x})["y"] for session in sessions)
+    found, expected = (session.run({"x": x})["y"] for session in sessions)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())

@@ -182,7 +182,7 @@ def test_fused_attention_may_be_rotated_inside(name: str) -> None:
     names = rotatable(job.models.template.graph, job.typing)
     assert [job.typing.spaces[each].size for each in names] == sizes
     settings: dict[str, Any] = {"weights": {**own, **counts}, "seed": 0, "provider": "cpu"}
-    certify_rotations(job.models.template, job.typing, job.trace, names, **settings)
+    certify_rotations(job.typing, job.trace, names, **settings)
 
 
 def test_hidden_units_before_a_nonlinearity_are_only_permuted() -> None:
@@ -207,7 +207,7 @@ def test_the_certificate_finds_a_space_that_must_not_be_rotated() -> None:
     template, typing = job.models.template, job.typing
     names = rotatable(template.graph, typing)
     settings: dict[str, Any] = {"weights": template.weights, "seed": 0, "provider": "cpu"}
-    certify_rotations(template, typing, job.trace, names, **settings)
+    certify_rotations(typing, job.trace, names, **settings)
     graph, own = (
         "(float[2,3,6] x) => (float[2,3,5] y) { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }",
         normal(a=(6, 7), b=(7, 5)),
@@ -215,7 +215,7 @@ def test_the_certificate_finds_a_space_that_must_not_be_rotated() -> None:
     other = prepared(graph, own)
     (hidden,) = [space.id for space in other.typing.spaces.values() if space.free]
     with pytest.raises(ValidationError, match=f"space {hidden} changes the outputs"):
-        certify_rotations(other.models.template, other.typing, other.trace, [hidden], **{**settings, "weights": own})
+        certify_rotations(other.typing, other.trace, [hidden], **{**settings, "weights": own})
 
 
 def test_procrustes_finds_the_rotation_back() -> None:
@@ -307,5 +307,4 @@ def test_a_vit_has_two_such_spaces_in_every_block(shared: Path, name: str) -> No
     job = type_models(load([shared / "pairs" / "cifar5-vit" / name]), None, None)
     spaces = rotatable(job.models.template.graph, job.typing)
     assert [job.typing.spaces[space].size for space in spaces] == [32] * 8
-    template = job.models.template
-    certify_rotations(template, job.typing, job.trace, spaces, weights=job.models.weights[0], seed=1, provider="cpu")
+    certify_rotations(job.typing, job.trace, spaces, weights=job.models.weights[0], seed=1, provider="cpu")

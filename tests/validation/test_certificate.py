@@ -12,7 +12,7 @@ from onnxmerge.model import stretches
 from onnxmerge.model.comparison import Limits, compare
 from onnxmerge.model.network import Network
 from onnxmerge.model.read import read_network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.model.trace import trace
 from onnxmerge.units.layout import Space, Typing
 from onnxmerge.validation.certificate import (
@@ -45,7 +45,7 @@ def mlp_typing(*, bias: str = "u") -> Typing:
 
 
 def certificate(net: Network, typing: Typing, **options: Any) -> Certificate:
-    return certify(net, typing, trace(net), **options)
+    return certify(typing, trace(net), **options)
 
 
 def test_a_typing_that_holds_passes() -> None:
@@ -188,7 +188,7 @@ def test_a_permuted_network_computes_the_same() -> None:
     weights = permute_network(net, mlp_typing(), seed=7)
     assert not np.array_equal(weights["w"], net.weights["w"])
     feed = {"x": np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)}
-    before, after = (run(open_session(net.model, weights=each), feed)["y"] for each in (None, weights))
+    before, after = (open_session(net.model, weights=each).run(feed)["y"] for each in (None, weights))
     np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(weights["w"], permute_network(net, mlp_typing(), seed=7)["w"])
 

@@ -57,11 +57,11 @@ def measure(path: Path, *, seed: int = 0, samples: int = 2) -> Measurement:
     clock = time.perf_counter
     started = clock()
     try:
-        seen, traced = trace_inside(network)
+        traced = trace_inside(network)
         after_trace = clock()
-        typing = type_graph(seen, traced, (weights,))
+        typing = type_graph(traced.network, traced, (weights,))
         after_typing = clock()
-        certificate = certify(seen, typing, traced, samples=samples)
+        certificate = certify(typing, traced, samples=samples)
     except OnnxmergeError as error:
         return Measurement(name, nodes, elements, refusal=str(error))
     return Measurement(

@@ -21,7 +21,7 @@ from onnxmerge.merging.answer.meaning import SHAPING, ending
 from onnxmerge.merging.closed_form.sample_size import ROWS, too_wide
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
 from onnxmerge.model.network import ModelSet, Network
-from onnxmerge.model.session import open_session, open_sessions, run
+from onnxmerge.model.session import open_session
 from onnxmerge.model.traits import has
 from onnxmerge.types import Arrays, Rows
 from onnxmerge.units.layout import Typing
@@ -111,12 +111,15 @@ def parent_answers(
     """
     tensors, every = [layer.target.output for layer in layers], models.weights
     template = models.template.model
-    sessions = open_sessions(template, every, outputs=tensors, provider=provider, optimise=True, alternating=True)
+    sessions = [
+        open_session(template, weights=own, outputs=tensors, provider=provider, optimise=True, alternating=True)
+        for own in every
+    ]
     rng, sizes = np.random.default_rng(seed), source.sizes
     found: list[list[tuple[Picks, tuple[Rows, ...]]]] = [[] for _ in layers]
     firsts = [0, *accumulate(sizes)]
     for feed in source:
-        given = [run(session, feed) for session in sessions]
+        given = [session.run(feed) for session in sessions]
         for layer, kept in zip(layers, found, strict=True):
             name, axis = layer.target.output, layer.axis
             picks = pick(given[0][name].shape, axis, -(-_rows(layer, len(every)) // len(sizes)), rng)
@@ -150,7 +153,7 @@ def answers_of(
     read: list[list[Rows]] = [[] for _ in layers]
     given: list[list[Rows]] = [[] for _ in layers]
     for index, feed in enumerate(source):
-        own = run(session, feed)
+        own = session.run(feed)
         for layer, parents, x, y in zip(layers, theirs, read, given, strict=True):
             target, picks = layer.target, parents.picks[index]
             x.append(target.form.rows(own[target.source], picks))

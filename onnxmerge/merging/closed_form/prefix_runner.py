@@ -17,7 +17,7 @@ from onnxmerge.merging.closed_form.context import MergeContext
 from onnxmerge.merging.closed_form.sample_size import ROWS, rows
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
 from onnxmerge.model.lazy_weights import Overlay
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.units.alignment import UnitAlignment, reordered
 
 AGREEING = 2048
@@ -85,7 +85,7 @@ class PrefixRunner:
             rng = np.random.default_rng(self.context.seed)
             parts = []
             for feed in Spread(self.context.source, AGREEING):
-                value = run(session, dict(feed))[target.tensor]
+                value = session.run(dict(feed))[target.tensor]
                 parts.append(values_at(value, target.axis, pick(value.shape, target.axis, share, rng)))
             found.append(np.concatenate(parts))
         return found

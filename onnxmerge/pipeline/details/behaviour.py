@@ -16,7 +16,7 @@ from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.answer.meaning import Meaning
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
 from onnxmerge.model.arrays import is_floating
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from onnxmerge.pipeline.details.errors import known_error, known_mean
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.separation import MergedModel, Parents, inputs_of
@@ -77,9 +77,9 @@ def layer_drift(job: Job, matched: MatchResult, weights: Arrays, data: Calibrati
     if not layers or feed is None:
         return
     tensors, provider = [layer.output for layer in layers], job.options.provider
-    merged = run(open_session(job.network.model, weights=weights, outputs=tensors, provider=provider), feed)
+    merged = open_session(job.network.model, weights=weights, outputs=tensors, provider=provider).run(feed)
     parents = [
-        run(open_session(models.template.model, weights=own, outputs=tensors, provider=provider), feed)
+        open_session(models.template.model, weights=own, outputs=tensors, provider=provider).run(feed)
         for own in models.weights
     ]
     matchings = matched.matchings if job.options.task_vectors is None else ({},) * (len(parents) - 1)
@@ -139,9 +139,9 @@ def output_agreement(
     sums: dict[tuple[str, int, int], _Sums] = {}
     samples = 0
     for feed in Spread(data, OUTPUT_SAMPLES):
-        ours = run(merged, {name: feed[name] for name in inputs})
+        ours = merged.run({name: feed[name] for name in inputs})
         samples += rows(feed)
-        theirs = [run(session, inputs_of(own, feed)) for own, session in zip(parents.networks, sessions, strict=True)]
+        theirs = [session.run(inputs_of(own, feed)) for own, session in zip(parents.networks, sessions, strict=True)]
         for output, found in ours.items():
             known = _answering(output, theirs, product.outputs)
             meaning = job.outputs.meanings.get(output)

@@ -7,7 +7,7 @@ import pytest
 
 from onnxmerge.model.hoist import trace_inside
 from onnxmerge.model.read import read_network
-from onnxmerge.model.session import open_session, run
+from onnxmerge.model.session import open_session
 from tests.axes.structures.expected import certified_groups, group
 from tests.axes.typed import certified
 from tests.graphs import build, normal
@@ -31,9 +31,10 @@ def test_recurrent_layer_written_as_a_scan(directions: str, opset: int) -> None:
     model = build(graph, weights, opset=opset)
     assert certified_groups(model) == {group(5, ("u", 1), ("v", 0), ("v", 1), ("w", 0))}
     network = read_network(model)
-    unrolled, found = trace_inside(network)
+    found = trace_inside(network)
+    unrolled = found.network
     assert not any(node.op_type == "Scan" for node in unrolled.graph)
-    one, other = (run(open_session(net.model), found.sample) for net in (network, unrolled))
+    one, other = (open_session(net.model).run(found.sample) for net in (network, unrolled))
     for name in one:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6)
 

@@ -1,0 +1,95 @@
+"""A network to look into: any of its tensors, under any weights, by one session for as long as it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxmerge.model.network import Network
+from onnxmerge.model.quantised import is_constant
+from onnxmerge.model.runtimes import available
+from onnxmerge.model.session import Session, fitting, inputs_of, open_session, wide
+from onnxmerge.model.stretches import Values, arrays, is_large, run_by_stretches
+from onnxmerge.types import Array
+
+
+class Exposed:
+    """Runs a network under any weights, and gives any tensors of its main graph.
+
+    All of these are outputs of its session and all weights are inputs, so that it is opened once on each provider and
+    holds no weights. A large network is run by stretches.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.large = network, is_large(network.model)
+        self.computed = [str(value.name) for node in network.graph for value in node.outputs if value.name]
+        weights = [value for value in network.graph.initializers.values() if _may_change(value)]
+        feedable = all(value.const_value is not None and _feedable(value.const_value.dtype) for value in weights)
+        self._fed = [str(value.name) for value in weights] if feedable else []
+        self._sessions: dict[str, Session] = {}
+
+    def runs(
+        self,
+        versions: Sequence[Mapping[str, Array]],
+        feeds: Sequence[Mapping[str, Array]],
+        names: Sequence[str],
+        *,
+        provider: str = "cpu",
+    ) -> Iterator[tuple[int, list[Values]]]:
+        """Run every version on every feed: (number of the feed, for each version the tensors ``names``).
+
+        ``versions`` are weights in place of the network's own. Of a large network tensors come by and by: a feed comes
+        with each stretch.
+
+        Raises:
+            InputError: the network is not accepted, or does not run on the feeds.
+            ResourceError: it takes more memory or time than it may.
+
+        """
+        if self.large:
+            yield from run_by_stretches(self.network.model, versions, feeds, names, provider=provider)
+            return
+        made = [name for name in names if name in {*self.computed}]
+        opened = [self._opened(version, provider) for version in versions]
+        inputs, own = inputs_of(self.network.model), self.network.weights
+        weights = [{name: wide(version.get(name, own.get(name))) for name in own} for version in versions]
+        for number, feed in enumerate(feeds):
+            given = fitting(inputs, feed, self.network.label)
+            found = []
+            for session, fed in zip(opened, weights, strict=True):
+                known = {**fed, **given}
+                computed = session.values({name: known[name] for name in session.inputs}, made) if session else {}
+                found.append({name: computed[name] if name in computed else known[name] for name in names})
+            yield number, found
+
+    def answers(
+        self, weights: Mapping[str, Array], feed: Mapping[str, Array], *, provider: str = "cpu"
+    ) -> dict[str, Array]:
+        """Its outputs for a feed, those that are tensors, in their order."""
+        names = [str(value.name) for value in self.network.graph.outputs]
+        found: dict[str, Array] = {}
+        for _, (values,) in self.runs([weights], [feed], names, provider=provider):
+            found |= arrays(values)
+        return {name: found[name] for name in names if name in found}
+
+    def _opened(self, version: Mapping[str, Array], provider: str) -> Session | None:
+        """The session of a provider, or one of the version's own where its weights cannot be fed."""
+        place = available(provider)
+        if not self.computed or place in self._sessions:
+            return self._sessions.get(place)
+        weights = {} if self._fed else version
+        opened = open_session(self.network.model, weights=weights, outputs=self.computed, provider=place, fed=self._fed)
+        if self._fed:
+            self._sessions[place] = opened
+        return opened
+
+
+def _may_change(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype != ir.DataType.STRING and not is_constant(value)
+
+
+def _feedable(dtype: ir.DataType) -> bool:
+    """Whether numpy has the type, or it is widened to one that it has."""
+    return dtype == ir.DataType.BFLOAT16 or dtype.numpy().kind != "V"
