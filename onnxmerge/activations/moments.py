@@ -14,11 +14,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxmerge.activations.editor import GraphEditor
 from onnxmerge.calibration.batches import grouped, takes_batches
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.model.lazy_weights import Overlay
-from onnxmerge.model.opset import make_measurable
 from onnxmerge.model.session import open_session
 from onnxmerge.types import Arrays
 
@@ -61,60 +61,6 @@ class Moments:
         delta = other.mean - self.mean
         variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * delta**2
         return Moments(count, self.mean + share * delta, variance)
-
-
-class GraphEditor:
-    """A copy of a model into which operators are inserted. The original is never changed."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model.clone()
-        self.graph = self.model.graph
-        self.values = {str(value.name): value for value in (*self.graph.inputs, *self.graph.initializers.values())}
-        self.values.update((str(value.name), value) for node in self.graph for value in node.outputs)
-        self._opset = make_measurable(self.model)
-        self._cursor: ir.Node | None = None
-        self._count = 0
-
-    def at(self, value: ir.Value) -> None:
-        """Insert what follows right behind the operator that makes ``value``."""
-        self._cursor = value.producer()
-
-    def apply(self, operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        node = ir.node(operator, inputs, attributes)
-        self._count += 1
-        node.name = f"onnxmerge::{operator}_{self._count}"
-        node.outputs[0].name = f"onnxmerge::value_{self._count}"
-        if self._cursor is not None:
-            self.graph.insert_after(self._cursor, node)
-        else:
-            self.graph.insert_before(self.graph[0], node)
-        self._cursor = node
-        return node.outputs[0]
-
-    def constant(self, array: NDArray[Any]) -> ir.Value:
-        self._count += 1
-        value = ir.val(f"onnxmerge::constant_{self._count}", const_value=ir.tensor(array))
-        self.graph.register_initializer(value)
-        return value
-
-    def mean(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """ReduceMean that keeps its axes; they became an input in opset 18."""
-        if self._opset >= 18:
-            return self.apply("ReduceMean", value, self.constant(np.array(axes, np.int64)), keepdims=1)
-        node_value = self.apply("ReduceMean", value, keepdims=1)
-        producer = node_value.producer()
-        if producer is not None:
-            producer.attributes["axes"] = ir.AttrInt64s("axes", list(axes))
-        return node_value
-
-    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        return self.apply("Cast", value, to=int(dtype))
-
-    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
-        """Another input of the graph: what each batch brings with it."""
-        value = ir.val(name, dtype, shape)
-        self.graph.inputs.append(value)
-        return value
 
 
 Rewrite: TypeAlias = Callable[[GraphEditor, Probe, ir.Value, ir.Value, ir.Value], None]
@@ -181,7 +127,7 @@ def pooled(probes: Sequence[Probe], batches: Iterable[Mapping[str, Moments]]) ->
 def _instrument(editor: GraphEditor, probe: Probe, rewrite: Rewrite | None) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Insert the measurement of one probe: (number of values, means, variances)."""
     value = editor.values[probe.tensor]
-    editor.at(value)
+    editor.at(value.producer())
     wide = value if probe.dtype == probe.wide else editor.cast(value, probe.wide)
     mean = editor.mean(wide, probe.reduced)
     centred = editor.apply("Sub", wide, mean)

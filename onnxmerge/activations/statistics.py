@@ -178,9 +178,8 @@ def measure_statistics(
     plan = _plan(model, typing, requests, pairs)
     accumulators = _Accumulators(plan, len(weights))
     if plan.views:
-        session = open_session(
-            instrument(model, weights, plan.views, plan.products), provider=provider, optimise=True, at_once=True
-        )
+        measured, own = instrument(model, weights, plan.views, plan.products)
+        session = open_session(measured, weights=own, provider=provider, optimise=True, at_once=True)
         inputs = tuple(value.name or "" for value in model.graph.inputs)
         most = None if traced is None or not takes_any(model) else _most(plan, typing, len(weights), traced)
         done, total = 0, len(source.sizes)

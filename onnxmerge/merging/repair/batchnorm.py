@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.activations.moments import GraphEditor, Moments, Probe, settle
+from onnxmerge.activations.editor import GraphEditor
+from onnxmerge.activations.moments import Moments, Probe, settle
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.model.linear_layers import initializer_of
 from onnxmerge.model.normalisation import batchnorms

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.activations.moments import GraphEditor, Moments, Probe, levels, measure
+from onnxmerge.activations.editor import GraphEditor
+from onnxmerge.activations.moments import Moments, Probe, levels, measure
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.repair.plan import RepairPlan, Target
 from onnxmerge.merging.repair.repairs import Repair

@@ -20,7 +20,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.activations.moments import GraphEditor, Moments, Probe, settle
+from onnxmerge.activations.editor import GraphEditor
+from onnxmerge.activations.moments import Moments, Probe, settle
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.repair.in_graph import DEAD, aims_beside, probe_of, use_target
 from onnxmerge.merging.repair.plan import RepairPlan, Target
