@@ -54,7 +54,7 @@ class Moments:
     def std(self) -> NDArray[np.float64]:
         return np.sqrt(self.variance)
 
-    def pooled(self, other: Moments) -> Moments:
+    def __add__(self, other: Moments) -> Moments:
         """The moments of both sets of values together (Chan, Golub and LeVeque 1979)."""
         count = self.count + other.count
         share = other.count / count
@@ -113,7 +113,7 @@ def pooled(probes: Sequence[Probe], batches: Iterable[Mapping[str, Moments]]) ->
     total: dict[str, Moments] = {}
     for batch in batches:
         for tensor, moments in batch.items():
-            total[tensor] = total[tensor].pooled(moments) if tensor in total else moments
+            total[tensor] = total[tensor] + moments if tensor in total else moments
     for probe in probes:
         if probe.tensor not in total:
             raise InputError("no calibration data reached the network; expected at least one batch")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.columns import unit_columns
 from onnxmerge.activations.instrument import instrument
+from onnxmerge.activations.moments import Moments
 from onnxmerge.activations.views import (
     POSITION_BUDGET,
     UnitProduct,
@@ -124,15 +125,6 @@ class Gram:
         ratio: Floats = np.divide(found, scale, out=np.zeros_like(scale), where=scale > 0)
         ratio.clip(-1.0, 1.0, out=ratio)
         return ratio
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """Mean and variance [n] of each unit over ``count`` samples."""
-
-    count: int
-    mean: Floats
-    variance: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)

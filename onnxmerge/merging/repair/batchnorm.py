@@ -50,7 +50,7 @@ def reestimate(
         for norm in norms:
             if norm.tensor in moments:
                 own = moments[norm.tensor]
-                pooled[norm.mean] = pooled[norm.mean].pooled(own) if norm.mean in pooled else own
+                pooled[norm.mean] = pooled[norm.mean] + own if norm.mean in pooled else own
         return {
             name: array.reshape(current[name].shape).astype(current[name].dtype)
             for norm in norms
