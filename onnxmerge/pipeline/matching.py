@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.activations.moments import Moments
 from onnxmerge.activations.sample_size import enough
 from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, measure_statistics
 from onnxmerge.calibration.chunks import rows
@@ -31,11 +32,14 @@ class Measurements:
     """What is known of the parents. ``statistics`` are None where nothing was measured.
 
     ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
+    ``parents`` fills as merges are repaired: the moments of each batch in each model, by models, data, how many samples
+    of it, and tensors.
     """
 
     moments: tuple[MomentRequest, ...] = ()
     scales: ScalePlan | None = None
     statistics: Statistics | None = None
+    parents: dict[Hashable, list[list[dict[str, Moments]]]] = field(default_factory=dict)
 
 
 def planned(job: Job) -> Measurements:

@@ -92,7 +92,6 @@ class Repairs:
     measurements: Measurements
     _alike: list[frozenset[str]] = field(default_factory=list)
     _known: dict[tuple[tuple[bool, bool], str], dict[str, Moments] | None] = field(default_factory=dict)
-    _measured: dict[tuple[int, frozenset[str]], list[list[dict[str, Moments]]]] = field(default_factory=dict)
 
     def __call__(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Merged:
         """``before`` (see ``averaged``) repaired by ``step``, on so many samples, where there is data to do it by."""
@@ -142,16 +141,16 @@ class Repairs:
 
     def _parents(self, plan: RepairPlan, samples: int) -> list[list[dict[str, Moments]]]:
         """The moments that each parent has in each batch: measured where and as those of the merged network are."""
-        job, models = self.job, self.job.prepared.models
-        key = samples, frozenset(layer.output for layer in plan.layers)
-        if job.source is not None and key not in self._measured:
+        job, models, known = self.job, self.job.prepared.models, self.measurements.parents
+        key = models, job.source, samples, frozenset(layer.output for layer in plan.layers)
+        if job.source is not None and key not in known:
             graph, data = models.template.model, Spread(job.source, samples)
             probes = [probe_of(graph.graph, layer, job.prepared.typing) for layer in plan.layers]
-            self._measured[key] = [
+            known[key] = [
                 list(by_batch(graph, own, probes, measured_batches(graph, data), provider=job.options.provider))
                 for own in models.weights
             ]
-        return self._measured[key]
+        return known[key]
 
 
 def _task_vectors(job: Job, method: TaskVectorMethod[Any], step: RepairStep | None) -> Merged:

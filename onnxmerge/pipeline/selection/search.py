@@ -101,13 +101,14 @@ def search(job: Job, measurements: Measurements, evaluator: HeldOutEvaluator) ->
     best: tuple[CandidateScore, Job, MatchResult] | None = None
     tried: list[Candidate] = []
     notes: list[str] = []
+    few = in_brief(job)  # once, so that what parents have on it is measured once
     chosen, every = 0, choices(job.options, len(job.prepared.models.weights))
     with job.progress("searching") as report:
         for index, how in enumerate(every):
             trial = replace(job, options=how)
             try:
                 matched = match(trial, measurements)
-                weights = merged(in_brief(trial), matched, measurements, step).weights
+                weights = merged(replace(few, options=how), matched, measurements, step).weights
                 score = evaluator(weights, matched.matchings)
             except InputError as error:  # a zip cannot merge what an alignment can: integers that belong to units
                 notes.append(f"{how.method} was left out: {error}")
