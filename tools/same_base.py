@@ -45,8 +45,9 @@ SUITE = (
     "knots inner=tsv-m",
     "tsv-m",
     "tsv-m scale=auto depth=auto",
+    "tsv-m scale=2 depth=0.4 +featcal",
 )
-"""What suite.json has of published methods, at the scales that it gives, and the best of them with a scale found.
+"""What suite.json has of published methods, at the scales that it gives, and the best with scale and depth found.
 
 Its task arithmetic adds up matrices alone and takes the mean of the rest: others=0.125, for eight models.
 """
@@ -84,7 +85,7 @@ def main() -> None:
         settings = _settings(way)
         if settings.get("method") in TASK_VECTORS:
             base = suite / "base.onnx" if TASK_VECTORS[settings["method"]].takes_base else None
-            data = calibration if "auto" in settings.values() else None
+            data = calibration if "auto" in settings.values() or "refine" in settings else None
             result = merge([suite / task["file"] for task in tasks], base=base, calibration=data, **settings)
         else:
             result = merge([suite / task["file"] for task in tasks], calibration=calibration, **settings)
@@ -103,7 +104,8 @@ def main() -> None:
 def _settings(way: str) -> dict[str, Any]:
     method, *given = way.split()
     if method in TASK_VECTORS:
-        found = {name: _value(text) for name, text in (each.split("=") for each in given)}
+        found: dict[str, Any] = {"refine": "featcal"} if "+featcal" in given else {}
+        found |= {name: _value(text) for name, text in (each.split("=") for each in given if "=" in each)}
         others = found.pop("others", None)
         rules = {} if others is None else {"parameters": tuple(ParameterRule(name, float(others)) for name in OTHERS)}
         return {"method": method, **found, **rules}

@@ -85,7 +85,7 @@ def _base(options: MergeOptions, models: int, *, based: bool) -> Iterator[tuple[
     told = f"method {method.name} merges {method.models} models, found {models}; soup takes any number"
     yield method.models not in (None, models), told
     told = f"--refine {options.refine} starts from a matched average: use --method average"
-    yield options.refinement is not None, told
+    yield options.refinement is not None and not options.refinement.any_start, told
     told = f"--repair {repair} would undo the scale of {method.name}; leave it out (BatchNorm is re-estimated)"
     yield repair not in (AUTO, "none"), told
     parts = options.heads == "separate" or bool(options.until) or options.share < 1

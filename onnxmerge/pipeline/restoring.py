@@ -29,6 +29,7 @@ from onnxmerge.model.normalisation import batchnorms
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
 from onnxmerge.types import Arrays
+from onnxmerge.units.zips import Matchings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +67,7 @@ def averaged(job: Job, matched: MatchResult, measurements: Measurements, step: R
         return Merged(weights, notes=told if step is not None else ())
     if refinement is None:
         return _reestimated(job, Merged(weights), step, alike)
-    refined = _refined(job, refinement, matched, weights, job.source, alike)
+    refined = _refined(job, refinement, matched.matchings, weights, job.source, alike)
     result = Merged(Overlay(weights, refined.weights), (refinement.label,), tuple(refined.notes))
     return result if refinement.restores else _reestimated(job, result, step, alike)
 
@@ -154,11 +155,20 @@ class Repairs:
 
 
 def _task_vectors(job: Job, method: TaskVectorMethod[Any], step: RepairStep | None) -> Merged:
-    """The base with the merged task vector; of statistics only those of kept BatchNorm are measured anew."""
-    start = "the base" if "base" in method.needs else "one network"
-    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from {start}"]
-    found = with_statistics(job, task_vectors_added(job, method), step)
-    if job.prepared.typing.statistics and not found.done:
+    """The base with the merged task vector, refined; of statistics only those of kept BatchNorm are measured anew."""
+    origin = "the base" if "base" in method.needs else "one network"
+    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from {origin}"]
+    added, refinement = task_vectors_added(job, method), job.options.refinement
+    if refinement is None or job.source is None:
+        found = with_statistics(job, added, step)
+    else:
+        start = {name: added[name] for name in added}  # what is computed when read is read for each layer
+        alike = computed_alike(job.network.model.graph, start, job.prepared.models.weights[0])
+        still: Matchings = [{}] * (len(job.prepared.models.weights) - 1)
+        refined = _refined(job, refinement, still, start, job.source, alike)
+        notes += refined.notes
+        found = _reestimated(job, Merged(Overlay(start, refined.weights), (refinement.label,)), step, alike)
+    if job.prepared.typing.statistics and not _reestimates(job, step):
         notes.append("running statistics were averaged, not re-estimated")
     return replace(found, notes=tuple(notes))
 
@@ -194,7 +204,7 @@ def _reestimates(job: Job, step: RepairStep | None) -> bool:
 def _refined(
     job: Job,
     refinement: Refinement[Any],
-    matched: MatchResult,
+    matchings: Matchings,
     weights: Arrays,
     source: CalibrationSource,
     alike: Collection[str],
@@ -216,7 +226,7 @@ def _refined(
         directions=job.outputs.directions,
     )
     with job.progress(refinement.label) as report:
-        return refinement.refine(context, matched.matchings, options.own_of(refinement), report)
+        return refinement.refine(context, matchings, options.own_of(refinement), report)
 
 
 def in_one_scale(job: Job, measurements: Measurements, step: RepairStep | None, alike: Collection[str]) -> ModelSet:

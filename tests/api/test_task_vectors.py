@@ -147,3 +147,15 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], based: bo
 def test_options_of_another_method_are_refused() -> None:
     with pytest.raises(UsageError, match="--rank is for methods cart; method dare does not use it"):
         merge(MODELS, base=BASE, options=merge_options({"method": "dare", "rank": 0.5}))
+
+
+def test_layers_are_solved_after_a_task_vector_where_the_refinement_can() -> None:
+    given: dict[str, Any] = {"base": BASE, "method": "task-arithmetic", "scale": 1.0, "calibration": {"x": X}}
+    plain, refined = (merge(MODELS, **given, refine=refine) for refine in ("none", "featcal"))
+    assert refined.report.repair == "FeatCal, BatchNorm re-estimated"
+    assert not np.allclose(refined.weights["w2"], plain.weights["w2"], atol=1e-3)
+    alone = merge([MODELS[0]] * 2, **{**given, "scale": 0.5}, refine="featcal")  # the base and all that one learnt
+    for name in ("w1", "b1", "w2"):
+        np.testing.assert_allclose(alone.weights[name], initializers(MODELS[0])[name], atol=1e-5)
+    with pytest.raises(UsageError, match="--refine ls starts from a matched average"):
+        merge(MODELS, **given, refine="ls")

@@ -19,7 +19,8 @@ class Refinement(Contract[O]):
     """A way to change the initializers of an average, by calibration data: what ``refine`` gives takes their place.
 
     ``label`` says what was done. ``restores``: units have their statistics back, so that no repair follows, and it is
-    one of the repairs that a search chooses from. ``one_to_one``: it cannot follow a zip.
+    one of the repairs that a search chooses from. ``one_to_one``: it cannot follow a zip. ``any_start``: it may follow
+    a method for task vectors too, for it pulls to what was merged, whatever that is.
     """
 
     label: str
@@ -27,3 +28,4 @@ class Refinement(Contract[O]):
     needs: tuple[Need, ...] = field(default=("activations",), init=False)
     restores: bool = True
     one_to_one: bool = False
+    any_start: bool = False
