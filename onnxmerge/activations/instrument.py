@@ -64,6 +64,7 @@ def _moved(graph: ir.Graph, whole: ir.Graph, prefix: str) -> tuple[dict[str, ir.
     nodes, initializers = list(graph), list(graph.initializers.values())
     tensors = {str(value.name): value for value in initializers}
     tensors |= {str(value.name): value for node in nodes for value in node.outputs if value.name}
+    graph.outputs.clear()  # an input or an initializer may be one
     graph.remove(nodes)
     graph.initializers.clear()
     for name, value in tensors.items():

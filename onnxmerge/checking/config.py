@@ -142,10 +142,13 @@ def of_these(plan: Iterable[Planned], models: Sequence[str]) -> Iterator[Planned
     for each in plan:
         if each.model is not None:
             known.setdefault(each.model.resolve(), []).append(each)
-    for model in dict.fromkeys(models):
+    asked: dict[Path, str] = {}
+    for model in models:
+        asked.setdefault(Path(model).resolve(), model)
+    for place, model in asked.items():
         require_file(model, "an ONNX model")
         nobody = Planned(model, None, {"against": ()}, "no pattern of the configuration matches it")
-        yield from known.get(Path(model).resolve(), (nobody,))
+        yield from known.get(place, (nobody,))
 
 
 def _matching(pattern: str, folder: Path, where: str) -> list[Path]:

@@ -45,6 +45,8 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
     undecided = options.settled().effort is None and not decidable(options.settled())
     if undecided and decidable(recipe.options.settled()):
         recipe = replace(recipe, labels=None)  # labels that decided what the command line says now
+        if options.settled().answer != "ensemble":
+            recipe = replace(recipe, tasks=None, vectors=None)  # and what said what they mean
     return Recipe(
         recipe.models,
         base=_path(given.get("base"), recipe.base),

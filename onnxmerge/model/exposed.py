@@ -11,23 +11,27 @@ from onnxmerge.model.quantised import is_constant
 from onnxmerge.model.runtimes import available
 from onnxmerge.model.session import Session, fitting, inputs_of, open_session, wide
 from onnxmerge.model.stretches import Values, arrays, is_large, run_by_stretches
+from onnxmerge.model.traits import has
 from onnxmerge.types import Array
 
 
 class Exposed:
     """Runs a network under any weights, and gives any tensors of its main graph.
 
-    All of these are outputs of its session and all weights are inputs, so that it is opened once on each provider and
-    holds no weights. A large network is run by stretches.
+    All of these are outputs of its session and all weights are inputs, so that it is opened once and holds no weights;
+    on a device, whose memory would hold all outputs until the end of a run, once for each choice of tensors. A network
+    that draws random numbers is opened for each run of versions, so that all of them draw the same. A large network is
+    run by stretches.
     """
 
     def __init__(self, network: Network) -> None:
         self.network, self.large = network, is_large(network.model)
-        self.computed = [str(value.name) for node in network.graph for value in node.outputs if value.name]
+        self.computed = dict.fromkeys(str(value.name) for node in network.graph for value in node.outputs if value.name)
         weights = [value for value in network.graph.initializers.values() if _may_change(value)]
         feedable = all(value.const_value is not None and _feedable(value.const_value.dtype) for value in weights)
-        self._fed = [str(value.name) for value in weights] if feedable else []
-        self._sessions: dict[str, Session] = {}
+        self._random = any(has(node, "random") for node in network.model.graph.all_nodes())
+        self._fed = [str(value.name) for value in weights] if feedable and not self._random else []
+        self._sessions: dict[tuple[str, tuple[str, ...]], Session] = {}
 
     def runs(
         self,
@@ -50,8 +54,8 @@ class Exposed:
         if self.large:
             yield from run_by_stretches(self.network.model, versions, feeds, names, provider=provider)
             return
-        made = [name for name in names if name in {*self.computed}]
-        opened = [self._opened(version, provider) for version in versions]
+        made = [name for name in names if name in self.computed]
+        opened = [self._opened(version, made, provider) for version in versions]
         inputs, own = inputs_of(self.network.model), self.network.weights
         weights = [{name: wide(version.get(name, own.get(name))) for name in own} for version in versions]
         for number, feed in enumerate(feeds):
@@ -73,15 +77,19 @@ class Exposed:
             found |= arrays(values)
         return {name: found[name] for name in names if name in found}
 
-    def _opened(self, version: Mapping[str, Array], provider: str) -> Session | None:
-        """The session of a provider, or one of the version's own where its weights cannot be fed."""
+    def _opened(self, version: Mapping[str, Array], made: Sequence[str], provider: str) -> Session | None:
+        """The session for the tensors ``made`` on a provider, or one of the version's own that cannot be shared."""
+        if not made:
+            return None
         place = available(provider)
-        if not self.computed or place in self._sessions:
-            return self._sessions.get(place)
+        outputs = tuple(self.computed if place == "cpu" else made)
+        shared = bool(self._fed or not version) and not self._random
+        if shared and (place, outputs) in self._sessions:
+            return self._sessions[place, outputs]
         weights = {} if self._fed else version
-        opened = open_session(self.network.model, weights=weights, outputs=self.computed, provider=place, fed=self._fed)
-        if self._fed:
-            self._sessions[place] = opened
+        opened = open_session(self.network.model, weights=weights, outputs=outputs, provider=place, fed=self._fed)
+        if shared:
+            self._sessions[place, outputs] = opened
         return opened
 
 

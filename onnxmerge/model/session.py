@@ -114,7 +114,9 @@ def fitting(inputs: Mapping[str, ir.DataType | None], feeds: Mapping[str, Any], 
 
 def wide(value: Any) -> Any:
     """A value in float32 where it is bfloat16."""
-    return np.asarray(value, np.float32) if value.dtype is not None and value.dtype.name == "bfloat16" else value
+    return (
+        np.asarray(value, np.float32) if getattr(getattr(value, "dtype", None), "name", None) == "bfloat16" else value
+    )
 
 
 def own_cause(error: BaseException) -> InputError | OSError | None:

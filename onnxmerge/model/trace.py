@@ -84,7 +84,7 @@ def trace(network: Network, sample: Mapping[str, Array] | None = None, *, seed: 
     def attempt(feeds: Mapping[str, Array]) -> _Noted:
         wanted.require_room(feeds, all_kept=not exposed.large)
         found = _Noted()
-        for _, (results,) in exposed.runs([{}], [feeds], exposed.computed):
+        for _, (results,) in exposed.runs([{}], [feeds], [*exposed.computed]):
             notes.of_results(results, found)
         return found
 

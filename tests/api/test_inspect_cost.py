@@ -15,4 +15,4 @@ def test_a_graph_is_copied_to_be_paired_up_traced_and_certified(monkeypatch: pyt
     certificate = inspect(model, certify=True).certificate
     assert certificate is not None
     assert certificate.passed
-    assert len(copies) == 3
+    assert len(copies) == 2

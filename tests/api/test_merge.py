@@ -131,3 +131,13 @@ def test_the_merged_model_may_be_converted_to_float16(digits: Path, tmp_path: Pa
     before, after = (next(iter(execute(model, images).values())) for model in (wide, half))
     assert after.dtype == np.float32
     np.testing.assert_allclose(after, before, atol=0.02 * np.abs(before).max())
+
+
+@pytest.mark.parametrize("also", ["float[n,4] x", "float[4,6] w"])
+def test_an_input_or_a_weight_that_is_an_output_is_given_back(also: str) -> None:
+    text = f"(float[n,4] x) => (float[n,3] y, {also}) {{ h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }}"
+    model = build(text, normal(w=(4, 6), v=(6, 3)))
+    x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    result = merge([model, model], calibration={"x": x}, method="mudsc-align", repair="repair")
+    assert result.report.certificates[0].passed
+    np.testing.assert_array_equal(result.weights["v"], initializers(model)["v"])

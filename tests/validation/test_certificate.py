@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from onnxmerge.axes.infer import type_graph
 from onnxmerge.model import stretches
 from onnxmerge.model.comparison import Limits, compare
 from onnxmerge.model.network import Network
@@ -228,3 +229,19 @@ def test_a_large_network_is_proved_on_one_sample_by_stretches(monkeypatch: pytes
     assert not wrong.passed
     assert wrong.failure is not None
     assert "tensor h is the first to be wrong" in wrong.failure
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "z = RandomNormalLike(t)  y = Add(t, z)",  # each version draws the same
+        "p = Optional<type=float[2]>()  q = OptionalHasElement(p)  c = Cast<to=1>(q)  y = Add(t, c)",
+    ],
+)
+def test_values_that_are_drawn_or_absent_are_no_difference(end: str) -> None:
+    text = f"(float[n,4] x) => (float[n,3] y) {{ h = MatMul(x, w)  r = Relu(h)  t = MatMul(r, v)  {end} }}"
+    net = network(text, normal(w=(4, 6), v=(6, 3)))
+    found = trace(net)
+    certificate = certify(type_graph(net, found, (net.weights,)), found)
+    assert certificate.passed, certificate.failure
+    assert certificate.max_absolute_error > 0  # nothing had to be decided in double

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from onnxmerge.checking.finding import Finding, Measured
+from onnxmerge.checking.gate import UNSELECTED
 from onnxmerge.checking.report import FAILED, NOTHING_CHECKED, PASSED, CheckReport
 from onnxmerge.text import printable
 
@@ -29,6 +30,12 @@ def value(found: Measured) -> str:
 def outcome(report: CheckReport) -> str:
     """What came of a check, in a word or three."""
     return {PASSED: "passed", FAILED: "failed", NOTHING_CHECKED: "nothing was checked"}[report.exit_code]
+
+
+def reason(report: CheckReport) -> str:
+    """Why nothing was checked."""
+    told = (each.remedy for each in report.findings if each.remedy and each.remedy != UNSELECTED)
+    return next(told, "ask for a gate")
 
 
 def counted(report: CheckReport) -> str:

@@ -109,6 +109,8 @@ def parent_answers(
 
     Positions are drawn evenly over all feeds.
     """
+    if not layers:
+        return []
     tensors, every = [layer.target.output for layer in layers], models.weights
     template = models.template.model
     sessions = [

@@ -133,11 +133,11 @@ def ridge(found: Problem, prior: Floats, relative: float) -> Floats:
         size = float(np.trace(products)) / len(products)
         if size <= 0:
             continue
-        weight[group] += scipy.linalg.cho_solve(_factor(products, relative * size), residual[group]).T
+        weight[group] += scipy.linalg.cho_solve(factor(products, relative * size), residual[group]).T
     return weight
 
 
-def _factor(products: Floats, added: float) -> tuple[Floats, bool]:
+def factor(products: Floats, added: float) -> tuple[Floats, bool]:
     """The Cholesky factor with ``added`` on the diagonal, ten times more where that is less than products are exact to.
 
     They are sums in float32: where a few directions have nearly all that there is, rounding outweighs a small ridge.

@@ -65,7 +65,7 @@ class _Held:
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
-        return _TYPES.get(self.own.data_type())
+        return _TYPES.get(self.own.data_type()) if self.own.has_value() else None  # an empty optional kills it
 
     @property
     def shape(self) -> tuple[int, ...]:

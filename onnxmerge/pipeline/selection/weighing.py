@@ -106,7 +106,7 @@ def weighed(
     labels = None if asked is None else labelled_evaluation(trials.job, split.held, asked.held_out(split))
     parents = _accuracies(trials, judges)
     tried: list[_Tried] = []
-    every = _candidates(parents)
+    every = _candidates(parents, labelled=labels is not None)
     with job.progress("weighing the models") as report:
         for index, (found, weights) in enumerate(every):
             merged, matchings = trials.merged(replace(how, weights=weights))
@@ -170,7 +170,7 @@ def _judges(trials: Trials) -> list[Votes | None]:
         told = ", ".join(f"{name} ({each.meaning})" for name, each in job.outputs.meanings.items()) or "none"
         raise UsageError(
             f"--weights {AUTO} weighs models by the classes that all of them answer; found of outputs: {told}; give "
-            "numbers, or say what outputs are (--outputs logits, --vectors)"
+            "numbers, or say what outputs are (--outputs logits; --vectors with --answer ensemble)"
         )
     return found
 
@@ -182,10 +182,10 @@ def _accuracies(trials: Trials, judges: Sequence[Votes | None]) -> tuple[float, 
     return tuple(float(value) for value in np.mean(every, axis=0))
 
 
-def _candidates(parents: Sequence[float]) -> list[tuple[str, tuple[float, ...]]]:
-    """The weights that are tried, equal ones first; those alone where the parents cannot tell."""
+def _candidates(parents: Sequence[float], *, labelled: bool) -> list[tuple[str, tuple[float, ...]]]:
+    """The weights that are tried, equal ones first; those alone where neither labels nor the parents can tell."""
     equal = "equal", (1.0,) * len(parents)
-    if not max(parents) > LEAST:
+    if not (labelled or max(parents) > LEAST):
         return [equal]
     sure = np.clip(parents, KNOWN, 1 - KNOWN)
     found = {equal[1]: equal[0]}

@@ -17,7 +17,7 @@ from scipy.special import softmax
 from onnxmerge import MergeOptions, UsageError, merge
 from onnxmerge.recipes.file import read_recipe
 from tests.command_line import Cli
-from tests.graphs import build, execute
+from tests.graphs import build, execute, normal
 
 END = {"logits": "y = Identity(z)", "Softmax": "y = Softmax(z)"}
 
@@ -93,6 +93,12 @@ def test_models_that_never_agree_count_alike_and_that_is_said() -> None:
     assert found is not None
     assert (found.weights, len(found.candidates)) == ((1, 1, 1, 1), 1)
     assert "agree too little" in found.notes[0]
+    labels = np.arange(600) % 5
+    given: dict[str, Any] = {"method": "average", "answer": "ensemble", "weights": "auto", "labels": labels}
+    told = merge(models, calibration=blobs(600, 50)[0], **given).report.weighing  # labels tell, whoever agrees
+    assert told is not None
+    assert len(told.candidates) > 1
+    assert told.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -146,6 +152,21 @@ def test_a_recipe_has_it(folder: Path, cli: Cli) -> None:
     assert said(plan.stdout.splitlines(), "weights")[0].startswith("to be found")
 
 
+def test_a_recipe_whose_labels_decided_is_repeated_without_what_they_mean(folder: Path, cli: Cli) -> None:
+    (folder / "r.yaml").write_text(
+        "models: [0.onnx, 1.onnx, 2.onnx]\ncalibration: {data: x.npy}\noutput: m.onnx\nlabels: y.npy\n"
+        "tasks: [all=0-4]\nmethod: average\nanswer: mean\nweights: auto\n",
+        encoding="utf-8",
+    )
+    done = cli("run", "r.yaml")
+    assert done.returncode == 0, done.stderr
+    first = (folder / "m.onnx").read_bytes()
+    (command,) = said(done.stdout.splitlines(), "the same again")
+    again = cli(*shlex.split(command)[1:])
+    assert again.returncode == 0, again.stderr
+    assert (folder / "m.onnx").read_bytes() == first
+
+
 def test_labels_decide_where_there_are_any(folder: Path) -> None:
     asked: dict[str, Any] = {"calibration": folder / "x.npy", "method": "average", "weights": "auto"}
     result = merge([folder / f"{index}.onnx" for index in range(3)], labels=folder / "y.npy", **asked)
@@ -168,6 +189,15 @@ def test_answers_that_are_no_common_classes_are_refused(end: str, asked: dict[st
     models = [classifier(index, end=end) for index in range(2)]
     with pytest.raises(UsageError, match="weighs models by the classes that all of them answer"):
         merge(models, calibration=blobs(400, 50)[0], weights="auto", effort="fast", **asked)
+
+
+def test_answers_that_only_one_model_gives_are_refused() -> None:
+    """Heads of other classes stay apart, so that nothing is answered together."""
+    four = "(float[n,8] x) => (float[n,4] y) { a = Gemm<transB=1>(x, w1) h = Relu(a) y = Gemm<transB=1>(h, w2, b2) }"
+    other = build(four, normal(w1=(24, 8), w2=(4, 24), b2=(4,)))
+    five = build(four.replace("[n,4]", "[n,5]"), normal(w1=(24, 8), w2=(5, 24), b2=(5,), seed=1))
+    with pytest.raises(UsageError, match="weighs models by the classes that all of them answer"):
+        merge([five, other], calibration=blobs(400, 50)[0], weights="auto", method="average")
 
 
 def test_the_word_is_auto() -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve
+from scipy.linalg import cho_solve
 
 from onnxmerge.activations.patches import Picks, pick
 from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, frontier
@@ -31,7 +31,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
 from onnxmerge.merging.closed_form.context import MergeContext, Refined
 from onnxmerge.merging.closed_form.encode import encoded_plainly
-from onnxmerge.merging.closed_form.ridge import Sums, problem
+from onnxmerge.merging.closed_form.ridge import Sums, factor, problem
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.solution import Solution
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
@@ -51,9 +51,7 @@ class FeatCalOptions(Options):
         default=0.25,
         metadata=described("How much of what a layer should answer to is the parent's own input.", least=0.0, most=1.0),
     )
-    pull: float = field(
-        default=2.0, metadata=described("How strongly a layer is pulled to what it was.", least=0.0, above=True)
-    )
+    pull: float = field(default=2.0, metadata=described("How strongly a layer is pulled to what it was.", least=1e-9))
 
 
 def featcal(
@@ -152,7 +150,7 @@ class _Shared:
         for group, products in enumerate(whole.xx):
             added = pull * float(np.linalg.norm(products)) / len(self.shares)
             if added > 0:
-                weight[group] += solve(products + added * np.eye(features), residual[group], assume_a="pos").T
+                weight[group] += cho_solve(factor(products, added), residual[group]).T
         bias = whole.y - np.einsum("gud,gd->gu", weight, whole.x)
         return Solution(weight, bias, pull, float(np.mean(whole.errors(weight))))
 
