@@ -27,7 +27,13 @@ def test_the_recipes_are_there() -> None:
     assert list(recipes()) == ["An operator", "A method", "A refinement", "A runtime", "A source", "A metric"]
 
 
-@pytest.mark.parametrize("title", recipes())
+SLOW = ("A method", "A runtime")
+"""Half a minute of commands: only with -m slow."""
+
+
+@pytest.mark.parametrize(
+    "title", [pytest.param(title, marks=pytest.mark.slow if title in SLOW else ()) for title in recipes()]
+)
 def test_a_recipe_does_what_it_says(title: str, checkout: Path, tmp_path: Path) -> None:
     for folder in ("onnxmerge", "specs"):
         shutil.copytree(checkout / folder, tmp_path / folder)  # what is compiled goes by a file's time, and holds
