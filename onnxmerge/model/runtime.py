@@ -28,7 +28,7 @@ class Value(Protocol):
 
 
 class Running(Protocol):
-    """A network that a runtime has opened. Whatever it raises is told as `told` says."""
+    """A network that a runtime has opened. Whatever it raises is `translated`."""
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> Sequence[Any]:
         """The outputs of these names as arrays (sequences as lists)."""
@@ -38,7 +38,7 @@ class Running(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class SessionOptions:
     """How a network is to run.
 
     Args:
@@ -67,12 +67,12 @@ class Runtime(Contract[Options]):
 
     options: type[Options] = field(default=Options, init=False)
     providers: Mapping[str, str]
-    open: Callable[[ir.Model, str, Manner], Running]
+    open: Callable[[ir.Model, str, SessionOptions], Running]
     missing: Callable[[str], str | None] = lambda _provider: None
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def translated(what: str) -> Iterator[None]:
     """Raise what a runtime raises as an InputError that says ``what``, and why; ours as they are."""
     try:
         yield

@@ -12,7 +12,7 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.network import Weights, label
-from onnxmerge.model.runtime import Manner, Running, Value, told
+from onnxmerge.model.runtime import Running, SessionOptions, Value, translated
 from onnxmerge.model.runtimes import PROVIDERS, available
 from onnxmerge.model.widen import has_bfloat16, widen
 from onnxmerge.types import Array
@@ -34,13 +34,13 @@ class Session:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs as arrays; bfloat16 in float32."""
         given = fitting(self.inputs, feeds, self.where)
-        with told(f"{self.where}: does not run"):
+        with translated(f"{self.where}: does not run"):
             return dict(zip(self.outputs, self.running.run(self.outputs, given), strict=True))
 
     def values(self, feeds: Mapping[str, Value], names: Sequence[str] | None = None) -> dict[str, Value]:
         """The outputs, or some of them, left where the runtime has them."""
         given, wanted = fitting(self.inputs, feeds, self.where), self.outputs if names is None else names
-        with told(f"{self.where}: does not run"):
+        with translated(f"{self.where}: does not run"):
             return dict(zip(wanted, self.running.values(wanted, given), strict=True))
 
 
@@ -63,7 +63,7 @@ def open_session(
         outputs: Names of values of the main graph to have as outputs instead of the model's own.
         provider: One of `CHOICES`.
         fed: Initializers of the main graph that become inputs.
-        optimise: As `Manner` has it, like those that follow.
+        optimise: As `SessionOptions` has it, like those that follow.
         alternating: Whether other networks run between its runs.
         at_once: Whether nodes run in the order of the graph.
 
@@ -82,9 +82,9 @@ def open_session(
             value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
             ready.graph.inputs.append(value)
     runtime = PROVIDERS[chosen]
-    with told(f"{where}: {runtime.summary} does not accept it"):
+    with translated(f"{where}: {runtime.summary} does not accept it"):
         try:
-            running = runtime.open(ready, chosen, Manner(optimise, alternating, at_once, frozenset(fed)))
+            running = runtime.open(ready, chosen, SessionOptions(optimise, alternating, at_once, frozenset(fed)))
         except Exception as error:
             cause = own_cause(error)
             if isinstance(cause, OSError):

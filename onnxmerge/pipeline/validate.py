@@ -67,8 +67,11 @@ def require_finite(parents: Parents, prepared: Prepared, product: MergedModel, p
 
     def answers(index: int) -> list[NDArray[Any]]:
         network = parents.networks[index]
-        own = Exposed(network).answers({}, inputs_of(network, sample), provider=provider) if apart else None
-        return list((own or exposed.answers(models.weights[index], sample, provider=provider)).values())
+        if apart:  # heads of its own
+            found = Exposed(network).answers({}, inputs_of(network, sample), provider=provider)
+        else:
+            found = exposed.answers(models.weights[index], sample, provider=provider)
+        return list(found.values())
 
     for index, names in enumerate(product.outputs if apart else product.outputs[:1]):
         for place, (name, own) in enumerate(zip(names, answers(index), strict=True)):

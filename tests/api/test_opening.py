@@ -10,7 +10,7 @@ import pytest
 
 import onnxmerge
 from onnxmerge.model import session
-from onnxmerge.model.runtime import Manner, Running
+from onnxmerge.model.runtime import Running, SessionOptions
 from onnxmerge.model.runtimes import PROVIDERS
 from onnxmerge.resources import PACKAGE
 
@@ -23,10 +23,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Networks that were opened: those that measure, and others."""
     found: Counter[str] = Counter()
 
-    def counted(model: ir.Model, provider: str, manner: Manner) -> Running:
+    def counted(model: ir.Model, provider: str, options: SessionOptions) -> Running:
         measures = any("onnxmerge::" in str(node.name) for node in model.graph)
         found["measuring" if measures else "plain"] += 1
-        return runtime.open(model, provider, manner)
+        return runtime.open(model, provider, options)
 
     runtime = PROVIDERS["cpu"]
     monkeypatch.setattr(session, "PROVIDERS", {"cpu": replace(runtime, open=counted)})

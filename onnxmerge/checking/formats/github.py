@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxmerge.checking.formats.words import counted, outcome, place, reason, sentence
+from onnxmerge.checking.formats.words import counted, outcome, place, sentence, why_nothing
 from onnxmerge.checking.report import NOTHING_CHECKED, CheckReport
 from onnxmerge.text import printable
 
@@ -23,7 +23,7 @@ def github(reports: Sequence[CheckReport]) -> str:
                 title = _property(f"onnxmerge {finding.id}")
                 lines.append(f"::{finding.severity} file={file},title={title}::{_message(sentence(finding))}")
         nothing = report.exit_code == NOTHING_CHECKED
-        kind, told = ("error", reason(report)) if nothing else ("notice", counted(report))  # its failures say it
+        kind, told = ("error", why_nothing(report)) if nothing else ("notice", counted(report))  # its failures say it
         lines.append(f"::{kind} file={file},title=onnxmerge check::{outcome(report)}: {_message(printable(told))}")
     return "".join(f"{line}\n" for line in lines)
 

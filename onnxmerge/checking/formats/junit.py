@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from onnxmerge.checking.formats.words import place, reason, sentence
+from onnxmerge.checking.formats.words import place, sentence, why_nothing
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.text import printable
 
@@ -34,7 +34,9 @@ def junit(reports: Sequence[CheckReport]) -> str:
         if report.exit_code == 4:  # else a CI system would show a suite in which nothing failed
             case = ET.SubElement(suite, "testcase", classname="onnxmerge", name="something was checked", time="0")
             counts["tests"], counts["errors"] = counts["tests"] + 1, counts["errors"] + 1
-            ET.SubElement(case, "error", message=f"nothing was checked: {printable(reason(report))}", type="nothing")
+            ET.SubElement(
+                case, "error", message=f"nothing was checked: {printable(why_nothing(report))}", type="nothing"
+            )
         for name, count in counts.items():
             suite.set(name, str(count))
             totals[name] += count

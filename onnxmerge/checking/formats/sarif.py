@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxmerge.checking.finding import Finding
-from onnxmerge.checking.formats.words import place, reason, sentence, uri
+from onnxmerge.checking.formats.words import place, sentence, uri, why_nothing
 from onnxmerge.checking.report import NOTHING_CHECKED, CheckReport, exit_code_of
 from onnxmerge.text import printable
 from onnxmerge.version import __version__
@@ -59,7 +59,7 @@ def sarif(reports: Sequence[CheckReport]) -> dict[str, Any]:
 def _shown(report: CheckReport) -> Iterator[Finding]:
     """What did not pass; that nothing was checked is no pass either."""
     if report.exit_code == NOTHING_CHECKED:
-        yield Finding("check.nothing", "error", "", None, None, "fail", f"nothing was checked: {reason(report)}")
+        yield Finding("check.nothing", "error", "", None, None, "fail", f"nothing was checked: {why_nothing(report)}")
     yield from (finding for finding in report.findings if finding.verdict in ("fail", "unsupported"))
 
 

@@ -32,7 +32,7 @@ def outcome(report: CheckReport) -> str:
     return {PASSED: "passed", FAILED: "failed", NOTHING_CHECKED: "nothing was checked"}[report.exit_code]
 
 
-def reason(report: CheckReport) -> str:
+def why_nothing(report: CheckReport) -> str:
     """Why nothing was checked."""
     told = (each.remedy for each in report.findings if each.remedy and each.remedy != UNSELECTED)
     return next(told, "ask for a gate")

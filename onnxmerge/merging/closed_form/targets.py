@@ -19,6 +19,8 @@ from onnxmerge.errors import StructureError
 from onnxmerge.merging.closed_form.norms import Norm, norm_of
 from onnxmerge.model.linear_layers import LinearLayer, linear_layers, readers
 from onnxmerge.model.traits import has
+from onnxmerge.types import Positions
+from onnxmerge.units.alignment import axis_orders
 from onnxmerge.units.layout import Typing
 
 
@@ -102,6 +104,16 @@ def plan_layers(graph: ir.Graph, typing: Typing) -> tuple[list[LayerTarget], lis
             continue
         found.append(LayerTarget(layer, form, node, str(source.name), layer.output, layer.output))
     return found, notes
+
+
+def input_orders(
+    target: LayerTarget, typing: Typing, perms: Sequence[Mapping[str, Positions]]
+) -> Sequence[Mapping[int, Positions]] | None:
+    """For each parent, how what its layer reads is reordered, axis by axis; None where axes alone cannot do it."""
+    layout = typing.activations.get(target.source)
+    orders = [{} if layout is None else axis_orders(layout, typing, order) for order in perms]
+    known = [order for order in orders if order is not None]
+    return known if len(known) == len(orders) else None
 
 
 def _settlings(

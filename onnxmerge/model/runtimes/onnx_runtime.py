@@ -21,7 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from onnxmerge.errors import ResourceError
 from onnxmerge.memory import unless_limited
 from onnxmerge.model.network import label
-from onnxmerge.model.runtime import Manner, Runtime, Value, message
+from onnxmerge.model.runtime import Runtime, SessionOptions, Value, message
 from onnxmerge.model.scratch import scratch_folder
 
 CPU = "CPUExecutionProvider"
@@ -123,7 +123,7 @@ class _Session:
                 watch.cancel()
 
 
-def _open(model: ir.Model, provider: str, manner: Manner) -> _Session:
+def _open(model: ir.Model, provider: str, asked: SessionOptions) -> _Session:
     """A session over a model whose weights are read now."""
     sizes = [
         value.const_value.nbytes
@@ -131,10 +131,10 @@ def _open(model: ir.Model, provider: str, manner: Manner) -> _Session:
         for value in graph.initializers.values()
         if value.const_value is not None
     ]
-    session = _opened(model, sum(sizes), _options(manner), _providers(provider))
-    fed = sum(_declared(value) for value in model.graph.inputs if value.name in manner.weights)
+    session = _opened(model, sum(sizes), _options(asked), _providers(provider))
+    fed = sum(_declared(value) for value in model.graph.inputs if value.name in asked.weights)
     loops = any(node.op_type in _LOOPS for node in model.graph.all_nodes())
-    return _Session(session, label(model), sum(sizes) + fed, manner.weights, loops)
+    return _Session(session, label(model), sum(sizes) + fed, asked.weights, loops)
 
 
 def _opened(model: ir.Model, size: int, options: Any, providers: list[Any]) -> ort.InferenceSession:
@@ -148,20 +148,20 @@ def _opened(model: ir.Model, size: int, options: Any, providers: list[Any]) -> o
         return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
 
 
-def _options(manner: Manner) -> Any:
+def _options(asked: SessionOptions) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
-    # It plans which node may take over the buffer of which before by a search that is cubic in their number (6 s of 7
-    # where a network has 4,300), and keeps for ever what it plans. Without, a buffer is freed behind its last reader:
-    # transformers run in half the memory and in the same time.
+    # It plans which node may take over whose buffer by a search that takes most of the time to open
+    # networks of thousands of nodes, and keeps what it plans. Without, a buffer is freed behind its last reader
+    # (tools/buffer_planning.py has the numbers).
     options.enable_mem_reuse = False
     level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if manner.optimise else level.ORT_DISABLE_ALL
-    if manner.at_once:
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if asked.optimise else level.ORT_DISABLE_ALL
+    if asked.at_once:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    if manner.weights:  # it is kept for long: what a run took is given back behind it
+    if asked.weights:  # it is kept for long: what a run took is given back behind it
         options.enable_cpu_mem_arena = False
-    if not manner.optimise or manner.alternating:  # threads would spin while they wait for the next operator
+    if not asked.optimise or asked.alternating:  # threads would spin while they wait for the next operator
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -198,7 +198,7 @@ def _loads(provider: str) -> bool:
         if hasattr(ort, "preload_dlls"):  # finds the CUDA libraries that pip installed; it prints what it misses
             with contextlib.redirect_stdout(io.StringIO()):
                 ort.preload_dlls()
-        session = _opened(ir.Model(graph, ir_version=8), 0, _options(Manner()), places)
+        session = _opened(ir.Model(graph, ir_version=8), 0, _options(SessionOptions()), places)
         return NAMES[provider] in session.get_providers()
     except Exception:  # noqa: BLE001  (whatever a missing or broken library raises, the answer is no)
         return False
@@ -206,7 +206,7 @@ def _loads(provider: str) -> bool:
 
 def refuses(file: str | bytes) -> str | None:
     """What it says against a file (its path, or all of it), opened just as it is; None where it opens it."""
-    options = _options(Manner())
+    options = _options(SessionOptions())
     options.add_session_config_entry("session.disable_prepacking", "1")  # it is opened, not run
     try:
         ort.InferenceSession(file, options, providers=[CPU], enable_fallback=0)

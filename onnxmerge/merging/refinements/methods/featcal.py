@@ -10,8 +10,8 @@ parents' shares and n the Frobenius norm of S,
 with W0 the merged network's weight, which the paper moves away from the base first: after a method for task vectors
 that is its --scale. The bias is what the means leave; a layer without one is solved about zero.
 
-The paper gives each parent data of its own, here all see the same. Its pull, l = 0.05, suits networks that are wide;
-fine-tunes of small ones want more (tools/same_base.py).
+The paper gives each parent data of its own, here all see the same; its pull is l = 0.05, ours was chosen on
+fine-tunes of a small network (docs/task-vectors.md).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from onnxmerge.merging.closed_form.encode import encoded_plainly
 from onnxmerge.merging.closed_form.ridge import Sums, factor, problem
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.solution import Solution
-from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
+from onnxmerge.merging.closed_form.targets import LayerTarget, input_orders, plan_layers
 from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.types import Arrays, Floats, Positions
-from onnxmerge.units.alignment import axis_orders, reordered
+from onnxmerge.units.alignment import reordered
 from onnxmerge.units.permutations import transported
 from onnxmerge.units.zips import Matchings, Zipped
 
@@ -74,23 +74,23 @@ def featcal(
     relays = [Relay(model, own, context.dtypes, budget, context.provider) for own in (current, *context.models.weights)]
     aligned = [transported(own, typing, order) for own, order in zip(context.models.weights, perms, strict=True)]
     for index, target in enumerate(targets):
-        layout = typing.activations.get(target.source)
-        orders = [{} if layout is None else axis_orders(layout, typing, order) for order in perms]
-        known = [order for order in orders if order is not None]
-        if len(known) < len(orders) or too_wide(target):
+        orders = input_orders(target, typing, perms)
+        if orders is None or too_wide(target):
             notes.append(f"{target.layer.node}: inputs too many or not to be aligned by axes, so it stays as it is")
             continue
         edge = frontier(model.graph, blocked(model.graph, {later.node for later in targets[index:]}))
         merged = relays[0].segment([target.source, target.layer.output], edge)
         parents = [relay.segment([target.source], edge) for relay in relays[1:]]
-        aims = [_Aim(target, own, order, options.own_input) for own, order in zip(aligned, known, strict=True)]
-        rng, sums = np.random.default_rng([context.seed, index]), _Shared(context.parts)
+        layers = [
+            _ParentLayer(target, own, order, options.own_input) for own, order in zip(aligned, orders, strict=True)
+        ]
+        rng, sums = np.random.default_rng([context.seed, index]), _LayerSums(context.parts)
         for number, feed in enumerate(feeds(context.source, relays, batches)):
             given = merged.run(number, feed)
             picks = pick(given[target.layer.output].shape, target.axis, rows(target, batches), rng)
             reads = target.form.rows(given[target.source], picks)
             own = [parent.run(number, feed)[target.source] for parent in parents]
-            sums.add(reads, [aim(reads, each, picks) for aim, each in zip(aims, own, strict=True)])
+            sums.add(reads, [layer(reads, each, picks) for layer, each in zip(layers, own, strict=True)])
         found.weights.update(encoded_plainly(target, current, sums.solved(target, current, options.pull)))
         if progress is not None:
             progress(index + 1, len(targets))
@@ -98,7 +98,7 @@ def featcal(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Aim:
+class _ParentLayer:
     """What one parent's layer answers: its weights in the common order, ``order`` that of its own input."""
 
     target: LayerTarget
@@ -119,7 +119,7 @@ class _Aim:
         return np.asarray(answers, np.float32)
 
 
-class _Shared:
+class _LayerSums:
     """Sums of one layer's inputs with the mean of what the parents answer to them, by their shares."""
 
     def __init__(self, shares: Sequence[float]) -> None:

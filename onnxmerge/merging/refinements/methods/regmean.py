@@ -24,10 +24,10 @@ from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
 from onnxmerge.merging.closed_form.context import MergeContext, Refined
 from onnxmerge.merging.closed_form.ridge import Problem, ridge
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
-from onnxmerge.merging.closed_form.targets import LayerTarget, plan_layers
+from onnxmerge.merging.closed_form.targets import LayerTarget, input_orders, plan_layers
 from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.types import Arrays, Floats, Positions
-from onnxmerge.units.alignment import axis_orders, reordered
+from onnxmerge.units.alignment import reordered
 from onnxmerge.units.permutations import transported
 from onnxmerge.units.zips import Matchings, Zipped
 
@@ -58,16 +58,14 @@ def regmean(
     if not batches:
         raise no_data()
     for index, target in enumerate(targets):
-        layout, form, name = typing.activations.get(target.source), target.form, target.layer.weight
-        orders = [{} if layout is None else axis_orders(layout, typing, order) for order in perms]
-        known = [order for order in orders if order is not None]
-        if len(known) < len(orders) or too_wide(target):
+        form, name, orders = target.form, target.layer.weight, input_orders(target, typing, perms)
+        if orders is None or too_wide(target):
             notes.append(f"{target.layer.node}: inputs too many or not to be aligned by axes, so it stays the average")
             continue
         edge = frontier(graph, blocked(graph, {later.node for later in targets[index:]}))
         prior = form.matrix(context.weights[name])
         xy, xx = np.zeros(prior.transpose(0, 2, 1).shape), np.zeros((*prior.shape[::2], prior.shape[2]))
-        for share, relay, order, own in zip(context.parts, relays, known, aligned, strict=True):
+        for share, relay, order, own in zip(context.parts, relays, orders, aligned, strict=True):
             segment = relay.segment([target.source, target.layer.output], edge)
             given = (segment.run(number, feed) for number, feed in enumerate(feeds(context.source, [relay], batches)))
             gram = share * _gram(target, given, order, rows(target, batches), [context.seed, index])
