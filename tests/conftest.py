@@ -18,6 +18,18 @@ hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machin
 hypothesis.settings.load_profile("no clock")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep each of several workers to a core of its own.
+
+    Else ONNX Runtime takes all cores in each of them: threads of one wait busily where another has work, and to open a
+    small network takes twice as long.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker["workerid"].removeprefix("gw")) % len(cores)]})
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With ``-m smoke``, leave out the files that mark no test so: to import all takes longer than to run these."""
     if config.option.markexpr != "smoke" or collection_path.suffix != ".py":

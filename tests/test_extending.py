@@ -27,8 +27,8 @@ def test_the_recipes_are_there() -> None:
     assert list(recipes()) == ["An operator", "A method", "A refinement", "A runtime", "A source", "A metric"]
 
 
-SLOW = ("A method", "A runtime")
-"""Half a minute of commands: only with -m slow."""
+SLOW = ("A method", "A refinement", "A runtime")
+"""Ten seconds of commands and more: only with -m slow."""
 
 
 @pytest.mark.parametrize(
