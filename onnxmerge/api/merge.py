@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.merging.answer.meaning import asked_meanings
+from onnxmerge.model.paths import absolute
 from onnxmerge.model.precision import halved
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
@@ -39,6 +41,7 @@ from onnxmerge.pipeline.selection.repairing import choose_repair
 from onnxmerge.pipeline.selection.search import choices
 from onnxmerge.pipeline.selection.weighing import weighed
 from onnxmerge.pipeline.separation import MergedModel, Parents, joined
+from onnxmerge.pipeline.store import NO_STORE, begin, work_folder
 from onnxmerge.pipeline.tasks import TaskSpec
 from onnxmerge.pipeline.validate import errors, footprints, require_finite
 from onnxmerge.units.flow import flow_of
@@ -59,6 +62,8 @@ def merge(
     progress: Progress | None = None,
     details: bool = False,
     stages: Stages = nullcontext,
+    work_dir: str | Path | None = None,
+    resume: bool = False,
     **settings: Any,
 ) -> MergeResult:
     """Merge models of one structure into one, or models of one trunk into one with a head for each.
@@ -80,6 +85,8 @@ def merge(
         progress: Makes progress displays; silent by default.
         details: Measure what a report shows: units, layers and outputs one by one (``MergeResult.details``).
         stages: Is entered for each stage while it lasts.
+        work_dir: Folder in which results of stages are kept, and looked for (docs/outputs.md); it may not be there yet.
+        resume: Refuse a ``work_dir`` that was kept for another merge.
         **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``), and the
             own options of method and refinement (``method="ties"``, ``density=0.3``; docs/task-vectors.md).
 
@@ -92,15 +99,24 @@ def merge(
     given = MergeInputs(calibration, base, image_options or {}, inputs or {})
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=labels is not None)
+    work = _work(work_dir, resume=resume)
     prepared_merge = prepare_merge(models, given, every[0], progress or silent, stages)
     read_data(prepared_merge)
     parents, clock = prepared_merge.parents, prepared_merge.clock
     asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
     known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
+    made_from = partial(
+        canonical_recipe,
+        models=tuple(network.sha256 for network in prepared_merge.job.prepared.models.sources),
+        base=None if prepared_merge.job.base is None else prepared_merge.job.base.network.sha256,
+        calibration=None if prepared_merge.source is None else prepared_merge.source.digest(),
+        inputs=given.inputs,
+        vectors=known,
+    )
+    store = NO_STORE if work is None else begin(work, asked_for, partial(made_from, asked=asked), resume=resume)
     with clock.stage("try"):
-        prepared_merge = replace(
-            prepared_merge, job=replace(prepared_merge.job, outputs=outputs_of(prepared_merge.job, known))
-        )
+        outputs = outputs_of(prepared_merge.job, known)
+        prepared_merge = replace(prepared_merge, job=replace(prepared_merge.job, outputs=outputs, store=store))
         how, tried = chosen_way(prepared_merge.job, asked_for, every, asked)
     with clock.stage("weigh") if how.weighs else nullcontext():
         how, weighing = weighed(prepared_merge.job, how, asked, asked_for.effort)
@@ -139,20 +155,18 @@ def merge(
                 held=None if prepared_merge.split is None else prepared_merge.split.held,
             )
     report = report_of(selected, prepared_merge.certificates, result, repair, product, seconds=clock.seconds)
-    notes = tuple(dict.fromkeys((*prepared_merge.notes, *report.notes, *of_data(prepared_merge))))
-    recipe = canonical_recipe(
-        how,
-        models=report.sha256,
-        base=None if report.base is None else report.base[1],
-        calibration=None if prepared_merge.source is None else prepared_merge.source.digest(),
-        inputs=given.inputs,
-        asked=asked,
-        vectors=known,
-    )
+    notes = tuple(dict.fromkeys((*prepared_merge.notes, *report.notes, *of_data(prepared_merge), *store.notes())))
     report = replace(
-        report, footprints=costs, reconstruction=found, held_out=prepared_merge.split is not None, notes=notes
+        report,
+        footprints=costs,
+        reconstruction=found,
+        held_out=prepared_merge.split is not None,
+        notes=notes,
+        recipe=made_from(how, asked=asked),
+        answers=answers,
+        effort=tried,
+        weighing=weighing,
     )
-    report = replace(report, recipe=recipe, answers=answers, effort=tried, weighing=weighing)
     report = replace(report, labelled=asked is not None, vectors=bool(known))
     read = sources("one of the models", *models, base, model=True)
     read += sources("the data", calibration, labels, tasks, vectors, how.operators)
@@ -210,6 +224,13 @@ def _possible(
     """The ways to merge that are to be tried. Raises UsageError where there is none."""
     calibrated, based = given.calibration is not None, given.base is not None
     return possible_ways(how, len(models), calibrated=calibrated, labelled=labelled, based=based)
+
+
+def _work(folder: str | Path | None, *, resume: bool) -> Path | None:
+    """The work folder, if there is to be one."""
+    if folder is None and resume:
+        raise UsageError("resume goes on with what a work folder keeps: name the folder (--work-dir)")
+    return None if folder is None else work_folder(absolute(folder))
 
 
 def _product(parents: Parents, selected: SelectedMatching, result: Merged) -> MergedModel:

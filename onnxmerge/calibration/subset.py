@@ -102,6 +102,15 @@ def is_held(places: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.equal(places % HELD_OUT, HELD_OUT - 1)
 
 
+def cuts(source: CalibrationSource) -> tuple[tuple[int | bool, ...], ...]:
+    """What is taken of the whole source, the last cut first: with the whole it says which samples these are."""
+    if isinstance(source, Spread):
+        return ((source.samples,), *cuts(source.source))
+    if isinstance(source, Share):
+        return ((source.held, source.divisible), *cuts(source.source))
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """A source in two: what statistics are taken of, and what is kept to judge by."""

@@ -130,6 +130,21 @@ class OutputFile(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         return absolute(path)
 
 
+class OutputFolder(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A folder that a command keeps files in, given on as an absolute path; it need not be there yet."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Refuse what cannot be one."""
+        path = Path(_path(value, param, ctx))
+        if path.exists() and not path.is_dir():
+            self.fail(f"{str(path)!r} is a file; name a folder", param, ctx)
+        from onnxmerge.model.paths import absolute
+
+        return absolute(path)
+
+
 def _path(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
     path = os.fsdecode(value)
     if not path or "\0" in path:

@@ -15,7 +15,7 @@ from onnxmerge.api import merge, plan
 from onnxmerge.api.outcome import MergeReport, MergeResult
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
-from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
+from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, OutputFolder, publishing
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import known_inputs, model_options, sample_options, scripts_option
 from onnxmerge.cli.own import base_methods, listed, own_method_options, word_option
@@ -24,10 +24,11 @@ from onnxmerge.contracts import AUTO
 from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import EFFORTS
+from onnxmerge.pipeline.store import begun
 from onnxmerge.recipes.recipe import Recipe
 from onnxmerge.report.console import print_merge, print_plan
 from onnxmerge.report.progress import long_stage, progress_bar
-from onnxmerge.report.terminal import emit
+from onnxmerge.report.terminal import complain, emit
 
 if TYPE_CHECKING:
     from onnxmerge.checking.report import CheckReport
@@ -50,7 +51,7 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     effort, weighing = report.effort, report.weighing
     if effort is None and weighing is None:
         return None
-    dropped = set() if report.labelled else {"labels"}
+    dropped = {"resume"} if report.labelled else {"labels", "resume"}
     if not report.labelled and not report.vectors:
         dropped |= {"vectors", *TASK_OPTIONS}  # they say what labels mean, and labels decide nothing now
     chosen: list[str] = []
@@ -208,6 +209,13 @@ def _weights(
     metavar="FILE.yaml",
     help="Write down this run, so that `onnxmerge run FILE.yaml` repeats it; - prints it instead of the tables.",
 )
+@click.option(
+    "--work-dir",
+    type=OutputFolder(),
+    metavar="DIR",
+    help="Keep results of stages in this folder, and use those that fit: a run that was killed goes on there.",
+)
+@click.option("--resume", is_flag=True, help="Refuse a --work-dir that was kept for another merge.")
 @click.option("--dry-run", is_flag=True, help="Pair up, type and certify the models, say what would be done, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
@@ -218,7 +226,9 @@ def run(
     json_file: Path | None,
     report: Path | None,
     save_recipe: Path | None,
+    work_dir: Path | None,
     *,
+    resume: bool,
     dry_run: bool,
     quiet: bool,
     **_settings: Any,
@@ -232,8 +242,7 @@ def run(
     matched, and OUTPUT is either complete or untouched. A recipe (see docs/recipes.md) says all this in a file; options
     on the command line go before it.
     """
-    if dry_run and report is not None:
-        raise UsageError("--report shows a merge, and --dry-run makes none; leave one of them out")
+    _require_sense(report, work_dir, resume=resume, dry_run=dry_run)
     recipe = asked_for(context, models)
     note_files(context, recipe)
     data = recipe.calibration
@@ -257,6 +266,9 @@ def run(
                 "vectors": recipe.vectors,
             }
             stages = nullcontext if quiet else long_stage
+            if work_dir is not None and resume and not (quiet or begun(work_dir)):
+                complain(f"{work_dir} keeps nothing yet: beginning from the start")
+            asked |= {"work_dir": work_dir, "resume": resume}
             asked |= {"progress": progress_bar, "stages": stages, "details": report is not None}
             result = merge(recipe.models, **asked, **inputs)
             with stages("write"):
@@ -280,6 +292,16 @@ def run(
         emit(texts[STANDARD_OUTPUT])
     elif not quiet:
         show()
+
+
+def _require_sense(report: Path | None, work_dir: Path | None, *, resume: bool, dry_run: bool) -> None:
+    """Raise UsageError for options that have no effect together."""
+    if dry_run and report is not None:
+        raise UsageError("--report shows a merge, and --dry-run makes none; leave one of them out")
+    if dry_run and work_dir is not None:
+        raise UsageError("--work-dir keeps what a merge finds, and --dry-run makes none; leave one of them out")
+    if resume and work_dir is None:
+        raise UsageError("--resume goes on with what a work folder keeps: name the folder (--work-dir)")
 
 
 def _checked(result: MergeResult, staged: Path, written: Path, recipe: Recipe) -> CheckReport:

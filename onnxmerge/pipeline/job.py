@@ -13,6 +13,7 @@ from onnxmerge.merging.combine import shares_of
 from onnxmerge.model.network import Network
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Base, Prepared
+from onnxmerge.pipeline.store import NO_STORE, Store
 from onnxmerge.units.resize import Widths
 
 Progress = Callable[[str], AbstractContextManager[Report]]
@@ -40,7 +41,8 @@ class Job:
     """Typed models, the data to calibrate on (None: none was given), and how to merge.
 
     ``base`` is the model that all others were fine-tuned from, where it was given; ``resized`` what merging makes of
-    the parents' graph, where groups of it get another width; ``outputs`` what the parents' outputs mean.
+    the parents' graph, where groups of it get another width; ``outputs`` what the parents' outputs mean; ``store`` has
+    what stages found before.
     """
 
     prepared: Prepared
@@ -50,6 +52,7 @@ class Job:
     base: Base | None = None
     resized: Resized | None = None
     outputs: Outputs = NO_OUTPUTS
+    store: Store = NO_STORE
 
     @property
     def network(self) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +14,22 @@ from onnxmerge.activations.sample_size import enough
 from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, measure_statistics
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import Spread
+from onnxmerge.calibration.subset import Spread, cuts
 from onnxmerge.errors import InputError
-from onnxmerge.matching.method import MatchProblem, MatchResult
+from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.options import MergeOptions, without
 from onnxmerge.pipeline.resizing import kept_apart
 from onnxmerge.types import Arrays
+
+_AFTER_MATCHING = ("refine", "answer", "outputs", "output_mean", "output_type", "effort")
+_AFTER_MEASURING = (*_AFTER_MATCHING, "method", "own", "repair", "rotate", "weights", "share", "width")
+"""Options that change nothing of a stage's result, or only by what is requested of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,13 +38,14 @@ class Measurements:
 
     ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
     ``parents`` fills as merges are repaired: the moments of each batch in each model, by models, data, how many samples
-    of it, and tensors.
+    of it, and tensors. ``origin`` says what was measured, and on which part of the data.
     """
 
     moments: tuple[MomentRequest, ...] = ()
     scales: ScalePlan | None = None
     statistics: Statistics | None = None
     parents: dict[Hashable, list[list[dict[str, Moments]]]] = field(default_factory=dict)
+    origin: tuple[object, ...] = ()
 
 
 def planned(job: Job) -> Measurements:
@@ -67,6 +73,7 @@ def measured(job: Job, trials: Sequence[MergeOptions]) -> Measurements:
     every = range(len(prepared.models.weights))
     together = any(matcher is not None and matcher.all_pairs for matcher in comparing)
     pairs = [(one, other) for other in every for one in every[: other + 1]] if together else None
+    plans = replace(plans, origin=(cuts(source), requests, pairs))
     if prepared.traced is prepared.models.template or not grams:
         return replace(plans, statistics=_gathered(job, prepared.models.template, requests, source, pairs))
     seen = _seen_inside(job, grams, source, pairs)
@@ -98,26 +105,36 @@ def _gathered(
     source: CalibrationSource,
     pairs: Sequence[tuple[int, int]] | None,
 ) -> Statistics:
-    with job.progress("calibrating") as report:
-        return measure_statistics(
-            network,
-            job.prepared.models.weights,
-            job.prepared.typing,
-            requests,
-            source,
-            provider=job.options.provider,
-            progress=report,
-            pairs=pairs,
-            traced=rows(job.prepared.trace.sample),
-        )
+    def statistics() -> Statistics:
+        with job.progress("calibrating") as report:
+            return measure_statistics(
+                network,
+                job.prepared.models.weights,
+                job.prepared.typing,
+                requests,
+                source,
+                provider=job.options.provider,
+                progress=report,
+                pairs=pairs,
+                traced=rows(job.prepared.trace.sample),
+            )
+
+    inside = network is not job.prepared.models.template
+    what = cuts(source), requests, pairs, inside
+    return job.store.kept("statistics", without(job.options, _AFTER_MEASURING), what, statistics)
 
 
 def match(job: Job, measurements: Measurements) -> MatchResult:
     """Match the units of all models by the chosen method; task vectors are added up without any matching."""
-    options, models, typing = job.options, job.prepared.models, job.prepared.typing
-    matcher = options.matcher
+    matcher = job.options.matcher
     if matcher is None:
         return MatchResult()
+    options, origin = without(job.options, _AFTER_MATCHING), measurements.origin
+    return job.store.kept("matching", options, origin, lambda: _matched(job, matcher, measurements))
+
+
+def _matched(job: Job, matcher: Matcher[Any], measurements: Measurements) -> MatchResult:
+    options, models, typing = job.options, job.prepared.models, job.prepared.typing
     weights: Sequence[Arrays] = models.weights
     if measurements.scales is not None and measurements.statistics is not None:
         weights, typing = comparable(models, typing, measurements.scales, measurements.statistics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -253,6 +253,12 @@ def differing(options: MergeOptions) -> Mapping[str, Any]:
     default = MergeOptions()
     pairs = {name: (getattr(options, name), getattr(default, name)) for name in COMMON}
     return {name: value for name, (value, usual) in pairs.items() if value != usual}
+
+
+def without(options: MergeOptions, names: Collection[str]) -> MergeOptions:
+    """The options with those of some names as they are by default: for what does not depend on them."""
+    default = MergeOptions()
+    return replace(options, **{name: getattr(default, name) for name in names})
 
 
 COMMON = tuple(each.name for each in fields(MergeOptions) if each.name != "own")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from onnxmerge.model.runtimes import PROVIDERS, available
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.methods import OWN_OPTIONS
 from onnxmerge.pipeline.options import COMMON, MergeOptions, own_differing
-from onnxmerge.pipeline.selection.labelled import EvaluationTasks
+
+if TYPE_CHECKING:
+    from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 
 
 def canonical_recipe(
@@ -66,7 +68,7 @@ def canonical_recipe(
         "vectors": vectors or {},
         "labels": None if asked is None else _digest((asked.tasks, asked.right, asked.learned)),
     }
-    return json.dumps(_plain(found), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return json.dumps(plain(found), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _file(path: Path) -> str:
@@ -77,17 +79,17 @@ def _file(path: Path) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON has it: a whole number is one however it was given, and arrays stand as digests."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, np.ndarray):
         data = np.ascontiguousarray(value)
         return f"{data.dtype.str}{list(data.shape)} {hashlib.sha256(data.tobytes()).hexdigest()}"

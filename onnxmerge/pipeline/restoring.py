@@ -10,7 +10,7 @@ from onnxmerge.activations.moments import Moments, by_batch, measured_batches, p
 from onnxmerge.activations.sample_size import LEAST
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import Spread
+from onnxmerge.calibration.subset import Spread, cuts
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.alike import computed_alike
 from onnxmerge.merging.closed_form.context import MergeContext, Refined
@@ -28,8 +28,10 @@ from onnxmerge.model.network import ModelSet
 from onnxmerge.model.normalisation import batchnorms
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
-from onnxmerge.types import Arrays
+from onnxmerge.types import Array, Arrays
 from onnxmerge.units.zips import Matchings
+
+_REESTIMATED = "BatchNorm re-estimated"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,20 +58,16 @@ def averaged(job: Job, matched: MatchResult, measurements: Measurements, step: R
 
     It is the same for every two steps of one ``basis``.
     """
-    typing, refinement = job.prepared.typing, job.options.refinement
+    typing = job.prepared.typing
     if job.options.task_vectors is not None:
-        return _task_vectors(job, job.options.task_vectors, step)
+        return _task_vectors(job, job.options.task_vectors, measurements, step)
     alike = tensors_alike(job, matched)
     models = in_one_scale(job, measurements, step, alike)
     weights: Arrays = combine(models, typing, matched.matchings, weights=job.shares)
     if job.source is None:
         told = ("statistics were averaged, not repaired: there is no calibration data",)
         return Merged(weights, notes=told if step is not None else ())
-    if refinement is None:
-        return _reestimated(job, Merged(weights), step, alike)
-    refined = _refined(job, refinement, matched.matchings, weights, job.source, alike)
-    result = Merged(Overlay(weights, refined.weights), (refinement.label,), tuple(refined.notes))
-    return result if refinement.restores else _reestimated(job, result, step, alike)
+    return _restored(job, matched.matchings, measurements, weights, step, alike)
 
 
 def tensors_alike(job: Job, matched: MatchResult) -> frozenset[str]:
@@ -96,8 +94,12 @@ class Repairs:
 
     def __call__(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Merged:
         """``before`` (see ``averaged``) repaired by ``step``, on so many samples, where there is data to do it by."""
-        changed = self.changes(before, step, samples)
-        if step is None or changed is None:
+        if step is None:
+            return before
+        what = *depends(self.job, self.measurements, step), step.which, step.mode.name, samples
+        options, store = self.job.options, self.job.store
+        changed = store.kept("repair", options, what, lambda: self.changes(before, step, samples))
+        if changed is None:
             return before
         return Merged(Overlay(before.weights, changed), (*before.done, step.label), before.notes)
 
@@ -154,20 +156,21 @@ class Repairs:
         return known[key]
 
 
-def _task_vectors(job: Job, method: TaskVectorMethod[Any], step: RepairStep | None) -> Merged:
+def _task_vectors(
+    job: Job, method: TaskVectorMethod[Any], measurements: Measurements, step: RepairStep | None
+) -> Merged:
     """The base with the merged task vector, refined; of statistics only those of kept BatchNorm are measured anew."""
     origin = "the base" if "base" in method.needs else "one network"
     notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from {origin}"]
-    added, refinement = task_vectors_added(job, method), job.options.refinement
-    if refinement is None or job.source is None:
+    added = task_vectors_added(job, method)
+    if job.options.refinement is None or job.source is None:
         found = with_statistics(job, added, step)
     else:
         start = {name: added[name] for name in added}  # what is computed when read is read for each layer
         alike = computed_alike(job.network.model.graph, start, job.prepared.models.weights[0])
         still: Matchings = [{}] * (len(job.prepared.models.weights) - 1)
-        refined = _refined(job, refinement, still, start, job.source, alike)
-        notes += refined.notes
-        found = _reestimated(job, Merged(Overlay(start, refined.weights), (refinement.label,)), step, alike)
+        found = _restored(job, still, measurements, start, step, alike)
+        notes += found.notes
     if job.prepared.typing.statistics and not _reestimates(job, step):
         notes.append("running statistics were averaged, not re-estimated")
     return replace(found, notes=tuple(notes))
@@ -183,17 +186,49 @@ def task_vectors_added(job: Job, method: TaskVectorMethod[Any]) -> Arrays:
 def with_statistics(job: Job, added: Arrays, step: RepairStep | None) -> Merged:
     """The same with the statistics of kept BatchNorm measured anew, where ``step`` includes that."""
     alike = computed_alike(job.network.model.graph, added, job.prepared.models.weights[0])
-    return _reestimated(job, Merged(added), step, alike)
+    found = _reestimated(job, added, step, alike)
+    return Merged(added) if found is None else Merged(Overlay(added, found), (_REESTIMATED,))
 
 
-def _reestimated(job: Job, before: Merged, step: RepairStep | None, alike: Collection[str]) -> Merged:
-    """What was merged, with kept BatchNorm measured anew where there is data, but for what is ``alike``."""
+def _restored(
+    job: Job,
+    matchings: Matchings,
+    measurements: Measurements,
+    weights: Arrays,
+    step: RepairStep | None,
+    alike: Collection[str],
+) -> Merged:
+    """An average refined as the options say, and with kept BatchNorm measured anew where that does not do it."""
+    refinement, source = job.options.refinement, job.source
+
+    def changes() -> tuple[Arrays, tuple[str, ...], tuple[str, ...]]:
+        changed, done, notes = dict[str, Array](), [], list[str]()
+        if refinement is not None and source is not None:
+            refined = _refined(job, refinement, matchings, weights, source, alike)
+            changed, notes = refined.weights, refined.notes
+            done.append(refinement.label)
+        if refinement is None or not refinement.restores:
+            found = _reestimated(job, Overlay(weights, changed), step, alike)
+            if found is not None:
+                changed |= found
+                done.append(_REESTIMATED)
+        return changed, tuple(done), tuple(notes)
+
+    changed, done, notes = job.store.kept("average", job.options, depends(job, measurements, step), changes)
+    return Merged(Overlay(weights, changed), done, notes)
+
+
+def depends(job: Job, measurements: Measurements, step: RepairStep | None) -> tuple[object, ...]:
+    """What an average depends on beside the options."""
+    return measurements.origin, None if job.source is None else cuts(job.source), basis(job, step)
+
+
+def _reestimated(job: Job, weights: Arrays, step: RepairStep | None, alike: Collection[str]) -> dict[str, Array] | None:
+    """The statistics of kept BatchNorm, measured anew but for what is ``alike``; None where that is not to be done."""
     if job.source is None or not _reestimates(job, step):
-        return before
+        return None
     data, provider = Spread(job.source, LEAST), job.options.provider
-    model, typing = job.network.model, job.prepared.typing
-    found = reestimate(model, typing, before.weights, data, alike, provider=provider)
-    return replace(before, weights=Overlay(before.weights, found), done=(*before.done, "BatchNorm re-estimated"))
+    return reestimate(job.network.model, job.prepared.typing, weights, data, alike, provider=provider)
 
 
 def _reestimates(job: Job, step: RepairStep | None) -> bool:

@@ -17,6 +17,7 @@ from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.procrustes import covariances, procrustes, products
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
+from onnxmerge.pipeline.store import NO_STORE
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import transported
@@ -54,7 +55,8 @@ def rotate(job: Job, matched: MatchResult, measurements: Measurements) -> Rotati
         for index, perms in enumerate(matched.permutations, start=1)
     ]
     turned = replace(models, weights=(models.weights[0], *others))
-    job = replace(job, prepared=replace(prepared, models=turned))
+    # The keys of what is kept know of the models as they are read.
+    job = replace(job, prepared=replace(prepared, models=turned), store=NO_STORE)
     return RotationResult(job, replace(measurements, statistics=_measured_anew(job, measurements)), spaces)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -168,19 +169,13 @@ def _best(
     with job.progress("trying ways to merge") as report:
         for index, how in enumerate(every):
             try:
-                weights, matchings = trials.merged(how)
-                if trials.together:
-                    agreed, samples = _agreement(trials, weights)
-                    mark = None if evaluator.by_labels is None else evaluator.by_labels(weights, matchings)
-                    score = CandidateScore(agreed, mark)
-                else:
-                    score = evaluator(weights, matchings)
+                agreed, mark, samples = trials.kept(how, partial(_score, trials, evaluator, how))
             except InputError as error:  # a zip cannot merge what an alignment can
                 notes.append(f"{' '.join(flags(how))} was left out: {error}")
                 continue
             finally:
                 report(index + 1, len(every))
-            tried.append((score, how))
+            tried.append((CandidateScore(agreed, mark), how))
     if not tried:
         raise InputError(f"none of {len(every)} ways can be merged: {notes[-1]}")
     chosen = max(range(len(tried)), key=lambda index: tried[index][0].rank)
@@ -197,6 +192,17 @@ def _best(
         chosen,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _score(trials: Trials, evaluator: HeldOutEvaluator, how: MergeOptions) -> tuple[float, float | None, int]:
+    """How well a merge agrees with its parents, its mark by labels, and on how many samples that was found."""
+    weights, matchings = trials.merged(how)
+    if not trials.together:
+        score = evaluator(weights, matchings)
+        return score.reconstruction, score.accuracy, evaluator.samples
+    mark = None if evaluator.by_labels is None else evaluator.by_labels(weights, matchings)
+    agreed, samples = _agreement(trials, weights)
+    return agreed, mark, samples
 
 
 def _agreement(trials: Trials, weights: Arrays) -> tuple[float, int]:

@@ -19,7 +19,7 @@ from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repair_steps
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
-from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis
+from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis, depends
 from onnxmerge.pipeline.selection.held_out import REPAIR_SAMPLES, CandidateScore, HeldOutEvaluator, HeldOutEvaluators
 
 
@@ -86,10 +86,16 @@ def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluato
         if key not in averages:
             averages[key] = averaged(job, matched, measurements, together[0])
         before = averages[key]
-        changes = [repairs.changes(before, step, REPAIR_SAMPLES) or {} for step in together]
-        scores = evaluator.each(before.weights, changes, matched.matchings)
+
+        def attempt() -> list[tuple[float, float | None]]:
+            changes = [repairs.changes(before, step, REPAIR_SAMPLES) or {} for step in together]
+            scores = evaluator.each(before.weights, changes, matched.matchings)
+            return [(score.reconstruction, score.accuracy) for score in scores]
+
+        what = *depends(job, measurements, together[0]), [*map(label, together)]
+        scores = job.store.kept("repairs", job.options, what, attempt)
         return [
-            _Trial(label(step), step, score, partial(repairs, before, step))
+            _Trial(label(step), step, CandidateScore(*score), partial(repairs, before, step))
             for step, score in zip(together, scores, strict=True)
         ]
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from onnxmerge.calibration.subset import cuts
 from onnxmerge.contracts import AUTO, describe
 from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchResult
@@ -21,6 +23,7 @@ from onnxmerge.pipeline.matching import Measurements, match
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.restoring import merged
 from onnxmerge.pipeline.selection.held_out import CandidateScore, HeldOutEvaluator, in_brief
+from onnxmerge.pipeline.store import NO_STORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +105,20 @@ def search(job: Job, measurements: Measurements, evaluator: HeldOutEvaluator) ->
     tried: list[Candidate] = []
     notes: list[str] = []
     few = in_brief(job)  # once, so that what parents have on it is measured once
+    what = measurements.origin, None if few.source is None else cuts(few.source)
+
+    def attempt(how: MergeOptions, matched: MatchResult) -> tuple[float, float | None]:
+        weights = merged(replace(few, options=how, store=NO_STORE), matched, measurements, step).weights
+        score = evaluator(weights, matched.matchings)
+        return score.reconstruction, score.accuracy
+
     chosen, every = 0, choices(job.options, len(job.prepared.models.weights))
     with job.progress("searching") as report:
         for index, how in enumerate(every):
             trial = replace(job, options=how)
             try:
                 matched = match(trial, measurements)
-                weights = merged(replace(few, options=how), matched, measurements, step).weights
-                score = evaluator(weights, matched.matchings)
+                score = CandidateScore(*job.store.kept("candidate", how, what, partial(attempt, how, matched)))
             except InputError as error:  # a zip cannot merge what an alignment can: integers that belong to units
                 notes.append(f"{how.method} was left out: {error}")
                 continue

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.subset import Split, Spread
+from onnxmerge.calibration.subset import Split, Spread, cuts
 from onnxmerge.merging.answer.last_layer import Answers, LastLayer, ParentAnswers, answers_of
 from onnxmerge.merging.answer.meaning import OutputMeaning
 from onnxmerge.merging.repair.choice import repair_step
@@ -16,8 +17,11 @@ from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match, measured
 from onnxmerge.pipeline.options import Effort, MergeOptions
 from onnxmerge.pipeline.restoring import merged
+from onnxmerge.pipeline.store import NO_STORE
 from onnxmerge.types import Arrays
 from onnxmerge.units.zips import Matchings
+
+T = TypeVar("T")
 
 TRIED_ON: dict[Effort, int] = {"balanced": 1024, "best": 4096}
 """Samples that a merge is tried on, at most, by effort."""
@@ -42,6 +46,7 @@ class Trials:
         own, models = replace(self.job, options=how), self.job.prepared.models
         step = repair_step(models.template.graph, self.job.prepared.typing, how.repair)
         matched = match(own, self.measurements)
+        own = replace(own, store=NO_STORE)  # how it did is kept, not what it came to
         before = merged(own, matched, self.measurements, step)
         result, _ = answered(own, before, apart=False, theirs=lambda: self.on_fit)
         return result.weights, matched.matchings
@@ -50,6 +55,11 @@ class Trials:
         """What a merge answers to the held-out samples, at each of the outputs ``together``."""
         layers, job = [layer for layer, _ in self.together], self.job
         return answers_of(layers, job.network, weights, self.on_held, self.held, provider=job.options.provider)
+
+    def kept(self, how: MergeOptions, score: Callable[[], T]) -> T:
+        """The ``score`` of the merge by ``how``: what the store has of it, or what it comes to."""
+        data = [None if source is None else cuts(source) for source in (self.job.source, self.held)]
+        return self.job.store.kept("trial", how, data, score)
 
     @cached_property
     def together(self) -> list[tuple[LastLayer, OutputMeaning]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from onnxmerge.pipeline.answering import solved_layers
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import Effort, MergeOptions
 from onnxmerge.pipeline.selection.held_out import PLENTY, CandidateScore, held_out
-from onnxmerge.pipeline.selection.labelled import EvaluationTasks, labelled_evaluation
+from onnxmerge.pipeline.selection.labelled import EvaluationTasks, LabelledEvaluation, labelled_evaluation
 from onnxmerge.pipeline.selection.trials import Trials, trials_on
 from onnxmerge.types import Floats
 
@@ -109,10 +110,9 @@ def weighed(
     every = _candidates(parents, labelled=labels is not None)
     with job.progress("weighing the models") as report:
         for index, (found, weights) in enumerate(every):
-            merged, matchings = trials.merged(replace(how, weights=weights))
-            scores = _scores(judges, trials.answers(merged))
-            mark = None if labels is None else labels(merged, matchings)
-            tried.append(_Tried(found, weights, scores, mark))
+            trial = replace(how, weights=weights)
+            scores, mark = trials.kept(trial, partial(_judged, trials, judges, labels, trial))
+            tried.append(_Tried(found, weights, [_Scores(*each) for each in scores], mark))
             report(index + 1, len(every))
     best = _best(tried)
     chosen = replace(how, weights=tried[best].weights)
@@ -195,6 +195,15 @@ def _candidates(parents: Sequence[float], *, labelled: bool) -> list[tuple[str, 
         if len(set(rounded)) > 1:
             found.setdefault(rounded, name)
     return [(name, weights) for weights, name in found.items()]
+
+
+def _judged(
+    trials: Trials, judges: Sequence[Votes | None], labels: LabelledEvaluation | None, how: MergeOptions
+) -> tuple[list[tuple[NDArray[np.int64], Floats]], float | None]:
+    """The scores of a merge at every output that has a judge, with their samples, and its mark by labels."""
+    merged, matchings = trials.merged(how)
+    scores = _scores(judges, trials.answers(merged))
+    return [(each.samples, each.values) for each in scores], None if labels is None else labels(merged, matchings)
 
 
 def _scores(judges: Sequence[Votes | None], rows: Sequence[Answers]) -> list[_Scores]:
