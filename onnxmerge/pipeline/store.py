@@ -84,12 +84,13 @@ class WorkFolder(Store):
         self._used.add(path.name)
         try:
             result: T = read_result(path)
-            os.utime(path)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not there, or not as it was written
             result = compute()
             self._keep(path, result)
         else:
             self.found += 1
+            with suppress(OSError):  # a file of another user's
+                os.utime(path)
         return result
 
     def notes(self) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ def _best(
     with job.progress("trying ways to merge") as report:
         for index, how in enumerate(every):
             try:
-                agreed, mark, samples = trials.kept(how, partial(_score, trials, evaluator, how))
+                agreed, mark, samples = trials.kept("effort", how, partial(_score, trials, evaluator, how))
             except InputError as error:  # a zip cannot merge what an alignment can
                 notes.append(f"{' '.join(flags(how))} was left out: {error}")
                 continue

@@ -56,10 +56,10 @@ class Trials:
         layers, job = [layer for layer, _ in self.together], self.job
         return answers_of(layers, job.network, weights, self.on_held, self.held, provider=job.options.provider)
 
-    def kept(self, how: MergeOptions, score: Callable[[], T]) -> T:
-        """The ``score`` of the merge by ``how``: what the store has of it, or what it comes to."""
+    def kept(self, judge: str, how: MergeOptions, score: Callable[[], T]) -> T:
+        """The ``score`` that a ``judge`` gives the merge by ``how``: what the store has of it, or what it comes to."""
         data = [None if source is None else cuts(source) for source in (self.job.source, self.held)]
-        return self.job.store.kept("trial", how, data, score)
+        return self.job.store.kept(f"trial-{judge}", how, data, score)
 
     @cached_property
     def together(self) -> list[tuple[LastLayer, OutputMeaning]]:

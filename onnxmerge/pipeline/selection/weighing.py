@@ -111,7 +111,7 @@ def weighed(
     with job.progress("weighing the models") as report:
         for index, (found, weights) in enumerate(every):
             trial = replace(how, weights=weights)
-            scores, mark = trials.kept(trial, partial(_judged, trials, judges, labels, trial))
+            scores, mark = trials.kept("weights", trial, partial(_judged, trials, judges, labels, trial))
             tried.append(_Tried(found, weights, [_Scores(*each) for each in scores], mark))
             report(index + 1, len(every))
     best = _best(tried)
