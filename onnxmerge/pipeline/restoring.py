@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxmerge.activations.moments import Moments, by_batch, measured_batches, pooled
 from onnxmerge.activations.sample_size import LEAST
@@ -13,7 +13,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, cuts
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.alike import computed_alike
-from onnxmerge.merging.closed_form.context import MergeContext, Refined
+from onnxmerge.merging.closed_form.context import Kept, MergeContext, Refined
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.merging.repair.batchnorm import reestimate
@@ -30,6 +30,8 @@ from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
 from onnxmerge.types import Array, Arrays
 from onnxmerge.units.zips import Matchings
+
+T = TypeVar("T")
 
 _REESTIMATED = "BatchNorm re-estimated"
 
@@ -201,10 +203,15 @@ def _restored(
     """An average refined as the options say, and with kept BatchNorm measured anew where that does not do it."""
     refinement, source = job.options.refinement, job.source
 
+    what = depends(job, measurements, step)
+
+    def kept(layer: int, compute: Callable[[], T], /) -> T:
+        return job.store.kept("layer", job.options, (*what, layer), compute)
+
     def changes() -> tuple[Arrays, tuple[str, ...], tuple[str, ...]]:
         changed, done, notes = dict[str, Array](), [], list[str]()
         if refinement is not None and source is not None:
-            refined = _refined(job, refinement, matchings, weights, source, alike)
+            refined = _refined(job, refinement, matchings, weights, source, alike, kept=kept)
             changed, notes = refined.weights, refined.notes
             done.append(refinement.label)
         if refinement is None or not refinement.restores:
@@ -214,7 +221,7 @@ def _restored(
                 done.append(_REESTIMATED)
         return changed, tuple(done), tuple(notes)
 
-    changed, done, notes = job.store.kept("average", job.options, depends(job, measurements, step), changes)
+    changed, done, notes = job.store.kept("average", job.options, what, changes)
     return Merged(Overlay(weights, changed), done, notes)
 
 
@@ -243,6 +250,8 @@ def _refined(
     weights: Arrays,
     source: CalibrationSource,
     alike: Collection[str],
+    *,
+    kept: Kept,
 ) -> Refined:
     """What a refinement makes of the average."""
     prepared, options = job.prepared, job.options
@@ -259,6 +268,7 @@ def _refined(
         network=job.network,
         alike=alike,
         directions=job.outputs.directions,
+        kept=kept,
     )
     with job.progress(refinement.label) as report:
         return refinement.refine(context, matchings, options.own_of(refinement), report)

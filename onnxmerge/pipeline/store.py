@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -37,6 +37,9 @@ _TEXT = "Results of stages that `onnxmerge run --work-dir` keeps. The folder may
 
 MOST = 16 << 30
 """Bytes of results in a folder beyond which those go that no run has used for longest."""
+
+LASTING = ("statistics-", "matching-")
+"""Results that stay when one that was made of them is kept: other ways to merge want them too."""
 
 SPARE = 1 << 28
 """Bytes of disk space that are left free."""
@@ -81,12 +84,14 @@ class WorkFolder(Store):
         """The result of ``compute``, or what an earlier run kept of it."""
         key = _digest([_environment(), self.recipe(options), stage, plain(what)])
         path = self.folder / f"{stage}-{key[:32]}.result"
+        before = frozenset(self._used)
         self._used.add(path.name)
         try:
             result: T = read_result(path)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not there, or not as it was written
             result = compute()
-            self._keep(path, result)
+            if self._keep(path, result):
+                self._forget(self._used - before - {path.name})
         else:
             self.found += 1
             with suppress(OSError):  # a file of another user's
@@ -100,8 +105,8 @@ class WorkFolder(Store):
         told += f"; used again: {self.found}"
         return (f"{told}; no room for: {self.refused}" if self.refused else told,)
 
-    def _keep(self, path: Path, result: Any) -> None:
-        """Keep a result where there is room; a run that cannot keep one goes on."""
+    def _keep(self, path: Path, result: Any) -> bool:
+        """Keep a result where there is room, and say whether; a run that cannot keep one goes on."""
 
         def write(file: Path) -> None:
             with file.open("wb") as stream:
@@ -111,10 +116,19 @@ class WorkFolder(Store):
             size = size_of(result)
             if self._make_room(MOST - size) and shutil.disk_usage(self.folder).free > size + SPARE:
                 self.write(path, write)
-                return
+                return True
         except (OSError, InputError):
             pass
         self.refused += 1
+        return False
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """Remove what was kept on the way to a result that is kept now, but for what others may want too."""
+        for name in names:
+            if not name.startswith(LASTING):
+                with suppress(OSError):
+                    (self.folder / name).unlink()
+                self._used.discard(name)
 
     def write(self, path: Path, write: Callable[[Path], object]) -> None:
         """Have a file appear that ``write`` fills. Raises InputError where that cannot be."""

@@ -262,6 +262,18 @@ def test_the_same_bytes_come_out(way: str, tmp_path: Path, monkeypatch: pytest.M
     hold_to_the_same_bytes(WAYS[way], tmp_path, monkeypatch, [3])
 
 
+def test_what_led_to_a_result_goes_when_it_is_kept_but_what_others_want(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+
+    def inner(stage: str) -> int:
+        return folder.kept(stage, MergeOptions(), 1, lambda: 2)
+
+    inner("layer")
+    folder.kept("average", MergeOptions(), 1, lambda: [inner("layer"), inner("repair"), inner("matching")])
+    stages = sorted(path.name.partition("-")[0] for path in (tmp_path / "w").glob("*.result"))
+    assert stages == ["average", "layer", "matching"]  # the layer was there before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", SLOW_WAYS)
 def test_the_same_bytes_come_out_of_all_other_ways(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

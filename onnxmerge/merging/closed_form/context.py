@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,21 @@ from onnxmerge.merging.combine import shares_of
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
+
+T = TypeVar("T")
+
+
+class Kept(Protocol):
+    """Finds what was found of a layer, by its number, before this run was interrupted; else it is computed."""
+
+    def __call__(self, layer: int, compute: Callable[[], T], /) -> T:
+        """The result of ``compute``, or what was kept of it."""
+        ...
+
+
+def nothing_kept(_layer: int, compute: Callable[[], T], /) -> T:
+    """Where nothing is kept."""
+    return compute()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +54,7 @@ class MergeContext:
             parent counts where its answers vary, and the sample gets its mean length back (``consensus``). All others
             are averaged as they are.
         memory: Bytes of activations that may be kept between layers, of all networks together.
+        kept: Has the layers that were solved before this run was interrupted.
 
     """
 
@@ -54,6 +71,21 @@ class MergeContext:
     alike: Collection[str] = ()
     directions: Collection[str] = ()
     memory: int = 1 << 30
+    kept: Kept = nothing_kept
+
+    def solved(self, layer: int, solve: Callable[[], T], passing: Callable[[], Iterable[object]]) -> T:
+        """What ``solve`` finds for a layer; where that is kept, the networks only run past it, as ``passing`` does."""
+        computed = False
+
+        def compute() -> T:
+            nonlocal computed
+            computed = True
+            return solve()
+
+        found = self.kept(layer, compute)
+        if not computed:
+            deque(passing(), maxlen=0)
+        return found
 
     @property
     def merged(self) -> Network:

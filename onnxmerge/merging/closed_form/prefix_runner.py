@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnxmerge.merging.closed_form.sample_size import ROWS, rows
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.session import open_session
+from onnxmerge.types import Array, Arrays
 from onnxmerge.units.alignment import UnitAlignment, reordered
 
 AGREEING = 2048
@@ -48,18 +49,19 @@ class PrefixRunner:
 
         Raises InputError where there is no data, or activations are not finite.
         """
+        accumulator, share = LayerAccumulator(target, units, agreed), rows(target, self.batches)
+        for index, given, theirs in self.passing(target, edge):
+            targets = [reordered(own, order) for own, order in zip(theirs, units.before, strict=True)]
+            accumulator.add(index, given, targets, share, self.rng)
+        return accumulator.statistics()
+
+    def passing(self, target: LayerTarget, edge: Sequence[str]) -> Iterator[tuple[int, Arrays, list[Array]]]:
+        """Run all networks past a layer: each batch's number, what the layer reads there, and each parent's target."""
         wanted = [target.source] if target.shortcut is None else [target.source, target.shortcut]
         merged = self.merged.segment(wanted, edge)
         parents = [parent.segment([target.tensor], edge) for parent in self.parents]
-        accumulator, share = LayerAccumulator(target, units, agreed), rows(target, self.batches)
         for index, feed in enumerate(feeds(self.context.source, [self.merged, *self.parents], self.batches)):
-            given = merged.run(index, feed)
-            targets = [
-                reordered(parent.run(index, feed)[target.tensor], order)
-                for parent, order in zip(parents, units.before, strict=True)
-            ]
-            accumulator.add(index, given, targets, share, self.rng)
-        return accumulator.statistics()
+            yield index, merged.run(index, feed), [parent.run(index, feed)[target.tensor] for parent in parents]
 
     def moments(self, step: Settling, edge: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and variance of each channel of what reaches a BatchNormalization now; InputError without data."""

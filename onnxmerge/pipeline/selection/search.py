@@ -23,7 +23,6 @@ from onnxmerge.pipeline.matching import Measurements, match
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.restoring import merged
 from onnxmerge.pipeline.selection.held_out import CandidateScore, HeldOutEvaluator, in_brief
-from onnxmerge.pipeline.store import NO_STORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def search(job: Job, measurements: Measurements, evaluator: HeldOutEvaluator) ->
     what = measurements.origin, None if few.source is None else cuts(few.source)
 
     def attempt(how: MergeOptions, matched: MatchResult) -> tuple[float, float | None]:
-        weights = merged(replace(few, options=how, store=NO_STORE), matched, measurements, step).weights
+        weights = merged(replace(few, options=how), matched, measurements, step).weights
         score = evaluator(weights, matched.matchings)
         return score.reconstruction, score.accuracy
 

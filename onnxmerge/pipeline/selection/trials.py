@@ -17,7 +17,6 @@ from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match, measured
 from onnxmerge.pipeline.options import Effort, MergeOptions
 from onnxmerge.pipeline.restoring import merged
-from onnxmerge.pipeline.store import NO_STORE
 from onnxmerge.types import Arrays
 from onnxmerge.units.zips import Matchings
 
@@ -46,7 +45,6 @@ class Trials:
         own, models = replace(self.job, options=how), self.job.prepared.models
         step = repair_step(models.template.graph, self.job.prepared.typing, how.repair)
         matched = match(own, self.measurements)
-        own = replace(own, store=NO_STORE)  # how it did is kept, not what it came to
         before = merged(own, matched, self.measurements, step)
         result, _ = answered(own, before, apart=False, theirs=lambda: self.on_fit)
         return result.weights, matched.matchings

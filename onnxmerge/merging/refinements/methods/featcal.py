@@ -16,8 +16,9 @@ fine-tunes of a small network (docs/task-vectors.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from scipy.linalg import cho_solve
 from onnxmerge.activations.patches import Picks, pick
 from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, frontier
 from onnxmerge.calibration.progress import Report
+from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.contracts import Options, described
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
@@ -37,7 +39,7 @@ from onnxmerge.merging.closed_form.solution import Solution
 from onnxmerge.merging.closed_form.targets import LayerTarget, input_orders, plan_layers
 from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.model.lazy_weights import Overlay
-from onnxmerge.types import Arrays, Floats, Positions
+from onnxmerge.types import Array, Arrays, Floats, Positions
 from onnxmerge.units.alignment import reordered
 from onnxmerge.units.permutations import transported
 from onnxmerge.units.zips import Matchings, Zipped
@@ -67,8 +69,8 @@ def featcal(
     targets, notes = plan_layers(model.graph, typing)
     targets = [target for target in targets if target.tensor not in context.alike]
     context = sampled(context, targets)
-    batches, found = len(context.source.sizes), Refined(notes=notes)
-    if not batches:
+    found = Refined(notes=notes)
+    if not context.source.sizes:
         raise no_data()
     current, budget = Overlay(context.weights, found.weights), MemoryBudget(context.memory)
     relays = [Relay(model, own, context.dtypes, budget, context.provider) for own in (current, *context.models.weights)]
@@ -79,22 +81,43 @@ def featcal(
             notes.append(f"{target.layer.node}: inputs too many or not to be aligned by axes, so it stays as it is")
             continue
         edge = frontier(model.graph, blocked(model.graph, {later.node for later in targets[index:]}))
-        merged = relays[0].segment([target.source, target.layer.output], edge)
-        parents = [relay.segment([target.source], edge) for relay in relays[1:]]
+        passing = partial(_passing, context.source, relays, target, edge)
         layers = [
             _ParentLayer(target, own, order, options.own_input) for own, order in zip(aligned, orders, strict=True)
         ]
-        rng, sums = np.random.default_rng([context.seed, index]), _LayerSums(context.parts)
-        for number, feed in enumerate(feeds(context.source, relays, batches)):
-            given = merged.run(number, feed)
-            picks = pick(given[target.layer.output].shape, target.axis, rows(target, batches), rng)
-            reads = target.form.rows(given[target.source], picks)
-            own = [parent.run(number, feed)[target.source] for parent in parents]
-            sums.add(reads, [layer(reads, each, picks) for layer, each in zip(layers, own, strict=True)])
-        found.weights.update(encoded_plainly(target, current, sums.solved(target, current, options.pull)))
+        solve = partial(_solved, context, (index, target), layers, current, options.pull, passing)
+        found.weights.update(context.solved(index, solve, passing))
         if progress is not None:
             progress(index + 1, len(targets))
     return found
+
+
+def _passing(
+    source: CalibrationSource, relays: Sequence[Relay], target: LayerTarget, edge: Sequence[str]
+) -> Iterator[tuple[Arrays, list[Array]]]:
+    """Run all networks past a layer: for each batch what it reads and answers merged, and what each parent's reads."""
+    merged = relays[0].segment([target.source, target.layer.output], edge)
+    parents = [relay.segment([target.source], edge) for relay in relays[1:]]
+    for number, feed in enumerate(feeds(source, relays, len(source.sizes))):
+        yield merged.run(number, feed), [parent.run(number, feed)[target.source] for parent in parents]
+
+
+def _solved(
+    context: MergeContext,
+    numbered: tuple[int, LayerTarget],
+    layers: Sequence[_ParentLayer],
+    current: Arrays,
+    pull: float,
+    passing: Callable[[], Iterator[tuple[Arrays, list[Array]]]],
+) -> dict[str, Array]:
+    """The initializers of a layer, solved for what the parents' ``layers`` answer."""
+    index, target = numbered
+    rng, sums, batches = np.random.default_rng([context.seed, index]), _LayerSums(context.parts), context.source.sizes
+    for given, theirs in passing():
+        picks = pick(given[target.layer.output].shape, target.axis, rows(target, len(batches)), rng)
+        reads = target.form.rows(given[target.source], picks)
+        sums.add(reads, [layer(reads, own, picks) for layer, own in zip(layers, theirs, strict=True)])
+    return encoded_plainly(target, current, sums.solved(target, current, pull))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,9 @@ Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from onnxmerge.activations.segments import blocked, frontier
 from onnxmerge.calibration.progress import Report
@@ -28,7 +30,8 @@ from onnxmerge.merging.closed_form.sample_size import sampled, too_wide
 from onnxmerge.merging.closed_form.solution import solve
 from onnxmerge.merging.closed_form.targets import LayerTarget, plan_targets
 from onnxmerge.merging.refinements.refinement import Refinement
-from onnxmerge.units.alignment import align_units
+from onnxmerge.types import Array
+from onnxmerge.units.alignment import UnitAlignment, align_units
 from onnxmerge.units.zips import Matchings
 
 
@@ -57,12 +60,22 @@ def least_squares(
         ) is None:
             notes.append(_left(step, f"{step.tensor} cannot be aligned by axes"))
         else:
-            statistics = runner.statistics(step, units, _agreed(runner, step, context.directions), edge)
-            solution = solve(statistics, matrix(step, runner.current), biased=step.biased)
-            found.weights.update(encoded(step, runner.current, statistics, solution))
+            weights, runner.rng.bit_generator.state = context.solved(
+                index, partial(_solved, runner, step, units, edge), partial(runner.passing, step, edge)
+            )
+            found.weights.update(weights)
         if progress is not None:
             progress(index + 1, len(steps))
     return found
+
+
+def _solved(
+    runner: PrefixRunner, step: LayerTarget, units: UnitAlignment, edge: Sequence[str]
+) -> tuple[dict[str, Array], Mapping[str, Any]]:
+    """The initializers of a layer that is solved, and where the random numbers are after it."""
+    statistics = runner.statistics(step, units, _agreed(runner, step, runner.context.directions), edge)
+    solution = solve(statistics, matrix(step, runner.current), biased=step.biased)
+    return encoded(step, runner.current, statistics, solution), runner.rng.bit_generator.state
 
 
 def _left(target: LayerTarget, why: str) -> str:

@@ -11,13 +11,17 @@ stay the average. The paper takes each model's training data; here all parents s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
 from onnxmerge.activations.patches import pick
 from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, frontier
 from onnxmerge.calibration.progress import Report
+from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.contracts import Options
 from onnxmerge.errors import UsageError
 from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
@@ -26,7 +30,7 @@ from onnxmerge.merging.closed_form.ridge import Problem, ridge
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.targets import LayerTarget, input_orders, plan_layers
 from onnxmerge.merging.refinements.refinement import Refinement
-from onnxmerge.types import Arrays, Floats, Positions
+from onnxmerge.types import Array, Arrays, Floats, Positions
 from onnxmerge.units.alignment import reordered
 from onnxmerge.units.permutations import transported
 from onnxmerge.units.zips import Matchings, Zipped
@@ -54,28 +58,53 @@ def regmean(
     context = sampled(context, targets)
     relays = [Relay(models.template.model, own, context.dtypes, budget, context.provider) for own in models.weights]
     aligned = [transported(own, typing, order) for own, order in zip(models.weights, perms, strict=True)]
-    batches, found = len(context.source.sizes), Refined(notes=notes)
-    if not batches:
+    found = Refined(notes=notes)
+    if not context.source.sizes:
         raise no_data()
     for index, target in enumerate(targets):
-        form, name, orders = target.form, target.layer.weight, input_orders(target, typing, perms)
+        orders = input_orders(target, typing, perms)
         if orders is None or too_wide(target):
             notes.append(f"{target.layer.node}: inputs too many or not to be aligned by axes, so it stays the average")
             continue
         edge = frontier(graph, blocked(graph, {later.node for later in targets[index:]}))
-        prior = form.matrix(context.weights[name])
-        xy, xx = np.zeros(prior.transpose(0, 2, 1).shape), np.zeros((*prior.shape[::2], prior.shape[2]))
-        for share, relay, order, own in zip(context.parts, relays, orders, aligned, strict=True):
-            segment = relay.segment([target.source, target.layer.output], edge)
-            given = (segment.run(number, feed) for number, feed in enumerate(feeds(context.source, [relay], batches)))
-            gram = share * _gram(target, given, order, rows(target, batches), [context.seed, index])
-            xx += gram
-            xy += gram @ form.matrix(own[name]).transpose(0, 2, 1)
-        solved = ridge(Problem(np.zeros(0), np.zeros(0), xx, xy, np.zeros(0)), prior, RIDGE)
-        found.weights[name] = form.weight(solved, context.weights[name])
+        passing = partial(_passing, context.source, relays, target, edge)
+        solve = partial(_solved, context, (index, target), orders, aligned, passing)
+        found.weights[target.layer.weight] = context.solved(index, solve, passing)
         if progress is not None:
             progress(index + 1, len(targets))
     return found
+
+
+def _passing(
+    source: CalibrationSource, relays: Sequence[Relay], target: LayerTarget, edge: Sequence[str]
+) -> Iterator[tuple[int, Arrays]]:
+    """Run one parent after the other past a layer: its number, and what the layer reads and answers in each batch."""
+    for parent, relay in enumerate(relays):
+        segment = relay.segment([target.source, target.layer.output], edge)
+        for number, feed in enumerate(feeds(source, [relay], len(source.sizes))):
+            yield parent, segment.run(number, feed)
+
+
+def _solved(
+    context: MergeContext,
+    numbered: tuple[int, LayerTarget],
+    orders: Sequence[Mapping[int, Positions]],
+    aligned: Sequence[Arrays],
+    passing: Callable[[], Iterator[tuple[int, Arrays]]],
+) -> Array:
+    """The weight of a layer, by what it reads in each parent; ``aligned`` are their weights in the common order."""
+    index, target = numbered
+    form, name = target.form, target.layer.weight
+    prior = form.matrix(context.weights[name])
+    xy, xx = np.zeros(prior.transpose(0, 2, 1).shape), np.zeros((*prior.shape[::2], prior.shape[2]))
+    count = rows(target, len(context.source.sizes))
+    for parent, given in groupby(passing(), key=itemgetter(0)):
+        found = _gram(target, (batch for _, batch in given), orders[parent], count, [context.seed, index])
+        gram = context.parts[parent] * found
+        xx += gram
+        xy += gram @ form.matrix(aligned[parent][name]).transpose(0, 2, 1)
+    solved = ridge(Problem(np.zeros(0), np.zeros(0), xx, xy, np.zeros(0)), prior, RIDGE)
+    return form.weight(solved, context.weights[name])
 
 
 def _gram(
