@@ -5,6 +5,7 @@ from onnxmerge.api.compare import ModelComparison, compare
 from onnxmerge.api.evaluate import evaluate
 from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.inspection import Inspection, inspect
+from onnxmerge.api.landscape import Landscape, landscape
 from onnxmerge.api.merge import merge, plan
 from onnxmerge.api.outcome import MergePlan, MergeReport, MergeResult
 from onnxmerge.api.permute import PermutedModel, permute
@@ -15,6 +16,7 @@ __all__ = [
     "CheckReport",
     "EvaluationResult",
     "Inspection",
+    "Landscape",
     "MergeOptions",
     "MergePlan",
     "MergeReport",
@@ -25,6 +27,7 @@ __all__ = [
     "compare",
     "evaluate",
     "inspect",
+    "landscape",
     "merge",
     "permute",
     "plan",

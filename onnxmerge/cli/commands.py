@@ -25,6 +25,7 @@ COMMANDS = {
     ),
     "report": Entry("onnxmerge.cli.report", "report", "Show as a page how a model was merged, and what its units are."),
     "check": Entry("onnxmerge.cli.check", "check", "Hold a model to gates, for CI and before it ships."),
+    "landscape": Entry("onnxmerge.cli.landscape", "landscape", "Show the losses around a merge and its parents."),
     "compare": Entry("onnxmerge.cli.compare", "compare", "Say how two files of one network differ."),
     "permute": Entry("onnxmerge.cli.permute", "permute", "Permute every group of a model: the function is the same."),
     "demo": Entry("onnxmerge.cli.demo", "demo", "Merge two small networks that ship with the package."),

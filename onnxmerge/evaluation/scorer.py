@@ -119,10 +119,12 @@ class Scorer:
             raise InputError(f"there are more samples than labels ({self._truth.samples}); one for each is expected")
         for index, (task, answer) in enumerate(zip(self._tasks, answers, strict=True)):
             right = self._truth.answers[index][part]
-            if answer is not None and task.kind == "regression":
-                _accumulate(self._errors, index, _errors(task, answer, right))
-            elif answer is not None:
-                _require_rows(task, answer, right)
+            if answer is None:
+                continue
+            require_columns(task, answer, right)
+            if task.kind == "regression":
+                _accumulate(self._errors, index, errors(answer, right))
+            else:
                 chances = None if sure is None else _softmax(sure.logits[index])
                 self._judge(index, answer, chances, right, right != ABSENT)
         joint = self._beside_each_other(answers)
@@ -219,20 +221,16 @@ def scores_of_means(tasks: Sequence[Task], right: Truth) -> Scores:
     return scorer.scores()
 
 
-def _require_rows(task: Task, scores: Answer, right: NDArray[Any]) -> None:
-    if right.max(initial=ABSENT) >= scores.shape[1]:
+def require_columns(task: Task, answer: Answer, right: NDArray[Any]) -> None:
+    """Raise InputError where an answer [n, width] has no row for a right one, or other columns than the targets."""
+    width = answer.shape[1]
+    if task.kind == "regression" and width != right.shape[1]:
         raise InputError(
-            f"task {task.name!r} has label {right.max()}, the model tells {scores.shape[1]} classes apart (from 0)"
+            f"task {task.name!r} has {right.shape[1]} targets for each sample, the output {width} columns; name the "
+            "columns that answer"
         )
-
-
-def _errors(task: Task, predictions: NDArray[Any], targets: NDArray[Any]) -> Errors:
-    if predictions.shape != targets.shape:
-        raise InputError(
-            f"task {task.name!r} has {targets.shape[1]} targets for each sample, the output {predictions.shape[1]} "
-            "columns; name the columns that answer"
-        )
-    return errors(predictions, targets)
+    if task.kind == "classification" and right.max(initial=ABSENT) >= width:
+        raise InputError(f"task {task.name!r} has label {right.max()}, the model tells {width} classes apart (from 0)")
 
 
 def _softmax(logits: Answer | None) -> Answer | None:

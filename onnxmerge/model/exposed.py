@@ -22,10 +22,13 @@ class Exposed:
     on a device, whose memory would hold all outputs until the end of a run, once for each choice of tensors. A network
     that draws random numbers is opened for each run of versions, so that all of them draw the same. A large network is
     run by stretches.
+
+    ``outputs_alone``: as on a device, for many samples, and with operators fused.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, outputs_alone: bool = False) -> None:
         self.network, self.large = network, is_large(network.model)
+        self._outputs_alone = outputs_alone
         self.computed = dict.fromkeys(str(value.name) for node in network.graph for value in node.outputs if value.name)
         weights = [value for value in network.graph.initializers.values() if _may_change(value)]
         feedable = all(value.const_value is not None and _feedable(value.const_value.dtype) for value in weights)
@@ -71,23 +74,32 @@ class Exposed:
         self, weights: Mapping[str, Array], feed: Mapping[str, Array], *, provider: str = "cpu"
     ) -> dict[str, Array]:
         """Its outputs for a feed, those that are tensors, in their order."""
+        return self.each_answer(weights, [feed], provider=provider)[0]
+
+    def each_answer(
+        self, weights: Mapping[str, Array], feeds: Sequence[Mapping[str, Array]], *, provider: str = "cpu"
+    ) -> list[dict[str, Array]]:
+        """The same for each of several feeds; weights that are computed when read are read once."""
         names = [str(value.name) for value in self.network.graph.outputs]
-        found: dict[str, Array] = {}
-        for _, (values,) in self.runs([weights], [feed], names, provider=provider):
-            found |= arrays(values)
-        return {name: found[name] for name in names if name in found}
+        found: list[dict[str, Array]] = [{} for _ in feeds]
+        for number, (values,) in self.runs([weights], feeds, names, provider=provider):
+            found[number] |= arrays(values)
+        return [{name: own[name] for name in names if name in own} for own in found]
 
     def _opened(self, version: Mapping[str, Array], made: Sequence[str], provider: str) -> Session | None:
         """The session for the tensors ``made`` on a provider, or one of the version's own that cannot be shared."""
         if not made:
             return None
         place = available(provider)
-        outputs = tuple(self.computed if place == "cpu" else made)
+        alone = self._outputs_alone
+        outputs = tuple(self.computed if place == "cpu" and not alone else made)
         shared = bool(self._fed or not version) and not self._random
         if shared and (place, outputs) in self._sessions:
             return self._sessions[place, outputs]
         weights = {} if self._fed else version
-        opened = open_session(self.network.model, weights=weights, outputs=outputs, provider=place, fed=self._fed)
+        opened = open_session(
+            self.network.model, weights=weights, outputs=outputs, provider=place, fed=self._fed, optimise=alone
+        )
         if shared:
             self._sessions[place, outputs] = opened
         return opened

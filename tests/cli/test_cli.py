@@ -49,7 +49,7 @@ def test_help_lists_every_command_and_loads_none(checkout: Path, tmp_path: Path)
     assert found.stdout.splitlines()[-1] == "[]"
     context = click.Context(commands)
     for name, entry in COMMANDS.items():
-        assert f"  {name:9}{entry.help}\n" in found.stdout
+        assert f"  {name:11}{entry.help}\n" in found.stdout
         command_itself = commands.get_command(context, name)
         assert command_itself is not None
         assert command_itself.name == name
