@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.activations.editor import GraphEditor
-from onnxmerge.calibration.batches import grouped, takes_batches
+from onnxmerge.calibration.batches import grouped, parts, takes_batches
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.model.lazy_weights import Overlay
@@ -93,18 +93,25 @@ def by_batch(
     *,
     rewrite: Rewrite | None = None,
     provider: str = "cpu",
+    most: int | None = None,
 ) -> Iterator[dict[str, Moments]]:
-    """Moments of each probe's tensor for each batch by itself; a tensor without values in a batch is missing there."""
+    """Moments of each probe's tensor for each batch by itself; a tensor without values in a batch is missing there.
+
+    With ``most``, so many samples at most are run at once, which must not change what others give: without ``rewrite``.
+    """
     editor = GraphEditor(model)
     outputs = {probe.tensor: _instrument(editor, probe, rewrite) for probe in probes}
     names = [str(value.name) for values in outputs.values() for value in values]
     session = open_session(editor.model, weights=weights, outputs=names, provider=provider, optimise=True, at_once=True)
     for batch in batches:
-        results, found = session.run(dict(batch)), dict[str, Moments]()
-        for tensor, values in outputs.items():
-            size, mean, variance = (results[str(value.name)].astype(np.float64).reshape(-1) for value in values)
-            if size[0] > 0:
-                found[tensor] = Moments(round(size[0] / mean.size), mean, variance)
+        found = dict[str, Moments]()
+        for part in parts(batch, most):
+            results = session.run(dict(part))
+            for tensor, values in outputs.items():
+                size, mean, variance = (results[str(value.name)].astype(np.float64).reshape(-1) for value in values)
+                if size[0] > 0:
+                    own = Moments(round(size[0] / mean.size), mean, variance)
+                    found[tensor] = found[tensor] + own if tensor in found else own
         yield found
 
 

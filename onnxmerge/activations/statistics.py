@@ -7,7 +7,7 @@ One batch of activations is held at a time, and none is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,7 +173,9 @@ def measure_statistics(
         measured, own = instrument(model, weights, plan.views, plan.products)
         session = open_session(measured, weights=own, provider=provider, optimise=True, at_once=True)
         inputs = tuple(value.name or "" for value in model.graph.inputs)
-        most = None if traced is None or not takes_any(model) else _most(plan, typing, len(weights), traced)
+        tensors = {view.tensor for view in plan.views}
+        cut = traced is not None and takes_any(model)
+        most = samples_at_once(typing, tensors, traced or 1, models=len(weights)) if cut else None
         done, total = 0, len(source.sizes)
         for done, batch in enumerate(source, start=1):
             for part in parts(batch, most):
@@ -185,11 +187,15 @@ def measure_statistics(
     return accumulators.finish()
 
 
-def _most(plan: _Plan, typing: Typing, models: int, traced: int) -> int:
-    """How many samples may be in a run."""
-    measured = {view.tensor for view in plan.views}
-    values = sum(math.prod(typing.activations[name].shape) for name in measured)
-    return max(1, ACTIVATIONS * traced // max(values * models * np.dtype(np.float32).itemsize, 1))
+def samples_at_once(
+    typing: Typing, tensors: Collection[str], traced: int, *, models: int = 1, size: int = ACTIVATIONS
+) -> int:
+    """How many samples may be in a run that measures ``tensors`` of so many models, which may take ``size`` bytes.
+
+    ``traced`` is the number of samples that the typing's shapes are of.
+    """
+    values = sum(math.prod(typing.activations[name].shape) for name in tensors)
+    return max(1, size * traced // max(values * models * np.dtype(np.float32).itemsize, 1))
 
 
 def _feeds(batch: Mapping[str, NDArray[Any]], inputs: Sequence[str], max_positions: int) -> dict[str, NDArray[Any]]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from onnxmerge.activations.moments import Moments, by_batch, measured_batches, pooled
 from onnxmerge.activations.sample_size import LEAST
+from onnxmerge.activations.statistics import samples_at_once
+from onnxmerge.calibration.batches import takes_any
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, cuts
@@ -34,6 +36,10 @@ from onnxmerge.units.zips import Matchings
 T = TypeVar("T")
 
 _REESTIMATED = "BatchNorm re-estimated"
+
+
+PARENTS = 1 << 28
+"""Bytes of measured activations in one run of a parent: its moments in a batch are those of its parts together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,10 +156,13 @@ class Repairs:
         key = models, job.source, samples, frozenset(layer.output for layer in plan.layers)
         if job.source is not None and key not in known:
             graph, data = models.template.model, Spread(job.source, samples)
-            probes = [probe_of(graph.graph, layer, job.prepared.typing) for layer in plan.layers]
+            typing, traced = job.prepared.typing, rows(job.prepared.trace.sample)
+            probes = [probe_of(graph.graph, layer, typing) for layer in plan.layers]
+            most = samples_at_once(typing, key[-1], traced, size=PARENTS) if takes_any(graph) else None
             known[key] = [
-                list(by_batch(graph, own, probes, measured_batches(graph, data), provider=job.options.provider))
+                list(by_batch(graph, own, probes, batches, provider=job.options.provider, most=most))
                 for own in models.weights
+                for batches in [measured_batches(graph, data)]
             ]
         return known[key]
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxmerge.activations.moments import Moments, Probe, levels, measure
+from onnxmerge.activations.moments import Moments, Probe, by_batch, levels, measure
 from onnxmerge.errors import InputError
 from tests.graphs import normal
 from tests.merging.networks import FOLDED, images, network, residual, values
@@ -40,6 +40,15 @@ def test_a_large_mean_costs_no_precision() -> None:
     x = np.random.default_rng(0).normal(1e4, 1e-1, (1000, 2)).astype(np.float32)
     found = measure(net.model, {}, [Probe("x", 1, 2, FLOAT)], [{"x": x[:500]}, {"x": x[500:]}])["x"]
     np.testing.assert_allclose(found.std, x.astype(np.float64).std(axis=0), rtol=2e-2)
+
+
+def test_a_batch_in_parts_has_the_moments_of_the_batch() -> None:
+    net, probe = residual(), Probe("d", 1, 4, FLOAT)
+    (batch,) = images(20, 20).feeds
+    (whole,), (parts,) = (list(by_batch(net.model, net.weights, [probe], [batch], most=most)) for most in (None, 6))
+    np.testing.assert_allclose(parts["d"].mean, whole["d"].mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(parts["d"].variance, whole["d"].variance, rtol=1e-5)
+    assert parts["d"].count == whole["d"].count == 20 * 25
 
 
 def test_pooling_is_exact() -> None:
