@@ -46,6 +46,9 @@ POINTS = 11
 SAMPLES = 256
 """Samples that all networks run on."""
 
+BATCH = 16
+"""Samples of a batch. Whole ones are taken, from all over the data: in data sorted by class, few see few classes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Landscape:
@@ -141,7 +144,7 @@ def landscape(
         UsageError: the arguments contradict each other.
 
     """
-    how = MergeOptions(**{"method": UNNAMED, "heads": "joint", **settings}).settled()
+    how = MergeOptions(**{"method": UNNAMED, "heads": "joint", "batch_size": BATCH, **settings}).settled()
     if how.method not in ALIGNING:
         raise UsageError(f"method {how.method} brings no model to another; choose one of {', '.join(ALIGNING)}")
     if points < 2 or samples < 1:
@@ -164,15 +167,15 @@ def landscape(
         source = _opened(begun, data, given)
     one, other, third = short_names([network.label for network in models.sources])
     exposed = Exposed(models.template, outputs_alone=True)
-    outputs = asked_meanings(how.outputs, output_names(models.template.graph))
+    feeds, outputs = Spread(source, samples), asked_meanings(how.outputs, output_names(models.template.graph))
     if right is None:
         meanings = outputs_of(replace(job, source=source), {}).meanings
         parents = (one, models.weights[0]), (other, models.weights[1])
         asked: LandscapeTasks = ByParents(exposed, parents, meanings, how.provider)
     else:
-        asked = by_labels(models.template, found, right, source, outputs, how.provider)
+        asked = by_labels(models.template, found, right, feeds, outputs, how.provider)
     corners = corners_of(job)
-    wanted, feeds = Wanted.on(corners.plane, points), Spread(source, samples)
+    wanted = Wanted.on(corners.plane, points)
     networks, ran = len(wanted.shares), sum(feeds.sizes)
     if announce is not None:
         announce(f"{networks:,} networks x {ran:,} samples")

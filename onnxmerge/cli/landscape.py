@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from onnxmerge import api
-from onnxmerge.api.landscape import ALIGNING, POINTS, SAMPLES, Landscape
-from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.api.landscape import ALIGNING, BATCH, POINTS, SAMPLES, Landscape
 from onnxmerge.cli.files import InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
@@ -82,7 +81,13 @@ FORMATS: Mapping[str, Callable[[Landscape], str]] = {
     help="What outputs are: logits, probabilities, embedding, regression or features; by default it is found out.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=BATCH,
+    show_default=True,
+    help="So many samples stand together in DATA where they are taken.",
+)
 @image_options
 @sample_options
 @model_options

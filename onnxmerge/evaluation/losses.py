@@ -32,7 +32,7 @@ class Right:
         if not self.classes:
             return float(np.square(found - right).sum())
         found, right = found[right > 0], right[right > 0]  # 0 log 0 is 0
-        return float((right * (np.log(right) - found)).sum())
+        return max(float((right * (np.log(right) - found)).sum()), 0.0)  # but for rounding it is
 
 
 @dataclass(slots=True, eq=False)

@@ -91,8 +91,7 @@ def _difference(one: Array, other: Array) -> Array:
     wide = np.dtype(np.complex128 if one.dtype.kind == "c" else np.float64)
     with np.errstate(invalid="ignore"):
         found = one.astype(wide) - other.astype(wide)
-    found[~np.isfinite(found)] = 0
-    return np.ravel(found)
+    return np.ravel(np.where(np.isfinite(found), found, 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

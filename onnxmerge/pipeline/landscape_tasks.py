@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from onnxmerge.calibration.chunks import Feed, rows
-from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.specs import fixed_batch, input_specs
+from onnxmerge.calibration.subset import Spread
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.candidate import Candidate, open_candidate
 from onnxmerge.evaluation.heads import LEAST, log_probabilities, logits
@@ -87,17 +88,20 @@ def by_labels(
     network: Network,
     tasks: Sequence[Task],
     truth: Truth,
-    source: CalibrationSource,
+    feeds: Spread,
     asked: Mapping[str, Meaning],
     provider: str,
 ) -> ByLabels:
-    """Tasks for networks like this one; ``truth`` has an answer for each sample of the data.
+    """Tasks for networks like this one, on some feeds; ``truth`` has an answer for each sample of all the data.
 
     Raises InputError where labels, data and outputs do not fit together, UsageError where ``asked`` does not.
     """
-    if truth.samples != sum(source.sizes):
-        raise InputError(f"found {truth.samples} labels, expected one for each of the {sum(source.sizes)} samples")
-    feed = next(iter(source))
+    every, batch = sum(feeds.source.sizes), fixed_batch(input_specs(network.model))
+    if not every <= truth.samples < every + (batch or 1):  # of a fixed batch, what fills no whole one is left out
+        raise InputError(f"found {truth.samples} labels, expected one for each of the {every} samples")
+    places = [np.arange(place, place + rows(feed)) for place, feed in feeds.placed()]
+    truth.at(np.concatenate(places)).require_each(tasks, "--labels", "samples that networks run on (--samples)")
+    feed = next(iter(feeds))
     candidate = open_candidate(network, tasks, learned=range(len(tasks)), provider=provider).fitted(feed)
     require_fitting(asked, tasks, candidate.outputs)
     given, widths = candidate.answers(feed, tasks), []

@@ -56,7 +56,7 @@ ORDER = [3, 5, 0, 1, 4, 2]
 
 
 def seen(a: Arrays, b: Arrays, merged: Arrays, **settings: Any) -> Landscape:
-    settings = {"labels": LABELS, "points": 5, "method": "rebasin", **settings}
+    settings = {"labels": LABELS, "points": 3, "method": "rebasin", **settings}
     return onnxmerge.landscape(network(a), network(b), network(merged), {"x": X}, **settings)
 
 
@@ -76,7 +76,10 @@ def divergence(right: Arrays, found: Arrays) -> float:
 
 def test_the_three_networks_come_back_bit_by_bit_at_their_points() -> None:
     mask = np.array([0, -np.inf], np.float32)
-    one, other, merged = ({**each, "mask": mask, "steps": np.arange(3)} for each in (A, B, MERGED))
+    one, other, merged = (
+        {**each, "mask": mask, "steps": np.arange(3), "scale": np.array(scale, np.float32)}
+        for scale, each in enumerate((A, B, MERGED))
+    )
     plane = plane_of(one, other, merged)
     corners = Corners((one, other, merged, other), plane, frozenset({"n_var"}), ())
     for place, expected in (((0, 0), one), ((1, 0), other), (plane.merged, merged)):
@@ -107,18 +110,18 @@ def test_losses_at_the_corners_are_those_of_the_files() -> None:
     assert track.marks == pytest.approx([cross_entropy(A), cross_entropy(B), cross_entropy(MERGED)], rel=1e-5)
     assert (track.before[0], track.before[-1]) == pytest.approx(tuple(track.marks[:2]))
     assert track.constant == pytest.approx(scipy.stats.entropy(np.bincount(LABELS)))
-    assert (found.samples, found.networks) == (40, 3 + 3 + 3 + 1 + 25)
+    assert (found.samples, found.networks) == (40, 3 + 2 + 1 + 9)
 
 
 def test_a_grid_point_is_the_network_there() -> None:
     found = seen(A, B, MERGED, method="average")
-    one, other, merged = found.plane.shares(found.xs[1], found.ys[3])
+    one, other, merged = found.plane.shares(found.xs[1], found.ys[2])
     there = {
         name: (one * A[name].astype(np.float64) + other * B[name] + merged * MERGED[name]).astype(np.float32)
         for name in A
     }
     there["n_var"] = np.maximum(there["n_var"], 0)
-    assert found.tracks[0].plane[3, 1] == pytest.approx(cross_entropy(there), rel=1e-4)
+    assert found.tracks[0].plane[2, 1] == pytest.approx(cross_entropy(there), rel=1e-4)
 
 
 def test_a_permuted_copy_has_a_barrier_until_it_is_matched() -> None:
@@ -183,6 +186,18 @@ def test_regressions_and_samples_without_a_label() -> None:
     assert track.marks[0] == pytest.approx(-logits[np.arange(9), LABELS[:9]].mean(), rel=1e-5)
 
 
+def test_a_fixed_batch_leaves_out_what_fills_none() -> None:
+    a, b, merged = (build(GRAPH.replace("[n,", "[16,"), each) for each in (A, B, MERGED))
+    found = onnxmerge.landscape(a, b, merged, {"x": X}, labels=LABELS, points=2, method="average")
+    assert found.samples == 32
+
+
+def test_samples_without_a_label_of_a_task_are_refused() -> None:
+    some = np.where(np.arange(40) < 4, LABELS, -1)
+    with pytest.raises(InputError, match=r"none of the 8 samples that networks run on \(--samples\)"):
+        seen(A, B, MERGED, labels=some, batch_size=4, samples=8)
+
+
 def test_a_merge_on_the_line_has_no_plane() -> None:
     found = seen(A, B, mean(A, B), method="average")
     assert found.plane.merged == pytest.approx((0.5, 0), abs=1e-3)
@@ -193,9 +208,9 @@ def test_a_merge_on_the_line_has_no_plane() -> None:
 
 
 def test_feeds_at_once_and_one_by_one_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once = seen(A, B, MERGED, batch_size=7)
+    at_once = seen(A, B, MERGED, batch_size=20)
     monkeypatch.setattr(stage, "TOGETHER", 0)
-    assert at_once.to_csv() == seen(A, B, MERGED, batch_size=7).to_csv()
+    assert at_once.to_csv() == seen(A, B, MERGED, batch_size=20).to_csv()
 
 
 def test_other_data_to_match_on() -> None:
