@@ -174,8 +174,9 @@ def measure_statistics(
         session = open_session(measured, weights=own, provider=provider, optimise=True, at_once=True)
         inputs = tuple(value.name or "" for value in model.graph.inputs)
         tensors = {view.tensor for view in plan.views}
-        cut = traced is not None and takes_any(model)
-        most = samples_at_once(typing, tensors, traced or 1, models=len(weights)) if cut else None
+        most = None
+        if traced is not None and takes_any(model):
+            most = samples_at_once(typing, tensors, traced, models=len(weights), size=ACTIVATIONS)
         done, total = 0, len(source.sizes)
         for done, batch in enumerate(source, start=1):
             for part in parts(batch, most):
@@ -187,9 +188,7 @@ def measure_statistics(
     return accumulators.finish()
 
 
-def samples_at_once(
-    typing: Typing, tensors: Collection[str], traced: int, *, models: int = 1, size: int = ACTIVATIONS
-) -> int:
+def samples_at_once(typing: Typing, tensors: Collection[str], traced: int, *, models: int = 1, size: int) -> int:
     """How many samples may be in a run that measures ``tensors`` of so many models, which may take ``size`` bytes.
 
     ``traced`` is the number of samples that the typing's shapes are of.
