@@ -211,7 +211,6 @@ def _restored(
 ) -> Merged:
     """An average refined as the options say, and with kept BatchNorm measured anew where that does not do it."""
     refinement, source = job.options.refinement, job.source
-
     what = depends(job, measurements, step)
 
     def kept(layer: int, compute: Callable[[], T], /) -> T:

@@ -86,17 +86,25 @@ class WorkFolder(Store):
         path = self.folder / f"{stage}-{key[:32]}.result"
         before = frozenset(self._used)
         self._used.add(path.name)
-        try:
-            result: T = read_result(path)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not there, or not as it was written
-            result = compute()
-            if self._keep(path, result):
-                self._forget(self._used - before - {path.name})
-        else:
-            self.found += 1
-            with suppress(OSError):  # a file of another user's
-                os.utime(path)
+        found = self._found(path)
+        if found is not None:
+            result: T = found[0]
+            return result
+        result = compute()
+        if self._keep(path, result):
+            self._forget(self._used - before - {path.name})
         return result
+
+    def _found(self, path: Path) -> tuple[Any] | None:
+        """A result that is kept; None where there is none, or it is not as it was written."""
+        try:
+            result = read_result(path)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        with suppress(OSError):  # a file of another user's
+            os.utime(path)
+        self.found += 1
+        return (result,)
 
     def notes(self) -> tuple[str, ...]:
         """What is kept, for people."""
