@@ -55,6 +55,7 @@ def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> 
         f"compare {a} permuted.onnx --data {calib}\n"
         "report merged.onnx -o page.html\n"
         f"landscape {a} {b} merged.onnx --data {calib} --method rebasin --points 2 --samples 64\n"
+        "doctor\n"
         "demo"
     )
     assert {line.split()[0] for line in lines.splitlines()} == set(COMMANDS)
