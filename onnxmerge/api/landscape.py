@@ -32,7 +32,7 @@ from onnxmerge.pipeline.landscape import OVERLAP, Plane, Track, Wanted, corners_
 from onnxmerge.pipeline.landscape_tasks import ByParents, LandscapeTasks, by_labels
 from onnxmerge.pipeline.meanings import output_names, outputs_of
 from onnxmerge.pipeline.options import UNNAMED, MergeOptions
-from onnxmerge.pipeline.prepare import ModelSource
+from onnxmerge.pipeline.prepare import ModelSource, apart
 from onnxmerge.pipeline.tasks import TaskSpec, require_own_folder, tasks_of
 from onnxmerge.types import Floats
 from onnxmerge.version import __version__
@@ -169,10 +169,13 @@ def landscape(
     exposed = Exposed(models.template, outputs_alone=True)
     feeds, outputs = Spread(source, samples), asked_meanings(how.outputs, output_names(models.template.graph))
     if right is None:
-        meanings = outputs_of(replace(job, source=source), {}).meanings
+        both = replace(job.prepared, models=apart(models)[0])
+        meanings = outputs_of(replace(job, prepared=both, source=source), {}).meanings
+        told = [f"output {each.output!r}: {each.meaning} ({each.why})" for each in meanings.values()]
         parents = (one, models.weights[0]), (other, models.weights[1])
         asked: LandscapeTasks = ByParents(exposed, parents, meanings, how.provider)
     else:
+        told = []
         asked = by_labels(models.template, found, right, feeds, outputs, how.provider)
     corners = corners_of(job)
     wanted = Wanted.on(corners.plane, points)
@@ -195,7 +198,7 @@ def landscape(
         ys=wanted.ys,
         ts=wanted.ts,
         tracks=tuple(tracks),
-        notes=tuple(dict.fromkeys((*begun.notes, *corners.notes))),
+        notes=tuple(dict.fromkeys((*begun.notes, *corners.notes, *told))),
     )
 
 

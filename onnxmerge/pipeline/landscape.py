@@ -40,6 +40,9 @@ MARGIN = 0.3
 OVERLAP = "overlap"
 """What the losses of all tasks together are called."""
 
+SAME = 1e-6
+"""Networks so near to each other, as a share of the first's length, are one."""
+
 FLAT = 1e-4
 """A merge nearer than that to the line through its parents, as a share of their distance, spans no plane with them."""
 
@@ -48,7 +51,8 @@ FLAT = 1e-4
 class Plane:
     """Coordinates in which the first network is at (0, 0), the second at (1, 0) and the merge at ``merged``.
 
-    Both axes count in ``distance``, the Euclidean distance of the two over all their weights.
+    Both axes count in ``distance``, the Euclidean distance of the two over all their weights; 0 where they are one
+    network but for rounding, and then there are no coordinates.
     """
 
     distance: float
@@ -69,7 +73,8 @@ class Plane:
 def plane_of(first: Arrays, second: Arrays, merged: Arrays) -> Plane:
     """The plane through three networks, all in the same units; one tensor of each is in memory at a time."""
     along, across, both = products(first, second, merged)
-    if not along:
+    length, _, _ = products(LazyWeights(first, lambda name: np.zeros_like(first[name])), first, first)
+    if along <= SAME**2 * length:
         return Plane(0.0, (0.0, 0.0))
     x = both / along
     return Plane(math.sqrt(along), (x, math.sqrt(max(across / along - x * x, 0.0))))
