@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,13 @@ def test_a_full_disk_keeps_nothing_and_stops_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 1000}))
     assert folder.kept("s", MergeOptions(), 1, lambda: 5) == 5
     assert (folder.refused, len(list((tmp_path / "w").iterdir()))) == (1, 1)
+
+
+def test_a_folder_that_is_removed_meanwhile_stops_nothing(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    shutil.rmtree(tmp_path / "w")
+    assert folder.kept("s", MergeOptions(), 1, lambda: 5) == 5
+    assert folder.notes() == (f"{tmp_path / 'w'} keeps 0 results, 0 B; used again: 0; no room for: 1",)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
