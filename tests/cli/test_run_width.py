@@ -24,7 +24,7 @@ def run(*arguments: object) -> Result:
 def test_a_narrower_model_is_written_and_works(digits: Path, tmp_path: Path) -> None:
     files, output = [digits / "a.onnx", digits / "b.onnx"], tmp_path / "m.onnx"
     told = ["--json", tmp_path / "r.json", "--save-recipe", tmp_path / "r.yaml"]
-    calib = ["--calib", digits / "calib.npz"]
+    calib = ["--calib", digits / "calib.npz", "--samples", "300"]
     done = run(*files, *calib, "--method", "mudsc-zip", "--width", "0.75", "-o", output, *told)
     assert "24 -> 18" in done.output
     assert "width            0.75 times that of a parent" in done.output

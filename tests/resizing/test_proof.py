@@ -44,7 +44,7 @@ def outputs(found: Prepared, zips: Zipped) -> dict[str, Any]:
     return open_session(network.model, weights=weights).run(found.trace.sample)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(model=networks(max_steps=6), draw=st.data())
 def test_a_network_of_any_other_width_runs(model: onnx.ModelProto, draw: st.DataObject) -> None:
     found = prepared(model)

@@ -74,7 +74,7 @@ def test_labels_decide_where_there_are_any(pair: tuple[str, str, str], tmp_path:
         ("--labels", "y.npy"),
         ("--labels=y.npy", "--answer=mean", "--vectors", "v.npy"),
         ("--labels", "y.npy", "--task", "a=0-1", "--task", "b=2-3"),
-        ("--vectors", "v.npy", "--effort=best"),
+        pytest.param(("--vectors", "v.npy", "--effort=best"), marks=pytest.mark.slow),
         ("--labels", "y.npy", "--vectors", "v.npy"),
         ("--width", "1.5"),
     ],
