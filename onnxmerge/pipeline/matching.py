@@ -37,8 +37,8 @@ class Measurements:
     """What is known of the parents. ``statistics`` are None where nothing was measured.
 
     ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
-    ``parents`` fills as merges are repaired: the moments of each batch in each model, by models, data, how many samples
-    of it, and tensors. ``origin`` says what was measured, and on which part of the data.
+    ``parents`` fills as merges are repaired: the moments of each batch in each model, by models, data and tensors.
+    ``origin`` says what was measured, and on which part of the data.
     """
 
     moments: tuple[MomentRequest, ...] = ()

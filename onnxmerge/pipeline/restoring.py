@@ -21,7 +21,7 @@ from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.merging.repair.batchnorm import reestimate
 from onnxmerge.merging.repair.choice import RepairStep
 from onnxmerge.merging.repair.in_graph import independent_moments, probe_of
-from onnxmerge.merging.repair.plan import RepairPlan, Target, plan_repair, targets
+from onnxmerge.merging.repair.plan import RepairPlan, Target, Which, plan_repair, targets
 from onnxmerge.merging.repair.repair import repair
 from onnxmerge.merging.scales import balanced
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
@@ -92,26 +92,31 @@ def basis(job: Job, step: RepairStep | None) -> tuple[bool, bool]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Repairs:
-    """The ways to repair the linear layers of one average, each measured once for all that can share it."""
+    """The ways to repair the linear layers of one average, each measured once for all that can share it.
+
+    ``which`` are the layers of all repairs that will be asked for: parents are measured there at once.
+    """
 
     job: Job
     matched: MatchResult
     measurements: Measurements
+    which: Which = "fixed"
     _alike: list[frozenset[str]] = field(default_factory=list)
     _known: dict[tuple[tuple[bool, bool], str], dict[str, Moments] | None] = field(default_factory=dict)
+    _measured: dict[tuple[tuple[bool, bool], RepairStep], dict[str, Moments]] = field(default_factory=dict)
 
-    def __call__(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Merged:
-        """``before`` (see ``averaged``) repaired by ``step``, on so many samples, where there is data to do it by."""
+    def __call__(self, before: Merged, step: RepairStep | None) -> Merged:
+        """``before`` (see ``averaged``) repaired by ``step``, where there is data to do it by."""
         if step is None:
             return before
-        what = *depends(self.job, self.measurements, step), step.which, step.mode.name, samples
+        what = *depends(self.job, self.measurements, step), step.which, step.mode.name
         options, store = self.job.options, self.job.store
-        changed = store.kept("repair", options, what, lambda: self.changes(before, step, samples))
+        changed = store.kept("repair", options, what, lambda: self.changes(before, step))
         if changed is None:
             return before
         return Merged(Overlay(before.weights, changed), (*before.done, step.label), before.notes)
 
-    def changes(self, before: Merged, step: RepairStep | None, samples: int = LEAST) -> Arrays | None:
+    def changes(self, before: Merged, step: RepairStep | None) -> Arrays | None:
         """The weights that ``step`` changes; None where it does not apply."""
         job = self.job
         refinement = job.options.refinement
@@ -126,12 +131,12 @@ class Repairs:
         plan = plan_repair(model.graph, typing, step.which).without(self._alike[0])
         if not plan.layers:
             return None
-        key = basis(job, step), step.which
+        key, data = (basis(job, step), step.which), Spread(job.source, LEAST)
         if key not in self._known:
-            data = Spread(job.source, LEAST)
             self._known[key] = independent_moments(model, typing, before.weights, plan, data, provider)
         known = self._known[key]
-        every = self._parents(plan, LEAST if known is not None else samples)
+        own_moments = self._measured.setdefault((basis(job, step), step), {})
+        every = self._parents(plan)
         probes = [probe_of(model.graph, layer, typing) for layer in plan.layers]
 
         def aims(moments: Sequence[Mapping[str, Moments]]) -> dict[str, Target]:
@@ -143,22 +148,25 @@ class Repairs:
             before.weights,
             plan,
             aims([pooled(probes, own) for own in every]),
-            Spread(job.source, samples),
+            data,
             mode=step.mode,
             batches=[aims(batch) for batch in zip(*every, strict=True)],
             provider=provider,
-            known=known,
+            known=known if known is not None else dict(own_moments) or None,
+            measured=own_moments,
         )
 
-    def _parents(self, plan: RepairPlan, samples: int) -> list[list[dict[str, Moments]]]:
+    def _parents(self, plan: RepairPlan) -> list[list[dict[str, Moments]]]:
         """The moments that each parent has in each batch: measured where and as those of the merged network are."""
         job, models, known = self.job, self.job.prepared.models, self.measurements.parents
-        key = models, job.source, samples, frozenset(layer.output for layer in plan.layers)
+        graph, typing = models.template.model, job.prepared.typing
+        every = plan_repair(job.network.graph, typing, self.which).without(self._alike[0])
+        layers = {layer.output: layer for layer in (*every.layers, *plan.layers)}
+        key = models, job.source, frozenset(layers)
         if job.source is not None and key not in known:
-            graph, data = models.template.model, Spread(job.source, samples)
-            typing, traced = job.prepared.typing, rows(job.prepared.trace.sample)
-            probes = [probe_of(graph.graph, layer, typing) for layer in plan.layers]
-            most = samples_at_once(typing, key[-1], traced, size=PARENTS) if takes_any(graph) else None
+            data, traced = Spread(job.source, LEAST), rows(job.prepared.trace.sample)
+            probes = [probe_of(graph.graph, layer, typing) for layer in layers.values()]
+            most = samples_at_once(typing, layers, traced, size=PARENTS) if takes_any(graph) else None
             known[key] = [
                 list(by_batch(graph, own, probes, batches, provider=job.options.provider, most=most))
                 for own in models.weights

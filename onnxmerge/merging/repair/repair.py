@@ -43,11 +43,13 @@ def repair(
     batches: Sequence[Mapping[str, Target]] | None = None,
     provider: str = "cpu",
     known: Mapping[str, Moments] | None = None,
+    measured: dict[str, Moments] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The weights and biases that give the merged network's units their targets, by name, in their stored types.
 
     ``aims`` are their targets over all data, ``batches`` those in each of the ``measured_batches`` (everywhere ``aims``
-    by default). ``known`` are moments that were already taken (``independent_moments``); then nothing is run.
+    by default). ``known`` are moments that were already taken (``independent_moments``, or what ``measured`` was filled
+    with by a repair like this one); then nothing is run.
 
     A layer without a bias gets no mean: ``mode`` sets its standard deviations, or leaves it as it is. Raises InputError
     where the source is empty or activations are not finite.
@@ -60,6 +62,8 @@ def repair(
 
     def fold(current: Arrays, moments: Mapping[str, Moments]) -> dict[str, NDArray[Any]]:
         changed = {}
+        if measured is not None:
+            measured.update(moments)
         for tensor, own in moments.items():
             changed.update(corrected(layers[tensor], current, own, aims[tensor], mode))
         return changed

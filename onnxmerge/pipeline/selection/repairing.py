@@ -17,10 +17,11 @@ from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repair_steps
+from onnxmerge.merging.repair.plan import Which
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
 from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis, depends
-from onnxmerge.pipeline.selection.held_out import REPAIR_SAMPLES, CandidateScore, HeldOutEvaluator, HeldOutEvaluators
+from onnxmerge.pipeline.selection.held_out import CandidateScore, HeldOutEvaluator, HeldOutEvaluators
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ def choose_repair(
 def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluator: HeldOutEvaluator) -> list[_Trial]:
     """Every repair that can be done and judged, the rule's first; last the refinements that do a repair's work."""
     steps = repair_steps(job.prepared.models.template.graph, job.prepared.typing)
-    averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, measurements)
+    which: Which = "all" if any(step is not None and step.which == "all" for step in steps) else "fixed"
+    averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, measurements, which)
 
     def by_steps(together: Sequence[RepairStep | None]) -> list[_Trial]:
         key = basis(job, together[0])
@@ -88,7 +90,7 @@ def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluato
         before = averages[key]
 
         def attempt() -> list[tuple[float, float | None]]:
-            changes = [repairs.changes(before, step, REPAIR_SAMPLES) or {} for step in together]
+            changes = [repairs.changes(before, step) or {} for step in together]
             scores = evaluator.each(before.weights, changes, matched.matchings)
             return [(score.reconstruction, score.accuracy) for score in scores]
 
