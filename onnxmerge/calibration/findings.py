@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 
 
 class Seen:
-    """SHA-256 of the rows of one input and of their type and shape, however they were cut into batches."""
+    """SHA-256 of the rows of one input and of their type and shape, however they were cut into batches.
+
+    Where axis 0 does not count samples, each array is one, and its whole shape counts.
+    """
 
     __slots__ = ("constant", "first", "sha", "shape", "zero")
 
@@ -24,26 +28,27 @@ class Seen:
 
     def update(self, array: NDArray[Any], *, rows: bool) -> None:
         """Add a batch; ``rows`` says that axis 0 counts samples, else the array is one."""
-        if array.shape[1:] != self.shape:
-            self.shape = array.shape[1:]
+        shape = array.shape[1:] if rows else array.shape
+        if not rows or shape != self.shape:
+            self.shape = shape
             self.sha.update(f"{array.dtype} {self.shape}".encode())
         self.sha.update(array.tobytes())
         if self.first is None:
             self.first = np.array(array[0] if rows and len(array) else array)
         self.zero = self.zero and not array.any()
         if self.constant:
-            shape = array.shape[1:] if rows else array.shape
             self.constant = shape == self.first.shape and bool((array == self.first).all())
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Of a pass: the samples in each feed, and whether it was ``stopped`` before the data's end.
+    """Of a pass: the samples in each feed, its ``checksums``, and whether it was ``stopped`` before the data's end.
 
     ``constant``: every sample is equal to the first; ``zero``: all values are zero; of all inputs together.
     """
 
     sizes: tuple[int, ...]
+    checksums: tuple[int, ...]
     stopped: bool
     seen: Mapping[str, Seen]
 
@@ -65,3 +70,11 @@ class Findings:
         """SHA-256 (hex) of all inputs."""
         parts = "\n".join(f"{name!r} {own.sha.hexdigest()}" for name, own in sorted(self.seen.items()))
         return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def checksum(feed: Mapping[str, NDArray[Any]]) -> int:
+    """By which a feed is known again when it is read again."""
+    found = 0
+    for name in sorted(feed):
+        found = zlib.crc32(feed[name].tobytes(), found)
+    return found

@@ -28,7 +28,7 @@ from onnxmerge.calibration.chunks import (
     owned,
     rows,
 )
-from onnxmerge.calibration.findings import Findings, Seen
+from onnxmerge.calibration.findings import Findings, Seen, checksum
 from onnxmerge.calibration.foreign import Foreign
 from onnxmerge.calibration.images import IMAGE_SUFFIXES, ImageOptions, Layout, image_chunks
 from onnxmerge.calibration.readers import Reader, is_script, reader_chunks, script_chunks
@@ -205,16 +205,18 @@ class OpenedSource:
         """Begin a pass. Raises InputError at its end where it gave nothing."""
         seen = None if self.found is not None else defaultdict[str, Seen](Seen)
         sizes: list[int] = []
+        checksums: list[int] = []
         for feed in self._feeds():
             sizes.append(rows(feed))
             if seen is not None:
+                checksums.append(checksum(feed))
                 for name, array in feed.items():
                     seen[name].update(array, rows=self.batched)
             yield feed
         if not sizes:
             raise self._nothing()
         if seen is not None:
-            self.found = Findings(tuple(sizes), self._stopped, seen)
+            self.found = Findings(tuple(sizes), tuple(checksums), self._stopped, seen)
 
     def at(self, places: Sequence[int]) -> Iterator[Feed]:
         """The feeds at these places, in rising order."""
@@ -275,7 +277,7 @@ class OpenedSource:
                 if own is None or own[0] != place:
                     own = place, self._cut(place)
                 feed = next(own[1], None)
-                if self.found is not None and (feed is None or rows(feed) != self.found.sizes[place]):
+                if self.found is not None and (feed is None or checksum(feed) != self.found.checksums[place]):
                     raise InputError(
                         f"{self.chunks.origin}: gives other feeds when it is read again; have it give the same each "
                         "time (a fixed seed, no state that it keeps)"

@@ -12,12 +12,15 @@ from onnxmerge.calibration.known_inputs import known, parse
 from onnxmerge.cli.files import InputFile
 from onnxmerge.errors import UsageError
 from onnxmerge.files import named
-from onnxmerge.memory import default_limit, memory_limit, parse_size
+from onnxmerge.memory import default_limit, memory_limit, parse_size, readable
 from onnxmerge.model.runtimes import CHOICES
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.text import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+LEAST_MEMORY = 100_000_000
+"""Bytes of --max-memory below which native libraries end the process where they find no memory for themselves."""
 
 
 def model_options(command: F) -> F:
@@ -79,6 +82,8 @@ def memory_option(command: F) -> F:
 
 def _limit_memory(context: click.Context, _option: click.Parameter, value: str | None) -> None:
     try:
+        if value is not None and parse_size(value) < LEAST_MEMORY:
+            raise UsageError(f"{value}: what runs models takes {readable(LEAST_MEMORY)} by itself; allow more")
         limit = default_limit() if value is None else memory_limit(parse_size(value))
     except UsageError as error:
         raise click.BadParameter(str(error)) from error

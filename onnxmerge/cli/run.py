@@ -22,6 +22,7 @@ from onnxmerge.cli.own import base_methods, listed, own_method_options, word_opt
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
 from onnxmerge.contracts import AUTO
 from onnxmerge.errors import UsageError
+from onnxmerge.model.paths import absolute
 from onnxmerge.pipeline.methods import METHODS
 from onnxmerge.pipeline.options import EFFORTS
 from onnxmerge.pipeline.store import begun
@@ -254,6 +255,9 @@ def run(
         "inputs": known_inputs(recipe.inputs),
     }
     output = None if dry_run else output_of(recipe)
+    for written in (output, json_file, report, save_recipe):
+        if work_dir is not None and written is not None and absolute(written) == work_dir:
+            raise UsageError(f"--work-dir {work_dir} is to be written as a file too; name another folder")
     texts: dict[Path, str] = {}
     with publishing(context, like=recipe.models[0], factor=size_factor(recipe.options)) as publication:
         if output is None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -44,7 +45,10 @@ LASTING = ("statistics-", "matching-")
 SPARE = 1 << 28
 """Bytes of disk space that are left free."""
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_ROUNDING = re.compile(
+    r"\w+_NUM_THREADS|VECLIB_MAXIMUM_THREADS|OPENBLAS_CORETYPE|MKL_CBWR|NPY_(?:DIS|EN)ABLE_CPU_FEATURES"
+)
+"""Variables of the environment that decide in what order numbers are added up, or by what code."""
 
 
 class Store:
@@ -98,6 +102,8 @@ class WorkFolder(Store):
     def _found(self, path: Path) -> tuple[Any] | None:
         """A result that is kept; None where there is none, or it is not as it was written."""
         try:
+            if not path.is_file():  # a pipe would not end
+                return None
             result = read_result(path)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -180,13 +186,16 @@ def begin(folder: Path, options: MergeOptions, recipe: Callable[[MergeOptions], 
     path = folder / f"job-{_digest(job)[:32]}.json"
     if path.exists():
         return store
-    others = sorted(folder.glob("job-*.json"), key=lambda other: other.stat().st_mtime)
+    others = sorted(filter(Path.is_file, folder.glob("job-*.json")), key=lambda other: other.stat().st_mtime)
     if resume and others:
         raise UsageError(
             f"--resume: {folder} was kept for another merge ({_differing(others[-1], job)}); repeat the command of "
             "that one, or leave --resume out to begin this one in the same folder"
         )
-    store.write(path, lambda file: file.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8"))
+    try:
+        store.write(path, lambda file: file.write_text(json.dumps(job, indent=1) + "\n", encoding="utf-8"))
+    except InputError:  # as with any result: the run goes on
+        store.refused += 1
     return store
 
 
@@ -200,12 +209,15 @@ def work_folder(folder: Path) -> Path:
     with naming(folder):
         if not folder.parent.is_dir():
             raise InputError(f"{folder}: its folder does not exist; create {folder.parent} first")
+        if folder.is_symlink() and not folder.exists():
+            raise InputError(f"{folder}: is a link that leads nowhere; name a folder")
         folder.mkdir(exist_ok=True)
         if not (folder / MARK).exists():
             other = next(folder.iterdir(), None)
             if other is not None and other.name != MARK:
                 raise InputError(f"{folder}: is no work folder, for it holds {other.name}; name a new or an empty one")
-            (folder / MARK).write_text(_TEXT, encoding="utf-8")
+            with suppress(FileExistsError), (folder / MARK).open("x", encoding="utf-8") as file:  # never over a link
+                file.write(_TEXT)
     return folder
 
 
@@ -225,7 +237,7 @@ def _environment() -> Mapping[str, object]:
         "versions": {name: version(name) for name in ("numpy", "scipy", "onnx", "onnx-ir", "ml_dtypes")}
         | {"onnxruntime": VERSION, "python": platform.python_version(), "code": code.hexdigest()},
         "machine": [platform.system(), platform.machine(), _processor()],
-        "threads": [cores, *(os.environ.get(name) for name in _THREADS)],
+        "threads": [cores, *sorted(each for each in os.environ.items() if _ROUNDING.fullmatch(each[0]))],
     }
 
 

@@ -68,6 +68,7 @@ def scored(*arguments: str, code: int = 2, says: tuple[str, ...] = ()) -> Attack
     given("inspect", "a.onnx", "--input", "x:.npy", code=1, says=(".npy",)),
     given("inspect", "a.onnx", "--operators", "", says=("is no path",)),
     given("inspect", "a.onnx", "--max-memory", "nan", says=("amount of memory",)),
+    given("inspect", "a.onnx", "--max-memory", "1MB", says=("takes 100 MB by itself",)),
     given("permute", "a.onnx", says=("Missing option",)),
     run("--seed", "9" * 40, says=("below 2**63",)),
     run("--samples", "0", says=("--samples",)),

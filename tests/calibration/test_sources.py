@@ -58,6 +58,16 @@ def test_files_are_cut_into_batches(tmp_path: Path, kind: str) -> None:
     assert source.digest() == open_source(DATA, ONE).digest()
 
 
+def test_where_axis_0_is_no_batch_the_digest_depends_on_the_feeds() -> None:
+    inputs = (*ONE, InputSpec("s", (1,), F32))
+    switch = np.zeros(1, np.float32)
+    one, same, other = (
+        open_source([{"x": rows, "s": switch} for rows in np.split(DATA, [first])], inputs).digest()
+        for first in (5, 5, 4)
+    )
+    assert one == same != other
+
+
 def test_digest_depends_on_the_data_alone() -> None:
     of = open_source(DATA, ONE, batch_size=3).digest()
     assert of == open_source({"x": DATA.astype(np.float64)}, ONE, batch_size=7).digest()
@@ -360,7 +370,7 @@ def test_what_is_kept_does_not_hold_the_array_that_it_was_cut_from() -> None:
 
 
 @pytest.mark.parametrize("room", [0, 2 * ROW])
-@pytest.mark.parametrize("again", [DATA[:5], DATA[:9]])
+@pytest.mark.parametrize("again", [DATA[:5], DATA[:9], DATA + 1])
 def test_other_feeds_at_the_second_reading_are_refused(room: int, again: NDArray[Any]) -> None:
     given = iter([DATA, again])
     source = open_source(lambda: iter([next(given)]), ONE, batch_size=2, room=room)

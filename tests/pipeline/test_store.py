@@ -203,10 +203,10 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {},
     "rebasin": {"method": "rebasin", "weights": (1.0, 3.0)},
     "zipit ls": {"method": "zipit", "refine": "ls", "answer": "ensemble"},
-    "alpha auto": {"method": "mudsc-align", "alpha": "auto", "repair": "bias"},
 }
 SLOW_WAYS: Mapping[str, Mapping[str, Any]] = {
     "best": {"effort": "best"},
+    "alpha auto": {"method": "mudsc-align", "alpha": "auto", "repair": "bias"},
     "auto auto": {"method": "auto"},
     "weights auto": {"weights": "auto", "outputs": "logits"},
     "regmean": {"method": "mudsc-align", "refine": "regmean"},
