@@ -7,7 +7,7 @@ it stands what one answer to all samples loses at least, so that losses of diffe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy
@@ -37,27 +37,26 @@ class Right:
 
 @dataclass(slots=True, eq=False)
 class Losses:
-    """The losses of networks at one task: sums [networks], over ``count`` samples or numbers."""
+    """The losses of networks at one task: sums [networks], over ``count`` samples of classes or numbers."""
 
     sums: Floats
     count: int = 0
-    _first: Floats | float = 0.0
-    _second: float = 0.0
-    _classes: bool = False
+    _classes: Floats | float = 0.0
+    _information: float = 0.0
+    _columns: dict[tuple[int, ...], _Columns] = field(default_factory=dict)
 
     def expect(self, right: Right) -> None:
         """Note what is right about the next batch."""
-        values, self._classes = right.values, right.classes
         if right.classes:
-            known = values[~np.isnan(values).any(axis=1)]
+            known = right.values[~np.isnan(right.values).any(axis=1)]
             self.count += len(known)
-            self._first = self._first + known.sum(axis=0)
-            self._second += float(scipy.special.xlogy(known, known).sum())
+            self._classes = self._classes + known.sum(axis=0)
+            self._information += float(scipy.special.xlogy(known, known).sum())
         else:
-            known = values[~np.isnan(values)]
-            self.count += known.size
-            self._first = self._first + float(known.sum())
-            self._second += float(np.square(known).sum())
+            values = np.atleast_1d(right.values)
+            self.count += int(np.count_nonzero(~np.isnan(values)))
+            shape = values.shape[1:]
+            self._columns[shape] = _columns(values).with_those_of(self._columns.get(shape))
 
     @property
     def means(self) -> Floats:
@@ -68,7 +67,44 @@ class Losses:
 
     @property
     def constant(self) -> float:
-        """The loss of the best single answer to all samples: 0 where they all have the same right one."""
-        mean = np.asarray(self._first) / self.count
-        least = scipy.special.xlogy(mean, mean).sum() if self._classes else float(mean) ** 2
-        return max(self._second / self.count - float(least), 0.0)
+        """The loss of the best single answer to all samples: 0 where they all have the same right one.
+
+        That is one answer for all of one shape, where samples of one batch have more numbers than those of another.
+        """
+        if self._columns:
+            return float(sum(columns.squares.sum() for columns in self._columns.values())) / self.count
+        mean = np.asarray(self._classes) / self.count
+        return max(self._information / self.count - float(scipy.special.xlogy(mean, mean).sum()), 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """For each number of a sample: how many samples have it, their mean, and the squared distances from that in sum.
+
+    Squares of the numbers themselves would cancel where these are far from 0.
+    """
+
+    count: Floats
+    mean: Floats
+    squares: Floats
+
+    def with_those_of(self, others: _Columns | None) -> _Columns:
+        """Both together (Chan, Golub and LeVeque 1979)."""
+        if others is None:
+            return self
+        count = self.count + others.count
+        share = self.count / np.maximum(count, 1)
+        apart = self.mean - others.mean
+        squares = self.squares + others.squares + np.square(apart) * others.count * share
+        return _Columns(count, others.mean + apart * share, squares)
+
+
+def _columns(values: Floats) -> _Columns:
+    """Those of one batch [n, ...], without what is nan; equal numbers have exactly their own mean."""
+    known = ~np.isnan(values)
+    filled = np.where(known, values, 0)
+    count = known.sum(axis=0).astype(np.float64)
+    least = np.min(values, axis=0, where=known, initial=np.inf)
+    origin = np.where(np.isfinite(least), least, 0)
+    mean = origin + np.where(known, filled - origin, 0).sum(axis=0) / np.maximum(count, 1)
+    return _Columns(count, mean, np.square(np.where(known, filled - mean, 0)).sum(axis=0))
