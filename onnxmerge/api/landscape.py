@@ -140,7 +140,8 @@ def landscape(
             ``batch_size``, ``provider`` and ``operators``, as `merge` takes them.
 
     Raises:
-        InputError: models or data cannot be used, or the merge has another structure than the models.
+        InputError: models or data cannot be used, the merge has another structure than the models, or a parent that
+            networks are held to answers no finite number.
         UsageError: the arguments contradict each other.
 
     """
@@ -183,6 +184,7 @@ def landscape(
     if announce is not None:
         announce(f"{networks:,} networks x {ran:,} samples")
     losses = losses_of(exposed, [corners.at(each) for each in wanted.shares], asked, feeds, how.provider, shown)
+    told += asked.notes(losses)
     tracks = [wanted.track(name, each.constant, each.means) for name, each in zip(asked.names, losses, strict=True)]
     if len(tracks) > 1:
         worst: Floats = np.max([each.means / (each.constant or 1.0) for each in losses], axis=0)

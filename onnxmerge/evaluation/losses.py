@@ -37,23 +37,31 @@ class Right:
 
 @dataclass(slots=True, eq=False)
 class Losses:
-    """The losses of networks at one task: sums [networks], over ``count`` samples of classes or numbers."""
+    """The losses of networks at one task: sums [networks], over ``count`` samples of classes or numbers.
+
+    Of ``rows`` right answers ``unknown`` are not known, or not all their numbers.
+    """
 
     sums: Floats
     count: int = 0
+    rows: int = 0
+    unknown: int = 0
     _classes: Floats | float = 0.0
     _information: float = 0.0
     _columns: dict[tuple[int, ...], _Columns] = field(default_factory=dict)
 
     def expect(self, right: Right) -> None:
         """Note what is right about the next batch."""
+        values = np.atleast_1d(right.values)
+        unknown = np.isnan(values).any(axis=tuple(range(1, values.ndim)))
+        self.rows += len(values)
+        self.unknown += int(np.count_nonzero(unknown))
         if right.classes:
-            known = right.values[~np.isnan(right.values).any(axis=1)]
+            known = values[~unknown]
             self.count += len(known)
             self._classes = self._classes + known.sum(axis=0)
             self._information += float(scipy.special.xlogy(known, known).sum())
         else:
-            values = np.atleast_1d(right.values)
             self.count += int(np.count_nonzero(~np.isnan(values)))
             shape = values.shape[1:]
             self._columns[shape] = _columns(values).with_those_of(self._columns.get(shape))

@@ -14,7 +14,7 @@ from onnxmerge.calibration.subset import Spread
 from onnxmerge.errors import InputError
 from onnxmerge.evaluation.candidate import Candidate, open_candidate
 from onnxmerge.evaluation.heads import LEAST, log_probabilities, logits
-from onnxmerge.evaluation.losses import Right
+from onnxmerge.evaluation.losses import Losses, Right
 from onnxmerge.evaluation.meanings import meanings_of, require_fitting
 from onnxmerge.evaluation.scorer import require_columns
 from onnxmerge.evaluation.task import ABSENT, Task
@@ -37,6 +37,9 @@ class LandscapeTasks(Protocol):
 
     def read(self, outputs: Arrays) -> list[Floats]:
         """What a network with these outputs answers to each task, as ``Right.loss`` takes it."""
+
+    def notes(self, found: Sequence[Losses]) -> list[str]:
+        """What a person should know of how far losses were ``found``. Raises InputError where a task has none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +76,11 @@ class ByLabels:
                 values = logits(task, given, meaning.meaning, cosines_at=COSINE_TEMPERATURE)
                 found.append(log_probabilities(values))
         return found
+
+    def notes(self, found: Sequence[Losses]) -> list[str]:
+        """None: that each task has labels was seen before, and that some samples have none is meant."""
+        del found
+        return []
 
 
 def _labelled(answers: Array, width: int) -> Right:
@@ -129,9 +137,12 @@ class ByParents:
     @property
     def names(self) -> tuple[str, ...]:
         several = len(self.outputs) > 1
-        return tuple(
-            f"as {parent}{f', {output}' if several else ''}" for parent, _ in self.parents for output in self.outputs
-        )
+        return tuple(f"as {parent}{f', {output}' if several else ''}" for parent, output in self._asked)
+
+    @property
+    def _asked(self) -> list[tuple[str, str]]:
+        """The parent and the output of each task."""
+        return [(parent, output) for parent, _ in self.parents for output in self.outputs]
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -146,13 +157,28 @@ class ByParents:
     def right(self, place: int, feed: Feed) -> list[Right]:
         del place
         return [
-            Right(np.exp(given) if classes else given, classes=classes)
+            Right(_finite(np.exp(given), rows=True) if classes else _finite(given), classes=classes)
             for _, weights in self.parents
             for given, classes in self._answers(self.exposed.answers(weights, feed, provider=self.provider))
         ]
 
     def read(self, outputs: Arrays) -> list[Floats]:
         return [given for given, _ in self._answers(outputs)] * len(self.parents)
+
+    def notes(self, found: Sequence[Losses]) -> list[str]:
+        told = []
+        for (parent, output), losses in zip(self._asked, found, strict=True):
+            if not losses.count:
+                raise InputError(
+                    f"{parent}: output {output!r} answers no finite number on the data; give data that the model is "
+                    "made for, or labels (--labels)"
+                )
+            if losses.unknown:
+                told.append(
+                    f"{parent}: {losses.unknown:,} of {losses.rows:,} answers of output {output!r} are not wholly finite: "
+                    "losses leave out what is not"
+                )
+        return told
 
     def _answers(self, outputs: Arrays) -> list[tuple[Floats, bool]]:
         """Each output as it is compared, and whether that is as logarithms of probabilities."""
@@ -168,3 +194,9 @@ class ByParents:
             else:
                 found.append((unit(given) if meaning == "embedding" else given, False))
         return found
+
+
+def _finite(values: Floats, *, rows: bool = False) -> Floats:
+    """Values with nan for each that is not finite, or for all of its row."""
+    known = np.isfinite(values)
+    return np.where(known.all(axis=1, keepdims=True) if rows else known, values, np.nan)

@@ -176,6 +176,24 @@ def test_numbers_are_compared_by_squared_error(outputs: str) -> None:
     assert first.constant == pytest.approx(own.var(axis=0).mean(), rel=1e-4)
 
 
+def test_what_parents_do_not_answer_counts_nowhere() -> None:
+    """The square root of a negative number is none, of three samples."""
+    more = "q = Gemm(r, v, c)  s = Sqrt(x)  o = ReduceSum<keepdims=1>(s, axis)  y = Add(q, o)"
+    graph = GRAPH.replace("y = Gemm(r, v, c)", more)
+    a, b, merged = (network({**each, "axis": np.array([1])}, graph) for each in (A, B, MERGED))
+    data, positive = X.copy(), np.abs(X)
+    data[3:] = positive[3:]
+    data[:3, 0] = -1
+    for outputs in ("regression", "logits"):
+        settings: dict[str, Any] = {"points": 2, "method": "average", "outputs": outputs}
+        found = onnxmerge.landscape(a, b, merged, {"x": data}, **settings)
+        alone = onnxmerge.landscape(a, b, merged, {"x": positive[3:]}, **settings)
+        for own, other in zip(found.tracks, alone.tracks, strict=True):
+            assert own.marks == pytest.approx(other.marks, rel=1e-5, abs=1e-12)
+            assert own.constant == pytest.approx(other.constant)
+        assert any("3 of 40 answers of output 'y' are not wholly finite" in note for note in found.notes)
+
+
 def test_regressions_and_samples_without_a_label() -> None:
     targets = {"y": np.where(np.arange(120).reshape(40, 3) % 7, 1.0, np.nan)}
     tasks = [Task("y", "regression")]

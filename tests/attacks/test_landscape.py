@@ -51,6 +51,15 @@ def _whole_numbers(folder: Path) -> Sequence[object]:
     return command
 
 
+def _no_numbers(folder: Path) -> Sequence[object]:
+    command = _asked()(folder)
+    hidden = "h = Gemm(x, w, b) r = Relu(h) z = Gemm(r, v, c)"
+    graph = f"(float[N,6] x) => (float[N,3] y) {{ {hidden} a = Abs(z) n = Neg(a) y = Sqrt(n) }}"
+    for seed, name in enumerate("abm"):
+        onnx.save(build(graph, normal(w=(6, 8), b=(8,), v=(8, 3), c=(3,), seed=seed)), folder / f"{name}.onnx")
+    return command
+
+
 HEADS = (
     "(float[N,3] y, float[N,3] z) { f = Identity(x) h = Gemm(f, w, b) r = Relu(h) y = Gemm(r, v, c) z = Gemm(r, v, c) }"
 )
@@ -61,6 +70,7 @@ WIDER = "(float[N,3] y) { f = Identity(x) h = Gemm(f, w, b) r = Relu(h) y = Gemm
     Attack("two heads", _merged(HEADS, w=(6, 8), b=(8,), v=(8, 3), c=(3,)), says=("m.onnx", "no plane")),
     Attack("another width", _merged(WIDER, w=(6, 9), b=(9,), v=(9, 3), c=(3,)), says=("m.onnx", "no plane")),
     Attack("no floats", _whole_numbers, exit_code=3, says=("a.onnx", "float values")),
+    Attack("no numbers", _no_numbers, says=("a.onnx: output 'y'", "no finite number")),
     Attack("no merge", lambda folder: _asked()(folder)[:3], 2, ("MERGED.onnx",)),
     Attack("too few labels", _asked("--labels", "y.npy", y=[0, 1]), says=("found 2 labels", "10 samples")),
     Attack("labels beyond", _asked("--labels", "y.npy", y=[7] * 10), says=("has label 7", "3 classes")),
