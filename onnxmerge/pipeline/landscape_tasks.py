@@ -175,8 +175,8 @@ class ByParents:
                 )
             if losses.unknown:
                 told.append(
-                    f"{parent}: {losses.unknown:,} of {losses.rows:,} answers of output {output!r} are not wholly finite: "
-                    "losses leave out what is not"
+                    f"{parent}: {losses.unknown:,} of {losses.rows:,} answers of output {output!r} are not wholly "
+                    "finite: losses leave out what is not"
                 )
         return told
 
