@@ -56,11 +56,14 @@ class Landscape:
 
     ``plane`` says where the merge lies, ``xs`` and ``ys`` are the coordinates of the grid (none where the three are on
     one line), ``ts`` those of the points between the parents. ``tracks`` are the tasks, and behind them their overlap
-    where there are several. ``labelled``: losses are of labels, and otherwise of what each parent answers.
+    where there are several. ``to_merge``: the second was matched by weights to the merge, as this brings it nearer to
+    it than ``method`` does by matching it to the first. ``labelled``: losses are of labels, and otherwise of what each
+    parent answers.
     """
 
     models: tuple[str, str, str]
     method: str
+    to_merge: bool
     labelled: bool
     samples: int
     networks: int
@@ -117,8 +120,9 @@ def landscape(
 ) -> Landscape:
     """The losses on the plane through two models and their merge, and the barrier on the line between the two.
 
-    Units of the second are matched to the first, as `merge` does; the merge is in the first's units, or is brought
-    there. Networks run one after the other, each with weights of its own in one session.
+    Units of the second are matched to the first, as `merge` does, or to the merge by weights, whichever brings the
+    second nearer to the merge; the merge is in the first's units, or is brought there. Networks run one after the
+    other, each with weights of its own in one session.
 
     Args:
         first: The first of the models that were merged.
@@ -192,6 +196,7 @@ def landscape(
     return Landscape(
         models=(one, other, third),
         method=how.method,
+        to_merge=corners.to_merge,
         labelled=labels is not None,
         samples=ran,
         networks=networks,

@@ -16,6 +16,8 @@ from onnxmerge.calibration.chunks import Feed, nbytes
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.evaluation.losses import Losses, Right
 from onnxmerge.matching.cache import CachedWeights
+from onnxmerge.matching.method import MatchProblem
+from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.memory import memory_budget
 from onnxmerge.merging.combine import mean_of
 from onnxmerge.model.arrays import is_floating
@@ -103,13 +105,14 @@ def _difference(one: Array, other: Array) -> Array:
 class Corners:
     """First, second and merge in the first's units, and the second as it is; ``notes`` are for people.
 
-    ``variances`` are running variances, by name.
+    ``variances`` are running variances, by name. ``to_merge``: the second was matched to the merge, not to the first.
     """
 
     networks: tuple[Arrays, ...]
     plane: Plane
     variances: frozenset[str]
     notes: tuple[str, ...]
+    to_merge: bool = False
 
     def at(self, shares: Sequence[float]) -> LazyWeights:
         """The mean of the networks by ``shares`` that add up to 1, computed when read.
@@ -128,7 +131,11 @@ class Corners:
 
 
 def corners_of(job: Job) -> Corners:
-    """Match the second of three models, and the merge where it is in an order of its own, to the first."""
+    """Match the second of three models, and the merge where it is in an order of its own, to the first.
+
+    The merge was made with other data, batches and options, by which the method may have found another order of the
+    second. The merge knows: where the second is nearer to it by its weights, it is taken in that order.
+    """
     typing, (first, second, merged) = job.prepared.typing, job.prepared.models.weights
     norms = batchnorms(job.prepared.models.template.graph)
     to_first, merged_to_first = match(job, measured(job, [job.options])).permutations
@@ -138,6 +145,8 @@ def corners_of(job: Job) -> Corners:
     if far < near:
         merged = moved
         notes.append("the merge has its units in an order of its own: it was matched to the first model")
+    inside = _nearer(job, aligned, merged)
+    aligned = aligned if inside is None else inside
     plane = plane_of(first, aligned, merged)
     if not plane.distance:
         notes.append("both parents are one network, in different orders of units: there is no plane, only the line")
@@ -148,7 +157,21 @@ def corners_of(job: Job) -> Corners:
     variances = frozenset(norm.variance for norm in norms)
     room = min(KEPT, memory_budget() // 16)
     kept = tuple(CachedWeights(each, room) for each in (first, aligned, merged, second))
-    return Corners(kept, plane, variances, tuple(notes))
+    return Corners(kept, plane, variances, tuple(notes), inside is not None)
+
+
+def _nearer(job: Job, aligned: Arrays, merged: Arrays) -> LazyWeights | None:
+    """The second in the order that weights give beside the merge; None where that is no nearer to the merge.
+
+    None too for a method that matches nothing.
+    """
+    if job.options.matcher is None or not job.options.matcher.needs:
+        return None
+    typing = job.prepared.typing
+    (order,) = MATCHERS["rebasin"](MatchProblem(typing, [merged, aligned], seed=job.options.seed)).permutations
+    found = transported(aligned, typing, order)
+    before, after = (products(merged, each, each)[0] for each in (aligned, found))
+    return found if after < (1 - SAME) * before else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -61,7 +61,8 @@ def print_landscape(found: Landscape, written: Iterable[Path]) -> None:
 
 def _facts(found: Landscape) -> Iterable[tuple[str, str]]:
     x, y = found.plane.merged
-    yield "matched by", found.method
+    by_weights = f"weights, to the merge: {clamped(found.models[1], 24)} is nearer to it than by {found.method}"
+    yield "matched by", by_weights if found.to_merge else found.method
     if found.plane.distance:
         told = f"x {x:.3f}, y {y:.3f}: the parents are at x 0 and 1, {found.plane.distance:.4g} apart once matched"
         yield "the merge is at", told

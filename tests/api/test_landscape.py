@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from onnxmerge.model.read import read_network
 from onnxmerge.pipeline import landscape as stage
 from onnxmerge.pipeline.landscape import Corners, plane_of
 from onnxmerge.pipeline.landscape_tasks import ByParents
-from onnxmerge.report.landscape import landscape_svg
+from onnxmerge.report.landscape import landscape_svg, print_landscape
 from onnxmerge.types import Array, Arrays
 from tests.graphs import batchnorm, build, execute, normal
 
@@ -147,6 +148,27 @@ def test_orders_of_units_do_not_matter(moved: str) -> None:
         assert np.allclose(own.plane, theirs.plane, rtol=1e-4)
     assert any("order of its own" in note for note in found.notes) == (moved == "merged")
     assert not any("order of its own" in note for note in plain.notes)
+
+
+@pytest.mark.parametrize("method", ["rebasin", "mudsc-align"])
+def test_a_plain_average_is_midway_whatever_it_was_made_on(
+    digits: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other batches and a repair lead the method to another order of the second than the merge has inside."""
+    one, other, data = digits / "a.onnx", digits / "b.onnx", digits / "calib.npz"
+    merged = tmp_path / "m.onnx"
+    onnxmerge.merge([one, other], calibration=data, method=method, repair="none").save(merged)
+    found = onnxmerge.landscape(one, other, merged, data, method=method, points=2, samples=16)
+    assert found.plane.merged == pytest.approx((0.5, 0), abs=1e-3)
+    assert found.to_merge
+    print_landscape(found, ())
+    assert f"weights, to the merge: b.onnx is nearer to it than by {method}\n" in capsys.readouterr().out
+
+
+def test_a_method_that_matches_nothing_leaves_the_second_in_its_order() -> None:
+    found = seen(A, reordered(B, ORDER), mean(A, B), method="average")
+    assert not found.to_merge
+    assert found.plane.merged != pytest.approx((0.5, 0), abs=1e-3)
 
 
 def onnx_mean() -> dict[str, Array]:
