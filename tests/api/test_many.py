@@ -61,7 +61,7 @@ def answers(models: Sequence[Path], folder: Path, options: MergeOptions, *, data
 @pytest.mark.parametrize(
     ("options", "orders"),
     [
-        (MergeOptions(method="c2m3"), TWICE),
+        pytest.param(MergeOptions(method="c2m3"), TWICE, marks=pytest.mark.slow),
         (MergeOptions(method="c2m3", repair="none"), SHUFFLED),
         pytest.param(
             merge_options({"method": "c2m3", "repair": "none", "alpha": 0.0}), SHUFFLED, marks=pytest.mark.slow

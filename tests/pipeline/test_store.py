@@ -202,10 +202,10 @@ def test_only_the_same_job_is_resumed(tmp_path: Path) -> None:
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {},
     "rebasin": {"method": "rebasin", "weights": (1.0, 3.0)},
-    "zipit ls": {"method": "zipit", "refine": "ls", "answer": "ensemble"},
 }
 SLOW_WAYS: Mapping[str, Mapping[str, Any]] = {
     "best": {"effort": "best"},
+    "zipit ls": {"method": "zipit", "refine": "ls", "answer": "ensemble"},
     "alpha auto": {"method": "mudsc-align", "alpha": "auto", "repair": "bias"},
     "auto auto": {"method": "auto"},
     "weights auto": {"weights": "auto", "outputs": "logits"},
