@@ -21,8 +21,7 @@ hypothesis.settings.load_profile("no clock")
 def pytest_configure(config: pytest.Config) -> None:
     """Keep each of several workers to a core of its own.
 
-    Else ONNX Runtime takes all cores in each of them: threads of one wait busily where another has work, and to open a
-    small network takes twice as long.
+    Else ONNX Runtime starts a thread for each core in all of them, and those of one wait busily where another has work.
     """
     worker = getattr(config, "workerinput", None)
     if worker is not None and hasattr(os, "sched_setaffinity"):

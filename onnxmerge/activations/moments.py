@@ -97,7 +97,8 @@ def by_batch(
 ) -> Iterator[dict[str, Moments]]:
     """Moments of each probe's tensor for each batch by itself; a tensor without values in a batch is missing there.
 
-    With ``most``, so many samples at most are run at once, which must not change what others give: without ``rewrite``.
+    At most ``most`` samples are run at once (None: all of a batch). Not with ``rewrite``, by which the samples of a
+    batch depend on each other.
     """
     editor = GraphEditor(model)
     outputs = {probe.tensor: _instrument(editor, probe, rewrite) for probe in probes}

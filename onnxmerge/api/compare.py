@@ -81,7 +81,7 @@ class ModelComparison:
         """Everything as plain data, for JSON; numbers that are not finite as text."""
         first = self.first_difference
         found = {**asdict(self), "first_difference": None if first is None else asdict(first)}
-        told: dict[str, Any] = plain(found)
+        told: dict[str, Any] = json_values(found)
         return told
 
 
@@ -199,14 +199,14 @@ def _tolerance(network: Network) -> float:
     return max(TOLERANCES[name] for name in TOLERANCES if name == "float32" or name in types)
 
 
-def plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """Fields of results as plain data; numbers that are not finite as text."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {name: plain(each) for name, each in value.items()}
+        return {name: json_values(each) for name, each in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(each) for each in value]
+        return [json_values(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return encodable(value) if isinstance(value, str) else value

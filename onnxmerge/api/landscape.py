@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge.api.compare import plain
+from onnxmerge.api.compare import json_values
 from onnxmerge.calibration.known_inputs import open_with
 from onnxmerge.calibration.sources import CalibrationSource, SourceSpec, room_for_feeds
 from onnxmerge.calibration.specs import input_specs
@@ -28,7 +28,7 @@ from onnxmerge.model.paths import short_names
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.beginning import MergeInputs, PreparedMerge, prepare_merge, read_data
 from onnxmerge.pipeline.job import Progress, silent
-from onnxmerge.pipeline.landscape import OVERLAP, Plane, Track, Wanted, corners_of, losses_of
+from onnxmerge.pipeline.landscape import OVERLAP, LossSurface, Plane, Wanted, corners_of, losses_of
 from onnxmerge.pipeline.landscape_tasks import ByParents, LandscapeTasks, by_labels
 from onnxmerge.pipeline.meanings import output_names, outputs_of
 from onnxmerge.pipeline.options import UNNAMED, MergeOptions
@@ -55,7 +55,7 @@ class Landscape:
     """Losses on the plane through two models and their merge, the second in the units of the first.
 
     ``plane`` says where the merge lies, ``xs`` and ``ys`` are the coordinates of the grid (none where the three are on
-    one line), ``ts`` those of the points between the parents. ``tracks`` are the tasks, and behind them their overlap
+    one line), ``ts`` those of the points between the parents. ``surfaces`` are the tasks, and behind them their overlap
     where there are several. ``to_merge``: the second was matched by weights to the merge, as this brings it nearer to
     it than ``method`` does by matching it to the first. ``labelled``: losses are of labels, and otherwise of what each
     parent answers.
@@ -71,24 +71,24 @@ class Landscape:
     xs: Floats
     ys: Floats
     ts: Floats
-    tracks: tuple[Track, ...]
+    surfaces: tuple[LossSurface, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, for JSON; numbers that are not finite as text."""
-        told: dict[str, Any] = plain({"version": __version__, **asdict(self)})
-        for track, own in zip(self.tracks, told["tracks"], strict=True):
-            own["barriers"] = plain(track.barriers)
+        told: dict[str, Any] = json_values({"version": __version__, **asdict(self)})
+        for surface, own in zip(self.surfaces, told["surfaces"], strict=True):
+            own["barriers"] = json_values(surface.barriers)
         return told
 
     def to_csv(self) -> str:
         """A row for each network: what it is (a model, on a line, on the plane), x, y, and its losses."""
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["network", "x", "y", *(track.name for track in self.tracks)])
+        rows.writerow(["network", "x", "y", *(surface.name for surface in self.surfaces)])
         for name, x, y, place in self._points():
             part, *index = place
-            rows.writerow([name, x, y, *(float(getattr(track, part)[tuple(index)]) for track in self.tracks)])
+            rows.writerow([name, x, y, *(float(getattr(surface, part)[tuple(index)]) for surface in self.surfaces)])
         return text.getvalue()
 
     def _points(self) -> Iterator[tuple[str, float, float, tuple[Any, ...]]]:
@@ -189,10 +189,10 @@ def landscape(
         announce(f"{networks:,} networks x {ran:,} samples")
     losses = losses_of(exposed, [corners.at(each) for each in wanted.shares], asked, feeds, how.provider, shown)
     told += asked.notes(losses)
-    tracks = [wanted.track(name, each.constant, each.means) for name, each in zip(asked.names, losses, strict=True)]
-    if len(tracks) > 1:
+    surfaces = [wanted.surface(name, each.constant, each.means) for name, each in zip(asked.names, losses, strict=True)]
+    if len(surfaces) > 1:
         worst: Floats = np.max([each.means / (each.constant or 1.0) for each in losses], axis=0)
-        tracks.append(wanted.track(OVERLAP, 1.0, worst))
+        surfaces.append(wanted.surface(OVERLAP, 1.0, worst))
     return Landscape(
         models=(one, other, third),
         method=how.method,
@@ -204,7 +204,7 @@ def landscape(
         xs=wanted.xs,
         ys=wanted.ys,
         ts=wanted.ts,
-        tracks=tuple(tracks),
+        surfaces=tuple(surfaces),
         notes=tuple(dict.fromkeys((*begun.notes, *corners.notes, *told))),
     )
 

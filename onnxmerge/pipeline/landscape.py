@@ -149,7 +149,7 @@ def corners_of(job: Job) -> Corners:
     aligned = aligned if inside is None else inside
     plane = plane_of(first, aligned, merged)
     if not plane.distance:
-        notes.append("both parents are one network, in different orders of units: there is no plane, only the line")
+        notes.append("both parents are one network, but for the order of its units: there is no plane, only the line")
     elif plane.flat:
         notes.append("the merge is on the line between its parents: there is no plane, only the line")
     if norms:
@@ -175,7 +175,7 @@ def _nearer(job: Job, aligned: Arrays, merged: Arrays) -> LazyWeights | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Track:
+class LossSurface:
     """The loss of one task wherever it was measured, or the overlap of all tasks.
 
     ``marks`` are those of first, second and merge, ``before`` and ``after`` [points] those along the straight line
@@ -234,10 +234,10 @@ class Wanted:
         grid = [[place(*plane.shares(at_x, at_y), 0) for at_x in xs.tolist()] for at_y in ys.tolist()]
         return Wanted(tuple(known), xs, ys, ts, marks, before, after, grid)
 
-    def track(self, name: str, constant: float, losses: Floats) -> Track:
+    def surface(self, name: str, constant: float, losses: Floats) -> LossSurface:
         """The losses [networks] of one task where they belong."""
         grid = np.array(self.plane, np.int64).reshape(len(self.ys), len(self.xs))
-        return Track(name, constant, losses[self.marks], losses[self.before], losses[self.after], losses[grid])
+        return LossSurface(name, constant, losses[self.marks], losses[self.before], losses[self.after], losses[grid])
 
 
 def _reach(first: float, last: float, points: int) -> Floats:

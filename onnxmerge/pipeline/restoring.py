@@ -37,9 +37,9 @@ T = TypeVar("T")
 
 _REESTIMATED = "BatchNorm re-estimated"
 
-
-PARENTS = 1 << 28
-"""Bytes of measured activations in one run of a parent: its moments in a batch are those of its parts together."""
+PARENT_ACTIVATIONS = 1 << 28
+"""Bytes of measured activations in one run of a parent. Larger batches run in parts, whose moments are put together.
+The merged network cannot run so, as repair makes the samples of a batch depend on each other."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +94,8 @@ def basis(job: Job, step: RepairStep | None) -> tuple[bool, bool]:
 class Repairs:
     """The ways to repair the linear layers of one average, each measured once for all that can share it.
 
-    ``which`` are the layers of all repairs that will be asked for: parents are measured there at once.
+    ``which`` names the layers that any of these repairs changes: parents are measured at all of them in one pass.
+    What a repair measured is kept, so to do it again, after it was tried, runs nothing.
     """
 
     job: Job
@@ -135,7 +136,7 @@ class Repairs:
         if key not in self._known:
             self._known[key] = independent_moments(model, typing, before.weights, plan, data, provider)
         known = self._known[key]
-        own_moments = self._measured.setdefault((basis(job, step), step), {})
+        measured = self._measured.setdefault((basis(job, step), step), {})
         every = self._parents(plan)
         probes = [probe_of(model.graph, layer, typing) for layer in plan.layers]
 
@@ -152,8 +153,8 @@ class Repairs:
             mode=step.mode,
             batches=[aims(batch) for batch in zip(*every, strict=True)],
             provider=provider,
-            known=known if known is not None else dict(own_moments) or None,
-            measured=own_moments,
+            known=known or dict(measured) or None,
+            measured=measured,
         )
 
     def _parents(self, plan: RepairPlan) -> list[list[dict[str, Moments]]]:
@@ -166,7 +167,7 @@ class Repairs:
         if job.source is not None and key not in known:
             data, traced = Spread(job.source, LEAST), rows(job.prepared.trace.sample)
             probes = [probe_of(graph.graph, layer, typing) for layer in layers.values()]
-            most = samples_at_once(typing, layers, traced, size=PARENTS) if takes_any(graph) else None
+            most = samples_at_once(typing, layers, traced, size=PARENT_ACTIVATIONS) if takes_any(graph) else None
             known[key] = [
                 list(by_batch(graph, own, probes, batches, provider=job.options.provider, most=most))
                 for own in models.weights

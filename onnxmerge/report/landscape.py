@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from onnxmerge.api.landscape import Landscape
-from onnxmerge.pipeline.landscape import Track
+from onnxmerge.pipeline.landscape import LossSurface
 from onnxmerge.report.html import text
 from onnxmerge.report.styles import PICTURE
 from onnxmerge.report.terminal import terminal
@@ -49,9 +49,9 @@ def print_landscape(found: Landscape, written: Iterable[Path]) -> None:
     heads = (*found.models, "one answer for all", "barrier", "barrier, matched")
     for head in heads:
         table.add_column(clamped(head, 24), justify="right")
-    for track in found.tracks:
-        values = (*track.marks.tolist(), track.constant, *track.barriers)
-        table.add_row(clamped(track.name, 40), *(f"{value:.4g}" for value in values))
+    for surface in found.surfaces:
+        values = (*surface.marks.tolist(), surface.constant, *surface.barriers)
+        table.add_row(clamped(surface.name, 40), *(f"{value:.4g}" for value in values))
     console.print(table)
     for title, told in _facts(found):
         console.say(f"{title:16} {told}")
@@ -66,7 +66,7 @@ def _facts(found: Landscape) -> Iterable[tuple[str, str]]:
     if found.plane.distance:
         told = f"x {x:.3f}, y {y:.3f}: the parents are at x 0 and 1, {found.plane.distance:.4g} apart once matched"
         yield "the merge is at", told
-    last = found.tracks[-1]
+    last = found.surfaces[-1]
     if last.plane.size:
         row, column = np.unravel_index(last.plane.argmin(), last.plane.shape)
         lowest = f"{last.plane.min():.4g} at x {found.xs[column]:.3f}, y {found.ys[row]:.3f}"
@@ -91,15 +91,15 @@ def landscape_svg(found: Landscape) -> str:
 
 def _panels(found: Landscape) -> Iterable[str]:
     """The plane for each task and for their overlap, with its legend, and the line between the parents."""
-    for track in found.tracks:
-        if track.plane.size:
-            yield _map(found, track)
+    for surface in found.surfaces:
+        if surface.plane.size:
+            yield _map(found, surface)
     yield _line(found)
     yield _legend(found)
 
 
-def _map(found: Landscape, track: Track) -> str:
-    told = "first {:.2g}, second {:.2g}, merge {:.2g}".format(*track.marks)
+def _map(found: Landscape, surface: LossSurface) -> str:
+    told = "first {:.2g}, second {:.2g}, merge {:.2g}".format(*surface.marks)
     names, (x, y) = found.models, found.plane.merged
     marks = [(0.0, 0.0, names[0]), (1.0, 0.0, names[1]), (x, y, names[2])]
     shown = [_mark(*_place(found, at_x, at_y), name, index) for index, (at_x, at_y, name) in enumerate(marks)]
@@ -107,14 +107,13 @@ def _map(found: Landscape, track: Track) -> str:
     ticks += [
         _tick(*_place(found, found.xs[0], value), f"{value:.2g}", "end", -6, 4) for value in sorted({0.0, round(y, 2)})
     ]
-    return (
-        f"{_frame(track.name, told, 'x, first to second', 'y')}{_bands(found, track)}{''.join(ticks)}{''.join(shown)}"
-    )
+    frame = _frame(surface.name, told, "x, first to second", "y")
+    return f"{frame}{_bands(found, surface)}{''.join(ticks)}{''.join(shown)}"
 
 
-def _bands(found: Landscape, track: Track) -> str:
+def _bands(found: Landscape, surface: LossSurface) -> str:
     """The loss between the points that were measured, in bands: each a path of runs of cells, row by row."""
-    levels = np.log(np.clip(track.shares(track.plane), _LEAST / 2, 2 * _MOST))
+    levels = np.log(np.clip(surface.shares(surface.plane), _LEAST / 2, 2 * _MOST))
     across, down = (axis[0] + (np.arange(_FINE) + 0.5) / _FINE * (axis[-1] - axis[0]) for axis in (found.xs, found.ys))
     rows = np.array([np.interp(across, found.xs, row) for row in levels])
     fine = np.array([np.interp(down, found.ys, column) for column in rows.T]).T[::-1]
@@ -135,7 +134,7 @@ def _bands(found: Landscape, track: Track) -> str:
 
 def _edges(found: Landscape) -> Floats:
     """Where a band ends and the next begins: equal ratios, from the lowest share on any plane to the highest."""
-    shares = np.clip([track.shares(track.plane) for track in found.tracks], _LEAST, _MOST)
+    shares = np.clip([surface.shares(surface.plane) for surface in found.surfaces], _LEAST, _MOST)
     return np.geomspace(shares.min(), shares.max(), len(_BANDS) + 1)[1:-1]
 
 
@@ -175,7 +174,7 @@ def _frame(title: str, told: str, across: str, up: str) -> str:
 
 def _line(found: Landscape) -> str:
     """The losses between the parents: dashed with the second as it is, solid once it is matched to the first."""
-    every = [track.shares(np.concatenate([track.before, track.after])) for track in found.tracks]
+    every = [surface.shares(np.concatenate([surface.before, surface.after])) for surface in found.surfaces]
     most = min(float(np.max(every)), _HIGHEST) or 1.0
 
     def drawn(losses: Floats, colour: str, dashes: str) -> str:
@@ -187,9 +186,9 @@ def _line(found: Landscape) -> str:
     parts = [_frame("Straight line between the parents", "dashed: as they are, solid: matched", "first to second", "")]
     parts += [_tick(_LEFT + _SIDE * at, _TOP + _SIDE, f"{at:g}", "middle", 0, 16) for at in (0.0, 0.5, 1.0)]
     parts += [_tick(_LEFT, _TOP + _SIDE * (1 - at), f"{most * at:.2g}", "end", -6, 4) for at in (0.0, 0.5, 1.0)]
-    for track, colour in zip(found.tracks, cycle(_LINES), strict=False):
-        parts.append(drawn(track.shares(track.before), colour, ' stroke-dasharray="4 4"'))
-        parts.append(drawn(track.shares(track.after), colour, ""))
+    for surface, colour in zip(found.surfaces, cycle(_LINES), strict=False):
+        parts.append(drawn(surface.shares(surface.before), colour, ' stroke-dasharray="4 4"'))
+        parts.append(drawn(surface.shares(surface.after), colour, ""))
     return "".join(parts)
 
 
@@ -203,8 +202,8 @@ def _legend(found: Landscape) -> str:
         top = _TOP + 20 * row
         parts.append(f'<rect x="{_LEFT}" y="{top}" width="28" height="20" fill="{colour}"/>')
         parts.append(f'<text class="size" x="{_LEFT + 36}" y="{top + 14}">{name}</text>')
-    for row, (track, colour) in enumerate(zip(found.tracks, cycle(_LINES), strict=False)):
+    for row, (surface, colour) in enumerate(zip(found.surfaces, cycle(_LINES), strict=False)):
         x, y = _LEFT + (120 if bands else 0), _TOP + 10 + 20 * row
         parts.append(f'<path d="M{x} {y}h24" stroke-width="3" style="stroke:var(--{colour})"/>')
-        parts.append(f'<text class="size" x="{x + 30}" y="{y + 4}">{text(clamped(track.name, 16))}</text>')
+        parts.append(f'<text class="size" x="{x + 30}" y="{y + 4}">{text(clamped(surface.name, 16))}</text>')
     return "".join(parts)

@@ -107,10 +107,10 @@ def test_coordinates_are_euclidean() -> None:
 
 def test_losses_at_the_corners_are_those_of_the_files() -> None:
     found = seen(A, reordered(B, ORDER), MERGED, method="average")
-    (track,) = found.tracks
-    assert track.marks == pytest.approx([cross_entropy(A), cross_entropy(B), cross_entropy(MERGED)], rel=1e-5)
-    assert (track.before[0], track.before[-1]) == pytest.approx(tuple(track.marks[:2]))
-    assert track.constant == pytest.approx(scipy.stats.entropy(np.bincount(LABELS)))
+    (surface,) = found.surfaces
+    assert surface.marks == pytest.approx([cross_entropy(A), cross_entropy(B), cross_entropy(MERGED)], rel=1e-5)
+    assert (surface.before[0], surface.before[-1]) == pytest.approx(tuple(surface.marks[:2]))
+    assert surface.constant == pytest.approx(scipy.stats.entropy(np.bincount(LABELS)))
     assert (found.samples, found.networks) == (40, 3 + 2 + 1 + 9)
 
 
@@ -122,13 +122,13 @@ def test_a_grid_point_is_the_network_there() -> None:
         for name in A
     }
     there["n_var"] = np.maximum(there["n_var"], 0)
-    assert found.tracks[0].plane[2, 1] == pytest.approx(cross_entropy(there), rel=1e-4)
+    assert found.surfaces[0].plane[2, 1] == pytest.approx(cross_entropy(there), rel=1e-4)
 
 
 def test_a_permuted_copy_has_a_barrier_until_it_is_matched() -> None:
     found = seen(A, reordered(A, ORDER), A, labels=None, outputs="logits")
-    for track in found.tracks:
-        before, after = track.barriers
+    for surface in found.surfaces:
+        before, after = surface.barriers
         assert before > 0.01
         assert after == pytest.approx(0, abs=1e-9)
     for again in (found, seen(A, {**reordered(A, ORDER), "c": A["c"] + np.float32(1e-6)}, MERGED)):
@@ -143,7 +143,7 @@ def test_orders_of_units_do_not_matter(moved: str) -> None:
     second, third = (reordered(B, ORDER), merged) if moved == "second" else (B, reordered(merged, ORDER))
     found = seen(A, second, third)
     assert found.plane.merged == pytest.approx(plain.plane.merged)
-    for own, theirs in zip(found.tracks, plain.tracks, strict=True):
+    for own, theirs in zip(found.surfaces, plain.surfaces, strict=True):
         assert own.marks == pytest.approx(theirs.marks, rel=1e-5)
         assert np.allclose(own.plane, theirs.plane, rtol=1e-4)
     assert any("order of its own" in note for note in found.notes) == (moved == "merged")
@@ -179,7 +179,7 @@ def onnx_mean() -> dict[str, Array]:
 
 def test_without_labels_the_parents_are_what_is_right() -> None:
     found = seen(A, B, MERGED, labels=None, method="average", outputs="logits")
-    first, second, overlap = found.tracks
+    first, second, overlap = found.surfaces
     assert first.marks == pytest.approx([0, divergence(A, B), divergence(A, MERGED)], rel=1e-4, abs=1e-9)
     assert second.marks == pytest.approx([divergence(B, A), 0, divergence(B, MERGED)], rel=1e-4, abs=1e-9)
     worst = np.maximum(first.plane / first.constant, second.plane / second.constant)
@@ -190,7 +190,7 @@ def test_without_labels_the_parents_are_what_is_right() -> None:
 
 @pytest.mark.parametrize("outputs", ["regression", "embedding"])
 def test_numbers_are_compared_by_squared_error(outputs: str) -> None:
-    first, *_ = seen(A, B, MERGED, labels=None, method="average", outputs=outputs).tracks
+    first, *_ = seen(A, B, MERGED, labels=None, method="average", outputs=outputs).surfaces
     own, other = (execute(network(each), {"x": X})["y"].astype(np.float64) for each in (A, B))
     if outputs == "embedding":
         own, other = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (own, other))
@@ -210,7 +210,7 @@ def test_what_parents_do_not_answer_counts_nowhere() -> None:
         settings: dict[str, Any] = {"points": 2, "method": "average", "outputs": outputs}
         found = onnxmerge.landscape(a, b, merged, {"x": data}, **settings)
         alone = onnxmerge.landscape(a, b, merged, {"x": positive[3:]}, **settings)
-        for own, other in zip(found.tracks, alone.tracks, strict=True):
+        for own, other in zip(found.surfaces, alone.surfaces, strict=True):
             assert own.marks == pytest.approx(other.marks, rel=1e-5, abs=1e-12)
             assert own.constant == pytest.approx(other.constant)
         assert any("3 of 40 answers of output 'y' are not wholly finite" in note for note in found.notes)
@@ -219,13 +219,13 @@ def test_what_parents_do_not_answer_counts_nowhere() -> None:
 def test_regressions_and_samples_without_a_label() -> None:
     targets = {"y": np.where(np.arange(120).reshape(40, 3) % 7, 1.0, np.nan)}
     tasks = [Task("y", "regression")]
-    (track,) = seen(A, B, MERGED, labels=targets, tasks=tasks, method="average").tracks
+    (surface,) = seen(A, B, MERGED, labels=targets, tasks=tasks, method="average").surfaces
     own = execute(network(A), {"x": X})["y"]
-    assert track.marks[0] == pytest.approx(np.nanmean(np.square(own - targets["y"])), rel=1e-5)
+    assert surface.marks[0] == pytest.approx(np.nanmean(np.square(own - targets["y"])), rel=1e-5)
     some = np.where(np.arange(40) < 9, LABELS, -1)
-    (track,) = seen(A, B, MERGED, labels=some, method="average").tracks
+    (surface,) = seen(A, B, MERGED, labels=some, method="average").surfaces
     logits = scipy.special.log_softmax(execute(network(A), {"x": X})["y"][:9], axis=1)
-    assert track.marks[0] == pytest.approx(-logits[np.arange(9), LABELS[:9]].mean(), rel=1e-5)
+    assert surface.marks[0] == pytest.approx(-logits[np.arange(9), LABELS[:9]].mean(), rel=1e-5)
 
 
 def test_a_fixed_batch_leaves_out_what_fills_none() -> None:
@@ -246,7 +246,7 @@ def test_a_merge_on_the_line_has_no_plane() -> None:
     assert found.xs.size == 0
     assert found.to_csv().count("plane") == 0
     assert landscape_svg(found).count('class="name"') == 1
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["tracks"][0]["plane"] == []
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["surfaces"][0]["plane"] == []
 
 
 def test_feeds_at_once_and_one_by_one_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,9 +263,9 @@ def test_other_data_to_match_on() -> None:
 def test_losses_that_are_no_number_are_infinite() -> None:
     huge = {**A, "v": A["v"] * np.float32(2e37)}
     found = seen(A, B, huge, labels=None, outputs="regression", method="average")
-    (rows, columns) = np.nonzero(np.isinf(found.tracks[0].plane))
+    (rows, columns) = np.nonzero(np.isinf(found.surfaces[0].plane))
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert told["tracks"][0]["plane"][rows[0]][columns[0]] == "inf"
+    assert told["surfaces"][0]["plane"][rows[0]][columns[0]] == "inf"
     assert "nan" not in landscape_svg(found)
 
 

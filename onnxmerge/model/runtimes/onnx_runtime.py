@@ -152,8 +152,9 @@ def _options(asked: SessionOptions) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
     # It plans which node may take over whose buffer by a search that takes most of the time to open
-    # networks of thousands of nodes, and keeps what it plans. Without, a buffer is freed behind its last reader. Behind
-    # the first run it takes all that this run took in one block more (tools/buffer_planning.py has the numbers).
+    # networks of thousands of nodes, and keeps what it plans. Without, a buffer is freed behind its last reader.
+    # enable_mem_pattern allocates, from the second run on, one more block as large as all that a run takes. The numbers
+    # come from tools/buffer_planning.py.
     options.enable_mem_reuse = options.enable_mem_pattern = False
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if asked.optimise else level.ORT_DISABLE_ALL
