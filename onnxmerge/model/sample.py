@@ -127,6 +127,8 @@ def _declare(value: ir.Value, label: str) -> Declared:
     name = value.name or ""
     if not isinstance(value.type, ir.TensorType) or value.dtype is None:
         raise InputError(f"{label}: input {name!r} is of type {value.type}, not a tensor; only tensors can be fed")
+    if value.dtype == ir.DataType.UNDEFINED:
+        raise InputError(f"{label}: input {name!r} declares no type of its elements; export the model with one")
     if value.shape is None:
         raise InputError(f"{label}: input {name!r} declares no rank; give its shape with --input '{name}:SHAPE'")
     dims: list[int | str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,10 @@ def case(name: str, text: str, change: Change, *says: str, exit_code: int = 1) -
         return ["inspect", "a.onnx"]
 
     return Attack(name, write, exit_code, says)
+
+
+def _retyped(dtype: int, model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = dtype
 
 
 def info(name: str, dtype: int = FLOAT, dims: list[int] | None = None) -> onnx.ValueInfoProto:
@@ -111,6 +116,11 @@ def clear(*path: str) -> Change:
 
 @attacks(
     case("no changes", MLP, unchanged, exit_code=0),
+    *(
+        case(f"input of {name}", MLP, partial(_retyped, dtype), "declares no type" if not dtype else "a.onnx: ")
+        for name, dtype in onnx.TensorProto.DataType.items()
+        if dtype not in (FLOAT, onnx.TensorProto.BFLOAT16)  # types that ONNX Runtime can be fed here
+    ),
     case("initializer twice", MLP, lambda m: m.graph.initializer.append(m.graph.initializer[0]), "initializer 'w' twi"),
     case("input twice", MLP, lambda m: m.graph.input.append(m.graph.input[0]), "input 'x' twice"),
     case("output twice", MLP, lambda m: m.graph.output.append(m.graph.output[0]), "output 'y' twice"),
