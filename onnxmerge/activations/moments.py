@@ -50,6 +50,12 @@ class Moments:
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
 
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Moments:
+        """The moments of ``values`` [count, channels], at least one."""
+        wide = values.astype(np.float64)
+        return cls(len(wide), wide.mean(axis=0), wide.var(axis=0))
+
     @property
     def std(self) -> NDArray[np.float64]:
         return np.sqrt(self.variance)

@@ -42,7 +42,7 @@ def joint_sweep(
         start,
         lambda universe: model_similarity(models, universe),
         lambda universe, root: improve(models, groups[root], universe),
-        {root: group.neighbours for root, group in groups.items()},
+        models.plan.graph,
         roots,
         rng=rng,
         max_sweeps=max_sweeps,
@@ -54,7 +54,7 @@ def improve(models: ModelsToJoin, group: Group, universe: Universe) -> tuple[Uni
     problems: dict[tuple[int, int], GroupProblem] = {}
     moved, last = 0, -1
     for _ in range(TURNS * len(universe)):
-        if not problems or group.root in group.neighbours:  # what it is compared by has moved with it
+        if not problems or models.plan.moves_itself(group):  # what it is compared by has moved with it
             problems = {pair: problem_of_pair(models, group, universe, *pair) for pair in models.pairs}
         steps = [_step(problems, group, universe, model) for model in models.all if model != last]
         best = max(steps, key=lambda step: step.gain)

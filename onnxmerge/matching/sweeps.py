@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from onnxmerge.matching.structured import score, solve
 from onnxmerge.types import Positions
 from onnxmerge.units.groups import Group, inward
 from onnxmerge.units.permutations import Permutations, identity
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Matching = TypeVar("Matching")
 
@@ -92,7 +95,7 @@ def sweep(
         perms,
         objective_of,
         improve,
-        {root: pair.plan.groups[root].neighbours for root in pair.plan.groups},
+        pair.plan.graph,
         roots,
         rng=rng,
         max_sweeps=max_sweeps,
@@ -103,7 +106,7 @@ def climb(
     start: Matching,
     similarity_of: Callable[[Matching], ModelSimilarity],
     improve: Callable[[Matching, str], tuple[Matching, int]],
-    neighbours: Mapping[str, Collection[str]],
+    graph: nx.Graph[str],
     roots: Collection[str],
     *,
     rng: np.random.Generator,
@@ -111,8 +114,9 @@ def climb(
 ) -> Sweeps[Matching]:
     """Let ``improve`` take each of the groups ``roots`` in turn, in random order, until a sweep improves nothing.
 
-    ``improve`` returns a matching and how many units it moved; a group whose ``neighbours`` did not move is not taken
-    again. Stops at the first sweep that does not improve the objective, and returns the best matching met.
+    ``improve`` returns a matching and how many units it moved; a group is not taken again unless one of its neighbours
+    in the ``graph`` moved. Stops at the first sweep that does not improve the objective, and returns the best matching
+    met.
     """
     matching = start
     best, similarity = start, similarity_of(start)
@@ -128,7 +132,7 @@ def climb(
             matching, units = improve(matching, root)
             moved += units
             if units:
-                waiting |= {other for other in roots if root in neighbours[other]}
+                waiting.update(other for other in graph[root] if other in roots)
         changed.append(moved)
         if not moved:
             objective.append(objective[-1])

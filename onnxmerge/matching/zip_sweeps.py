@@ -72,8 +72,7 @@ def zip_sweep(
         found, better = _improve(objective_of, groups[root], current, rule)
         return (found, _moved(current, found, groups[root].members)) if better else (current, 0)
 
-    neighbours = {root: group.neighbours for root, group in groups.items()}
-    return climb(start, objective_of, improve, neighbours, roots, rng=rng, max_sweeps=max_sweeps)
+    return climb(start, objective_of, improve, objective_of.models.plan.graph, roots, rng=rng, max_sweeps=max_sweeps)
 
 
 def zip_group(models: ModelsToZip, group: Group, zips: Zipped, rule: ZipRule) -> Zipped:
@@ -92,7 +91,7 @@ def zip_group(models: ModelsToZip, group: Group, zips: Zipped, rule: ZipRule) ->
 def _improve(objective_of: ZipObjectiveFunction, group: Group, zips: Zipped, rule: ZipRule) -> tuple[Zipped, bool]:
     """The group zipped anew, and whether that is better: the greedy zip need not be, and equals do not take turns."""
     models = objective_of.models
-    if len(group.members) > 1 or group.root in group.neighbours:
+    if len(group.members) > 1 or models.plan.moves_itself(group):
         found = zip_group(models, group, zips, rule)
         if not _moved(zips, found, group.members):
             return found, False

@@ -1,7 +1,8 @@
 """What will be matched: groups of spaces that are solved together, and where their units lie in the weights.
 
 A group is a free space and every space that varies with it, nested to any depth (heads and their inner units). It
-is solved inside out, so its spaces form a tree under one root.
+is solved inside out, so its spaces form a tree under one root. The groups are the nodes of a graph, whose edges join
+those that see each other's matching: where one moves, its neighbours are matched again.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from onnxmerge.units.layout import Block, Space, TensorLayout, Typing
 from onnxmerge.units.permutations import Slot, bind, composite_shape
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +38,11 @@ class Occurrence:
     leaves: tuple[int, ...]
     moved: frozenset[Slot]
 
+    def space(self, slot: Slot) -> str:
+        """The space that stands at a slot of the block."""
+        axis, place = slot
+        return self.block.axes[axis].spaces[place]
+
     @property
     def linked(self) -> bool:
         """Whether two kinds of inner units share the block, so that the similarity of one needs the other's match."""
@@ -47,20 +57,25 @@ class Group:
     members: tuple[str, ...]
     children: Mapping[str, tuple[str, ...]]
     occurrences: tuple[Occurrence, ...]
-    neighbours: frozenset[str]
-    """Roots of the groups that move this group's features (its own, where it stands on two axes)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """``groups`` by root. ``spaces`` are those of the typing, with those that are left alone marked as fixed.
 
-    ``skipped`` says why a free space is left alone; that is safe, since the identity is a permutation too.
+    ``graph`` joins the roots of groups that stand in one block of an initializer, where each moves the other's
+    features; a group that stands on two axes of a block is joined to itself. ``skipped`` says why a free space is left
+    alone; that is safe, since the identity is a permutation too.
     """
 
     spaces: Mapping[str, Space]
     groups: Mapping[str, Group]
+    graph: nx.Graph[str]
     skipped: Mapping[str, str]
+
+    def moves_itself(self, group: Group) -> bool:
+        """Whether a group's own matching moves the features that its units are compared by."""
+        return bool(self.graph.has_edge(group.root, group.root))
 
 
 def make_plan(typing: Typing, pinned: frozenset[str] = frozenset()) -> Plan:
@@ -85,11 +100,10 @@ def make_plan(typing: Typing, pinned: frozenset[str] = frozenset()) -> Plan:
         if tensor not in typing.statistics:
             for root, occurrence in _occurrences(typing.initializers[tensor], spaces, roots):
                 found[root].append(occurrence)
-    groups = {
-        root: Group(root, names, _children(names, spaces), tuple(found[root]), _neighbours(found[root], roots))
-        for root, names in members.items()
-    }
-    return Plan(spaces, groups, {name: why for name, why in skipped.items() if spaces[name].size > 1})
+    groups = {root: Group(root, names, _children(names, spaces), tuple(found[root])) for root, names in members.items()}
+    return Plan(
+        spaces, groups, _graph(groups, roots), {name: why for name, why in skipped.items() if spaces[name].size > 1}
+    )
 
 
 def inward(plan: Plan) -> Iterator[Group]:
@@ -109,7 +123,7 @@ def _seen(group: Group, known: Collection[str]) -> Group:
     """The group with those of its occurrences in which all neighbours are known."""
 
     def moved(occurrence: Occurrence) -> set[str]:
-        return {occurrence.block.axes[axis].spaces[place] for axis, place in occurrence.moved}
+        return {occurrence.space(slot) for slot in occurrence.moved}
 
     return replace(group, occurrences=tuple(each for each in group.occurrences if moved(each) <= {*known}))
 
@@ -189,9 +203,12 @@ def _occurrences(
             yield labels[root_slot], Occurrence(layout, block, kept, kept_labels, outer, leaves, moved)
 
 
-def _neighbours(occurrences: list[Occurrence], roots: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(
-        roots[occurrence.block.axes[axis].spaces[place]]
-        for occurrence in occurrences
-        for axis, place in occurrence.moved
-    )
+def _graph(groups: Mapping[str, Group], roots: Mapping[str, str]) -> nx.Graph[str]:
+    import networkx as nx  # here, for it takes longer to import than some commands to run
+
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(groups)
+    for root, group in groups.items():
+        for occurrence in group.occurrences:
+            graph.add_edges_from((root, roots[occurrence.space(slot)]) for slot in sorted(occurrence.moved))
+    return graph

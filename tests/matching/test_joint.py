@@ -153,7 +153,7 @@ def test_no_visit_of_a_group_lowers_the_objective(structure: str) -> None:
         assert after > before
         before = after
     for group in models.plan.groups.values():
-        if not group.neighbours:
+        if not models.plan.graph[group.root]:
             assert improve(models, group, universe)[1] == 0
 
 

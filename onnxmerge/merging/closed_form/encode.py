@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.activations.moments import Moments
 from onnxmerge.merging.closed_form.accumulator import LayerStatistics
 from onnxmerge.merging.closed_form.norms import Norm
 from onnxmerge.merging.closed_form.ridge import problem
@@ -74,11 +75,11 @@ def _encoded_with_norm(
     return found
 
 
-def settled(step: Settling, current: Arrays, mean: Floats, variance: Floats) -> dict[str, NDArray[Any]]:
+def settled(step: Settling, current: Arrays, found: Moments) -> dict[str, NDArray[Any]]:
     """The statistics of a BatchNormalization that stands by itself, in their own types."""
     return {
         name: array.astype(current[name].dtype)
-        for name, array in ((step.norm.mean, mean), (step.norm.variance, variance))
+        for name, array in ((step.norm.mean, found.mean), (step.norm.variance, found.variance))
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.activations.moments import Moments
 from onnxmerge.activations.patches import pick, values_at
 from onnxmerge.activations.segments import MemoryBudget, Relay, feeds
 from onnxmerge.calibration.subset import Spread
@@ -63,19 +64,18 @@ class PrefixRunner:
         for index, feed in enumerate(feeds(self.context.source, [self.merged, *self.parents], self.batches)):
             yield index, merged.run(index, feed), [parent.run(index, feed)[target.tensor] for parent in parents]
 
-    def moments(self, step: Settling, edge: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and variance of each channel of what reaches a BatchNormalization now; InputError without data."""
+    def moments(self, step: Settling, edge: Sequence[str]) -> Moments:
+        """The moments of each channel of what reaches a BatchNormalization now; InputError without data."""
         segment = self.merged.segment([step.source], edge)
-        seen, total, squares = 0, np.zeros(()), np.zeros(())
+        found: Moments | None = None
         for index, feed in enumerate(feeds(self.context.source, [self.merged], self.batches)):
-            value = np.moveaxis(segment.run(index, feed)[step.source], 1, -1).astype(np.float64)
-            value = value.reshape(-1, value.shape[-1])
-            seen += len(value)
-            total, squares = total + value.sum(axis=0), squares + np.square(value).sum(axis=0)
-        if not seen:
+            value = np.moveaxis(segment.run(index, feed)[step.source], 1, -1)
+            if value.size:
+                own = Moments.of(value.reshape(-1, value.shape[-1]))
+                found = own if found is None else found + own
+        if found is None:
             raise no_data()
-        mean = total / seen
-        return mean, np.maximum(squares / seen - mean**2, 0.0)
+        return found
 
     def answers(self, target: LayerTarget) -> list[NDArray[np.float32]]:
         """What each parent gives at the layer's target, for some samples from all over the data [positions, units]."""

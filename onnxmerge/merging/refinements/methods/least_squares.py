@@ -52,7 +52,7 @@ def least_squares(
     for index, step in enumerate(steps):
         edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
         if not isinstance(step, LayerTarget):
-            found.weights.update(settled(step, runner.current, *runner.moments(step, edge)))
+            found.weights.update(settled(step, runner.current, runner.moments(step, edge)))
         elif too_wide(step):
             notes.append(_left(step, "reads too many features"))
         elif (
