@@ -1,0 +1,71 @@
+"""Merges run wherever their parents do, and docs/runtimes.md says where."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools.runtimes import BAR, CASES, NEWEST, RUNTIMES, Absent, Answer, Found, cache, measure, off, page
+
+GOOD, BAD, NONE = Answer(1e-7), Answer(0.5), Answer(error="no operator | Frobnicate")
+
+
+def found(a: Answer, merged: Answer) -> Found:
+    models = {"a": {"opencv": a}, "b": {"opencv": GOOD}, "merged": {"opencv": merged}}
+    return Found({NEWEST: "1.32.0", "opencv": "5.0.0"}, {"cuda": "no GPU here"}, {"digits": models})
+
+
+@pytest.mark.parametrize(
+    ("a", "merged", "cell", "failed"),
+    [
+        (GOOD, GOOD, "1e-07", []),
+        (GOOD, Answer(0.0), "the same", []),
+        (GOOD, BAD, "**5e-01**", ["digits in opencv: 5.0e-01"]),
+        (GOOD, NONE, r"no operator \| Frobnicate", [r"digits in opencv: no operator | Frobnicate"]),
+        (NONE, NONE, r"parents too: no operator \| Frobnicate", []),
+        (BAD, BAD, "parents too: **5e-01**", []),
+    ],
+)
+def test_what_a_merge_does_worse_than_its_parents_is_its_failure(
+    a: Answer, merged: Answer, cell: str, failed: list[str]
+) -> None:
+    measured = found(a, merged)
+    assert measured.failed() == failed
+    assert f"| digits | {cell} |" in page(measured)
+    assert "| ONNX Runtime, CUDA | no GPU here |" in page(measured)
+
+
+def test_how_far_outputs_are_apart() -> None:
+    wanted = np.array([1.0, -2.0], np.float32)
+    assert off(wanted, np.array([1.5, -2.0], np.float32)) == 0.25
+    assert off(wanted, np.array([np.nan, -2.0], np.float32)) == np.inf
+    assert off(wanted, wanted[:1]) == np.inf
+
+
+def test_the_page_has_what_is_measured(checkout: Path) -> None:
+    text = (checkout / "docs" / "runtimes.md").read_text(encoding="utf-8")
+    assert not [name for name in CASES if f"\n| {name} | " not in text]
+    assert not [name for name, runtime in RUNTIMES.items() if f"\n| {runtime.label} | " not in text]
+
+
+@pytest.fixture(scope="module")
+def measured(checkout: Path) -> Found:
+    shared = Path(os.environ.get("ONNXMERGE_SHARED") or checkout.parent / "shared").resolve()
+    try:
+        return measure(list(RUNTIMES), ["digits, two heads", "digits, half shared", "cifar5-vit"], cache(), shared)
+    except Absent as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_runtime_agrees(name: str, measured: Found) -> None:
+    if name in measured.absent:
+        pytest.skip(f"{name}: {measured.absent[name]}")
+    for case in ("digits, two heads", "digits, half shared"):
+        for answers in measured.answers[case].values():
+            assert answers[name].off <= BAR, answers[name]
+    assert not [failure for failure in measured.failed() if f" in {name}:" in failure]
