@@ -39,7 +39,14 @@ def label(path: Path, folder: Path = FOLDER) -> str:
 
 def load_topology(path: Path, seed: int = 0) -> onnx.ModelProto:
     """The graph with weights drawn anew: values depend on ``seed``, the tensor's place, name, shape and rule alone."""
-    return filled(onnx.ModelProto.FromString(lzma.decompress(path.read_bytes())), seed)
+    return filled(load_packed(path), seed)
+
+
+def load_packed(path: Path) -> onnx.ModelProto:
+    """The graph as it is stored, with shapes in place of weights."""
+    model = onnx.ModelProto()
+    model.ParseFromString(lzma.decompress(path.read_bytes()))
+    return model
 
 
 def filled(topology: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:

@@ -1,0 +1,137 @@
+"""What README.md and docs/ say to type works: options exist, commands and scripts run, every page has its place."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import pytest
+import yaml
+
+from onnxmerge.cli.main import commands
+from tests.following import follow
+from tests.standins import detector, pictures, stand_ins
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PAGES = [CHECKOUT / "README.md", *sorted(CHECKOUT.glob("docs/*.md")), *sorted(CHECKOUT.glob("docs/*/*.md"))]
+PAGES += sorted(CHECKOUT.glob("docs/examples/*/*.md"))  # and not what these install below
+COMMAND = re.compile(r"(?:^ *(?:\S*python -m )?|`|&& \S*/?)onnxmerge ([a-z]+\b[^`\n]*)", re.MULTILINE)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CHECKOUT).as_posix()
+
+
+def typed(path: Path) -> list[str]:
+    """Every command on a page, in blocks and in the text, that names one of onnxmerge's."""
+    found = [line.partition("  #")[0].strip() for line in COMMAND.findall(path.read_text(encoding="utf-8"))]
+    return [line for line in found if line.split()[0] in commands.list_commands(click.Context(commands))]
+
+
+def test_there_are_commands() -> None:
+    assert sum(len(typed(page)) for page in PAGES) > 60
+
+
+EVERY = [pytest.param(page, id=name(page)) for page in PAGES if typed(page) and page.name != "extending.md"]
+"""Pages with commands, but one: tests/test_extending.py follows that, recipe by recipe."""
+
+EXAMPLE = re.compile("docs/examples/")
+ELSEWHERE = {"docs/tutorial.md", *filter(EXAMPLE.match, map(name, PAGES))}
+"""Pages that are followed by a test of their own: the last of this file, and tests/deploying."""
+
+
+@pytest.mark.parametrize("page", EVERY)
+def test_options_exist_and_take_what_they_are_given(page: Path) -> None:
+    for line in typed(page):
+        command_name, *words = shlex.split(line)
+        command = commands.get_command(click.Context(commands), command_name)
+        assert command is not None
+        context = click.Context(command, info_name=command_name)
+        given, rest, _ = command.make_parser(context).parse_args(words)
+        assert not [word for word in rest if word.startswith("-")], line
+        for parameter in command.params:
+            if isinstance(parameter.type, click.Choice) and given.get(str(parameter.name)) is not None:
+                parameter.type_cast_value(context, given[str(parameter.name)])
+
+
+def options() -> set[str]:
+    top = click.Context(commands)
+    every = [commands, *(commands.get_command(top, each) for each in commands.list_commands(top))]
+    known = [option for each in every if each is not None for option in each.get_params(top)]
+    return {flag for option in known for flag in (*option.opts, *option.secondary_opts)}
+
+
+def test_options_in_the_text_exist() -> None:
+    known = options()
+    for page in PAGES:
+        if page.name not in {"extending.md", "results.md"} and not EXAMPLE.match(name(page)):  # which have other tools'
+            named = set(re.findall(r"`(--[a-z][a-z-]*)", page.read_text(encoding="utf-8")))
+            assert not named - known, name(page)
+
+
+@pytest.fixture(scope="module")
+def files(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file under every name that pages use."""
+    folder = tmp_path_factory.mktemp("files")
+    stand_ins(folder, digits)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [each for each in EVERY if each.id not in ELSEWHERE])
+def test_what_is_typed_runs(page: Path, files: Path, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(digits, tmp_path / "onnxmerge" / "examples" / "digits")
+    if page.name == "detectors.md":
+        for seed, (file, classes) in enumerate({"cars.onnx": 3, "fruit.onnx": 5}.items()):
+            onnx.save(detector(classes, seed), tmp_path / file)
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
+        pictures(tmp_path / "frames", pixels)
+    text = page.read_text(encoding="utf-8")
+    if page.name == "README.md":  # but what installs onnxmerge anew
+        text = text.partition("## Use")[2].partition("## Develop")[0]
+    follow(text, tmp_path, CHECKOUT)
+
+
+@pytest.mark.slow
+def test_the_tutorial_begins_in_an_empty_folder(checkout: Path, tmp_path: Path) -> None:
+    follow((checkout / "docs" / "tutorial.md").read_text(encoding="utf-8"), tmp_path, checkout)
+
+
+def placed(entry: object) -> list[str]:
+    """The pages of a navigation."""
+    if isinstance(entry, str):
+        return [entry]
+    inner = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+    return [page for each in inner for page in placed(each)]
+
+
+def test_every_page_has_its_place_on_the_site() -> None:
+    settings = yaml.safe_load((CHECKOUT / "tools" / "website" / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = {path.relative_to(CHECKOUT / "docs").as_posix() for path in PAGES[1:]}
+    made = {"index.md", "reference/command-line.md", "reference/python.md"}
+    assert sorted(placed(settings["nav"])) == sorted(pages | made)
+
+
+def test_pages_that_are_named_are_there() -> None:
+    pages = {name(page) for page in PAGES}
+    for page in PAGES:
+        assert not set(re.findall(r"\bdocs/[\w/-]+\.md\b", page.read_text(encoding="utf-8"))) - pages, name(page)
+
+
+def test_what_a_page_loads_from_elsewhere_is_found() -> None:
+    pytest.importorskip("mkdocs", reason="the site is built by the extra docs")
+    from tools.website.build import loaded
+
+    assert (
+        len(
+            loaded('<script src="https://a/b.js"></script><link rel="stylesheet" href="//fonts/c"><img src=http://d/e>')
+        )
+        == 3
+    )
+    assert not loaded('<script src="own.js"></script><a href="https://a">a</a><link rel="canonical" href="https://a">')

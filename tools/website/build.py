@@ -1,0 +1,46 @@
+"""Build the documentation site: `python tools/website/build.py [--out DIR]` (needs `pip install -e '.[docs]'`).
+
+Any warning fails it: a dead link or anchor, a page without a place in the navigation, a docstring that cannot be read,
+and anything that a page would load from a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+from mkdocs.exceptions import Abort
+
+HERE = Path(__file__).resolve().parent
+ELEMENT = re.compile(r"<(?:script|img|iframe|link rel=\"?(?:stylesheet|preconnect|icon))\b[^>]*>")
+ELSEWHERE = re.compile(r"""(?:src|href)=["']?(?:https?:)?//[^"'> ]+""")
+
+
+def main() -> int:
+    """The exit code: 1 where anything is wrong."""
+    parser = argparse.ArgumentParser(description="Build the documentation site.")
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "site", help="folder of the site")
+    out = parser.parse_args().out.resolve()
+    try:
+        build(load_config(str(HERE / "mkdocs.yml"), site_dir=str(out), strict=True))
+    except Abort as wrong:
+        print(wrong, file=sys.stderr)
+        return 1
+    loads = [f"{path}: {each}" for path in sorted(out.rglob("*.html")) for each in loaded(path.read_text("utf-8"))]
+    for each in loads:
+        print(f"loaded from a network: {each}", file=sys.stderr)
+    print(f"wrote {out}")
+    return 1 if loads else 0
+
+
+def loaded(page: str) -> list[str]:
+    """What a page loads by itself from elsewhere; links that a reader may click are none of it."""
+    return [found for element in ELEMENT.findall(page) for found in ELSEWHERE.findall(element)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
