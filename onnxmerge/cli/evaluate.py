@@ -10,12 +10,14 @@ from typing import Any
 import click
 
 from onnxmerge import api
-from onnxmerge.api.evaluation_result import Baseline
+from onnxmerge.api.evaluation_result import Baseline, EvaluationResult
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import provider_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
+from onnxmerge.errors import InputError, UsageError
+from onnxmerge.model.read import read_network
 from onnxmerge.report.evaluation import print_evaluation
 from onnxmerge.report.progress import progress_bar
 from onnxmerge.report.terminal import emit
@@ -76,6 +78,12 @@ def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tup
     metavar="FILE",
     help="Write the scores as one JSON object; - prints it instead of the tables.",
 )
+@click.option(
+    "--card",
+    type=OutputFile(),
+    metavar="README.md",
+    help="Write a model card with the scores of the one MODEL, beside its --parents (docs/outputs.md).",
+)
 @click.pass_context
 def evaluate(
     context: click.Context,
@@ -85,6 +93,7 @@ def evaluate(
     data: str,
     baseline: Baseline,
     json_file: Path | None,
+    card: Path | None,
     **settings: Any,
 ) -> None:
     """Score models on labelled data: accuracy per task, on average and over all classes together, or errors.
@@ -94,6 +103,8 @@ def evaluate(
     model is.
     """
     images = take_image_options(settings)
+    if card is not None and len(models) != 1:
+        raise UsageError(f"--card is of one model, and {len(models)} are named; name its parents by --parents")
     with publishing(context) as publication:
         result = api.evaluate(
             models,
@@ -107,7 +118,19 @@ def evaluate(
         text = json.dumps(result.to_dict(), indent=1)
         if json_file not in (None, STANDARD_OUTPUT):
             publication.write_text(json_file, text + "\n")
+        if card is not None:
+            publication.write_text(card, _card_text(models[0], result))
     if json_file == STANDARD_OUTPUT:
         emit(text)
     else:
         print_evaluation(result)
+
+
+def _card_text(model: str, result: EvaluationResult) -> str:
+    from onnxmerge.report.card import interface, scored_card  # most evaluations write none
+
+    read = read_network(model)
+    try:
+        return scored_card(result, interface(read.graph), read.model.metadata_props)
+    except InputError as error:
+        raise InputError(f"{model}: {error}") from error

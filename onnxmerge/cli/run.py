@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -205,6 +206,12 @@ def _weights(
     help="Write a page that shows the merge: agreement, groups, layers, what was tried (docs/reports.md).",
 )
 @click.option(
+    "--card",
+    type=OutputFile(),
+    metavar="README.md",
+    help="Write a model card for the page of the model's repository (docs/outputs.md).",
+)
+@click.option(
     "--save-recipe",
     type=OutputFile(dash=True),
     metavar="FILE.yaml",
@@ -224,11 +231,12 @@ def run(
     context: click.Context,
     /,
     models: tuple[str, ...],
+    *,
     json_file: Path | None,
     report: Path | None,
+    card: Path | None,
     save_recipe: Path | None,
     work_dir: Path | None,
-    *,
     resume: bool,
     dry_run: bool,
     quiet: bool,
@@ -243,7 +251,7 @@ def run(
     matched, and OUTPUT is either complete or untouched. A recipe (see docs/recipes.md) says all this in a file; options
     on the command line go before it.
     """
-    _require_sense(report, work_dir, resume=resume, dry_run=dry_run)
+    _require_sense(report, card, work_dir, resume=resume, dry_run=dry_run)
     recipe = asked_for(context, models)
     note_files(context, recipe)
     data = recipe.calibration
@@ -255,9 +263,7 @@ def run(
         "inputs": known_inputs(recipe.inputs),
     }
     output = None if dry_run else output_of(recipe)
-    for written in (output, json_file, report, save_recipe):
-        if work_dir is not None and written is not None and absolute(written) == work_dir:
-            raise UsageError(f"--work-dir {work_dir} is to be written as a file too; name another folder")
+    _require_apart(work_dir, (output, json_file, report, card, save_recipe))
     texts: dict[Path, str] = {}
     with publishing(context, like=recipe.models[0], factor=size_factor(recipe.options)) as publication:
         if output is None:
@@ -280,11 +286,13 @@ def run(
             again = _again(context, result.report)
             told = {**result.report.to_dict(), "output": str(written)}
             show = partial(print_merge, result.report, written, again)
+            command = again or shlex.join(["onnxmerge", "run", *context.meta[_WRITTEN]])
+            if card is not None:
+                texts[card] = _card_text(result, written, command)
             if report is not None:
-                typed = shlex.join(["onnxmerge", "run", *context.meta[_WRITTEN]])
                 with stages("report"):
                     checked = _checked(result, publication.staged(written), written, recipe)
-                    texts[report] = _page_text(result, written, again or typed, checked)
+                    texts[report] = _page_text(result, written, command, checked)
         if json_file is not None:
             texts[json_file] = json.dumps(told, indent=1, default=str) + "\n"
         if save_recipe is not None:
@@ -298,14 +306,24 @@ def run(
         show()
 
 
-def _require_sense(report: Path | None, work_dir: Path | None, *, resume: bool, dry_run: bool) -> None:
+def _require_sense(
+    report: Path | None, card: Path | None, work_dir: Path | None, *, resume: bool, dry_run: bool
+) -> None:
     """Raise UsageError for options that have no effect together."""
     if dry_run and report is not None:
         raise UsageError("--report shows a merge, and --dry-run makes none; leave one of them out")
+    if dry_run and card is not None:
+        raise UsageError("--card tells of a merge, and --dry-run makes none; leave one of them out")
     if dry_run and work_dir is not None:
         raise UsageError("--work-dir keeps what a merge finds, and --dry-run makes none; leave one of them out")
     if resume and work_dir is None:
         raise UsageError("--resume goes on with what a work folder keeps: name the folder (--work-dir)")
+
+
+def _require_apart(work_dir: Path | None, outputs: Iterable[Path | None]) -> None:
+    """Raise UsageError where the work folder is an output too."""
+    if work_dir is not None and any(each is not None and absolute(each) == work_dir for each in outputs):
+        raise UsageError(f"--work-dir {work_dir} is to be written as a file too; name another folder")
 
 
 def _checked(result: MergeResult, staged: Path, written: Path, recipe: Recipe) -> CheckReport:
@@ -319,6 +337,12 @@ def _page_text(result: MergeResult, written: Path, command: str, checked: CheckR
     from onnxmerge.report.page import merge_page  # with its styles, which no other run needs
 
     return merge_page(result, written.name, command, checked)
+
+
+def _card_text(result: MergeResult, written: Path, command: str) -> str:
+    from onnxmerge.report.card import interface, merge_card
+
+    return merge_card(result.report, written.name, command, interface(result.template.graph))
 
 
 def _recipe_text(recipe: Recipe, file: Path) -> str:

@@ -40,7 +40,7 @@ def print_merge(report: MergeReport, written: Path, again: str | None = None) ->
         _print_search(console, report.search)
     if report.scales is not None:
         _print_scales(console, report.scales)
-    for title, told in _facts(report):
+    for title, told in facts(report):
         console.say(f"{title:16} {told}")
     _print_costs(console, report)
     stages = "  ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
@@ -103,7 +103,7 @@ def _bar(value: float | None, full: str, rest: str) -> str:
     return full * length + rest * (_BAR - length)
 
 
-def _facts(report: MergeReport) -> Iterator[tuple[str, str]]:
+def facts(report: MergeReport) -> Iterator[tuple[str, str]]:
     """Lines of title and text, those that say nothing about this merge left out."""
     yield from _weights(report)
     before, after = _mean(report.groups)

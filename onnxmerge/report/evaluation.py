@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from rich.measure import Measurement
@@ -33,31 +34,49 @@ def print_evaluation(result: EvaluationResult, title: str = "evaluation") -> Non
     """
     console, kinds = terminal(), {task.kind for task in result.tasks}
     if "classification" in kinds:
-        full = _accuracies(result, intervals=True)
+        full = _table(accuracies(result))
         names = max(len(_name(model, result)) for model in result.models)
         wide = Measurement.get(console, console.options.update_width(_ANY), full).maximum
         fits = wide - max(names - _NAME, 0) <= console.width
         console.say(f"{title}: accuracy on {result.samples} samples, %{' (± 95% interval)' if fits else ''}")
-        console.print(full if fits else _accuracies(result, intervals=False))
+        console.print(full if fits else _table(accuracies(result, intervals=False), wraps=True))
         if not fits:
             console.say("note  the terminal is too narrow for 95% intervals: --json has them")
     if "regression" in kinds:
         console.say(f"{title}: errors on {result.samples} samples (± 95% interval)")
-        console.print(_regressions(result))
+        console.print(_table(regressions(result), texts=2, wraps=True))
     for note in result.notes:
         console.say(f"note  {note}")
 
 
-def _accuracies(result: EvaluationResult, *, intervals: bool) -> Table:
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Scores as text: a heading for each column, and a row for each model."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def _table(scores: ScoreTable, texts: int = 1, *, wraps: bool = False) -> Table:
+    """For a terminal; the first so many columns are text, all others numbers."""
     table = Table(box=None)
-    table.add_column("model")
+    for index, head in enumerate(scores.heads):
+        number = index >= texts
+        table.add_column(head, justify="right" if number else "left", no_wrap=number and not wraps)
+    for row in scores.rows:
+        table.add_row(*row)
+    return table
+
+
+def accuracies(result: EvaluationResult, *, intervals: bool = True) -> ScoreTable:
+    """Accuracies of all models in percent, for each task, on average and over all classes, and calibration errors."""
     tasks = [index for index, task in enumerate(result.tasks) if task.kind == "classification"]
     several = len(tasks) > 1
-    for name in (*(result.tasks[index].name for index in tasks), *(["average", "joint"] if several else [])):
-        for k in result.top_k:
-            table.add_column(name if k == 1 else f"{name} top-{k}", justify="right", no_wrap=intervals)
+    columns = [*(result.tasks[index].name for index in tasks), *(["average", "joint"] if several else [])]
+    heads = [name if k == 1 else f"{name} top-{k}" for name in columns for k in result.top_k]
     joint = any(model.scores.joint is not None for model in result.models)
-    table.add_column("ECE" if not several else "joint ECE" if joint else "average ECE", justify="right")
+    heads.append("ECE" if not several else "joint ECE" if joint else "average ECE")
+    rows = []
     for model in result.models:
         scores = model.scores
         given = [_rates(scores.tasks[index]) for index in tasks]
@@ -65,8 +84,9 @@ def _accuracies(result: EvaluationResult, *, intervals: bool) -> Table:
             given += [(scores.average, scores.average_intervals), _rates(scores.joint)]
         cells = [cell for each in given for cell in _percent(*each, len(result.top_k), intervals=intervals)]
         error = _error(scores.joint) if joint else scores.average_calibration_error
-        table.add_row(_name(model, result), *cells, "-" if error is None or math.isnan(error) else f"{100 * error:.1f}")
-    return table
+        cells.append("-" if error is None or math.isnan(error) else f"{100 * error:.1f}")
+        rows.append((_name(model, result), *cells))
+    return ScoreTable(("model", *heads), tuple(rows))
 
 
 Rates: TypeAlias = tuple[tuple[float, ...] | None, tuple[Interval, ...] | None]
@@ -94,18 +114,15 @@ def _reach(value: float, ends: Interval) -> float:
     return max(value - ends[0], ends[1] - value)
 
 
-def _regressions(result: EvaluationResult) -> Table:
-    table = Table(box=None)
-    table.add_column("model")
-    table.add_column("task, column")
-    for name in ("mean absolute", "mean squared", "scaled score"):
-        table.add_column(name, justify="right")
+def regressions(result: EvaluationResult) -> ScoreTable:
+    """Errors of all models, for each column of each regression, and scaled scores."""
+    rows = []
     for model in result.models:
         name = _name(model, result)
         for row in _errors(model, result):
-            table.add_row(name, *row)
+            rows.append((name, *row))
             name = ""
-    return table
+    return ScoreTable(("model", "task, column", "mean absolute", "mean squared", "scaled score"), tuple(rows))
 
 
 def _errors(model: ModelScores, result: EvaluationResult) -> Iterator[tuple[str, str, str, str]]:

@@ -59,6 +59,7 @@ PARENTS = ("--parents", "a.onnx", "--parents", "b.onnx")
     Attack("page in no folder", command(*RUN, "--report", "no/m.html"), 1, ("its folder does not exist",)),
     Attack("labels of nothing", merged(*PARENTS, "--labels", "x.npy"), 2, ("give the data too (--calib)",)),
     Attack("tasks without parents", merged("--task", "low=0-1"), 2, ("name them (--parents",)),
+    Attack("card of a plan", command(*RUN, "--card", "m.md", "--dry-run"), 2, ("--dry-run makes none",)),
     Attack("page of a plan", command(*RUN, "--report", "m.html", "--dry-run"), 2, ("--dry-run makes none",)),
     Attack("page and merge", command(*RUN, "--report", "m.html"), 0, (), ("m.onnx", "m.html")),
     Attack("page over its model", command("report", "a.onnx", "-o", "a.onnx"), 2, ("is the model itself",)),
