@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tools import runtimes
 from tools.runtimes import BAR, CASES, NEWEST, RUNTIMES, Absent, Answer, Found, cache, measure, off, page
 
 GOOD, BAD, NONE = Answer(1e-7), Answer(0.5), Answer(error="no operator | Frobnicate")
@@ -43,6 +46,22 @@ def test_how_far_outputs_are_apart() -> None:
     assert off(wanted, np.array([1.5, -2.0], np.float32)) == 0.25
     assert off(wanted, np.array([np.nan, -2.0], np.float32)) == np.inf
     assert off(wanted, wanted[:1]) == np.inf
+
+
+def test_a_model_that_kills_a_runtime_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = tmp_path / "runner.py"
+    runner.write_text(
+        "import json, os, sys\n"
+        "asked, result = sys.argv[1:]\n"
+        "if 'bad' in open(asked).read(): os.abort()\n"
+        "open(result, 'w').write(json.dumps({'version': '1.0', 'errors': {}}))\n"
+    )
+    monkeypatch.setattr(runtimes, "environment", lambda *_: [sys.executable, "-S", str(runner)])
+    jobs: list[dict[str, Any]] = [{"name": name, "outputs": {}} for name in ("good", "bad")]
+    version, errors = runtimes._run("opencv", jobs, tmp_path, tmp_path)
+    assert (version, list(errors)) == ("1.0", ["bad"])
+    with pytest.raises(RuntimeError, match="opencv: ended with"):
+        runtimes._run("opencv", jobs[1:], tmp_path, tmp_path)
 
 
 def test_the_page_has_what_is_measured(checkout: Path) -> None:

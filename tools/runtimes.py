@@ -227,11 +227,30 @@ def _for(name: str, job: Mapping[str, Any]) -> dict[str, Any]:
     return {**job, "outputs": {key: file.format(name) for key, file in job["outputs"].items()}}
 
 
-def _run(name: str, jobs: Iterable[Mapping[str, Any]], installed: Path, folder: Path) -> tuple[str, dict[str, str]]:
+def _run(name: str, jobs: Sequence[Mapping[str, Any]], installed: Path, folder: Path) -> tuple[str, dict[str, str]]:
     """The version of a runtime, and what it said of each model that it cannot run."""
     program = environment(name, installed)
+    try:
+        return _ran(name, program, jobs, folder)
+    except RuntimeError:  # one model kills it, perhaps: each by itself
+        version, errors = "", {}
+        for job in jobs:
+            try:
+                version, own = _ran(name, program, [job], folder)
+            except RuntimeError as killed:
+                own = {job["name"]: str(killed)}
+            errors.update(own)
+        if not version:
+            raise
+        return version, errors
+
+
+def _ran(
+    name: str, program: Sequence[str], jobs: Iterable[Mapping[str, Any]], folder: Path
+) -> tuple[str, dict[str, str]]:
     asked, result = folder / f"{name}.jobs.json", folder / f"{name}.result.json"
     asked.write_text(json.dumps([_for(name, job) for job in jobs]))
+    result.unlink(missing_ok=True)
     ended = subprocess.run(  # noqa: S603 - the runners of this folder
         [*program, str(asked), str(result)],
         env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"},
@@ -241,7 +260,7 @@ def _run(name: str, jobs: Iterable[Mapping[str, Any]], installed: Path, folder: 
         check=False,
     )
     if not result.is_file():
-        said = (ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode}"])[-1]
+        said = (ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"])[-1]
         raise RuntimeError(f"{name}: {said}")
     found = json.loads(result.read_text())
     return found["version"], found["errors"]

@@ -15,7 +15,7 @@ const DIGITS = {
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"] });
 const page = await browser.newPage({ viewport: { width: 1024, height: 900 } });
 const [elsewhere, complaints] = [[], []];
-page.on("request", (request) => request.url().startsWith(address) || elsewhere.push(request.url()));
+page.on("request", (request) => new URL(request.url()).origin === new URL(address).origin || elsewhere.push(request.url()));
 page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
 page.on("pageerror", (error) => complaints.push(String(error)));
 await page.goto(address);

@@ -149,7 +149,14 @@ def test_a_page_answers_what_is_drawn(checkout: Path, tmp_path: Path) -> None:
         pytest.skip(str(reason))
     script = str(checkout / "tests" / "deploying" / "draw.mjs")
     with example.started() as address:
-        command = [str(shutil.which("node")), script, str(modules), chromium, f"{address}/", str(tmp_path / "page.png")]
+        command = [
+            str(shutil.which("node")),
+            script,
+            str(modules),
+            chromium,
+            f"{address}/draw.html",
+            str(tmp_path / "page.png"),
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
