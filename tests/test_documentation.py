@@ -119,9 +119,10 @@ def test_every_page_has_its_place_on_the_site() -> None:
 
 
 def test_pages_that_are_named_are_there() -> None:
+    """By other pages, and by messages, help and docstrings."""
     pages = {name(page) for page in PAGES}
-    for page in PAGES:
-        assert not set(re.findall(r"\bdocs/[\w/-]+\.md\b", page.read_text(encoding="utf-8"))) - pages, name(page)
+    for file in (*PAGES, *(CHECKOUT / "onnxmerge").rglob("*.py")):
+        assert not set(re.findall(r"\bdocs/[\w/-]+\.md\b", file.read_text(encoding="utf-8"))) - pages, name(file)
 
 
 def test_what_a_page_loads_from_elsewhere_is_found() -> None:

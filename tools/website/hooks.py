@@ -30,6 +30,8 @@ CODE = re.compile(
 """What is left as it is: code, and links that are there already."""
 MENTION = re.compile(r"\bdocs/([\w/-]+\.md)\b")
 OUTSIDE = re.compile(r"\]\(\.\./(specs/[^)\s]+)\)")
+OPTION = re.compile(r"<code>(--?[\w-]+)</code>")
+PYTHON = "reference/python.md"
 MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -38,7 +40,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {
         "index.md": (CHECKOUT / "README.md").read_text(encoding="utf-8").replace("](docs/", "]("),
         "reference/command-line.md": command_line.page(),
-        "reference/python.md": python_page(),
+        PYTHON: python_page(),
         "style.css": (CHECKOUT / "tools" / "website" / "style.css").read_text(encoding="utf-8"),
         "favicon.svg": (CHECKOUT / "tools" / "website" / "favicon.svg").read_text(encoding="utf-8"),
     }
@@ -58,6 +60,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     parts = CODE.split(text)
     parts[::2] = [MENTION.sub(lambda found: _link(found[1], own, files), part) for part in parts[::2]]
     return "".join(parts)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - by name
+    """The page with options that no line break parts, and links where docstrings name pages."""
+    text = OPTION.sub(r'<code class="option">\1</code>', html)
+    if page.file.src_uri != PYTHON:
+        return text
+    return MENTION.sub(lambda found: f'<a href="{_relative(found[1], PYTHON)[:-3]}.html">{found[0]}</a>', text)
 
 
 def python_page() -> str:
