@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from onnxmerge.api.notebook import shown_in_notebook, table
 from onnxmerge.evaluation.intervals import Interval
 from onnxmerge.evaluation.scorer import Accuracy, Regression, Scores
 from onnxmerge.evaluation.task import Task
@@ -64,6 +65,16 @@ class EvaluationResult:
         values = [own for task, own in zip(self.tasks, model.scaled, strict=True) if task.kind == "regression"]
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known and len(known) == len(values) else None
+
+    def _repr_html_(self) -> str:
+        """The tables, for notebooks."""
+        from onnxmerge.api.score_table import accuracies, regressions  # which read this module's types
+
+        kinds = {task.kind for task in self.tasks}
+        tables = [accuracies(self)] if "classification" in kinds else []
+        tables += [regressions(self)] if "regression" in kinds else []
+        shown = [table(each.heads, each.rows) for each in tables]
+        return shown_in_notebook(f"{self.samples:,} samples, with 95% intervals", shown, self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON: accuracies by k, errors by column, None for what is not finite.

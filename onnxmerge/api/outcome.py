@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.notebook import shown_in_notebook, table
+from onnxmerge.api.summary import facts
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
+from onnxmerge.model.paths import short_names
 from onnxmerge.model.publication import Publication
 from onnxmerge.model.write import save_network
 from onnxmerge.pipeline.details.merge import MergeDetails
@@ -126,6 +129,18 @@ class MergeReport:
         """All fields as plain data, for JSON."""
         return {**asdict(self), "version": __version__}
 
+    def _repr_html_(self) -> str:
+        """The summary, for notebooks."""
+        names = short_names(self.models)
+        errors = self.reconstruction or (None,) * len(names)
+        costs = [
+            (name, f"{cost.parameters:,}", f"{cost.flops:,}", "" if error is None else f"{error:.3g}")
+            for name, cost, error in zip((*names, "merged"), self.footprints, (*errors, None), strict=False)
+        ]
+        heads = ("model", "parameters", "FLOPs a sample", "relative error of the merged model's outputs")
+        title = f"{' + '.join(names)}: {self.method}"
+        return shown_in_notebook(title, [table(heads, costs), table(("", ""), facts(self))], self.notes)
+
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
@@ -164,6 +179,10 @@ class MergeResult:
     read: tuple[Source, ...] = ()
     flow: Flow | None = None
     details: MergeDetails | None = None
+
+    def _repr_html_(self) -> str:
+        """The summary, for notebooks."""
+        return self.report._repr_html_()
 
     def save(self, path: str | os.PathLike[str], *, together: Publication | None = None) -> Path:
         """Write the merged model, whole or not at all; the first model's names, opset and metadata are kept.

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
-import re
 
 import click
 
 from onnxmerge.memory import memory_budget, readable
 from onnxmerge.model.runtimes import PROVIDERS
 from onnxmerge.report.terminal import emit, terminal
-from onnxmerge.version import __version__
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+from onnxmerge.version import __version__, libraries
 
 
 @click.command()
@@ -36,25 +32,16 @@ def doctor(*, as_json: bool) -> None:
 
 def environment() -> dict[str, str]:
     """What it says, by name."""
-    needed = [] if _version("onnxmerge") is None else importlib.metadata.requires("onnxmerge") or []
-    names = [found[0] for line in needed if "extra ==" not in line and (found := _NAME.match(line)) is not None]
     refused = {name: runtime.missing(name) for name, runtime in PROVIDERS.items()}
     threads = {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
     return {
         "onnxmerge": __version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": platform.platform(),
-        **{name: version for name in sorted(names, key=str.lower) if (version := _version(name)) is not None},
+        **libraries(),
         **{f"provider {name}": "works" if why is None else f"no: {why}" for name, why in refused.items()},
         "processors": str(os.cpu_count()),
         "threads by environment": ", ".join(f"{name}={value}" for name, value in sorted(threads.items())) or "not set",
         "memory that a run may take": readable(memory_budget()),
         "ONNX Runtime's telemetry": "off" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "on, by your choice",
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

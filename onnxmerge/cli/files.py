@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from onnxmerge.errors import InputError, UsageError
 
@@ -85,7 +86,18 @@ def publishing(context: click.Context, like: str | None = None, factor: float = 
         files.published = publication.published
 
 
-class InputFile(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+class _Place(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A place in the file system, which a shell completes."""
+
+    completes = "file"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Let the shell look for files or folders."""
+        del ctx, param
+        return [CompletionItem(incomplete, type=self.completes)]
+
+
+class InputFile(_Place):
     """A file that is read, or where the command takes it a folder or `script.py:function`."""
 
     name = "file"
@@ -102,7 +114,7 @@ class InputFile(click.ParamType):  # type: ignore[type-arg]  # generic from clic
         return path
 
 
-class OutputFile(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+class OutputFile(_Place):
     """A file that is written, given on as an absolute path; - is standard output where ``dash`` allows it."""
 
     name = "file"
@@ -130,10 +142,11 @@ class OutputFile(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         return absolute(path)
 
 
-class OutputFolder(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+class OutputFolder(_Place):
     """A folder that a command keeps files in, given on as an absolute path; it need not be there yet."""
 
     name = "folder"
+    completes = "dir"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Refuse what cannot be one."""

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import platform
 import signal
 import sys
 import warnings
@@ -18,7 +19,7 @@ from onnxmerge.cli.files import Files
 from onnxmerge.cli.interruption import Interruption, interruptible
 from onnxmerge.errors import OnnxmergeError
 from onnxmerge.report.terminal import Streams, complain, emit, guarded_streams
-from onnxmerge.version import __version__
+from onnxmerge.version import __version__, libraries
 
 HELP = """Merge trained neural networks, as ONNX files, without training.
 
@@ -32,10 +33,25 @@ ALLOCATIONS = 10_000
 """So many new objects make Python's garbage collector look through the newest (its own number is 700)."""
 
 
+def _print_version(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if not value:
+        return
+    emit(f"onnxmerge {__version__}")
+    emit(f"Python {platform.python_version()}, {', '.join(f'{name} {own}' for name, own in libraries().items())}")
+    context.exit()
+
+
 @click.group(
     cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
-@click.version_option(__version__, prog_name="onnxmerge")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version, and those of the libraries, and exit.",
+)
 def commands() -> None:
     """Hold the commands."""
 

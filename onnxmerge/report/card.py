@@ -16,11 +16,11 @@ import onnx_ir as ir
 from onnxmerge.api.describe import KEPT
 from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.outcome import MergeReport
+from onnxmerge.api.score_table import ScoreTable, accuracies, regressions
+from onnxmerge.api.summary import facts
 from onnxmerge.checking.provenance import RECIPE
 from onnxmerge.errors import InputError
 from onnxmerge.model.paths import short_names
-from onnxmerge.report.console import facts
-from onnxmerge.report.evaluation import ScoreTable, accuracies, regressions
 from onnxmerge.text import printable
 from onnxmerge.version import __version__
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
+from onnxmerge.api.summary import (
+    certificate_told,
+    coverage_told,
+    facts,
+    listed_weights,
+    own_option,
+    similarity_told,
+    tried,
+)
 from onnxmerge.axes.explain import AxisReason
-from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.pipeline.selection.weighing import WeightsReport
-from onnxmerge.report.own import listed_weights, own_option, tried, weights_found
 from onnxmerge.report.terminal import Terminal, terminal
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
@@ -68,8 +75,8 @@ def print_plan(plan: MergePlan) -> None:
     if plan.border is not None:
         console.say(f"merged up to     {', '.join(plan.border)}")
     for certificate, model in zip(plan.certificates, plan.models, strict=True):
-        console.say(f"certificate      {_certificate(certificate)}  {model}")
-    console.say(f"free             {_coverage(plan.coverage)}")
+        console.say(f"certificate      {certificate_told(certificate)}  {model}")
+    console.say(f"free             {coverage_told(plan.coverage)}")
     for note in plan.notes:
         console.say(f"note             {note}")
     console.say("nothing was merged or written (--dry-run)")
@@ -88,8 +95,8 @@ def _print_groups(console: Terminal, groups: Sequence[GroupReport], heading: str
             group.id,
             str(group.size) if group.width == group.size else f"{group.size} -> {group.width}",
             ", ".join(group.varies_with),
-            _similarity(group.similarity_before),
-            _similarity(group.similarity_after),
+            similarity_told(group.similarity_before),
+            similarity_told(group.similarity_after),
             *([_bar(group.similarity_after, full, rest)] if bars else ()),
         )
     console.print(table)
@@ -101,60 +108,6 @@ def _bar(value: float | None, full: str, rest: str) -> str:
         return ""
     length = round(_BAR * max(0.0, min(1.0, value)))
     return full * length + rest * (_BAR - length)
-
-
-def facts(report: MergeReport) -> Iterator[tuple[str, str]]:
-    """Lines of title and text, those that say nothing about this merge left out."""
-    yield from _weights(report)
-    before, after = _mean(report.groups)
-    yield "mean similarity", f"{_similarity(before)} -> {_similarity(after)}"
-    if any(report.sweeps):
-        ended = "converged" if report.converged else "stopped at the limit"
-        yield "sweeps", f"{', '.join(map(str, report.sweeps))} ({ended})"
-    if report.rotated:
-        yield "rotated", f"{len(report.rotated)} spaces: {', '.join(report.rotated)}"
-    among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
-    for told in () if report.effort is None else report.effort.notes:
-        yield "effort", told
-    yield "statistics", f"{report.repair}{among}"
-    own = [own_option(name, value) for name, value in report.method_options.items() if value not in (None, ())]
-    if own:
-        yield "options", ", ".join(own)
-    for answer in report.answers:
-        yield "output", _answer(answer)
-    if report.share < 1:
-        yield "shared", f"{report.share:.0%} of the units of each group that can be widened"
-    if report.width is not None:
-        yield "width", f"{report.width:g} times that of a parent, of each group that can have another one"
-    if report.heads is not None:
-        yield "merged up to", ", ".join(report.heads.border)
-        for names, model in zip(report.heads.outputs, report.models, strict=True):
-            yield "outputs", f"{', '.join(names)}  {model}"
-    for certificate, model in zip(report.certificates, report.models, strict=True):
-        yield "certificate", f"{_certificate(certificate)}  {model}"
-    yield "free", _coverage(report.coverage)
-
-
-def _weights(report: MergeReport) -> Iterator[tuple[str, str]]:
-    """How much each model counts, where that is not alike or was found."""
-    if report.weighing is not None:
-        yield "weights", weights_found(report.weighing)
-        for told in report.weighing.notes:
-            yield "weights", told
-    elif len(set(report.weights)) > 1:
-        yield "weights", ", ".join(f"{weight:.4g}" for weight in report.weights)
-
-
-def _answer(found: Answered) -> str:
-    """What an output is, how that is known, and what its layer was solved for."""
-    meaning = found.meaning
-    kind = f"{meaning.output}: {meaning.meaning} ({'a guess: ' if meaning.guessed else ''}{meaning.why}"
-    kind += "; --outputs says otherwise)" if meaning.guessed else ")"
-    mean = "" if found.mean is None else f", its mean {found.mean}"
-    if found.before is None or found.after is None:
-        return f"{kind}; {found.form}{mean}"
-    agreed = f"agreement with the ensemble {found.before:.4f} -> {found.after:.4f} on {found.samples} held-out samples"
-    return f"{kind}; {found.form}{mean}; {agreed}"
 
 
 def _print_effort(console: Terminal, effort: EffortReport) -> None:
@@ -243,9 +196,9 @@ def print_inspection(found: Inspection, *, every: bool = False) -> None:
         table.add_row(names, str(len(folded)), str(first.size), ", ".join(first.varies_with), _places(first))
     console.print(table)
     _print_fixed(console, found.fixed)
-    console.say(f"free         {_coverage(found.coverage)}")
+    console.say(f"free         {coverage_told(found.coverage)}")
     if found.certificate is not None:
-        console.say(f"certificate  {_certificate(found.certificate)}")
+        console.say(f"certificate  {certificate_told(found.certificate)}")
 
 
 def _print_fixed(console: Terminal, fixed: Sequence[FixedAxis]) -> None:
@@ -285,37 +238,8 @@ def print_explanation(tensor: str, axes: Sequence[AxisReason]) -> None:
 def print_certificate(certificate: Certificate, coverage: Coverage) -> None:
     """One line each for the certificate and the share of weights that moved."""
     console = terminal()
-    console.say(f"certificate  {_certificate(certificate)}")
-    console.say(f"free         {_coverage(coverage)}")
-
-
-def _certificate(certificate: Certificate) -> str:
-    verdict = "passed" if certificate.passed else "FAILED"
-    return (
-        f"{verdict}: {certificate.values_compared:,} values in {certificate.tensors_compared} tensors, "
-        f"max relative error {certificate.max_relative_error:.1e}, absolute {certificate.max_absolute_error:.1e}"
-    )
-
-
-def _coverage(coverage: Coverage) -> str:
-    return f"{coverage.free_elements:.1%} of weight elements, {coverage.free_axes:.1%} of weight axes"
-
-
-def _similarity(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _mean(groups: Sequence[GroupReport]) -> tuple[float | None, float | None]:
-    """Mean over units, for groups whose similarity is known."""
-    known = [(g.size, g.similarity_before, g.similarity_after) for g in groups]
-    rows = [(size, before, after) for size, before, after in known if before is not None and after is not None]
-    total = sum(size for size, _, _ in rows)
-    if not total:
-        return None, None
-    return (
-        sum(size * before for size, before, _ in rows) / total,
-        sum(size * after for size, _, after in rows) / total,
-    )
+    console.say(f"certificate  {certificate_told(certificate)}")
+    console.say(f"free         {coverage_told(coverage)}")
 
 
 def _general(text: str) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxmerge.api.outcome import MergeReport, MergeResult
+from onnxmerge.api.summary import listed_weights, tried, weights_found
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.merging.answer.answer import AS_IT_WAS
 from onnxmerge.model.paths import short_names
@@ -33,7 +34,6 @@ from onnxmerge.report.html import (
     table,
     text,
 )
-from onnxmerge.report.own import listed_weights, tried, weights_found
 from onnxmerge.report.page_data import shades
 from onnxmerge.report.picture import svg
 from onnxmerge.report.section import Section

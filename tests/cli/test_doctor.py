@@ -21,3 +21,9 @@ def test_it_says_what_is_here(cli: Cli) -> None:
     assert found["ONNX Runtime's telemetry"] == "off"
     shown = cli("doctor").stdout
     assert all(name in shown and value in shown for name, value in found.items() if "memory" not in name)
+
+
+def test_the_version_names_the_libraries_too(cli: Cli) -> None:
+    first, second = cli("--version").stdout.splitlines()
+    assert first == f"onnxmerge {onnxmerge.__version__}"
+    assert f"numpy {np.__version__}" in second

@@ -1,0 +1,125 @@
+"""What a merge has to say in words, line by line: for terminals, pages, cards and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from onnxmerge.merging.answer.answer import Answered
+from onnxmerge.pipeline.selection.search import Candidate
+from onnxmerge.pipeline.selection.weighing import WeightsReport
+from onnxmerge.validation.certificate import Certificate
+from onnxmerge.validation.coverage import Coverage
+
+if TYPE_CHECKING:
+    from onnxmerge.api.outcome import GroupReport, MergeReport
+
+
+def facts(report: MergeReport) -> Iterator[tuple[str, str]]:
+    """Lines of title and text, those that say nothing about this merge left out."""
+    yield from _weights(report)
+    before, after = _mean(report.groups)
+    yield "mean similarity", f"{similarity_told(before)} -> {similarity_told(after)}"
+    if any(report.sweeps):
+        ended = "converged" if report.converged else "stopped at the limit"
+        yield "sweeps", f"{', '.join(map(str, report.sweeps))} ({ended})"
+    if report.rotated:
+        yield "rotated", f"{len(report.rotated)} spaces: {', '.join(report.rotated)}"
+    among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
+    for told in () if report.effort is None else report.effort.notes:
+        yield "effort", told
+    yield "statistics", f"{report.repair}{among}"
+    own = [own_option(name, value) for name, value in report.method_options.items() if value not in (None, ())]
+    if own:
+        yield "options", ", ".join(own)
+    for answer in report.answers:
+        yield "output", _answer(answer)
+    if report.share < 1:
+        yield "shared", f"{report.share:.0%} of the units of each group that can be widened"
+    if report.width is not None:
+        yield "width", f"{report.width:g} times that of a parent, of each group that can have another one"
+    if report.heads is not None:
+        yield "merged up to", ", ".join(report.heads.border)
+        for names, model in zip(report.heads.outputs, report.models, strict=True):
+            yield "outputs", f"{', '.join(names)}  {model}"
+    for certificate, model in zip(report.certificates, report.models, strict=True):
+        yield "certificate", f"{certificate_told(certificate)}  {model}"
+    yield "free", coverage_told(report.coverage)
+
+
+def _weights(report: MergeReport) -> Iterator[tuple[str, str]]:
+    """How much each model counts, where that is not alike or was found."""
+    if report.weighing is not None:
+        yield "weights", weights_found(report.weighing)
+        for told in report.weighing.notes:
+            yield "weights", told
+    elif len(set(report.weights)) > 1:
+        yield "weights", ", ".join(f"{weight:.4g}" for weight in report.weights)
+
+
+def _answer(found: Answered) -> str:
+    """What an output is, how that is known, and what its layer was solved for."""
+    meaning = found.meaning
+    kind = f"{meaning.output}: {meaning.meaning} ({'a guess: ' if meaning.guessed else ''}{meaning.why}"
+    kind += "; --outputs says otherwise)" if meaning.guessed else ")"
+    mean = "" if found.mean is None else f", its mean {found.mean}"
+    if found.before is None or found.after is None:
+        return f"{kind}; {found.form}{mean}"
+    agreed = f"agreement with the ensemble {found.before:.4f} -> {found.after:.4f} on {found.samples} held-out samples"
+    return f"{kind}; {found.form}{mean}; {agreed}"
+
+
+def own_option(name: str, value: object) -> str:
+    """An option of the method's own, and its value."""
+    if isinstance(value, tuple):
+        return f"{name} {', '.join(map(str, value))}"
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def tried(candidate: Candidate) -> str:
+    """The method of a candidate, and those of its options that tell it from others; alpha has a column of its own."""
+    return ", ".join([candidate.method, *(own_option(*pair) for pair in candidate.own if pair[0] != "alpha")])
+
+
+def listed_weights(weights: Sequence[float]) -> str:
+    """Weights of models, one after the other."""
+    return ", ".join(f"{weight:g}" for weight in weights)
+
+
+def weights_found(weighing: WeightsReport) -> str:
+    """The weights that were found, and what the models know by what they were found."""
+    found = weighing.candidates[weighing.chosen].found
+    known = ", ".join(f"{accuracy:.1%}" for accuracy in weighing.parents)
+    return f"{listed_weights(weighing.weights)} ({found}; the models are right on {known}, by their own lights)"
+
+
+def certificate_told(certificate: Certificate) -> str:
+    """Whether a proof holds, and what it compared."""
+    verdict = "passed" if certificate.passed else "FAILED"
+    return (
+        f"{verdict}: {certificate.values_compared:,} values in {certificate.tensors_compared} tensors, "
+        f"max relative error {certificate.max_relative_error:.1e}, absolute {certificate.max_absolute_error:.1e}"
+    )
+
+
+def coverage_told(coverage: Coverage) -> str:
+    """How much of the weights can be reordered."""
+    return f"{coverage.free_elements:.1%} of weight elements, {coverage.free_axes:.1%} of weight axes"
+
+
+def similarity_told(value: float | None) -> str:
+    """A similarity, or that there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _mean(groups: Sequence[GroupReport]) -> tuple[float | None, float | None]:
+    """Mean over units, for groups whose similarity is known."""
+    known = [(g.size, g.similarity_before, g.similarity_after) for g in groups]
+    rows = [(size, before, after) for size, before, after in known if before is not None and after is not None]
+    total = sum(size for size, _, _ in rows)
+    if not total:
+        return None, None
+    return (
+        sum(size * before for size, before, _ in rows) / total,
+        sum(size * after for size, _, after in rows) / total,
+    )
