@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from onnxmerge.cli.main import commands
+from tests.command_line import Cli
 from tests.following import follow
 from tests.standins import detector, pictures, stand_ins
 
@@ -87,6 +88,7 @@ def files(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_typed_runs(page: Path, files: Path, digits: Path, tmp_path: Path) -> None:
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     shutil.copytree(digits, tmp_path / "onnxmerge" / "examples" / "digits")
+    (tmp_path / "docs").mkdir()  # where pictures go
     if page.name == "detectors.md":
         for seed, (file, classes) in enumerate({"cars.onnx": 3, "fruit.onnx": 5}.items()):
             onnx.save(detector(classes, seed), tmp_path / file)
@@ -96,6 +98,13 @@ def test_what_is_typed_runs(page: Path, files: Path, digits: Path, tmp_path: Pat
     if page.name == "README.md":  # but what installs onnxmerge anew
         text = text.partition("## Use")[2].partition("## Develop")[0]
     follow(text, tmp_path, CHECKOUT)
+
+
+def test_the_picture_of_groups_is_what_its_command_draws(checkout: Path, cli: Cli, tmp_path: Path) -> None:
+    text = (checkout / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^onnxmerge (inspect .*) docs/groups.svg$", text, re.MULTILINE)
+    cli(*(checkout / word if word.endswith(".onnx") else word for word in command.split()), tmp_path / "groups.svg")
+    assert (tmp_path / "groups.svg").read_bytes() == (checkout / "docs" / "groups.svg").read_bytes()
 
 
 @pytest.mark.slow
