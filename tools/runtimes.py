@@ -106,8 +106,10 @@ CASES: Mapping[str, Case] = {
     "digits, repaired": Case("digits", ("--method", "mudsc-align", "--repair", "repair")),
     "mnist-mlp": Case("mnist-mlp", ("--method", "mudsc-align")),
     "cifar5-resnet20": Case("cifar5-resnet20", ("--method", "mudsc-align")),
+    "cifar5-resnet20gn": Case("cifar5-resnet20gn", ("--method", "mudsc-align")),
     "cifar5-vit": Case("cifar5-vit", ("--method", "mudsc-align")),
     "cifar5-vit, two heads": Case("cifar5-vit", ("--method", "mudsc-align", "--heads", "separate")),
+    "cifar5-vit, wider": Case("cifar5-vit", ("--method", "zipit", "--width", "1.5")),
 }
 """Ways to merge that differ in what they add to a graph, on networks that differ in their operators."""
 
