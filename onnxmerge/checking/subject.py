@@ -94,8 +94,11 @@ class Subject:
             return dict(known) if known else self._synthetic()
         fitting = self.runner.fitting(feed)
         demand(self.network).require_room(fitting)
-        if not self.runner.batched or fixed_batch(self.runner.specs) is not None:
+        if not self.runner.batched:
             return fitting
+        fixed = fixed_batch(self.runner.specs)
+        if fixed is not None:
+            return resized_batch(fitting, fixed)
         for rows in (FEW, 1):
             few = first_rows(fitting, rows)
             try:

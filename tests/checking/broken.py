@@ -377,6 +377,16 @@ def tied() -> Build:
     return with_schema(graph(model, zero=np.array([0])), wanted)
 
 
+def with_rows(rows: int, model: Callable[[], onnx.ModelProto], *options: object) -> Build:
+    """A model held to itself on so many rows of data, whatever batch it fixes."""
+
+    def built(folder: Path) -> list[object]:
+        np.save(folder / "x.npy", np.random.default_rng(0).standard_normal((rows, 4)).astype(np.float32))
+        return [*against(model, model)(folder), "--calib", "x.npy", *options]
+
+    return built
+
+
 def good(*options: object, model: Callable[[], onnx.ModelProto] = mlp) -> Build:
     return one(model, *options)
 
@@ -413,6 +423,11 @@ GOOD: tuple[Case, ...] = (
         0,
     ),
     Case("a fixed batch", good(model=lambda: mlp(FIXED)), None, 0),
+    *(
+        Case(f"a fixed batch and {rows} rows of data", with_rows(rows, lambda: mlp(FIXED)), None, 0)
+        for rows in (1, 2, 5, 64)
+    ),
+    Case("a fixed batch, held to its parents on data", with_rows(5, lambda: mlp(FIXED), "--max-error", 9), None, 0),
     Case("external data beside it", external("m.data", there=True), None, 0),
     Case(
         "infinities in a mask",
