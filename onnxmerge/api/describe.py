@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxmerge.api.check import check
 from onnxmerge.api.inspection import Inspection, inspect
+from onnxmerge.api.landscape import Landscape
+from onnxmerge.api.landscape import landscape as landscape_of
 from onnxmerge.api.outcome import MergeResult
 from onnxmerge.api.reproduce import digest_of, merged_again
 from onnxmerge.calibration.sources import SourceSpec
@@ -32,7 +34,8 @@ class ModelReport:
     """What is known of a model.
 
     ``metadata`` is what it says of how it was made, ``recipe`` the options among that. ``check`` is there where its
-    parents were given, ``merge`` where merging these again gave the same file; ``notes`` say why it is not.
+    parents were given, ``merge`` where merging these again gave the same file, ``landscape`` where it was asked for;
+    ``notes`` say why they are not.
     """
 
     model: str
@@ -41,6 +44,7 @@ class ModelReport:
     recipe: Mapping[str, Any]
     check: CheckReport | None = None
     merge: MergeResult | None = None
+    landscape: Landscape | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -56,7 +60,9 @@ def describe(
     operators: Path | None = None,
     image_options: Mapping[str, Any] | None = None,
     provider: str = "cpu",
+    landscape: bool = False,
     progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> ModelReport:
     """Say what a file carries; with its parents hold it to them, and merge again to look at how it came about.
 
@@ -71,17 +77,22 @@ def describe(
         operators: A file of signatures for operators of your own.
         image_options: ``image_size``, ``mean``, ``std`` and ``layout`` for folders of images.
         provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        landscape: Also look at the losses around it, on the plane through it and two parents: see `landscape`.
         progress: Makes progress displays; silent by default.
+        announce: Is told what the landscape will cost before it begins.
 
     Raises:
         InputError: a model or the data cannot be read.
-        UsageError: data without parents, which says nothing of a model alone, or labels without data.
+        UsageError: data without parents, which says nothing of a model alone, labels without data, or a landscape
+            without data or of other than two parents.
 
     """
     if not parents and any(each is not None for each in (data, labels, tasks, vectors)):
         raise UsageError("data compares a model with its parents: name them (--parents A.onnx --parents B.onnx)")
     if labels is not None and data is None:
         raise UsageError("labels are of samples: give the data too (--calib)")
+    if landscape and data is None:
+        raise UsageError("losses are of samples: give the data too (--calib)")
     found = inspect(model, inputs=inputs, operators=operators, provider=provider)
     template = found.prepared.models.template
     metadata = {key: value for key, value in template.model.metadata_props.items() if key.startswith(KEPT)}
@@ -98,6 +109,8 @@ def describe(
     }
     base = report.recipe.get("base")
     against = [parent for parent in parents if base is None or digest_of(parent) != base]
+    if landscape and len(against) != 2:
+        raise UsageError(f"a plane goes through two parents and what was made of them, and {len(against)} are given")
     checked = check(
         model,
         against=against,
@@ -108,12 +121,22 @@ def describe(
         provider=provider,
     )
     merge: MergeResult | None = None
+    around: Landscape | None = None
     notes: tuple[str, ...] = ()
     try:
         merge = _same(template.sha256, metadata, parents, operators, given, progress)
     except OnnxmergeError as error:
         notes = (f"how the merge came about is not shown: {said(error)}",)
-    return replace(report, check=checked, merge=merge, notes=notes)
+    if landscape and data is not None:
+        look: dict[str, Any] = {"inputs": inputs, "operators": operators, "image_options": image_options}
+        look |= {"provider": provider, "progress": progress, "announce": announce}
+        if labels is not None:
+            look |= {"labels": labels, "tasks": tasks, "vectors": vectors}
+        try:
+            around = landscape_of(against[0], against[1], model, data, **look)
+        except OnnxmergeError as error:
+            notes = (*notes, f"the landscape is not shown: {said(error)}")
+    return replace(report, check=checked, merge=merge, landscape=around, notes=notes)
 
 
 def _recipe(metadata: Mapping[str, str]) -> Mapping[str, Any]:

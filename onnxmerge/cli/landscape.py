@@ -17,11 +17,13 @@ from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.pipeline.options import UNNAMED
 from onnxmerge.report.landscape import landscape_svg, print_landscape
+from onnxmerge.report.landscape_png import landscape_png, require_matplotlib
 from onnxmerge.report.progress import progress_bar
 from onnxmerge.report.terminal import terminal
 
-FORMATS: Mapping[str, Callable[[Landscape], str]] = {
+FORMATS: Mapping[str, Callable[[Landscape], str | bytes]] = {
     ".svg": landscape_svg,
+    ".png": landscape_png,
     ".csv": Landscape.to_csv,
     ".json": lambda found: json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n",
 }
@@ -52,7 +54,7 @@ FORMATS: Mapping[str, Callable[[Landscape], str]] = {
     multiple=True,
     type=OutputFile(suffixes=tuple(FORMATS)),
     metavar="FILE",
-    help="A picture (.svg), or the numbers (.csv, .json); repeatable.",
+    help="A picture (.svg, .png), or the numbers (.csv, .json); repeatable.",
 )
 @click.option(
     "--calib", type=InputFile("the calibration data"), metavar="DATA", help="What units are matched on, if not DATA."
@@ -111,6 +113,8 @@ def landscape(
     with B as it is and matched.
     """
     images = take_image_options(settings)
+    if any(path.suffix == ".png" for path in outputs):
+        require_matplotlib()
     with publishing(context) as publication:
         found = api.landscape(
             first,
@@ -127,5 +131,6 @@ def landscape(
             **settings,
         )
         for path in outputs:
-            publication.write_text(path, FORMATS[path.suffix](found))
+            content = FORMATS[path.suffix](found)
+            publication.write_bytes(path, content.encode() if isinstance(content, str) else content)
     print_landscape(found, outputs)

@@ -30,6 +30,11 @@ from onnxmerge.report.terminal import terminal
 @click.option("--calib", type=InputFile("the calibration data"), metavar="DATA", help="What it was merged with.")
 @click.option("--labels", type=InputFile("the labels"), metavar="FILE", help="The labels it was merged with.")
 @task_options
+@click.option(
+    "--landscape",
+    is_flag=True,
+    help="Show the losses around it too, on the plane through it and its two parents (docs/landscape.md).",
+)
 @image_options
 @sample_options
 @model_options
@@ -57,6 +62,7 @@ def report(
             inputs=known_inputs(settings.pop("inputs")),
             image_options=images,
             progress=progress_bar,
+            announce=terminal().say,
             **settings,
         )
         publication.write_text(output, model_page(found))

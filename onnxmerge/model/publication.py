@@ -53,9 +53,13 @@ class Publication(contextlib.ExitStack):
 
     def write_text(self, target: Path, text: str) -> None:
         """Stage a file of this text."""
+        self.write_bytes(target, text.encode("utf-8", errors="backslashreplace"))
+
+    def write_bytes(self, target: Path, content: bytes) -> None:
+        """Stage a file of these bytes."""
         staged = self.stage(target)
         with naming(target):
-            staged.write_text(text, encoding="utf-8", errors="backslashreplace")
+            staged.write_bytes(content)
 
     def publish(self) -> None:
         """Move all staged files to their targets. Raises InputError where one cannot be moved: then all are as before.

@@ -15,13 +15,15 @@ from rich.table import Table
 
 from onnxmerge.api.landscape import Landscape
 from onnxmerge.pipeline.landscape import LossSurface
-from onnxmerge.report.html import text
+from onnxmerge.report.html import bullets, paragraph, text
+from onnxmerge.report.html import table as html_table
+from onnxmerge.report.section import Section
 from onnxmerge.report.styles import PICTURE
 from onnxmerge.report.terminal import terminal
 from onnxmerge.text import clamped
 from onnxmerge.types import Floats
 
-_BANDS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
+BANDS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """Colours of the bands (viridis), from the lowest losses to the highest."""
 
 _LEAST, _MOST = 1 / 64, 2.0
@@ -37,7 +39,7 @@ _LEFT, _TOP, _SIDE = 46, 50, 240
 _FINE = 60
 """Cells on each side, whole pixels: losses are interpolated between the points that were measured."""
 
-_HIGHEST = 3.0
+HIGHEST = 3.0
 """Where lines are cut off."""
 
 
@@ -89,6 +91,29 @@ def landscape_svg(found: Landscape) -> str:
     )
 
 
+def landscape_section(found: Landscape) -> Section:
+    """The pictures as a part of a page, with the losses of the models and the barrier in numbers."""
+    heads = ("task", *found.models, "one answer for all", "barrier", "barrier, matched")
+    rows = [
+        (each.name, *(f"{value:.4g}" for value in (*each.marks.tolist(), each.constant, *each.barriers)))
+        for each in found.surfaces
+    ]
+    about = (
+        f"The plane through the parents and the merge, the second parent in the first's units, on {found.samples:,} "
+        f"samples. Losses are of {'labels' if found.labelled else 'what each parent answers'}; bands are shares of "
+        "what the best single answer to all samples loses."
+    )
+    panels = "".join(
+        f'<svg class="picture" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
+        f'aria-label="{name}">{panel}</svg>'
+        for name, panel in zip(_panel_names(found), _panels(found), strict=True)
+    )
+    body = paragraph(about) + f"<div class=panels>{panels}</div>"
+    body += html_table(heads, rows, "Losses", numbers=tuple(range(1, len(heads))))
+    body += bullets([f"{title}: {told}" for title, told in _facts(found)])
+    return Section("landscape", "Losses around it", body)
+
+
 def _panels(found: Landscape) -> Iterable[str]:
     """The plane for each task and for their overlap, with its legend, and the line between the parents."""
     for surface in found.surfaces:
@@ -96,6 +121,15 @@ def _panels(found: Landscape) -> Iterable[str]:
             yield _map(found, surface)
     yield _line(found)
     yield _legend(found)
+
+
+def _panel_names(found: Landscape) -> Iterable[str]:
+    """What a reader of the screen says of each panel."""
+    for surface in found.surfaces:
+        if surface.plane.size:
+            yield text(f"Loss on the plane: {surface.name}")
+    yield "Losses on the straight line between the parents"
+    yield "Legend"
 
 
 def _map(found: Landscape, surface: LossSurface) -> str:
@@ -119,7 +153,7 @@ def _bands(found: Landscape, surface: LossSurface) -> str:
     fine = np.array([np.interp(down, found.ys, column) for column in rows.T]).T[::-1]
     bands = np.searchsorted(np.log(_edges(found)), fine)
     cell = _SIDE // _FINE
-    paths: list[list[str]] = [[] for _ in _BANDS]
+    paths: list[list[str]] = [[] for _ in BANDS]
     for row, values in enumerate(bands):
         starts = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist()]
         for start, end in zip(starts, [*starts[1:], _FINE], strict=True):
@@ -127,15 +161,21 @@ def _bands(found: Landscape, surface: LossSurface) -> str:
             paths[values[start]].append(f"M{left} {top}h{width}v{cell}h{-width}z")
     return "".join(
         f'<path shape-rendering="crispEdges" fill="{colour}" d="{"".join(path)}"/>'
-        for colour, path in zip(_BANDS, paths, strict=True)
+        for colour, path in zip(BANDS, paths, strict=True)
         if path
     )
 
 
-def _edges(found: Landscape) -> Floats:
-    """Where a band ends and the next begins: equal ratios, from the lowest share on any plane to the highest."""
+def bands_of(found: Landscape) -> Floats:
+    """The ends of all bands: equal ratios, from the lowest share on any plane to the highest."""
     shares = np.clip([surface.shares(surface.plane) for surface in found.surfaces], _LEAST, _MOST)
-    return np.geomspace(shares.min(), shares.max(), len(_BANDS) + 1)[1:-1]
+    low, high = float(shares.min()), float(shares.max())
+    return np.geomspace(low, max(high, low * (1 + 1e-6)), len(BANDS) + 1)
+
+
+def _edges(found: Landscape) -> Floats:
+    """Where a band ends and the next begins."""
+    return bands_of(found)[1:-1]
 
 
 def _place(found: Landscape, x: float, y: float) -> tuple[float, float]:
@@ -175,7 +215,7 @@ def _frame(title: str, told: str, across: str, up: str) -> str:
 def _line(found: Landscape) -> str:
     """The losses between the parents: dashed with the second as it is, solid once it is matched to the first."""
     every = [surface.shares(np.concatenate([surface.before, surface.after])) for surface in found.surfaces]
-    most = min(float(np.max(every)), _HIGHEST) or 1.0
+    most = min(float(np.max(every)), HIGHEST) or 1.0
 
     def drawn(losses: Floats, colour: str, dashes: str) -> str:
         heights = _TOP + _SIDE * (1 - np.minimum(losses, most) / most)
@@ -198,7 +238,7 @@ def _legend(found: Landscape) -> str:
     parts = [f'<text class="size" x="{_LEFT}" y="{18 + 18 * row}">{line}</text>' for row, line in enumerate(told)]
     ends = [f"{end:.2g}" for end in _edges(found)] if found.xs.size else []
     bands = [*(f"to {end}" for end in ends), *(f"above {end}" for end in ends[-1:])]
-    for row, (colour, name) in enumerate(zip(_BANDS, bands, strict=False)):
+    for row, (colour, name) in enumerate(zip(BANDS, bands, strict=False)):
         top = _TOP + 20 * row
         parts.append(f'<rect x="{_LEFT}" y="{top}" width="28" height="20" fill="{colour}"/>')
         parts.append(f'<text class="size" x="{_LEFT + 36}" y="{top + 14}">{name}</text>')

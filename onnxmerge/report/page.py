@@ -20,6 +20,7 @@ from onnxmerge.checking.report import CheckReport
 from onnxmerge.model.paths import short_names
 from onnxmerge.report.check_section import check_card, check_section
 from onnxmerge.report.html import bullets, cards, folded, paragraph, table, text
+from onnxmerge.report.landscape import landscape_section
 from onnxmerge.report.merge_sections import merge_sections, network
 from onnxmerge.report.page_data import as_json
 from onnxmerge.report.section import Section
@@ -42,13 +43,18 @@ def model_page(found: ModelReport) -> str:
     (name,) = short_names((found.model,))
     if found.merge is not None:
         names = short_names(found.merge.report.models)
-        sections = [*merge_sections(found.merge, names, name, checked=found.check), *_carried(found)]
+        sections = [*merge_sections(found.merge, names, name, checked=found.check), *_around(found), *_carried(found)]
         return _page(name, f"Merged from {' + '.join(names)}", sections, as_json(found.merge, names))
     made = "Merged by onnxmerge" if found.recipe else "It does not say that onnxmerge merged it"
     answer = Section("answer", "What it is", cards(list(_model_cards(found))) + bullets(found.notes))
     checked = [] if found.check is None else [check_section(found.check)]
-    sections = [answer, *checked, *_carried(found), network(found.inspection.flow(), None), _groups(found)]
+    units = [network(found.inspection.flow(), None), _groups(found)]
+    sections = [answer, *checked, *_around(found), *_carried(found), *units]
     return _page(name, made, sections, "null")
+
+
+def _around(found: ModelReport) -> list[Section]:
+    return [] if found.landscape is None else [landscape_section(found.landscape)]
 
 
 def _page(title: str, subtitle: str, sections: Iterable[Section], data: str) -> str:

@@ -78,7 +78,7 @@ WIDER = "(float[N,3] y) { f = Identity(x) h = Gemm(f, w, b) r = Relu(h) y = Gemm
     Attack("tasks alone", _asked("--task", "low=0-1"), 2, ("give the labels too",)),
     Attack("vectors alone", _asked("--vectors", "v.npy", v=np.eye(3)), 2, ("give the labels too",)),
     Attack("an output that is none", _asked("--outputs", "q=logits"), 2, ("no output 'q'",)),
-    Attack("a picture in no format", _asked("-o", "p.bmp"), 2, (".svg or .csv",)),
+    Attack("a picture in no format", _asked("-o", "p.bmp"), 2, (".svg or .png or .csv",)),
     Attack("one picture twice", _asked("-o", "p.svg", "-o", "p.svg"), 2, ("p.svg",)),
     Attack("onto an input", _asked("-o", "x.csv", "--labels", "x.csv"), 2, ("x.csv",)),
     Attack("other data", _asked(x=np.zeros((10, 5), np.float32)), says=("x.npy", "10x5")),

@@ -71,6 +71,10 @@ PARENTS = ("--parents", "a.onnx", "--parents", "b.onnx")
     Attack("recipe that is a list", metadata("onnxmerge.recipe", "[]", *PARENTS), 0, ("cannot be read",), ("m.html",)),
     Attack("no recipe", metadata("other", "1", *PARENTS), 0, ("says nothing of how it was made",), ("m.html",)),
     Attack("a parent that is missing", merged("--parents", "a.onnx"), 0, ("which is not given",), ("m.html",)),
+    Attack("losses without parents", merged("--landscape", "--calib", "x.npy"), 2, ("name them (--parents",)),
+    Attack("losses on no data", merged(*PARENTS, "--landscape"), 2, ("give the data too (--calib)",)),
+    Attack("a plane of one", merged(*PARENTS[:2], "--landscape", "--calib", "x.npy"), 2, ("and 1 are given",)),
+    Attack("losses around it", merged(*PARENTS, "--landscape", "--calib", "x.npy"), 0, (), ("m.html",)),
     Attack("a merge and its parents", merged(*PARENTS), 0, (), ("m.html",)),
 )
 def test_reports(attack: Attack, tmp_path: Path, cli: Cli) -> None:
