@@ -24,6 +24,7 @@ def seen(points: int = 3, merged: int = 2) -> Landscape:
     return onnxmerge.landscape(one, other, third, {"x": x}, method="rebasin", points=points)
 
 
+@pytest.mark.slow  # matplotlib looks for fonts when it draws for the first time
 def test_the_same_losses_give_the_same_picture() -> None:
     found = seen()
     picture = landscape_png(found)
@@ -33,6 +34,7 @@ def test_the_same_losses_give_the_same_picture() -> None:
         assert len(set(image.convert("RGB").resize((60, 60)).getdata())) > 9
 
 
+@pytest.mark.slow  # matplotlib looks for fonts when it draws for the first time
 def test_three_models_on_a_line_have_no_plane_to_draw() -> None:
     with Image.open(io.BytesIO(landscape_png(seen(merged=0)))) as image:
         assert image.size == (600, 600)
