@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxmerge.api import (
         CheckReport,
         EvaluationResult,
+        FoldedModel,
         Inspection,
         Landscape,
         MergeOptions,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         check,
         compare,
         evaluate,
+        fold,
         inspect,
         landscape,
         merge,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckReport",
     "EvaluationResult",
+    "FoldedModel",
     "InputError",
     "Inspection",
     "Landscape",
@@ -57,6 +60,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "fold",
     "inspect",
     "landscape",
     "memory_limit",

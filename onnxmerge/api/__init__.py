@@ -4,6 +4,7 @@ from onnxmerge.api.check import check
 from onnxmerge.api.compare import ModelComparison, compare
 from onnxmerge.api.evaluate import evaluate
 from onnxmerge.api.evaluation_result import EvaluationResult
+from onnxmerge.api.fold import FoldedModel, fold
 from onnxmerge.api.inspection import Inspection, inspect
 from onnxmerge.api.landscape import Landscape, landscape
 from onnxmerge.api.merge import merge, plan
@@ -15,6 +16,7 @@ from onnxmerge.pipeline.options import MergeOptions
 __all__ = [
     "CheckReport",
     "EvaluationResult",
+    "FoldedModel",
     "Inspection",
     "Landscape",
     "MergeOptions",
@@ -26,6 +28,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "fold",
     "inspect",
     "landscape",
     "merge",

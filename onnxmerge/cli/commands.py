@@ -28,6 +28,7 @@ COMMANDS = {
     "landscape": Entry("onnxmerge.cli.landscape", "landscape", "Show the losses around a merge and its parents."),
     "compare": Entry("onnxmerge.cli.compare", "compare", "Say how two files of one network differ."),
     "permute": Entry("onnxmerge.cli.permute", "permute", "Permute every group of a model: the function is the same."),
+    "fold": Entry("onnxmerge.cli.fold", "fold", "Make low-rank adapters (LoRA) a part of the weights."),
     "doctor": Entry("onnxmerge.cli.doctor", "doctor", "Say what is installed here, for a report of a fault."),
     "demo": Entry("onnxmerge.cli.demo", "demo", "Merge two small networks that ship with the package."),
 }

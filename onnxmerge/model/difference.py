@@ -53,7 +53,7 @@ def adapter_difference(first: Structure, second: Structure) -> str | None:
             if ours is not None and theirs is not None and (ours[0], ours[2]) == (theirs[0], theirs[2]):
                 return (
                     f"adapters of rank {ours[1]} at {show(one)} against {theirs[1]} at {show(other)}; fold each "
-                    "adapter into its base weight first, then merge"
+                    "adapter into its base weight first (onnxmerge fold), then merge"
                 )
     return None
 

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from onnxmerge.errors import ResourceError
+from onnxmerge.errors import InputError, ResourceError
 from onnxmerge.memory import unless_limited
 from onnxmerge.model.network import label
 from onnxmerge.model.runtime import Runtime, SessionOptions, Value, message
@@ -247,3 +247,14 @@ METHOD = Runtime(
     missing=_missing,
     rank=0,
 )
+
+
+def read_adapter(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of an ``.onnx_adapter`` file, by name. Raises InputError where it cannot be read."""
+    if not path.is_file():
+        raise InputError(f"{path}: {'is no regular file' if path.exists() else 'does not exist'}; expected an adapter")
+    try:
+        found = ort.AdapterFormat.read_adapter(str(path)).get_parameters()
+        return {str(name): np.array(value.numpy()) for name, value in sorted(found.items())}
+    except Exception as error:  # ONNX Runtime raises whatever its flatbuffers do
+        raise InputError(f"{path}: is not an ONNX Runtime adapter ({message(error)})") from error

@@ -1,0 +1,152 @@
+"""``fold``: a model whose low-rank adapters are part of its weights, and which computes the same function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmerge.errors import InputError, ValidationError
+from onnxmerge.model.comparison import ROUNDINGS, TOLERANCES, Limits, compare_all
+from onnxmerge.model.fold import Folded, fold_branches
+from onnxmerge.model.network import Network
+from onnxmerge.model.publication import Publication
+from onnxmerge.model.read import read_network
+from onnxmerge.model.runtimes.onnx_runtime import read_adapter
+from onnxmerge.model.sample import SampleInput, synthesize
+from onnxmerge.model.session import open_session
+from onnxmerge.model.write import save_network
+from onnxmerge.pipeline.prepare import ModelSource, sample_from
+from onnxmerge.pipeline.publish import Output, Source, require_apart, sources
+from onnxmerge.types import Array, Arrays
+from onnxmerge.version import __version__
+
+SAMPLES = 4
+"""Samples on which both models must agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedModel:
+    """A model without adapters, its weights computed when they are read.
+
+    ``ranks`` are those of the branches that were folded, ``adapter`` how many tensors of a file were put in,
+    ``error`` is the largest difference of outputs, relative to the largest value of each.
+    """
+
+    network: Network
+    weights: Mapping[str, Array]
+    ranks: tuple[int, ...]
+    adapter: int
+    error: float
+    read: tuple[Source, ...] = ()
+
+    def save(self, path: str | os.PathLike[str], *, together: Publication | None = None) -> Path:
+        """Write the model, whole or not at all.
+
+        With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError
+        where ``path`` is one of the files that were read.
+        """
+        target = Path(path).absolute()
+        require_apart([Output(str(path), target, model=True)], self.read)
+        metadata = {"onnxmerge.version": __version__, "onnxmerge.folded_from": self.network.sha256}
+        save_network(self.network.model, self.weights, target, metadata, together)
+        return target
+
+
+def fold(
+    model: ModelSource,
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    inputs: Mapping[str, SampleInput] | None = None,
+    provider: str = "cpu",
+) -> FoldedModel:
+    """Fold the low-rank branches of a model (LoRA) into the layers that they stand beside.
+
+    Args:
+        model: A path, or a model in memory.
+        adapter: An ``.onnx_adapter`` file: its tensors take the place of inputs, or of initializers, of their names.
+        inputs: Shape or value of inputs, see `inspect`.
+        provider: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+
+    Raises:
+        InputError: the model or the adapter cannot be read, there is nothing to fold, or the model does not run.
+        ValidationError: outputs before and after differ by more than rounding.
+
+    """
+    before, after = read_network(model), read_network(model)
+    given = {} if adapter is None else read_adapter(Path(adapter))
+    for network in (before, after):
+        _put_in(network, given, "" if adapter is None else str(adapter))
+    folded = fold_branches(after)
+    if not folded.branches and not given:
+        raise InputError(
+            f"{before.label}: no low-rank branch beside a layer was found; there is nothing to fold into its weights"
+        )
+    error = _proved(before, folded, inputs, provider)
+    read = sources("the model itself", model, model=True)
+    if adapter is not None:
+        read = (*read, *sources("the adapter", str(adapter), model=False))
+    ranks = tuple(branch.rank for branch in folded.branches)
+    return FoldedModel(after, folded.weights, ranks, len(given), error, tuple(read))
+
+
+def _put_in(network: Network, given: Mapping[str, Array], file: str) -> None:
+    """Make tensors of an adapter the initializers of their names."""
+    graph = network.graph
+    values = {str(value.name): value for value in graph.inputs}
+    for name, array in given.items():
+        value = values.get(name) or graph.initializers.get(name)
+        if value is None:
+            raise InputError(f"{file}: tensor {name!r} is no input of {network.label}; give the adapter of this model")
+        if value.dtype is not None and value.dtype != ir.DataType.from_numpy(array.dtype):
+            raise InputError(
+                f"{file}: tensor {name!r} is of {array.dtype}, and {network.label} takes {value.dtype.name.lower()}"
+            )
+        if not _fits(value, array):
+            raise InputError(
+                f"{file}: tensor {name!r} is {'x'.join(map(str, array.shape))}, and {network.label} takes {value.shape}"
+            )
+        value.const_value = ir.tensor(array, name=name)
+        value.shape = ir.Shape(array.shape)
+        if value in graph.inputs:
+            graph.inputs.remove(value)
+        graph.initializers[name] = value
+
+
+def _fits(value: ir.Value, array: Array) -> bool:
+    """Whether a tensor has the rank and the fixed sizes that are declared; 0 stands for a rank that is left open."""
+    if value.shape is None:
+        return True
+    dims = [dim if isinstance(dim, int) and dim else None for dim in value.shape]
+    return len(dims) == array.ndim and all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
+
+
+def _proved(before: Network, folded: Folded, inputs: Mapping[str, SampleInput] | None, provider: str) -> float:
+    """The largest relative error of outputs; ValidationError where it is more than rounding."""
+    sample = sample_from(before, inputs) or synthesize(before, batch=SAMPLES)
+    names = {before.weights.tensor(name).dtype.name.lower() for name in before.weights}
+    coarsest = max(names & TOLERANCES.keys(), key=TOLERANCES.__getitem__, default="float32")
+
+    def runs() -> Iterator[tuple[Arrays, Arrays, Arrays]]:
+        old = open_session(before.model, provider=provider).run(dict(sample))
+        new = open_session(folded.network.model, weights=folded.weights, provider=provider).run(dict(sample))
+        yield sample, _arrays(old), _arrays(new)
+
+    found = compare_all(runs(), Limits(TOLERANCES[coarsest], ROUNDINGS[coarsest]))
+    if found.failing is not None:
+        raise ValidationError(
+            f"{before.label}: with its branches folded it computes something else (relative error "
+            f"{found.relative:.1e}); nothing was written"
+        )
+    if not found.values:
+        raise ValidationError(f"{before.label}: nothing could be compared, so nothing is proved; nothing was written")
+    return found.relative
+
+
+def _arrays(outputs: Mapping[str, Any]) -> dict[str, Array]:
+    return {name: value for name, value in outputs.items() if isinstance(value, np.ndarray)}

@@ -1,0 +1,297 @@
+"""Low-rank branches folded into the layers that they stand beside: y = x W + s x A B becomes y = x (W + s A B).
+
+This is what LoRA (Hu et al., arXiv 2106.09685, section 4.1) calls merging before deployment. A branch is found in the
+graph as it is: two linear layers without bias, numbers that they are multiplied by, and a sum with what a layer of the
+same sizes makes of the same input. Whatever else reads something on the way is a reason to leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from onnxmerge.model.lazy_weights import LazyWeights
+from onnxmerge.model.network import Network
+from onnxmerge.model.signature import STANDARD
+from onnxmerge.model.structure import passes_on
+from onnxmerge.types import Array, Floats
+
+_CONV_LIKE = ("strides", "pads", "dilations", "auto_pad", "kernel_shape")
+"""What a convolution's first factor must have in common with the layer that it is folded into."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Linear:
+    """A linear layer: its node, its weight, whether that is stored [out, in], and what the product is multiplied by."""
+
+    node: ir.Node
+    weight: ir.Value
+    transposed: bool
+    scale: float
+    biased: bool
+
+    @property
+    def convolves(self) -> bool:
+        return self.node.op_type == "Conv"
+
+    def matrix(self) -> Floats:
+        """[in, out]; of a convolution [out, in, *kernel]."""
+        tensor = self.weight.const_value
+        array = np.asarray(tensor.numpy() if tensor is not None else (), np.float64) * self.scale
+        return array.T if self.transposed else array
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        shape = _shape(self.weight)
+        return (shape[1], shape[0]) if self.transposed or self.convolves else (shape[0], shape[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Branch:
+    """A low-rank branch: what it is folded into, its factors, the number it is multiplied by, and where it is added."""
+
+    base: _Linear
+    down: _Linear
+    up: _Linear
+    scale: float
+    total: ir.Node
+    kept: ir.Value
+
+    @property
+    def rank(self) -> int:
+        return self.down.sizes[1]
+
+    def change(self) -> Floats:
+        """What the base's weight changes by, as that is stored."""
+        down, up = self.down.matrix(), self.up.matrix()
+        convolves = self.base.convolves
+        product: Floats = np.einsum("or,ri...->oi...", up.reshape(up.shape[:2]), down) if convolves else down @ up
+        change: Floats = product * (self.scale / self.base.scale)
+        return change.T if self.base.transposed else change
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """A network without branches: the weights that changed are computed when they are read."""
+
+    network: Network
+    weights: Mapping[str, Array]
+    branches: tuple[Branch, ...]
+
+
+@dataclass(slots=True)
+class _Changes:
+    """The branches by the weight that they go into."""
+
+    by_weight: dict[str, list[Branch]] = field(default_factory=dict)
+
+    def add(self, branch: Branch) -> None:
+        self.by_weight.setdefault(str(branch.base.weight.name), []).append(branch)
+
+    def weight(self, name: str) -> Array:
+        """The weight with all its branches, in its own type."""
+        branches = self.by_weight[name]
+        tensor = branches[0].base.weight.const_value
+        old: Array = tensor.numpy() if tensor is not None else np.zeros(())
+        total = old.astype(np.float64)
+        for branch in branches:
+            total = total + branch.change()
+        return total.astype(old.dtype)
+
+
+def fold_branches(network: Network) -> Folded:
+    """Take all low-rank branches out of a network's graph, which is changed, and fold them into its weights."""
+    graph, changes, found = network.graph, _Changes(), []
+    while True:
+        branch = next(_branches(graph), None)
+        if branch is None:
+            break
+        found.append(branch)
+        changes.add(branch)
+        _take_out(graph, branch)
+    passes.RemoveUnusedNodesPass()(network.model)
+    return Folded(network, LazyWeights(changes.by_weight, changes.weight), tuple(found))
+
+
+def _branches(graph: ir.Graph) -> Iterator[Branch]:
+    for node in graph:
+        down = _linear(node)
+        if down is not None and not down.biased and not _is_output(node.outputs[0]):
+            yield from _branch(down)
+
+
+def _branch(down: _Linear) -> Iterator[Branch]:
+    origin, before = _root(down.node.inputs[0])
+    inner, first = _onward(down.node.outputs[0])
+    up = None if inner is None else _linear(inner)
+    if up is None or up.biased or up.convolves != down.convolves or up.sizes[0] != down.sizes[1]:
+        return
+    if up.node.inputs[0] is up.weight or (up.convolves and not _pointwise(up.node)):
+        return
+    total, second = _onward(up.node.outputs[0])
+    if total is None or total.op_type != "Add" or total.domain not in STANDARD or len(total.inputs) != 2:
+        return
+    for slot in (0, 1):
+        kept = total.inputs[slot]
+        base = None if kept is None else _base(kept, origin, down, up)
+        if kept is not None and base is not None:
+            yield Branch(base, down, up, before * first * second, total, kept)
+            return
+
+
+def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -> _Linear | None:
+    """The layer that a branch is folded into: what is added to its product is a bias at most."""
+    value = kept
+    while True:
+        node = value.producer()
+        if node is None or len(value.uses()) != 1 or _is_output(value):
+            return None
+        if node.op_type == "Add" and node.domain in STANDARD:
+            bias = next((each for each in node.inputs if each is not None and each.const_value is not None), None)
+            others = [each for each in node.inputs if each is not bias]
+            if bias is None or len(others) != 1 or others[0] is None:
+                return None
+            value = others[0]
+            continue
+        if passes_on(node) and node.inputs[0] is not None:
+            value = node.inputs[0]
+            continue
+        break
+    base = _linear(node)
+    if base is None or base.node is down.node or base.node is up.node or base.convolves != down.convolves:
+        return None
+    read, factor = _root(base.node.inputs[0])
+    sizes = down.sizes[0], up.sizes[1]
+    alike = not base.convolves or _same_windows(base.node, down.node)
+    alone = len(base.weight.uses()) == 1 and not _is_output(base.weight)
+    narrower = down.sizes[1] < min(sizes)
+    return base if read is origin and factor == 1.0 and base.sizes == sizes and alike and alone and narrower else None
+
+
+def _take_out(graph: ir.Graph, branch: Branch) -> None:
+    """Let what reads the sum read what is kept of it."""
+    total, kept = branch.total.outputs[0], branch.kept
+    ir.convenience.replace_all_uses_with(total, kept, replace_graph_outputs=True)
+    if _is_output(kept):
+        total.name, kept.name = f"{total.name}_with_branch", total.name
+        kept.shape, kept.type = total.shape, total.type
+    graph.remove(branch.total, safe=True)
+
+
+def _linear(node: ir.Node) -> _Linear | None:
+    """A node as a linear layer with its weight in an initializer of floats; None for others."""
+    weight = node.inputs[1] if node.domain in STANDARD and len(node.inputs) > 1 else None
+    tensor = None if weight is None else weight.const_value
+    if weight is None or tensor is None or not tensor.dtype.is_floating_point() or not weight.is_initializer():
+        return None
+    if node.op_type == "MatMul" and len(_shape(weight)) == 2:
+        return _Linear(node, weight, transposed=False, scale=1.0, biased=False)
+    biased = len(node.inputs) > 2 and node.inputs[2] is not None
+    if node.op_type == "Gemm" and not _int(node, "transA", 0):
+        alpha = node.attributes.get("alpha")
+        scale = 1.0 if alpha is None else alpha.as_float()
+        return _Linear(node, weight, bool(_int(node, "transB", 0)), scale, biased) if scale else None
+    if node.op_type == "Conv" and _int(node, "group", 1) == 1 and len(_shape(weight)) > 2:
+        return _Linear(node, weight, transposed=False, scale=1.0, biased=biased)
+    return None
+
+
+def _root(value: ir.Value | None) -> tuple[ir.Value | None, float]:
+    """What a value is a multiple of, by how much: products with single numbers and copies are looked through."""
+    factor = 1.0
+    while value is not None:
+        node = value.producer()
+        step = None if node is None else _multiple(node)
+        if step is None:
+            break
+        value, factor = step[0], factor * step[1]
+    return value, factor
+
+
+def _onward(value: ir.Value) -> tuple[ir.Node | None, float]:
+    """The one node that reads a value, through products with single numbers and copies, and their product."""
+    factor = 1.0
+    while True:
+        uses = tuple(value.uses())
+        if len(uses) != 1 or _is_output(value):
+            return None, factor
+        node = uses[0].node
+        step = _multiple(node)
+        if step is None or step[0] is not value:
+            return node, factor
+        value, factor = node.outputs[0], factor * step[1]
+
+
+def _multiple(node: ir.Node) -> tuple[ir.Value, float] | None:
+    """(value, number) where a node gives so many times that value."""
+    if node.domain not in STANDARD or not node.inputs or node.inputs[0] is None:
+        return None
+    if passes_on(node):
+        return node.inputs[0], 1.0
+    if node.op_type not in ("Mul", "Div") or len(node.inputs) != 2:
+        return None
+    for slot, value in enumerate(node.inputs):
+        other = node.inputs[1 - slot]
+        number = None if other is None else _number(other)
+        if value is not None and value.const_value is None and number is not None:
+            if node.op_type == "Mul":
+                return value, number
+            return (value, 1.0 / number) if slot == 0 and number else None
+    return None
+
+
+def _number(value: ir.Value) -> float | None:
+    """The one number of a constant that changes no shape."""
+    tensor = value.const_value
+    if tensor is None or tensor.size != 1 or len(tensor.shape) > 1:
+        return None
+    return float(tensor.numpy().reshape(-1)[0])
+
+
+def _pointwise(node: ir.Node) -> bool:
+    """Whether a convolution looks at one place at a time and leaves none out."""
+    ones = all(size == 1 for size in _shape(node.inputs[1])[2:])
+    strides, pads = _ints(node, "strides"), _ints(node, "pads")
+    return ones and not any(pads) and all(stride == 1 for stride in strides)
+
+
+def _same_windows(one: ir.Node, other: ir.Node) -> bool:
+    if _shape(one.inputs[1])[2:] != _shape(other.inputs[1])[2:]:
+        return False
+    return all(_plain(one, name) == _plain(other, name) for name in _CONV_LIKE)
+
+
+def _plain(node: ir.Node, name: str) -> object:
+    """An attribute's value, or what it is where it is left out."""
+    if name == "auto_pad":
+        found = node.attributes.get(name)
+        return "NOTSET" if found is None else found.as_string()
+    if name == "kernel_shape":
+        return _shape(node.inputs[1])[2:]
+    axes = len(_shape(node.inputs[1])) - 2
+    given = _ints(node, name)
+    return given or ((0,) * 2 * axes if name == "pads" else (1,) * axes)
+
+
+def _shape(value: ir.Value | None) -> tuple[int, ...]:
+    tensor = None if value is None else value.const_value
+    return () if tensor is None else tuple(int(size) for size in tensor.shape.numpy())
+
+
+def _int(node: ir.Node, name: str, default: int) -> int:
+    found = node.attributes.get(name)
+    return default if found is None else found.as_int()
+
+
+def _ints(node: ir.Node, name: str) -> tuple[int, ...]:
+    found = node.attributes.get(name)
+    return () if found is None else tuple(found.as_ints())
+
+
+def _is_output(value: ir.Value) -> bool:
+    return value.is_graph_output()

@@ -1,0 +1,153 @@
+"""Low-rank branches become part of the weight beside them, where nothing else reads what is on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import onnxmerge
+from onnxmerge import InputError
+from onnxmerge.model.fold import fold_branches
+from onnxmerge.model.read import read_network
+from tests.graphs import build, execute, normal
+
+HALF = {"s": np.array(0.5, np.float32)}
+LINEAR = normal(w=(6, 8), c=(8,), a=(6, 2), b=(2, 8), v=(8, 3)) | HALF
+TURNED = normal(w=(8, 6), c=(8,), a=(2, 6), b=(8, 2), v=(8, 3)) | HALF
+CONV = normal(w=(8, 3, 3, 3), c=(8,), a=(2, 3, 3, 3), b=(8, 2, 1, 1)) | HALF
+X = "(float[n,6] x) => (float[n,3] y) { "
+IMAGE = "(float[n,3,5,5] x) => (float[n,8,h,k] y) { "
+END = " r = Relu(t) y = MatMul(r, v) }"
+
+FOLDED = {
+    "scaled behind": (
+        X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) z = Mul(q, s) t = Add(h, z)" + END,
+        LINEAR,
+    ),
+    "scaled between": (
+        X + "h = MatMul(x, w) p = MatMul(x, a) z = Mul(s, p) q = MatMul(z, b) t = Add(q, h)" + END,
+        LINEAR,
+    ),
+    "scaled before": (
+        X + "z = Mul(x, s) h = MatMul(x, w) p = MatMul(z, a) q = MatMul(p, b) t = Add(h, q)" + END,
+        LINEAR,
+    ),
+    "divided": (X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) z = Div(q, s) t = Add(h, z)" + END, LINEAR),
+    "not scaled": (X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) t = Add(h, q)" + END, LINEAR),
+    "a bias before": (
+        X + "m = MatMul(x, w) h = Add(m, c) p = MatMul(x, a) q = MatMul(p, b) t = Add(h, q)" + END,
+        LINEAR,
+    ),
+    "a bias behind": (
+        X + "m = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) h = Add(m, q) t = Add(h, c)" + END,
+        LINEAR,
+    ),
+    "Gemm": (
+        X
+        + "h = Gemm<transB=1, alpha=2.0>(x, w, c) p = Gemm<transB=1>(x, a) q = Gemm<transB=1, alpha=0.25>(p, b)"
+        + " t = Add(h, q)"
+        + END,
+        TURNED,
+    ),
+    "copies": (
+        X + "i = Identity(x) h = MatMul(x, w) p = MatMul(i, a) d = Dropout(p) q = MatMul(d, b) t = Add(h, q)" + END,
+        LINEAR,
+    ),
+    "a convolution": (
+        IMAGE
+        + "h = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w, c) p = Conv<pads=[1,1,1,1], strides=[2,2]>(x, a)"
+        + " q = Conv(p, b) z = Mul(q, s) y = Add(h, z) }",
+        CONV,
+    ),
+}
+
+LEFT = {
+    "the low-rank values are read elsewhere": (
+        "(float[n,6] x) => (float[n,3] y, float[n,2] p) { h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b)"
+        " t = Add(h, q)" + END,
+        LINEAR,
+    ),
+    "the base is read elsewhere": (
+        X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) g = Add(h, q) t = Mul(g, h)" + END,
+        LINEAR,
+    ),
+    "the weight is read twice": (
+        X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) g = Add(h, q) k = MatMul(x, w) t = Mul(g, k)" + END,
+        LINEAR,
+    ),
+    "another input": (
+        X + "e = Relu(x) h = MatMul(x, w) p = MatMul(e, a) q = MatMul(p, b) t = Add(h, q)" + END,
+        LINEAR,
+    ),
+    "something between": (
+        X + "h = MatMul(x, w) p = MatMul(x, a) e = Relu(p) q = MatMul(e, b) t = Add(h, q)" + END,
+        LINEAR,
+    ),
+    "no low rank": (
+        X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) t = Add(h, q)" + END,
+        LINEAR | normal(a=(6, 7), b=(7, 8)),
+    ),
+    "a difference": (X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) t = Sub(h, q)" + END, LINEAR),
+    "a bias in the branch": (
+        X + "h = MatMul(x, w) p = MatMul(x, a) e = Gemm(p, b, c) t = Add(h, e)" + END,
+        LINEAR,
+    ),
+    "other windows": (
+        IMAGE + "h = Conv<pads=[1,1,1,1]>(x, w, c) p = Conv<pads=[2,2,2,2], dilations=[2,2]>(x, a)"
+        " q = Conv(p, b) y = Add(h, q) }",
+        CONV,
+    ),
+}
+
+
+def sample(graph: str) -> dict[str, np.ndarray]:
+    shape = (3, 3, 5, 5) if "[n,3,5,5]" in graph else (3, 6)
+    return {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_folded(name: str) -> None:
+    graph, weights = FOLDED[name]
+    model = build(graph, weights)
+    result = onnxmerge.fold(model)
+    assert result.ranks == (2,)
+    assert result.error < 1e-5
+    read = read_network(model)
+    linear = ("MatMul", "Gemm", "Conv")
+    counts = [sum(node.op_type in linear for node in each.graph) for each in (read, result.network)]
+    assert counts[1] == counts[0] - 2
+    assert not {"a", "b", "p", "q"} & set(result.network.graph.initializers)
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_left(name: str) -> None:
+    graph, weights = LEFT[name]
+    network = read_network(build(graph, weights))
+    nodes = len(network.graph)
+    assert fold_branches(network).branches == ()
+    assert len(network.graph) == nodes
+    with pytest.raises(InputError, match="nothing to fold"):
+        onnxmerge.fold(build(graph, weights))
+
+
+def test_several_branches_beside_one_layer() -> None:
+    graph = (
+        X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) g = Add(h, q)"
+        " p2 = MatMul(x, a2) q2 = MatMul(p2, b2) t = Add(g, q2)" + END
+    )
+    model = build(graph, LINEAR | normal(a2=(6, 3), b2=(3, 8), seed=5))
+    result = onnxmerge.fold(model)
+    assert sorted(result.ranks) == [2, 3]
+    wanted = LINEAR["w"].astype(np.float64) + LINEAR["a"] @ LINEAR["b"]
+    extra = normal(a2=(6, 3), b2=(3, 8), seed=5)
+    np.testing.assert_allclose(result.weights["w"], wanted + extra["a2"] @ extra["b2"], rtol=1e-5, atol=1e-6)
+
+
+def test_the_output_keeps_its_name() -> None:
+    graph = "(float[n,6] x) => (float[n,8] y) { h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) y = Add(h, q) }"
+    model = build(graph, LINEAR)
+    result = onnxmerge.fold(model)
+    assert [value.name for value in result.network.graph.outputs] == ["y"]
+    given = sample(graph)
+    own = given["x"] @ result.weights["w"]
+    np.testing.assert_allclose(own, execute(model, given)["y"], rtol=1e-4, atol=1e-5)
