@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
@@ -47,9 +48,26 @@ def stand_ins(folder: Path, digits: Path) -> None:
     pictures(folder / "photos", np.round((images[:150, 0] + 1) * 127.5).astype(np.uint8))
     for seed, (name, classes) in enumerate(CLASSES.items()):
         onnx.save(classifier(classes, seed), folder / f"{name}.onnx")
+    adapters(folder)
     recipe = {"models": ["a.onnx", "b.onnx"], "calibration": {"data": "calib.npz"}, "method": "average"}
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "output": "recipe.onnx"}))
     onnxmerge.merge([folder / "a.onnx", folder / "b.onnx"], method="average").save(folder / "merged.onnx")
+
+
+def adapters(folder: Path) -> None:
+    """A model with a low-rank branch, one that takes such a branch as inputs, and an adapter for it."""
+    layer = "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) y = Add(h, q)"
+    factors = normal(a=(6, 2), b=(2, 8))
+    onnx.save(
+        build(f"(float[n,6] x) => (float[n,8] y) {{ {layer} }}", normal(w=(6, 8)) | factors), folder / "lora.onnx"
+    )
+    head = "(float[n,6] x, float[6,r] a, float[r,8] b) => (float[n,8] y)"
+    onnx.save(build(f"{head} {{ {layer} }}", normal(w=(6, 8))), folder / "base.onnx")
+    adapter = ort.AdapterFormat()
+    adapter.set_adapter_version(1)
+    adapter.set_model_version(1)
+    adapter.set_parameters({name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in factors.items()})
+    adapter.export_adapter(str(folder / "task.onnx_adapter"))
 
 
 def classifier(classes: int, seed: int) -> onnx.ModelProto:
