@@ -124,6 +124,7 @@ def test_every_page_has_its_place_on_the_site() -> None:
     settings = yaml.safe_load((CHECKOUT / "tools" / "website" / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = {path.relative_to(CHECKOUT / "docs").as_posix() for path in PAGES[1:]}
     made = {"index.md", "reference/command-line.md", "reference/python.md"}
+    made |= {f"notebooks/{path.stem}.md" for path in CHECKOUT.glob("docs/notebooks/*.ipynb")}
     assert sorted(placed(settings["nav"])) == sorted(pages | made)
 
 

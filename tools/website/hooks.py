@@ -1,7 +1,8 @@
 """What the site has beyond docs/*.md: the README as its start, references made from the code, pictures, links.
 
-Pages name each other as `docs/choosing.md` in running text, which reads well in a terminal; here it becomes a link with
-the title of that page. A name of no page is a warning, with which the build fails.
+A notebook becomes a page of the same name, with what its cells show. Pages name each other as `docs/choosing.md` in
+running text, which reads well in a terminal; here it becomes a link with the title of that page. A name of no page is a
+warning, with which the build fails.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ CODE = re.compile(
 """What is left as it is: code, and links that are there already."""
 MENTION = re.compile(r"\bdocs/([\w/-]+\.md)\b")
 OUTSIDE = re.compile(r"\]\(\.\./(specs/[^)\s]+)\)")
+NOTEBOOK = re.compile(r"\]\(((?:[^)\s]*/)?notebooks/[^)\s]+)\.ipynb\)")
 OPTION = re.compile(r"<code>(--?[\w-]+)</code>")
 PYTHON = "reference/python.md"
 MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -44,6 +46,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "style.css": (CHECKOUT / "tools" / "website" / "style.css").read_text(encoding="utf-8"),
         "favicon.svg": (CHECKOUT / "tools" / "website" / "favicon.svg").read_text(encoding="utf-8"),
     }
+    for path in sorted((CHECKOUT / "docs" / "notebooks").glob("*.ipynb")):
+        made |= notebook_page(path)
     for page in files.documentation_pages():
         for path in OUTSIDE.findall(page.content_string):
             made[path] = (CHECKOUT / path).read_text(encoding="utf-8")
@@ -57,6 +61,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     own = page.file.src_uri
     text = MERMAID.sub(lambda found: diagram.svg(found[1]), markdown)
     text = OUTSIDE.sub(lambda found: f"]({_relative(found[1], own)})", text)
+    text = NOTEBOOK.sub(r"](\1.md)", text)
     parts = CODE.split(text)
     parts[::2] = [MENTION.sub(lambda found: _link(found[1], own, files), part) for part in parts[::2]]
     return "".join(parts)
@@ -78,6 +83,18 @@ def python_page() -> str:
     results = [name for name in offered if name not in {*functions, *errors}]
     parts = ["# Python", "All of `import onnxmerge`, made from signatures and docstrings."]
     return "\n\n".join([*parts, *(f"::: {_home(name)}" for name in (*functions, *results, *errors))]) + "\n"
+
+
+def notebook_page(path: Path) -> dict[str, str]:
+    """The page of a notebook, and its pictures, by their names on the site."""
+    from nbconvert import MarkdownExporter  # which is slow to import
+
+    folder = f"notebooks/{path.stem}"
+    text, extracted = MarkdownExporter().from_filename(str(path), {"output_files_dir": path.stem})
+    pictures = {f"notebooks/{name}": content for name, content in extracted["outputs"].items()}
+    text = text.replace("![svg](", "![What the cell draws](").replace("![png](", "![What the cell draws](")
+    link = f"[This page as a notebook]({path.name})\n"
+    return {f"{folder}.md": f"{text}\n{link}", **pictures}
 
 
 def _home(name: str) -> str:
