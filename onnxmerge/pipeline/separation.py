@@ -67,12 +67,16 @@ def part(networks: Sequence[Network], options: MergeOptions) -> Parents:
         return Parents(whole, paired)
     except AdapterError:
         raise
-    except StructureError:
+    except StructureError as error:
         if options.heads == "joint":
             raise
         cut = _with_other_heads(whole)
         if cut is None:
             raise
+        if cut.share < TRAILING:
+            raise StructureError(
+                f"{error}; they begin alike ({cut.share:.0%} of the layers): --heads separate merges that much"
+            ) from error
         require_alike_quantised(cut.trunks)
         return Parents(whole, cut.trunks, cut)
 
@@ -86,12 +90,11 @@ def part_with_base(networks: Sequence[Network]) -> tuple[Parents, Base]:
 
 
 def _with_other_heads(networks: Sequence[Network]) -> Separation | None:
-    """Networks of which only the trailing parts differ, cut there; None for others."""
+    """Networks of which trailing parts differ, cut there; None for others."""
     try:
-        found = separate(networks)
+        return separate(networks)
     except StructureError:
         return None
-    return found if found.share >= TRAILING else None
 
 
 def joined(
