@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +37,11 @@ def landscape_png(found: Landscape) -> bytes:
     The same bytes for the same losses, but for the version of matplotlib. UsageError where that is not installed.
     """
     require_matplotlib()
+    with _nothing_kept():
+        return _drawn(found)
+
+
+def _drawn(found: Landscape) -> bytes:
     from matplotlib.figure import Figure
 
     planes = [surface for surface in found.surfaces if surface.plane.size]
@@ -52,6 +62,20 @@ def landscape_png(found: Landscape) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Let matplotlib keep what it knows of fonts in a folder that goes: no command writes into the user's home."""
+    if "MPLCONFIGDIR" in os.environ or "matplotlib" in sys.modules:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
 
 
 def _plane(axes: Any, found: Landscape, surface: LossSurface) -> Any:

@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import pytest
 
 from onnxmerge.cli.commands import COMMANDS
 from tests.attacks.attack import CHECKOUT, contents
+from tests.graphs import build, normal
 
 _RUN = """
 import sys
@@ -46,6 +49,9 @@ def _python(code: str, folder: Path, *, lines: str = "", **more: str) -> subproc
 def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> None:
     a, b, calib = (digits / name for name in ("a.onnx", "b.onnx", "calib.npz"))
     np.save(tmp_path / "y.npy", np.zeros(len(np.load(calib)["images"]), np.int64))
+    branch = "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) y = Add(h, q)"
+    lora = build(f"(float[n,6] x) => (float[n,8] y) {{ {branch} }}", normal(w=(6, 8), a=(6, 2), b=(2, 8)))
+    onnx.save(lora, tmp_path / "lora.onnx")
     lines = (
         f"inspect {a} --certify --json\n"
         f"permute {a} -o permuted.onnx\n"
@@ -55,6 +61,7 @@ def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> 
         f"compare {a} permuted.onnx --data {calib}\n"
         "report merged.onnx -o page.html\n"
         f"landscape {a} {b} merged.onnx --data {calib} --method rebasin --points 2 --samples 64\n"
+        "fold lora.onnx -o plain.onnx\n"
         "doctor\n"
         "demo --method zipit"  # one way: what the default tries is tested elsewhere
     )
@@ -63,7 +70,17 @@ def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> 
     assert ended.returncode == 0, ended.stderr
     assert "merged (zipit)" in ended.stdout  # the demo's table
     assert "plain average" in ended.stdout
-    assert set(contents(tmp_path)) == {"y.npy", "permuted.onnx", "merged.onnx", "page.html"}
+    models = {"permuted.onnx", "merged.onnx", "lora.onnx", "plain.onnx"}
+    assert set(contents(tmp_path)) == models | {"y.npy", "page.html"}
+
+
+@pytest.mark.slow  # matplotlib looks for fonts
+def test_a_picture_of_pixels_leaves_no_fonts_behind(tmp_path: Path, digits: Path) -> None:
+    a, b, calib = (digits / name for name in ("a.onnx", "b.onnx", "calib.npz"))
+    line = f"landscape {a} {b} {a} --data {calib} --method rebasin --points 2 --samples 64 -o around.png"
+    ended = _python(_RUN, tmp_path, lines=line)
+    assert ended.returncode == 0, ended.stderr
+    assert set(contents(tmp_path)) == {"around.png"}
 
 
 def test_telemetry_is_off_for_who_imports_the_package_and_decided_by_who_said_otherwise(tmp_path: Path) -> None:
