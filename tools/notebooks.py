@@ -20,6 +20,8 @@ from nbclient.exceptions import CellExecutionError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 FOLDER = CHECKOUT / "docs" / "notebooks"
+FORMS = ("text/html", "image/svg+xml", "image/png", "text/plain")
+"""Of the forms of what a cell shows, the first of these is the one that is seen."""
 
 
 def main() -> int:
@@ -68,10 +70,11 @@ def executed(path: Path) -> nbformat.NotebookNode:
 
 
 def _stored(output: Any, folder: str) -> Any:
-    """What a cell shows, in one form each, without the name of the folder that it ran in."""
+    """What a cell shows, in the form that is seen, without the name of the folder that it ran in."""
     data = output.get("data", {})
-    if len(data) > 1:
-        data.pop("text/plain", None)  # the form that nobody sees
+    shown = next((form for form in FORMS if form in data), None)
+    for other in set(data) - {shown}:
+        del data[other]
     for kept, key in ((output, "text"), (data, "text/html"), (data, "text/plain")):
         if key in kept:
             kept[key] = kept[key].replace(f"{folder}{os.sep}", "")
