@@ -9,9 +9,10 @@ const { tasks } = JSON.parse(await readFile(`${folder}/task.json`));
 const session = await ort.InferenceSession.create(`${folder}/merged.onnx`);
 
 const dot = (one, other) => one.reduce((sum, value, at) => sum + value * other[at], 0);
+const isPixel = (value) => typeof value === "number" && value >= 0 && value <= 16; // null >= 0 holds, too
 const isImage = (pixels) =>
   Array.isArray(pixels) && pixels.length === 8 &&
-  pixels.every((row) => Array.isArray(row) && row.length === 8 && row.every((value) => value >= 0 && value <= 16));
+  pixels.every((row) => Array.isArray(row) && row.length === 8 && row.every(isPixel));
 
 // For each task, its class that is nearest to the model's embedding and the cosine; and the nearest of all.
 async function classify(pixels) {
@@ -31,7 +32,7 @@ async function classify(pixels) {
 async function bodyOf(request) {
   const parts = [];
   let size = 0;
-  for await (const part of request) {
+  for await (const part of request.iterator({ destroyOnReturn: false })) { // so that an answer still gets through
     size += part.length;
     if (size > 10000) return null;
     parts.push(part);
@@ -46,8 +47,13 @@ async function bodyOf(request) {
 const server = createServer(async (request, response) => {
   const reply = (code, value) => response.writeHead(code, { "Content-Type": "application/json" }).end(JSON.stringify(value));
   if (request.method !== "POST" || request.url !== "/classify") return reply(404, { detail: "POST /classify" });
-  const body = await bodyOf(request);
-  if (!isImage(body?.pixels)) return reply(422, { detail: "pixels: 8 rows of 8 numbers from 0 to 16" });
-  return reply(200, await classify(body.pixels));
+  try {
+    const body = await bodyOf(request);
+    if (!isImage(body?.pixels)) return reply(422, { detail: "pixels: 8 rows of 8 numbers from 0 to 16" });
+    return reply(200, await classify(body.pixels));
+  } catch (error) { // a client that went away, or a model that failed: the end of this request, not of the service
+    console.error(error.message);
+    return reply(500, { detail: "failed" });
+  }
 });
 server.listen(Number(process.env.PORT ?? 8000), "127.0.0.1");
