@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def found(a: Answer, merged: Answer) -> Found:
         (GOOD, GOOD, "1e-07", []),
         (GOOD, Answer(0.0), "the same", []),
         (GOOD, BAD, "**5e-01**", ["digits in opencv: 5.0e-01"]),
+        (GOOD, Answer(float("nan")), "**nan**", ["digits in opencv: nan"]),
         (GOOD, NONE, r"no operator \| Frobnicate", [r"digits in opencv: no operator | Frobnicate"]),
         (NONE, NONE, r"parents too: no operator \| Frobnicate", []),
         (BAD, BAD, "parents too: **5e-01**", []),
@@ -46,6 +48,7 @@ def test_how_far_outputs_are_apart() -> None:
     assert off(wanted, np.array([1.5, -2.0], np.float32)) == 0.25
     assert off(wanted, np.array([np.nan, -2.0], np.float32)) == np.inf
     assert off(wanted, wanted[:1]) == np.inf
+    assert off(np.array([np.nan, -2.0], np.float32), wanted) == np.inf
 
 
 def test_a_model_that_kills_a_runtime_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +73,43 @@ def test_the_page_has_what_is_measured(checkout: Path) -> None:
     assert not [name for name, runtime in RUNTIMES.items() if f"\n| {runtime.label} | " not in text]
 
 
+@pytest.mark.parametrize(
+    ("runner", "said"),
+    [
+        ("raise ImportError('libfoo.so: cannot | open')", "libfoo.so: cannot | open"),
+        ("hangs", "opencv: no answer within 900 seconds"),
+    ],
+)
+def test_a_runtime_that_is_broken_leaves_the_others(
+    runner: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = (
+        "import json, sys; open(sys.argv[2], 'w').write(json.dumps({'version': '1.0', 'errors': {'digits/a': 'e'}}))"
+    )
+    monkeypatch.setattr(runtimes, "_merged", lambda *_: [Path(f"{each}.onnx") for each in ("a", "b", "merged")])
+    monkeypatch.setattr(runtimes, "_job", lambda *_: {"name": "digits/a", "outputs": {}})
+    code = {NEWEST: version, "openvino": version, "opencv": runner}
+    monkeypatch.setattr(runtimes, "environment", lambda name, _: [sys.executable, "-S", "-c", code[name]])
+    started = subprocess.run
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if "hangs" in command:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return started(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    measured = measure(["opencv", "openvino"], ["digits"], tmp_path, tmp_path)
+    assert measured.versions == {NEWEST: "1.0", "openvino": "1.0"}
+    assert said in measured.broken["opencv"]
+    assert [failure for failure in measured.failed() if said in failure]
+    assert f"| OpenCV DNN | failed: {measured.broken['opencv']}".replace("cannot |", r"cannot \|") in page(
+        Found(measured.versions, {}, {}, measured.broken)
+    )
+    code[NEWEST] = runner
+    with pytest.raises(Absent):
+        measure([], ["digits"], tmp_path, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def measured(checkout: Path) -> Found:
     shared = Path(os.environ.get("ONNXMERGE_SHARED") or checkout.parent / "shared").resolve()
@@ -84,6 +124,7 @@ def measured(checkout: Path) -> Found:
 def test_a_runtime_agrees(name: str, measured: Found) -> None:
     if name in measured.absent:
         pytest.skip(f"{name}: {measured.absent[name]}")
+    assert name not in measured.broken, measured.broken[name]
     for case in ("digits, two heads", "digits, half shared"):
         for answers in measured.answers[case].values():
             assert answers[name].off <= BAR, answers[name]

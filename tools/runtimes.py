@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ SAMPLES = 8
 CALIBRATION = 256
 PATIENCE = 900.0
 """Seconds after which a runtime is stuck."""
+
+
+class Stuck(RuntimeError):  # noqa: N818 - what it is, not what went wrong
+    """A runtime that does not end."""
 
 
 class Absent(Exception):  # noqa: N818 - no error: what a runtime needs is not here
@@ -121,22 +125,31 @@ class Answer:
     off: float = float("inf")
     error: str = ""
 
+    @property
+    def within(self) -> bool:
+        """Whether it is as near as it must be; what is no number is not."""
+        return self.off <= BAR
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was measured: versions or reasons of absence by runtime, and answers by case, model and runtime."""
+    """What was measured: versions or reasons of absence by runtime, and answers by case, model and runtime.
+
+    ``broken`` are the runtimes that are here and ran nothing at all, with what they said. These have no answers.
+    """
 
     versions: Mapping[str, str]
     absent: Mapping[str, str]
     answers: Mapping[str, Mapping[str, Mapping[str, Answer]]]
+    broken: Mapping[str, str] = field(default_factory=dict)
 
     def failed(self) -> list[str]:
-        """The merges that are off in a runtime that runs both parents within the bar."""
-        return [
+        """The runtimes that ran nothing, and the merges that are off in one that runs both parents within the bar."""
+        return [f"{name}: {said}" for name, said in self.broken.items()] + [
             f"{case} in {name}: {answer.error or f'{answer.off:.1e}'}"
             for case, models in self.answers.items()
             for name, answer in models["merged"].items()
-            if answer.off > BAR and all(models[parent][name].off <= BAR for parent in ("a", "b"))
+            if not answer.within and all(models[parent][name].within for parent in ("a", "b"))
         ]
 
 
@@ -148,19 +161,22 @@ def measure(runtimes: Sequence[str], cases: Sequence[str], installed: Path, shar
         jobs = [_job(case, path, folder / case) for case, paths in models.items() for path in paths]
         versions: dict[str, str] = {}
         absent: dict[str, str] = {}
+        broken: dict[str, str] = {}
         errors: dict[str, dict[str, str]] = {}
         for name in dict.fromkeys([NEWEST, *runtimes]):
             try:
                 versions[name], errors[name] = _run(name, jobs, installed, folder)
             except Absent as reason:
                 absent[name] = str(reason)
-            print(f"{name}: {versions.get(name) or absent[name]}", file=sys.stderr, flush=True)
-        if NEWEST in absent:
-            raise Absent(absent[NEWEST])
+            except RuntimeError as wrong:
+                broken[name] = _short(str(wrong))
+            print(f"{name}: {({**absent, **broken, **versions})[name]}", file=sys.stderr, flush=True)
+        if NEWEST not in versions:
+            raise Absent({**absent, **broken}[NEWEST])
         answers = {
             case: {
                 path.stem: {
-                    name: _compared(name, _job(case, path, folder / case), errors[name])
+                    name: _compared(name, _job(case, path, folder / case), {**errors[NEWEST], **errors[name]})
                     for name in runtimes
                     if name in versions
                 }
@@ -168,7 +184,7 @@ def measure(runtimes: Sequence[str], cases: Sequence[str], installed: Path, shar
             }
             for case, paths in models.items()
         }
-    return Found(versions, absent, answers)
+    return Found(versions, absent, answers, broken)
 
 
 def _merged(case: Case, folder: Path, shared: Path) -> list[Path]:
@@ -230,16 +246,18 @@ def _for(name: str, job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run(name: str, jobs: Sequence[Mapping[str, Any]], installed: Path, folder: Path) -> tuple[str, dict[str, str]]:
-    """The version of a runtime, and what it said of each model that it cannot run."""
+    """The version of a runtime, and what it said of each model that it cannot run; RuntimeError where it runs none."""
     program = environment(name, installed)
     try:
         return _ran(name, program, jobs, folder)
-    except RuntimeError:  # one model kills it, perhaps: each by itself
+    except RuntimeError:  # one model kills it or holds it up, perhaps: each by itself
         version, errors = "", {}
         for job in jobs:
             try:
                 version, own = _ran(name, program, [job], folder)
             except RuntimeError as killed:
+                if not version and isinstance(killed, Stuck):
+                    raise  # it begins with none: to wait for each of the others would take hours
                 own = {job["name"]: str(killed)}
             errors.update(own)
         if not version:
@@ -253,14 +271,17 @@ def _ran(
     asked, result = folder / f"{name}.jobs.json", folder / f"{name}.result.json"
     asked.write_text(json.dumps([_for(name, job) for job in jobs]))
     result.unlink(missing_ok=True)
-    ended = subprocess.run(  # noqa: S603 - the runners of this folder
-        [*program, str(asked), str(result)],
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    try:
+        ended = subprocess.run(  # noqa: S603 - the runners of this folder
+            [*program, str(asked), str(result)],
+            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Stuck(f"{name}: no answer within {PATIENCE:g} seconds") from None
     if not result.is_file():
         said = (ended.stderr.strip().splitlines() or [f"ended with {ended.returncode}"])[-1]
         raise RuntimeError(f"{name}: {said}")
@@ -296,7 +317,7 @@ def pip(packages: Sequence[str], folder: Path) -> Path:
     python = folder / "bin" / "python"
 
     def install() -> None:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)  # noqa: S603 - the caller's folder
+        _install([sys.executable, "-m", "venv", str(folder)], folder)
         _install([str(python), "-m", "pip", "install", "-q", *packages], folder)
 
     _once(folder, packages, install)
@@ -359,8 +380,8 @@ def _compared(name: str, job: Mapping[str, Any], errors: Mapping[str, str]) -> A
 
 
 def off(wanted: NDArray[Any], found: NDArray[Any]) -> float:
-    """The largest of |a - b| over that of |a|; infinite where shapes differ or numbers are missing."""
-    if wanted.shape != found.shape or not np.isfinite(found).all():
+    """The largest of |a - b| over that of |a|; infinite where shapes differ or one of them has what is no number."""
+    if wanted.shape != found.shape or not (np.isfinite(wanted).all() and np.isfinite(found).all()):
         return float("inf")
     scale = float(np.abs(wanted).max())
     return float(np.abs(wanted.astype(np.float64) - found).max()) / (scale or 1.0)
@@ -383,8 +404,9 @@ a merge: [Deploying](deploying.md).
 """
 
 _MEANING = """
-A cell that says *parents too* is of a runtime that cannot run the parents either, or is as far off on them. A merge has
-no operator that its parents lack, but for Gather and Identity where each model keeps a head of its own.
+A cell that says *parents too* is of a runtime that cannot run the parents either, or is as far off on them. The merges
+of this page have no operator that their parents lack, but for Gather and Identity where each model keeps a head of its
+own. `--output-type float16` adds Cast.
 """
 
 
@@ -394,6 +416,7 @@ def tables(found: Found) -> list[str]:
     lines = ["| runtime | version |", "| --- | --- |"]
     lines += [f"| {RUNTIMES[name].label} | {found.versions[name]} |" for name in present]
     lines += [f"| {RUNTIMES[name].label} | {found.absent[name]} |" for name in RUNTIMES if name in found.absent]
+    lines += [f"| {RUNTIMES[name].label} | failed: {_cleared(found.broken[name])} |" for name in found.broken]
     compared = [name for name in present if name != NEWEST]
     merges = {case: (case, ("merged",)) for case in found.answers}
     parents = {CASES[case].pair: (case, ("a", "b")) for case in found.answers}
@@ -407,12 +430,17 @@ def tables(found: Found) -> list[str]:
 
 
 def _cell(answers: Mapping[str, Mapping[str, Answer]], models: Sequence[str], name: str) -> str:
-    worst = max((answers[model][name] for model in models), key=lambda answer: answer.off)
-    if worst.off <= BAR:
+    worst = max((answers[model][name] for model in models), key=lambda answer: (not answer.within, answer.off))
+    if worst.within:
         return f"{worst.off:.0e}" if worst.off else "the same"
-    said = worst.error.replace("|", "\\|") or f"**{worst.off:.0e}**"
-    shared = any(answers[parent][name].off > BAR for parent in ("a", "b"))
+    said = _cleared(worst.error) or f"**{worst.off:.0e}**"
+    shared = not all(answers[parent][name].within for parent in ("a", "b"))
     return f"parents too: {said}" if shared and "merged" in models else said
+
+
+def _cleared(said: str) -> str:
+    """Words that are safe in a cell of a table."""
+    return said.replace("|", "\\|")
 
 
 def page(found: Found) -> str:
