@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError, ValidationError
-from onnxmerge.model.comparison import ROUNDINGS, TOLERANCES, Limits, compare_all
+from onnxmerge.model.adapters import adapter_rank
+from onnxmerge.model.arrays import is_floating
+from onnxmerge.model.comparison import ROUNDINGS, TOLERANCES
+from onnxmerge.model.difference import show
 from onnxmerge.model.fold import Folded, fold_branches
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
@@ -20,6 +24,7 @@ from onnxmerge.model.read import read_network
 from onnxmerge.model.runtimes.onnx_runtime import read_adapter
 from onnxmerge.model.sample import SampleInput, synthesize
 from onnxmerge.model.session import open_session
+from onnxmerge.model.structure import Numbering, analyse
 from onnxmerge.model.write import save_network
 from onnxmerge.pipeline.prepare import ModelSource, sample_from
 from onnxmerge.pipeline.publish import Output, Source, require_apart, sources
@@ -29,20 +34,26 @@ from onnxmerge.version import __version__
 SAMPLES = 4
 """Samples on which both models must agree."""
 
+PART = 0.25
+"""Of what the branches change, the error may be so much: folded wrongly, they would change as much again."""
+
 
 @dataclass(frozen=True, slots=True)
 class FoldedModel:
     """A model without adapters, its weights computed when they are read.
 
-    ``ranks`` are those of the branches that were folded, ``adapter`` how many tensors of a file were put in,
-    ``error`` is the largest difference of outputs, relative to the largest value of each.
+    ``ranks`` are those of the branches that were folded, ``left`` names what looks like a branch and was not,
+    ``adapter`` says how many tensors of a file were put in. ``error`` is the largest difference of outputs, relative to
+    the largest value of each, and ``effect`` that which the branches make.
     """
 
     network: Network
     weights: Mapping[str, Array]
     ranks: tuple[int, ...]
+    left: tuple[str, ...]
     adapter: int
     error: float
+    effect: float
     read: tuple[Source, ...] = ()
 
     def save(self, path: str | os.PathLike[str], *, together: Publication | None = None) -> Path:
@@ -83,16 +94,27 @@ def fold(
     for network in (before, after):
         _put_in(network, given, "" if adapter is None else str(adapter))
     folded = fold_branches(after)
+    left = _left(after)
+    if left and not folded.branches:
+        raise InputError(
+            f"{before.label}: {left[0]} is not folded: another node reads something of it before it is added, its "
+            "layer reads another tensor or shares a weight, or more than numbers and casts stand between"
+        )
     if not folded.branches and not given:
         raise InputError(
             f"{before.label}: no low-rank branch beside a layer was found; there is nothing to fold into its weights"
         )
-    error = _proved(before, folded, inputs, provider)
+    for key in [key for key in after.model.metadata_props if key.startswith("onnxmerge.")]:
+        del after.model.metadata_props[key]  # it is not the merge any more that they tell of
+    try:
+        error, effect = _proved(before, folded, inputs, provider)
+    except InputError as failure:
+        raise InputError(f"{before.label}: {str(failure).removeprefix(f'{before.label}: ')}") from failure
     read = sources("the model itself", model, model=True)
     if adapter is not None:
         read = (*read, *sources("the adapter", str(adapter), model=False))
     ranks = tuple(branch.rank for branch in folded.branches)
-    return FoldedModel(after, folded.weights, ranks, len(given), error, tuple(read))
+    return FoldedModel(after, folded.weights, ranks, left, len(given), error, effect, tuple(read))
 
 
 def _put_in(network: Network, given: Mapping[str, Array], file: str) -> None:
@@ -126,27 +148,60 @@ def _fits(value: ir.Value, array: Array) -> bool:
     return len(dims) == array.ndim and all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
 
 
-def _proved(before: Network, folded: Folded, inputs: Mapping[str, SampleInput] | None, provider: str) -> float:
-    """The largest relative error of outputs; ValidationError where it is more than rounding."""
+def _left(network: Network) -> tuple[str, ...]:
+    """What still looks like a branch."""
+    structure = analyse(network, Numbering())
+    found = ((node, adapter_rank(structure, node)) for node in structure.nodes)
+    return tuple(f"the branch of rank {sizes[1]} at {show(node)}" for node, sizes in found if sizes is not None)
+
+
+def _proved(
+    before: Network, folded: Folded, inputs: Mapping[str, SampleInput] | None, provider: str
+) -> tuple[float, float]:
+    """The largest relative error of outputs, and what the branches change of them.
+
+    Raises ValidationError where the error is more than rounding, more than a part of what the branches do, or nothing.
+    """
     sample = sample_from(before, inputs) or synthesize(before, batch=SAMPLES)
-    names = {before.weights.tensor(name).dtype.name.lower() for name in before.weights}
-    coarsest = max(names & TOLERANCES.keys(), key=TOLERANCES.__getitem__, default="float32")
-
-    def runs() -> Iterator[tuple[Arrays, Arrays, Arrays]]:
-        old = open_session(before.model, provider=provider).run(dict(sample))
-        new = open_session(folded.network.model, weights=folded.weights, provider=provider).run(dict(sample))
-        yield sample, _arrays(old), _arrays(new)
-
-    found = compare_all(runs(), Limits(TOLERANCES[coarsest], ROUNDINGS[coarsest]))
-    if found.failing is not None:
+    model, label = folded.network.model, before.label
+    old = _floats(open_session(before.model, provider=provider).run(dict(sample)))
+    new = _floats(open_session(model, weights=folded.weights, provider=provider).run(dict(sample)))
+    without = _floats(open_session(model, provider=provider).run(dict(sample)))
+    if not old:
         raise ValidationError(
-            f"{before.label}: with its branches folded it computes something else (relative error "
-            f"{found.relative:.1e}); nothing was written"
+            f"{label}: no output holds floats, so that nothing can be compared; export it without the step that picks "
+            "classes"
         )
-    if not found.values:
-        raise ValidationError(f"{before.label}: nothing could be compared, so nothing is proved; nothing was written")
-    return found.relative
+    names = {str(branch.base.stored.dtype) for branch in folded.branches}
+    coarsest = max(names & TOLERANCES.keys(), key=TOLERANCES.__getitem__, default="float32")
+    error, effect = _difference(old, new), _difference(old, without)
+    if not effect and not folded.changes_nothing():
+        raise ValidationError(
+            f"{label}: on this sample the branches change nothing, so that nothing is proved; give another by --input"
+        )
+    if not error <= TOLERANCES[coarsest] or error > max(PART * effect, ROUNDINGS[coarsest]):
+        raise ValidationError(
+            f"{label}: with its branches folded it computes something else (relative error {error:.1e}, and the "
+            f"branches change {effect:.1e}); nothing was written"
+        )
+    return error, effect
 
 
-def _arrays(outputs: Mapping[str, Any]) -> dict[str, Array]:
-    return {name: value for name, value in outputs.items() if isinstance(value, np.ndarray)}
+def _difference(one: Arrays, other: Arrays) -> float:
+    """The largest difference of outputs, relative to the largest value of each; infinite where other values are not."""
+    found = [0.0]
+    for name, array in one.items():
+        before, after = array.astype(np.float64), other[name].astype(np.float64)
+        finite = np.isfinite(before)
+        if before.shape != after.shape or not np.array_equal(finite, np.isfinite(after)):
+            return math.inf
+        scale = float(np.abs(before[finite]).max(initial=0.0))
+        error = float(np.abs(before[finite] - after[finite]).max(initial=0.0))
+        found.append(error / scale if scale else (math.inf if error else 0.0))
+    return max(found)
+
+
+def _floats(outputs: Mapping[str, Any]) -> dict[str, Array]:
+    return {
+        name: value for name, value in outputs.items() if isinstance(value, np.ndarray) and is_floating(value.dtype)
+    }

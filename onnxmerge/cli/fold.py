@@ -49,5 +49,7 @@ def fold(
     if adapter is not None:
         console.say(f"adapter      {result.adapter:,} tensors put in")
     console.say(f"folded       {ranks or 'no branch'}")
-    console.say(f"proved       max relative error {result.error:.1e}")
+    for each in result.left:
+        console.say(f"left         {each}")
+    console.say(f"proved       max relative error {result.error:.1e}, where the branches change {result.effect:.1e}")
     console.say(f"wrote {written}")

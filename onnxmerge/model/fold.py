@@ -1,8 +1,9 @@
 """Low-rank branches folded into the layers that they stand beside: y = x W + s x A B becomes y = x (W + s A B).
 
 This is what LoRA (Hu et al., arXiv 2106.09685, section 4.1) calls merging before deployment. A branch is found in the
-graph as it is: two linear layers without bias, numbers that they are multiplied by, and a sum with what a layer of the
-same sizes makes of the same input. Whatever else reads something on the way is a reason to leave it.
+graph as it is: two linear layers without bias, numbers that they are multiplied by, casts between types of floats, and
+a sum with what a layer of the same sizes makes of the same input. A branch of which another node reads something before
+the sum is left as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from onnxmerge.errors import InputError
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.model.signature import STANDARD
@@ -38,10 +40,16 @@ class _Linear:
     def convolves(self) -> bool:
         return self.node.op_type == "Conv"
 
-    def matrix(self) -> Floats:
-        """[in, out]; of a convolution [out, in, *kernel]."""
+    @property
+    def stored(self) -> Array:
+        """The weight as it stands in the file."""
         tensor = self.weight.const_value
-        array = np.asarray(tensor.numpy() if tensor is not None else (), np.float64) * self.scale
+        found: Array = tensor.numpy() if tensor is not None else np.zeros(())
+        return found
+
+    def matrix(self, weight: Array) -> Floats:
+        """A weight that is stored as the layer's own, as [in, out]; of a convolution [out, in, *kernel]."""
+        array = np.asarray(weight, np.float64) * self.scale
         return array.T if self.transposed else array
 
     @property
@@ -66,9 +74,9 @@ class Branch:
     def rank(self) -> int:
         return self.down.sizes[1]
 
-    def change(self) -> Floats:
-        """What the base's weight changes by, as that is stored."""
-        down, up = self.down.matrix(), self.up.matrix()
+    def change(self, down: Array, up: Array) -> Floats:
+        """What the base's weight changes by, as that is stored; ``down`` and ``up`` are the factors as they are."""
+        down, up = self.down.matrix(down), self.up.matrix(up)
         convolves = self.base.convolves
         product: Floats = np.einsum("or,ri...->oi...", up.reshape(up.shape[:2]), down) if convolves else down @ up
         change: Floats = product * (self.scale / self.base.scale)
@@ -83,6 +91,14 @@ class Folded:
     weights: Mapping[str, Array]
     branches: tuple[Branch, ...]
 
+    def changes_nothing(self) -> bool:
+        """Whether all weights are what they were: factors of nothing but zeros."""
+        return all(
+            np.array_equal(self.weights[name], tensor.numpy())
+            for name in self.weights
+            if (tensor := self.network.graph.initializers[name].const_value) is not None
+        )
+
 
 @dataclass(slots=True)
 class _Changes:
@@ -93,36 +109,41 @@ class _Changes:
     def add(self, branch: Branch) -> None:
         self.by_weight.setdefault(str(branch.base.weight.name), []).append(branch)
 
-    def weight(self, name: str) -> Array:
-        """The weight with all its branches, in its own type."""
-        branches = self.by_weight[name]
-        tensor = branches[0].base.weight.const_value
-        old: Array = tensor.numpy() if tensor is not None else np.zeros(())
+    def weight(self, layer: _Linear) -> Array:
+        """A layer's weight with all branches that were folded into it, in its own type."""
+        old, name = layer.stored, str(layer.weight.name)
+        if name not in self.by_weight:
+            return old
         total = old.astype(np.float64)
-        for branch in branches:
-            total = total + branch.change()
-        return total.astype(old.dtype)
+        for branch in self.by_weight[name]:
+            total = total + branch.change(self.weight(branch.down), self.weight(branch.up))
+        with np.errstate(over="ignore"):
+            found = total.astype(old.dtype)
+        if np.isfinite(old.astype(np.float64)).all() and not np.isfinite(found.astype(np.float64)).all():
+            raise InputError(
+                f"initializer {name!r}: with its branch it leaves the range of {old.dtype}; convert the model to "
+                "float32 first"
+            )
+        return found
 
 
 def fold_branches(network: Network) -> Folded:
     """Take all low-rank branches out of a network's graph, which is changed, and fold them into its weights."""
-    graph, changes, found = network.graph, _Changes(), []
-    while True:
-        branch = next(_branches(graph), None)
-        if branch is None:
-            break
-        found.append(branch)
-        changes.add(branch)
-        _take_out(graph, branch)
+    graph, changes, found = network.graph, _Changes(), list[Branch]()
+    before = -1
+    while len(found) > before:  # a branch may stand beside a factor of another
+        before = len(found)
+        for node in tuple(graph):
+            down = _linear(node) if node.graph is graph else None
+            branch = None if down is None or down.biased else next(_branch(down), None)
+            if branch is not None:
+                found.append(branch)
+                changes.add(branch)
+                _take_out(graph, branch)
     passes.RemoveUnusedNodesPass()(network.model)
-    return Folded(network, LazyWeights(changes.by_weight, changes.weight), tuple(found))
-
-
-def _branches(graph: ir.Graph) -> Iterator[Branch]:
-    for node in graph:
-        down = _linear(node)
-        if down is not None and not down.biased and not _is_output(node.outputs[0]):
-            yield from _branch(down)
+    bases = {str(each.base.weight.name): each.base for each in found}
+    kept = [name for name in bases if name in graph.initializers]
+    return Folded(network, LazyWeights(kept, lambda name: changes.weight(bases[name])), tuple(found))
 
 
 def _branch(down: _Linear) -> Iterator[Branch]:
@@ -131,21 +152,25 @@ def _branch(down: _Linear) -> Iterator[Branch]:
     up = None if inner is None else _linear(inner)
     if up is None or up.biased or up.convolves != down.convolves or up.sizes[0] != down.sizes[1]:
         return
-    if up.node.inputs[0] is up.weight or (up.convolves and not _pointwise(up.node)):
+    if up.convolves and not _pointwise(up.node):
         return
     total, second = _onward(up.node.outputs[0])
     if total is None or total.op_type != "Add" or total.domain not in STANDARD or len(total.inputs) != 2:
         return
     for slot in (0, 1):
         kept = total.inputs[slot]
-        base = None if kept is None else _base(kept, origin, down, up)
-        if kept is not None and base is not None:
-            yield Branch(base, down, up, before * first * second, total, kept)
+        found = None if kept is None else _base(kept, origin, down, up)
+        if kept is not None and found is not None:
+            base, factor = found
+            yield Branch(base, down, up, before * first * second / factor, total, kept)
             return
 
 
-def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -> _Linear | None:
-    """The layer that a branch is folded into: what is added to its product is a bias at most."""
+def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -> tuple[_Linear, float] | None:
+    """The layer that a branch is folded into, and how many times ``origin`` it reads.
+
+    What is added to its product is a bias at most.
+    """
     value = kept
     while True:
         node = value.producer()
@@ -158,7 +183,7 @@ def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -
                 return None
             value = others[0]
             continue
-        if passes_on(node) and node.inputs[0] is not None:
+        if (passes_on(node) or _casts(node)) and node.inputs[0] is not None:
             value = node.inputs[0]
             continue
         break
@@ -170,7 +195,9 @@ def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -
     alike = not base.convolves or _same_windows(base.node, down.node)
     alone = len(base.weight.uses()) == 1 and not _is_output(base.weight)
     narrower = down.sizes[1] < min(sizes)
-    return base if read is origin and factor == 1.0 and base.sizes == sizes and alike and alone and narrower else None
+    if read is not origin or not factor or base.sizes != sizes or not (alike and alone and narrower):
+        return None
+    return base, factor
 
 
 def _take_out(graph: ir.Graph, branch: Branch) -> None:
@@ -180,7 +207,15 @@ def _take_out(graph: ir.Graph, branch: Branch) -> None:
     if _is_output(kept):
         total.name, kept.name = f"{total.name}_with_branch", total.name
         kept.shape, kept.type = total.shape, total.type
-    graph.remove(branch.total, safe=True)
+    waiting = [branch.total]
+    while waiting:  # the sum, and of the branch what nothing else reads
+        node = waiting.pop()
+        if node.graph is graph and not any(value.uses() or _is_output(value) for value in node.outputs):
+            above = {
+                each: None for value in node.inputs if value is not None and (each := value.producer()) is not None
+            }
+            graph.remove(node, safe=True)
+            waiting.extend(above)
 
 
 def _linear(node: ir.Node) -> _Linear | None:
@@ -215,12 +250,15 @@ def _root(value: ir.Value | None) -> tuple[ir.Value | None, float]:
 
 def _onward(value: ir.Value) -> tuple[ir.Node | None, float]:
     """The one node that reads a value, through products with single numbers and copies, and their product."""
-    factor = 1.0
+    factor, producer = 1.0, value.producer()
+    owner = None if producer is None else producer.graph
     while True:
         uses = tuple(value.uses())
         if len(uses) != 1 or _is_output(value):
             return None, factor
         node = uses[0].node
+        if node.graph is not owner:  # in the body of a loop or a condition
+            return None, factor
         step = _multiple(node)
         if step is None or step[0] is not value:
             return node, factor
@@ -231,7 +269,7 @@ def _multiple(node: ir.Node) -> tuple[ir.Value, float] | None:
     """(value, number) where a node gives so many times that value."""
     if node.domain not in STANDARD or not node.inputs or node.inputs[0] is None:
         return None
-    if passes_on(node):
+    if passes_on(node) or _casts(node):
         return node.inputs[0], 1.0
     if node.op_type not in ("Mul", "Div") or len(node.inputs) != 2:
         return None
@@ -243,6 +281,14 @@ def _multiple(node: ir.Node) -> tuple[ir.Value, float] | None:
                 return value, number
             return (value, 1.0 / number) if slot == 0 and number else None
     return None
+
+
+def _casts(node: ir.Node) -> bool:
+    """Whether a node turns floats into floats of another type."""
+    if node.op_type != "Cast" or node.domain not in STANDARD:
+        return False
+    given = None if node.inputs[0] is None else node.inputs[0].dtype
+    return ir.DataType(_int(node, "to", 0)).is_floating_point() and (given is None or given.is_floating_point())
 
 
 def _number(value: ir.Value) -> float | None:

@@ -255,6 +255,13 @@ def read_adapter(path: Path) -> dict[str, NDArray[Any]]:
         raise InputError(f"{path}: {'is no regular file' if path.exists() else 'does not exist'}; expected an adapter")
     try:
         found = ort.AdapterFormat.read_adapter(str(path)).get_parameters()
-        return {str(name): np.array(value.numpy()) for name, value in sorted(found.items())}
     except Exception as error:  # ONNX Runtime raises whatever its flatbuffers do
         raise InputError(f"{path}: is not an ONNX Runtime adapter ({message(error)})") from error
+    arrays = {}
+    for name, value in sorted(found.items()):
+        try:
+            arrays[str(name)] = np.array(value.numpy())
+        except Exception as error:  # numpy has no such type
+            kind = value.data_type()
+            raise InputError(f"{path}: tensor {str(name)!r} is of type {kind}, which cannot be read here") from error
+    return arrays
