@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxmerge.api.check import check
 from onnxmerge.api.inspection import Inspection, inspect
-from onnxmerge.api.landscape import Landscape
+from onnxmerge.api.landscape import ALIGNING, Landscape
 from onnxmerge.api.landscape import landscape as landscape_of
 from onnxmerge.api.outcome import MergeResult
 from onnxmerge.api.reproduce import digest_of, merged_again
@@ -129,6 +129,8 @@ def describe(
         notes = (f"how the merge came about is not shown: {said(error)}",)
     if landscape and data is not None:
         look: dict[str, Any] = {"inputs": inputs, "operators": operators, "image_options": image_options}
+        if (method := report.recipe.get("method")) in ALIGNING:
+            look["method"] = method
         look |= {"provider": provider, "progress": progress, "announce": announce}
         if labels is not None:
             look |= {"labels": labels, "tasks": tasks, "vectors": vectors}

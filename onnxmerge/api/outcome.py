@@ -139,7 +139,7 @@ class MergeReport:
         ]
         heads = ("model", "parameters", "FLOPs a sample", "relative error of the merged model's outputs")
         title = f"{' + '.join(names)}: {self.method}"
-        return shown_in_notebook(title, [table(heads, costs), table(("", ""), facts(self))], self.notes)
+        return shown_in_notebook(title, [table(heads, costs), table(("", ""), facts(self, names))], self.notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from onnxmerge.api.outcome import GroupReport, MergeReport
 
 
-def facts(report: MergeReport) -> Iterator[tuple[str, str]]:
-    """Lines of title and text, those that say nothing about this merge left out."""
+def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Lines of title and text, those that say nothing about this merge left out.
+
+    ``names`` are what the models are called, by default as they were given.
+    """
+    called = names or report.models
     yield from _weights(report)
     before, after = _mean(report.groups)
-    yield "mean similarity", f"{similarity_told(before)} -> {similarity_told(after)}"
+    if after is not None:
+        yield "mean similarity", f"{similarity_told(before)} -> {similarity_told(after)}"
     if any(report.sweeps):
         ended = "converged" if report.converged else "stopped at the limit"
         yield "sweeps", f"{', '.join(map(str, report.sweeps))} ({ended})"
@@ -40,9 +45,9 @@ def facts(report: MergeReport) -> Iterator[tuple[str, str]]:
         yield "width", f"{report.width:g} times that of a parent, of each group that can have another one"
     if report.heads is not None:
         yield "merged up to", ", ".join(report.heads.border)
-        for names, model in zip(report.heads.outputs, report.models, strict=True):
-            yield "outputs", f"{', '.join(names)}  {model}"
-    for certificate, model in zip(report.certificates, report.models, strict=True):
+        for outputs, model in zip(report.heads.outputs, called, strict=True):
+            yield "outputs", f"{', '.join(outputs)}  {model}"
+    for certificate, model in zip(report.certificates, called, strict=True):
         yield "certificate", f"{certificate_told(certificate)}  {model}"
     yield "free", coverage_told(report.coverage)
 

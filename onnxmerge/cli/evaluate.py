@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def evaluate(
     if card is not None and len(models) != 1:
         raise UsageError(f"--card is of one model, and {len(models)} are named; name its parents by --parents")
     with publishing(context) as publication:
+        if card is not None:
+            _require_merged(models[0], settings["parents"])
         result = api.evaluate(
             models,
             data,
@@ -130,7 +133,18 @@ def _card_text(model: str, result: EvaluationResult) -> str:
     from onnxmerge.report.card import interface, scored_card  # most evaluations write none
 
     read = read_network(model)
-    try:
-        return scored_card(result, interface(read.graph), read.model.metadata_props)
-    except InputError as error:
-        raise InputError(f"{model}: {error}") from error
+    return scored_card(result, interface(read.graph), read.model.metadata_props)
+
+
+def _require_merged(model: str, parents: Sequence[str]) -> None:
+    """Raise InputError unless the model says that onnxmerge merged it, of these parents if any are given."""
+    from onnxmerge.api.reproduce import digest_of
+    from onnxmerge.checking.provenance import RECIPE, SOURCES
+
+    made = read_network(model).model.metadata_props
+    if RECIPE not in made:
+        raise InputError(f"{model}: does not say that onnxmerge merged it; a model card is of a merged model")
+    sources = made.get(SOURCES, "").split()
+    for parent in parents:
+        if digest_of(parent) not in sources:
+            raise InputError(f"{parent}: is not one of the models that {model} says it was merged from; leave it out")

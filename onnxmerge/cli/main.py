@@ -34,7 +34,7 @@ ALLOCATIONS = 10_000
 
 
 def _print_version(context: click.Context, _option: click.Parameter, value: bool) -> None:
-    if not value:
+    if not value or context.resilient_parsing:
         return
     emit(f"onnxmerge {__version__}")
     emit(f"Python {platform.python_version()}, {', '.join(f'{name} {own}' for name, own in libraries().items())}")

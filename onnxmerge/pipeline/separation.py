@@ -25,6 +25,9 @@ from onnxmerge.pipeline.prepare import Base, apart, sample_from
 TRAILING = 0.5
 """Of models whose structures differ, so much of the layers must be in common for heads to be kept apart unasked."""
 
+MENTIONED = 0.1
+"""So much must be in common for that to be a way worth telling of."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parents:
@@ -72,6 +75,8 @@ def part(networks: Sequence[Network], options: MergeOptions) -> Parents:
             raise
         cut = _with_other_heads(whole)
         if cut is None:
+            raise
+        if cut.share < MENTIONED:
             raise
         if cut.share < TRAILING:
             raise StructureError(

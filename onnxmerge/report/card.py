@@ -6,6 +6,7 @@ The header's keys are those of the Hub's documentation (Model Cards: ``library_n
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from onnxmerge.api.outcome import MergeReport
 from onnxmerge.api.score_table import ScoreTable, accuracies, regressions
 from onnxmerge.api.summary import facts
 from onnxmerge.checking.provenance import RECIPE
-from onnxmerge.errors import InputError
 from onnxmerge.model.paths import short_names
 from onnxmerge.text import printable
 from onnxmerge.version import __version__
@@ -53,17 +53,19 @@ def merge_card(report: MergeReport, output: str, command: str, found: Interface)
 
     """
     names = short_names(report.models)
-    rows = [("method", report.method), *facts(report)]
+    files = [*report.models, *(() if report.base is None else (report.base[0],))]
+    origins, digests = short_names(files), [*report.sha256, *(() if report.base is None else (report.base[1],))]
+    rows = [("method", report.method), *facts(report, names)]
     how = [(title, told) for title, told in rows if title not in ("certificate", "free")]
     body = [
-        _opening(output, names),
+        _opening(output, names, "" if report.base is None else origins[-1]),
         *_section("How it was merged", _table(ScoreTable(("", ""), tuple(how)))),
         *_section("Agreement with its parents", _agreement(report, names)),
         *_section("Use", _use(output, found)),
         *_section("The same again", _code(command, "sh")),
-        *_section("Digests", _table(ScoreTable(("model", "SHA-256"), tuple(zip(names, report.sha256, strict=True))))),
+        *_section("Digests", _table(ScoreTable(("model", "SHA-256"), tuple(zip(origins, digests, strict=True))))),
     ]
-    return _card(names, body)
+    return _card(origins, body)
 
 
 def scored_card(result: EvaluationResult, found: Interface, made: Mapping[str, str]) -> str:
@@ -74,12 +76,7 @@ def scored_card(result: EvaluationResult, found: Interface, made: Mapping[str, s
         found: What the model takes and gives.
         made: What the file says of how it was made (``metadata_props``).
 
-    Raises:
-        InputError: it does not say that onnxmerge made it.
-
     """
-    if RECIPE not in made:
-        raise InputError("the model does not say that onnxmerge merged it; a model card is of a merged model")
     names = short_names([str(Path(model.name).absolute()) for model in result.models if model.role == "parent"])
     (output,) = (Path(model.name).name for model in result.models if model.role == "model")
     kinds = {task.kind for task in result.tasks}
@@ -109,10 +106,11 @@ def _card(parents: Sequence[str], body: Sequence[str]) -> str:
     return "\n\n".join([f"---\n{told}---", *body]) + "\n"
 
 
-def _opening(output: str, parents: Sequence[str]) -> str:
+def _opening(output: str, parents: Sequence[str], base: str = "") -> str:
     of = f" of {' and '.join(map(_text, parents))}" if parents else ""
     tool = f"[onnxmerge](https://pypi.org/project/onnxmerge/) {__version__}"
-    return f"# {_text(output)}\n\nA merge{of} into one ONNX file, made without training by {tool}."
+    tuned = f", fine-tuned from {_text(base)}," if base else ""
+    return f"# {_text(output)}\n\nA merge{of}{tuned} into one ONNX file, made without training by {tool}."
 
 
 def _agreement(report: MergeReport, names: Sequence[str]) -> str:
@@ -133,13 +131,14 @@ def _use(output: str, found: Interface) -> str:
     feeds = ", ".join(f"{name!r}: {_variable(name, index)}" for index, (name, _) in enumerate(found.inputs))
     code = f"""import onnxruntime
 
-session = onnxruntime.InferenceSession({printable(output)!r})
+session = onnxruntime.InferenceSession({output!r})
 outputs = session.run(None, {{{feeds}}})"""
     return f"{_table(ScoreTable(('', 'name', 'type'), tuple(rows)))}\n\n{_code(code, 'python')}"
 
 
 def _variable(name: str, index: int) -> str:
-    return name if name.isidentifier() else f"input_{index}"
+    own = name.isidentifier() and not keyword.iskeyword(name) and name not in {"session", "onnxruntime", "outputs"}
+    return name if own else f"input_{index}"
 
 
 def _declared(value: ir.Value) -> str:
@@ -157,9 +156,8 @@ def _table(scores: ScoreTable) -> str:
     """A table of Markdown; nothing where there are no rows."""
     if not scores.rows:
         return ""
-    lines = [scores.heads, ("---",) * len(scores.heads)]
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([*text, *(f"| {' | '.join(map(_text, row))} |" for row in scores.rows)])
+    lines = [scores.heads, ("---",) * len(scores.heads), *scores.rows]
+    return "\n".join(f"| {' | '.join(map(_text, cells))} |" for cells in lines)
 
 
 def _code(text: str, language: str) -> str:

@@ -38,7 +38,11 @@ def landscape_png(found: Landscape) -> bytes:
     """
     require_matplotlib()
     with _nothing_kept():
-        return _drawn(found)
+        import matplotlib as mpl
+
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            return _drawn(found)
 
 
 def _drawn(found: Landscape) -> bytes:
@@ -55,6 +59,8 @@ def _drawn(found: Landscape) -> bytes:
         shown = _plane(axes, found, surface)
     if shown is not None:
         bar = figure.colorbar(shown, ax=panels.tolist(), shrink=0.8)
+        edges = bands_of(found)
+        bar.set_ticks(np.log(edges).tolist(), labels=[f"{edge:.2g}" for edge in edges])
         bar.set_label("loss, as a share of what one answer to all samples loses")
     _line(panels[count - 1], found)
     for axes in panels[count:]:
@@ -80,8 +86,8 @@ def _nothing_kept() -> Iterator[None]:
 
 def _plane(axes: Any, found: Landscape, surface: LossSurface) -> Any:
     edges = bands_of(found)
-    shares = np.clip(surface.shares(surface.plane), edges[0], edges[-1])
-    shown = axes.contourf(found.xs, found.ys, shares, levels=edges, colors=BANDS)
+    shares = np.log(np.clip(surface.shares(surface.plane), edges[0], edges[-1]))  # between points as the .svg has it
+    shown = axes.contourf(found.xs, found.ys, shares, levels=np.log(edges), colors=BANDS)
     x, y = found.plane.merged
     for at, name, marker in zip(((0.0, 0.0), (1.0, 0.0), (x, y)), found.models, ("o", "s", "D"), strict=True):
         axes.plot(*at, marker, color="white", markeredgecolor="black", markersize=8)
@@ -97,7 +103,7 @@ def _line(axes: Any, found: Landscape) -> None:
     for index, surface in enumerate(found.surfaces):
         colour = f"C{index}"
         axes.plot(found.ts, surface.shares(surface.before), "--", color=colour)
-        axes.plot(found.ts, surface.shares(surface.after), "-", color=colour, label=_plain(surface.name, 24))
+        axes.plot(found.ts, surface.shares(surface.after), "-", color=colour, label=" " + _plain(surface.name, 24))
     axes.set_ylim(0, min(axes.get_ylim()[1], HIGHEST))
     axes.set_title("Straight line between the parents")
     axes.set_xlabel("first to second; dashed: as they are, solid: matched")

@@ -63,3 +63,30 @@ def test_scores_make_a_card_of_a_merged_model(cli: Cli, digits: Path, tmp_path: 
     code, _, err = cli("eval", merged, *parents, *asked)
     assert (code, card.exists()) == (2, False)
     assert "--parents" in err
+
+
+def test_a_card_names_no_parents_but_those_of_the_merge(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    merged, card, test = tmp_path / "m.onnx", tmp_path / "README.md", digits / "test.npz"
+    assert cli("run", digits / "a.onnx", digits / "b.onnx", "--method", "average", "-q", "-o", merged)[0] == 0
+    permuted = tmp_path / "stranger.onnx"
+    assert cli("permute", digits / "a.onnx", "-o", permuted)[0] == 0
+    asked = ("--data", test, "--labels", test, "--tasks", digits / "task.json", "--card", card)
+    code, _, err = cli("eval", merged, "--parents", f"{digits / 'a.onnx'},{permuted}", *asked)
+    assert (code, card.exists()) == (1, False)
+    assert "stranger.onnx: is not one of the models" in err
+
+
+def test_heads_tasks_and_the_base_are_told_without_paths(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    merged, card, test = tmp_path / "m.onnx", tmp_path / "README.md", digits / "test.npz"
+    run = ("run", digits / "a.onnx", digits / "b.onnx", "--method", "average", "-q", "-o", merged)
+    assert cli(*run, "--heads", "separate", "--card", card)[0] == 0
+    told = card.read_text(encoding="utf-8")
+    assert "| outputs | embedding\\_a  a.onnx |" in told
+    assert str(digits) not in told.partition("## The same again")[0]
+    tasks = ("--task", "x|y <b>=0-4@embedding_a", "--task", "**t**=5-9@embedding_b")
+    assert cli("eval", merged, "--data", test, "--labels", test, *tasks, "--card", card)[0] == 0
+    assert "| model | x\\|y \\<b\\> | \\*\\*t\\*\\* |" in card.read_text(encoding="utf-8")
+    assert cli(*run[:3], "--base", digits / "a.onnx", "--method", "tsv-m", "-q", "-o", merged, "--card", card)[0] == 0
+    header, body = parts(card)
+    assert header["base_model"][-1] == "a.onnx"
+    assert "fine-tuned from a.onnx," in body
