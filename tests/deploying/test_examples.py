@@ -26,7 +26,12 @@ from tools.runtimes import Absent, browser, cache, npm
 
 pytestmark = pytest.mark.slow
 
-UNREACHABLE = re.compile(r"No matching distribution|ENOTFOUND|ECONNREFUSED|ETIMEDOUT|EAI_AGAIN|E404|EAI_FAIL")
+UNREACHABLE = re.compile(
+    r"ENOTFOUND|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|EAI_AGAIN|EAI_FAIL"  # npm
+    r"|Retry\(total=0, .* after connection broken by"  # pip, at the last time that it tries
+)
+"""What a program says whose registry cannot be reached. One that lacks what was asked for is a fault of the example."""
+
 PATIENCE = 300.0
 
 
@@ -61,10 +66,7 @@ class Example:
             check=False,
             timeout=PATIENCE,
         )
-        if ended.returncode and UNREACHABLE.search(ended.stderr):
-            pytest.skip(ended.stderr[-300:])
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
+        return printed(ended)
 
     @contextlib.contextmanager
     def started(self) -> Iterator[str]:
@@ -92,6 +94,35 @@ class Example:
                 return
             time.sleep(0.2)
         pytest.fail(f"{process.args!r} does not serve")
+
+
+def printed(ended: subprocess.CompletedProcess[str]) -> str:
+    """What commands printed; skips where they failed for want of a network."""
+    if ended.returncode and UNREACHABLE.search(ended.stderr):
+        pytest.skip(ended.stderr[-300:])
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+UNKNOWN = "ERROR: No matching distribution found for fastapy"
+"""What pip says at the end, with a network and without one."""
+
+
+@pytest.mark.parametrize(
+    ("stderr", "outcome"),
+    [
+        ("npm error code ENOTFOUND\nnpm error network request to https://registry.npmjs.org/x failed", pytest.skip),
+        ("npm error code ECONNREFUSED", pytest.skip),
+        ("npm error code E404\nnpm error 404 Not Found - GET https://registry.npmjs.org/onnxruntime-nod", None),
+        (f"WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by 'X'\n{UNKNOWN}", pytest.skip),
+        (UNKNOWN, None),
+        ("Traceback (most recent call last):\nModuleNotFoundError: No module named 'x'", None),
+    ],
+)
+def test_only_a_network_that_is_missing_excuses(stderr: str, outcome: Any) -> None:
+    ended = subprocess.CompletedProcess("", 1, "", stderr)
+    with pytest.raises(AssertionError if outcome is None else outcome.Exception):
+        printed(ended)
 
 
 def asked(address: str, value: object) -> tuple[int, dict[str, Any]]:
@@ -131,6 +162,7 @@ def test_a_service_answers_both_tasks(name: str, checkout: Path, digits: Path, t
             {"pixels": [row] * 7},
             {"pixels": [[*row, 1]] * 8},
             {"pixels": [[17] * 8] * 8},
+            {"pixels": [[None] * 8] * 8},
             [],
             None,
         ]
