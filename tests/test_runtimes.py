@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +67,37 @@ def test_a_model_that_kills_a_runtime_leaves_the_others(tmp_path: Path, monkeypa
     assert (version, list(errors)) == ("1.0", ["bad"])
     with pytest.raises(RuntimeError, match="opencv: ended with"):
         runtimes._run("opencv", jobs[1:], tmp_path, tmp_path)
+
+
+BROWSER = """#!{python} -S
+import sys, urllib.error, urllib.request
+address = sys.argv[-1]
+for path in ("", "npy.mjs", "jobs", "modules/onnxruntime-web/dist/x.mjs", "file?model", "file?output", "result"):
+    try:
+        urllib.request.urlopen(address + path.replace("file?", "file?{folder}/"), b"posted")
+    except urllib.error.HTTPError:
+        pass
+"""
+
+
+def test_a_page_writes_outputs_and_the_result_only(checkout: Path, tmp_path: Path) -> None:
+    for file in (*(checkout / "tools" / "runners").glob("web.*"), checkout / "tools" / "runners" / "npy.mjs"):
+        shutil.copy(file, tmp_path)
+    dist = tmp_path / "modules" / "onnxruntime-web" / "dist"
+    dist.mkdir(parents=True)
+    kept = [dist / "x.mjs", tmp_path / "model", tmp_path / "web.html", tmp_path / "npy.mjs", tmp_path / "jobs"]
+    for file in kept[:2]:
+        file.write_text("own")
+    job = {"model": str(tmp_path / "model"), "inputs": {}, "outputs": {"y": str(tmp_path / "output")}}
+    kept[-1].write_text(json.dumps([job]))
+    browser = tmp_path / "browser"
+    browser.write_text(BROWSER.format(python=sys.executable, folder=tmp_path))
+    browser.chmod(0o755)
+    before = [file.read_bytes() for file in kept]
+    command = [browser, tmp_path / "modules", tmp_path / "jobs", tmp_path / "result"]
+    subprocess.run([sys.executable, "-S", tmp_path / "web.py", *command], check=True, timeout=60)
+    assert [file.read_bytes() for file in kept] == before
+    assert (tmp_path / "output").read_text() == (tmp_path / "result").read_text() == "posted"
 
 
 def test_the_page_has_what_is_measured(checkout: Path) -> None:

@@ -36,17 +36,15 @@ def main() -> None:
     """Serve, start the browser, and wait for the result."""
     browser, modules, jobs, result = sys.argv[1:]
     done = threading.Event()
-    named = {
-        file
-        for job in json.loads(Path(jobs).read_text())
-        for file in (job["model"], *job["inputs"].values(), *job["outputs"].values())
-    }
+    asked = json.loads(Path(jobs).read_text())
+    outputs = {file for job in asked for file in job["outputs"].values()}
+    named = {file for job in asked for file in (job["model"], *job["inputs"].values())}
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        """Reads and writes the files that the jobs name, and no others."""
+        """Reads what the jobs name and the page needs; writes the jobs' outputs and the result, and nothing else."""
 
         def do_GET(self) -> None:
-            path = self._file()
+            path = self._read()
             if not path.is_file():
                 self._answer(404)
                 return
@@ -54,25 +52,28 @@ def main() -> None:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self._file() == HERE / "none":
+            url = urlsplit(self.path)
+            finished = url.path == "/result"
+            file = result if finished else unquote(url.query)
+            if not finished and (url.path != "/file" or file not in outputs):
                 self._answer(404)
                 return
-            self._file().write_bytes(body)
+            Path(file).write_bytes(body)
             self._answer(204)
-            if urlsplit(self.path).path == "/result":
+            if finished:
                 done.set()
 
         def log_message(self, *arguments: object) -> None:
             """Say nothing of requests."""
 
-        def _file(self) -> Path:
-            asked = urlsplit(self.path)
-            if asked.path == "/file" and unquote(asked.query) in named:
-                return Path(unquote(asked.query))
-            if asked.path.startswith("/modules/onnxruntime-web/dist/"):
-                return Path(modules, "onnxruntime-web", "dist", Path(asked.path).name)
-            own = {"/": HERE / "web.html", "/npy.mjs": HERE / "npy.mjs", "/jobs": Path(jobs), "/result": Path(result)}
-            return own.get(asked.path, HERE / "none")
+        def _read(self) -> Path:
+            url = urlsplit(self.path)
+            if url.path == "/file" and unquote(url.query) in named:
+                return Path(unquote(url.query))
+            if url.path.startswith("/modules/onnxruntime-web/dist/"):
+                return Path(modules, "onnxruntime-web", "dist", Path(url.path).name)
+            own = {"/": HERE / "web.html", "/npy.mjs": HERE / "npy.mjs", "/jobs": Path(jobs)}
+            return own.get(url.path, HERE / "none")
 
         def _answer(self, code: int, body: bytes = b"", kind: str = "text/plain") -> None:
             self.send_response(code)
