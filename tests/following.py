@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 STEP = re.compile(
@@ -22,19 +23,20 @@ STEP = re.compile(
 
 
 INDENTED = re.compile(r"^ {4}(onnxmerge .*)$", re.MULTILINE)
-VERDICTS = ("check", "compare")
-"""Commands that end with exit code 3 where they find what they look for."""
 
 
-def follow(page: str, folder: Path, checkout: Path) -> None:
-    """All steps of a page in a folder, with the onnxmerge of that checkout."""
+def follow(page: str, folder: Path, checkout: Path, failing: Collection[str] = ()) -> None:
+    """All steps of a page in a folder, with the onnxmerge of that checkout.
+
+    ``failing`` are the commands that end with exit code 3 here; all others end with 0.
+    """
     shown = ""
     for step in STEP.finditer(INDENTED.sub(r"```sh\n\1\n```", page)):
         body = step["body"]
         if step["file"] is not None:
             write(folder / step["file"], step["anchor"], body)
         elif step["kind"] == "sh":
-            shown = "".join(run(line, folder, checkout) for line in body.splitlines())
+            shown = "".join(run(line, folder, checkout, failing) for line in body.splitlines())
         elif step["kind"] == "python":
             write(folder / "block.py", None, f"import onnxmerge\n{body}")
             shown = run("python block.py", folder, checkout)
@@ -52,7 +54,7 @@ def write(file: Path, anchor: str | None, body: str) -> None:
     file.write_text(f"{before}{line}{body}{after}", encoding="utf-8")
 
 
-def run(command: str, folder: Path, checkout: Path) -> str:
+def run(command: str, folder: Path, checkout: Path, failing: Collection[str] = ()) -> str:
     """What a command prints, in the folder, on a terminal that is wide enough for it."""
     program, *arguments = shlex.split(command, comments=True)
     start = [sys.executable, "-m", "onnxmerge"] if program == "onnxmerge" else [sys.executable]
@@ -65,5 +67,6 @@ def run(command: str, folder: Path, checkout: Path) -> str:
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    assert done.returncode in ((0, 3) if arguments[0] in VERDICTS else (0,)), f"{command}\n{done.stderr}"
+    code = 3 if " ".join([program, *arguments]) in failing else 0
+    assert done.returncode == code, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
