@@ -7,7 +7,6 @@ and anything that a page would load from a network.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
 HERE = Path(__file__).resolve().parent
-ELEMENT = re.compile(r"<(?:script|img|iframe|link rel=\"?(?:stylesheet|preconnect|icon))\b[^>]*>")
-ELSEWHERE = re.compile(r"""(?:src|href)=["']?(?:https?:)?//[^"'> ]+""")
+sys.path.insert(0, str(HERE.parents[1]))  # for tools, from wherever this is called
+
+from tools.website.loads import elsewhere, loaded, styled  # noqa: E402 - found by the line above
 
 
 def main() -> int:
@@ -31,15 +31,12 @@ def main() -> int:
         print(wrong, file=sys.stderr)
         return 1
     loads = [f"{path}: {each}" for path in sorted(out.rglob("*.html")) for each in loaded(path.read_text("utf-8"))]
+    sheets = {path: elsewhere(styled(path.read_text("utf-8"))) for path in sorted(out.rglob("*.css"))}
+    loads += [f"{path}: {each}" for path, found in sheets.items() for each in found]
     for each in loads:
         print(f"loaded from a network: {each}", file=sys.stderr)
     print(f"wrote {out}")
     return 1 if loads else 0
-
-
-def loaded(page: str) -> list[str]:
-    """What a page loads by itself from elsewhere; links that a reader may click are none of it."""
-    return [found for element in ELEMENT.findall(page) for found in ELSEWHERE.findall(element)]
 
 
 if __name__ == "__main__":
