@@ -53,7 +53,7 @@ ONE = {"a": np.ones((6, 2), np.float32)}
 
 @attacks(
     Attack("an adapter put in", command(*WITH), 0, ("2 tensors put in", "1 of rank 2"), ("m.onnx",)),
-    Attack("half of an adapter", command(*WITH, **ONE), 1, ("base.onnx", "does not run")),
+    Attack("half of an adapter", command(*WITH, **ONE), 1, ("base.onnx", "found no input that runs")),
     Attack("nothing to fold", command("plain.onnx", "-o", "m.onnx"), 1, ("plain.onnx", "nothing to fold")),
     Attack("another model's", command("plain.onnx", *WITH[1:]), 1, ("tensor 'a' is no input of", "plain.onnx")),
     Attack("no adapter", command("base.onnx", "--adapter", "no", "-o", "m.onnx"), 1, ("no: does not exist",)),
