@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tools import runtimes
-from tools.runtimes import BAR, CASES, NEWEST, RUNTIMES, Absent, Answer, Found, cache, measure, off, page
+from tools.environments import Absent, cache
+from tools.runtimes import BAR, CASES, NEWEST, RUNTIMES, Answer, Found, measure, off, page
 
 GOOD, BAD, NONE = Answer(1e-7), Answer(0.5), Answer(error="no operator | Frobnicate")
 

@@ -16,9 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools.runtimes, from wherever this is called
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools.environments, from wherever this is called
 
-from tools.runtimes import browser, cache, npm
+from tools.environments import browser, cache, npm
 
 RUNNER = Path(__file__).with_name("runners") / "axe.mjs"
 GRAVE = frozenset({"serious", "critical"})
@@ -49,7 +49,8 @@ def main() -> None:
         told = [f"{each['impact']} {each['id']}: {each['help']}" for each in look["violations"]]
         told += [f"{look['overflow']} pixels wider than the screen"] if look["overflow"] else []
         grave |= bool(look["overflow"]) or any(each["impact"] in GRAVE for each in look["violations"])
-        print(f"{look['page']} {look['width']} {look['colorScheme']}: {'; '.join(told) or 'nothing found'}")
+        where = f"{look['page']} {look['width']} {look['colorScheme']}, loaded in {look['loaded'] / 1000:.1f} s"
+        print(f"{where}: {'; '.join(told) or 'nothing found'}")
     sys.exit(grave)
 
 

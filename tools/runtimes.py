@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ import onnx
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 from PIL import Image
+
+from tools.environments import Absent, browser, cache, npm, pip, program
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RUNNERS = Path(__file__).resolve().parent / "runners"
@@ -45,10 +47,6 @@ PATIENCE = 900.0
 
 class Stuck(RuntimeError):  # noqa: N818 - what it is, not what went wrong
     """A runtime that does not end."""
-
-
-class Absent(Exception):  # noqa: N818 - no error: what a runtime needs is not here
-    """A runtime that does not run here, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,75 +299,9 @@ def environment(name: str, installed: Path) -> list[str]:
     if runtime.node:
         modules = npm(runtime.packages, folder)
         given = {"modules": str(modules), "browser": browser() if "{browser}" in arguments else ""}
-        interpreter = [_found("node")] if script.endswith(".mjs") else [sys.executable]
+        interpreter = [program("node")] if script.endswith(".mjs") else [sys.executable]
         return [*interpreter, str(RUNNERS / script), *(each.format(**given) for each in arguments)]
     return [str(pip(runtime.packages, folder)), str(RUNNERS / script), *arguments]
-
-
-def cache() -> Path:
-    """Where runtimes are installed: $ONNXMERGE_RUNTIMES, or a folder among the user's caches."""
-    named = os.environ.get("ONNXMERGE_RUNTIMES")
-    return Path(named) if named else Path.home() / ".cache" / "onnxmerge-runtimes"
-
-
-def pip(packages: Sequence[str], folder: Path) -> Path:
-    """The Python of an environment in ``folder`` that has these packages; Absent where they cannot be had."""
-    python = folder / "bin" / "python"
-
-    def install() -> None:
-        _install([sys.executable, "-m", "venv", str(folder)], folder)
-        _install([str(python), "-m", "pip", "install", "-q", *packages], folder)
-
-    _once(folder, packages, install)
-    return python
-
-
-def npm(packages: Sequence[str], folder: Path) -> Path:
-    """The folder node_modules in ``folder``, with these packages; Absent where they cannot be had.
-
-    Scripts of packages are not run: that of onnxruntime-node fetches CUDA's libraries, from elsewhere.
-    """
-
-    def install() -> None:
-        command = [_found("npm"), "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-save"]
-        _install([*command, "--prefix", str(folder), *packages], folder)
-
-    _once(folder, packages, install)
-    return folder / "node_modules"
-
-
-def browser() -> str:
-    """A Chromium: $ONNXMERGE_BROWSER, or the one in the PATH."""
-    named = os.environ.get("ONNXMERGE_BROWSER")
-    found = named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        raise Absent("no Chromium here (set ONNXMERGE_BROWSER)")
-    return found
-
-
-def _found(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        raise Absent(f"no {program} here")
-    return path
-
-
-def _once(folder: Path, packages: Sequence[str], install: Callable[[], None]) -> None:
-    """Install into ``folder``, unless that was done; what was begun and not finished is done again."""
-    mark, wanted = folder / "installed", "\n".join(packages)
-    if mark.is_file() and mark.read_text() == wanted:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    install()
-    mark.write_text(wanted)
-
-
-def _install(command: Sequence[str], folder: Path) -> None:
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - packages that the caller names
-    if ended.returncode:
-        said = ended.stderr.strip().splitlines() or [""]
-        raise Absent(f"cannot be installed: {said[-1]}")
 
 
 def _compared(name: str, job: Mapping[str, Any], errors: Mapping[str, str]) -> Answer:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from onnxmerge.api.notebook import shown_in_notebook, table
+from onnxmerge.api.score_table import accuracies, regressions
 from onnxmerge.evaluation.intervals import Interval
 from onnxmerge.evaluation.scorer import Accuracy, Regression, Scores
 from onnxmerge.evaluation.task import Task
@@ -68,8 +69,6 @@ class EvaluationResult:
 
     def _repr_html_(self) -> str:
         """The tables, for notebooks."""
-        from onnxmerge.api.score_table import accuracies, regressions  # which read this module's types
-
         kinds = {task.kind for task in self.tasks}
         tables = [accuracies(self)] if "classification" in kinds else []
         tables += [regressions(self)] if "regression" in kinds else []

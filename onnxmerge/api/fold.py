@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import onnx_ir as ir
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.model.adapters import adapter_rank
 from onnxmerge.model.arrays import is_floating
-from onnxmerge.model.comparison import ROUNDINGS, TOLERANCES
+from onnxmerge.model.comparison import ROUNDINGS, TOLERANCES, Limits, compare
 from onnxmerge.model.difference import show
 from onnxmerge.model.fold import Folded, fold_branches
 from onnxmerge.model.network import Network
@@ -25,17 +24,16 @@ from onnxmerge.model.runtimes.onnx_runtime import read_adapter
 from onnxmerge.model.sample import SampleInput, synthesize
 from onnxmerge.model.session import open_session
 from onnxmerge.model.structure import Numbering, analyse
-from onnxmerge.model.write import save_network
 from onnxmerge.pipeline.prepare import ModelSource, sample_from
-from onnxmerge.pipeline.publish import Output, Source, require_apart, sources
-from onnxmerge.types import Array, Arrays
+from onnxmerge.pipeline.publish import Source, save_apart, sources
+from onnxmerge.types import Array
 from onnxmerge.version import __version__
 
 SAMPLES = 4
 """Samples on which both models must agree."""
 
 PART = 0.25
-"""Of what the branches change, the error may be so much: folded wrongly, they would change as much again."""
+"""Of what the branches change of an output, its error may be so much: a wrong fold would change as much again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +60,8 @@ class FoldedModel:
         With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError
         where ``path`` is one of the files that were read.
         """
-        target = Path(path).absolute()
-        require_apart([Output(str(path), target, model=True)], self.read)
         metadata = {"onnxmerge.version": __version__, "onnxmerge.folded_from": self.network.sha256}
-        save_network(self.network.model, self.weights, target, metadata, together)
-        return target
+        return save_apart(self.network, self.weights, path, metadata, self.read, together)
 
 
 def fold(
@@ -174,31 +169,21 @@ def _proved(
         )
     names = {str(branch.base.stored.dtype) for branch in folded.branches}
     coarsest = max(names & TOLERANCES.keys(), key=TOLERANCES.__getitem__, default="float32")
-    error, effect = _difference(old, new), _difference(old, without)
+    limits = Limits(TOLERANCES[coarsest], ROUNDINGS[coarsest])
+    errors, effects = ({name: compare(old[name], other[name], limits) for name in old} for other in (new, without))
+    effect = max(each.relative for each in effects.values())
     if not effect and not folded.changes_nothing():
         raise ValidationError(
             f"{label}: on this sample the branches change nothing, so that nothing is proved; give another by --input"
         )
-    if not error <= TOLERANCES[coarsest] or error > max(PART * effect, ROUNDINGS[coarsest]):
-        raise ValidationError(
-            f"{label}: with its branches folded it computes something else (relative error {error:.1e}, and the "
-            f"branches change {effect:.1e}); nothing was written"
-        )
-    return error, effect
-
-
-def _difference(one: Arrays, other: Arrays) -> float:
-    """The largest difference of outputs, relative to the largest value of each; infinite where other values are not."""
-    found = [0.0]
-    for name, array in one.items():
-        before, after = array.astype(np.float64), other[name].astype(np.float64)
-        finite = np.isfinite(before)
-        if before.shape != after.shape or not np.array_equal(finite, np.isfinite(after)):
-            return math.inf
-        scale = float(np.abs(before[finite]).max(initial=0.0))
-        error = float(np.abs(before[finite] - after[finite]).max(initial=0.0))
-        found.append(error / scale if scale else (math.inf if error else 0.0))
-    return max(found)
+    for name, error in errors.items():
+        known = max(PART * effects[name].relative, limits.rounding)
+        if error.differs(limits) or error.relative > known:
+            raise ValidationError(
+                f"{label}: with its branches folded, output {name!r} computes something else (relative error "
+                f"{error.relative:.1e}, where the branches change {effects[name].relative:.1e}); nothing was written"
+            )
+    return max(each.relative for each in errors.values()), effect
 
 
 def _floats(outputs: Mapping[str, Any]) -> dict[str, Array]:

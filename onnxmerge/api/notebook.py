@@ -15,7 +15,7 @@ def shown_in_notebook(title: str, tables: Iterable[str], notes: Sequence[str] = 
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text, and all others numbers or text; without heads, a list of titles."""
+    """A table of text; where all heads are empty it has none."""
     head = f"<thead><tr>{''.join(f'<th>{_text(each)}</th>' for each in heads)}</tr></thead>" if any(heads) else ""
     body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table>{head}<tbody>{body}</tbody></table>"

@@ -21,11 +21,10 @@ from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.paths import short_names
 from onnxmerge.model.publication import Publication
-from onnxmerge.model.write import save_network
 from onnxmerge.pipeline.details.merge import MergeDetails
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions
-from onnxmerge.pipeline.publish import Output, Source, require_apart
+from onnxmerge.pipeline.publish import Source, save_apart
 from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.repairing import RepairCandidate
 from onnxmerge.pipeline.selection.scaling import ScaleReport
@@ -190,10 +189,7 @@ class MergeResult:
         With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError
         where ``path`` is one of the files that were merged or measured on (``read``).
         """
-        target = Path(path).absolute()
-        require_apart([Output(str(path), target, model=True)], self.read)
-        save_network(self.template.model, self.weights, target, provenance(self.report), together)
-        return target
+        return save_apart(self.template, self.weights, path, provenance(self.report), self.read, together)
 
 
 def provenance(report: MergeReport) -> dict[str, str]:

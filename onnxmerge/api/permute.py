@@ -14,9 +14,8 @@ from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
 from onnxmerge.model.sample import SampleInput
-from onnxmerge.model.write import save_network
 from onnxmerge.pipeline.prepare import ModelSource, load, require, sample_from, type_models
-from onnxmerge.pipeline.publish import Output, Source, require_apart, sources
+from onnxmerge.pipeline.publish import Source, save_apart, sources
 from onnxmerge.validation.certificate import Certificate, permute_network
 from onnxmerge.validation.coverage import Coverage, coverage
 from onnxmerge.version import __version__
@@ -44,10 +43,7 @@ class PermutedModel:
             "onnxmerge.permuted_from": self.network.sha256,
             "onnxmerge.seed": str(self.seed),
         }
-        target = Path(path).absolute()
-        require_apart([Output(str(path), target, model=True)], self.read)
-        save_network(self.network.model, self.weights, target, metadata, together)
-        return target
+        return save_apart(self.network, self.weights, path, metadata, self.read, together)
 
 
 def permute(

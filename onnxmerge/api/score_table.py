@@ -9,11 +9,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from onnxmerge.api.evaluation_result import EvaluationResult, ModelScores
 from onnxmerge.evaluation.intervals import Interval
 from onnxmerge.evaluation.scorer import Accuracy, Regression
+
+if TYPE_CHECKING:
+    from onnxmerge.api.evaluation_result import EvaluationResult, ModelScores
 
 Rates: TypeAlias = tuple[tuple[float, ...] | None, tuple[Interval, ...] | None]
 

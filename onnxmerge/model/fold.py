@@ -8,7 +8,7 @@ the sum is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,13 +17,14 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.lazy_weights import LazyWeights
+from onnxmerge.model.linear_layers import integer
 from onnxmerge.model.network import Network
 from onnxmerge.model.signature import STANDARD
 from onnxmerge.model.structure import passes_on
 from onnxmerge.types import Array, Floats
 
-_CONV_LIKE = ("strides", "pads", "dilations", "auto_pad", "kernel_shape")
-"""What a convolution's first factor must have in common with the layer that it is folded into."""
+_WINDOWS = ("strides", "pads", "dilations")
+"""What a convolution's first factor must have in common with the layer that it is folded into, beside its kernel."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,7 +136,7 @@ def fold_branches(network: Network) -> Folded:
         before = len(found)
         for node in tuple(graph):
             down = _linear(node) if node.graph is graph else None
-            branch = None if down is None or down.biased else next(_branch(down), None)
+            branch = None if down is None or down.biased else _branch(down)
             if branch is not None:
                 found.append(branch)
                 changes.add(branch)
@@ -146,24 +147,24 @@ def fold_branches(network: Network) -> Folded:
     return Folded(network, LazyWeights(kept, lambda name: changes.weight(bases[name])), tuple(found))
 
 
-def _branch(down: _Linear) -> Iterator[Branch]:
+def _branch(down: _Linear) -> Branch | None:
+    """The branch whose first factor is this layer; None where it is none, or cannot be folded."""
     origin, before = _root(down.node.inputs[0])
     inner, first = _onward(down.node.outputs[0])
     up = None if inner is None else _linear(inner)
     if up is None or up.biased or up.convolves != down.convolves or up.sizes[0] != down.sizes[1]:
-        return
+        return None
     if up.convolves and not _pointwise(up.node):
-        return
+        return None
     total, second = _onward(up.node.outputs[0])
-    if total is None or total.op_type != "Add" or total.domain not in STANDARD or len(total.inputs) != 2:
-        return
-    for slot in (0, 1):
-        kept = total.inputs[slot]
+    if total is None or total.op_type != "Add" or total.domain not in STANDARD:
+        return None
+    for kept in total.inputs:
         found = None if kept is None else _base(kept, origin, down, up)
         if kept is not None and found is not None:
             base, factor = found
-            yield Branch(base, down, up, before * first * second / factor, total, kept)
-            return
+            return Branch(base, down, up, before * first * second / factor, total, kept)
+    return None
 
 
 def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -> tuple[_Linear, float] | None:
@@ -174,7 +175,7 @@ def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -
     value = kept
     while True:
         node = value.producer()
-        if node is None or len(value.uses()) != 1 or _is_output(value):
+        if node is None or len(value.uses()) != 1 or value.is_graph_output():
             return None
         if node.op_type == "Add" and node.domain in STANDARD:
             bias = next((each for each in node.inputs if each is not None and each.const_value is not None), None)
@@ -188,12 +189,12 @@ def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -
             continue
         break
     base = _linear(node)
-    if base is None or base.node is down.node or base.node is up.node or base.convolves != down.convolves:
+    if base is None or base.node is up.node or base.convolves != down.convolves:
         return None
     read, factor = _root(base.node.inputs[0])
     sizes = down.sizes[0], up.sizes[1]
     alike = not base.convolves or _same_windows(base.node, down.node)
-    alone = len(base.weight.uses()) == 1 and not _is_output(base.weight)
+    alone = len(base.weight.uses()) == 1 and not base.weight.is_graph_output()
     narrower = down.sizes[1] < min(sizes)
     if read is not origin or not factor or base.sizes != sizes or not (alike and alone and narrower):
         return None
@@ -204,13 +205,13 @@ def _take_out(graph: ir.Graph, branch: Branch) -> None:
     """Let what reads the sum read what is kept of it."""
     total, kept = branch.total.outputs[0], branch.kept
     ir.convenience.replace_all_uses_with(total, kept, replace_graph_outputs=True)
-    if _is_output(kept):
+    if kept.is_graph_output():
         total.name, kept.name = f"{total.name}_with_branch", total.name
         kept.shape, kept.type = total.shape, total.type
     waiting = [branch.total]
     while waiting:  # the sum, and of the branch what nothing else reads
         node = waiting.pop()
-        if node.graph is graph and not any(value.uses() or _is_output(value) for value in node.outputs):
+        if node.graph is graph and not any(value.uses() or value.is_graph_output() for value in node.outputs):
             above = {
                 each: None for value in node.inputs if value is not None and (each := value.producer()) is not None
             }
@@ -227,11 +228,11 @@ def _linear(node: ir.Node) -> _Linear | None:
     if node.op_type == "MatMul" and len(_shape(weight)) == 2:
         return _Linear(node, weight, transposed=False, scale=1.0, biased=False)
     biased = len(node.inputs) > 2 and node.inputs[2] is not None
-    if node.op_type == "Gemm" and not _int(node, "transA", 0):
+    if node.op_type == "Gemm" and not integer(node, "transA", 0):
         alpha = node.attributes.get("alpha")
         scale = 1.0 if alpha is None else alpha.as_float()
-        return _Linear(node, weight, bool(_int(node, "transB", 0)), scale, biased) if scale else None
-    if node.op_type == "Conv" and _int(node, "group", 1) == 1 and len(_shape(weight)) > 2:
+        return _Linear(node, weight, bool(integer(node, "transB", 0)), scale, biased) if scale else None
+    if node.op_type == "Conv" and integer(node, "group", 1) == 1 and len(_shape(weight)) > 2:
         return _Linear(node, weight, transposed=False, scale=1.0, biased=biased)
     return None
 
@@ -254,7 +255,7 @@ def _onward(value: ir.Value) -> tuple[ir.Node | None, float]:
     owner = None if producer is None else producer.graph
     while True:
         uses = tuple(value.uses())
-        if len(uses) != 1 or _is_output(value):
+        if len(uses) != 1 or value.is_graph_output():
             return None, factor
         node = uses[0].node
         if node.graph is not owner:  # in the body of a loop or a condition
@@ -288,7 +289,7 @@ def _casts(node: ir.Node) -> bool:
     if node.op_type != "Cast" or node.domain not in STANDARD:
         return False
     given = None if node.inputs[0] is None else node.inputs[0].dtype
-    return ir.DataType(_int(node, "to", 0)).is_floating_point() and (given is None or given.is_floating_point())
+    return ir.DataType(integer(node, "to", 0)).is_floating_point() and (given is None or given.is_floating_point())
 
 
 def _number(value: ir.Value) -> float | None:
@@ -307,21 +308,16 @@ def _pointwise(node: ir.Node) -> bool:
 
 
 def _same_windows(one: ir.Node, other: ir.Node) -> bool:
-    if _shape(one.inputs[1])[2:] != _shape(other.inputs[1])[2:]:
-        return False
-    return all(_plain(one, name) == _plain(other, name) for name in _CONV_LIKE)
+    """Whether two convolutions look at the same places."""
+    kernel = _shape(one.inputs[1])[2:]
+    plain = {"strides": (1,), "pads": (0, 0), "dilations": (1,)}  # what is left out, for each axis of the kernel
 
+    def windows(node: ir.Node) -> list[tuple[int, ...]]:
+        return [_ints(node, name) or plain[name] * len(kernel) for name in _WINDOWS]
 
-def _plain(node: ir.Node, name: str) -> object:
-    """An attribute's value, or what it is where it is left out."""
-    if name == "auto_pad":
-        found = node.attributes.get(name)
-        return "NOTSET" if found is None else found.as_string()
-    if name == "kernel_shape":
-        return _shape(node.inputs[1])[2:]
-    axes = len(_shape(node.inputs[1])) - 2
-    given = _ints(node, name)
-    return given or ((0,) * 2 * axes if name == "pads" else (1,) * axes)
+    padded = [node.attributes.get("auto_pad") for node in (one, other)]
+    alike = len({"NOTSET" if each is None else each.as_string() for each in padded}) == 1
+    return kernel == _shape(other.inputs[1])[2:] and alike and windows(one) == windows(other)
 
 
 def _shape(value: ir.Value | None) -> tuple[int, ...]:
@@ -329,15 +325,6 @@ def _shape(value: ir.Value | None) -> tuple[int, ...]:
     return () if tensor is None else tuple(int(size) for size in tensor.shape.numpy())
 
 
-def _int(node: ir.Node, name: str, default: int) -> int:
-    found = node.attributes.get(name)
-    return default if found is None else found.as_int()
-
-
 def _ints(node: ir.Node, name: str) -> tuple[int, ...]:
     found = node.attributes.get(name)
     return () if found is None else tuple(found.as_ints())
-
-
-def _is_output(value: ir.Value) -> bool:
-    return value.is_graph_output()

@@ -119,9 +119,9 @@ def _layer(node: ir.Node) -> LinearLayer | None:
     if node.op_type == "Conv":
         unit, groups = 0, 1
     elif node.op_type == "ConvTranspose":
-        unit, groups = 1, _int(node, "group", 1)
+        unit, groups = 1, integer(node, "group", 1)
     elif rank == 2:
-        unit, groups = (0 if node.op_type == "Gemm" and _int(node, "transB", 0) else 1), 1
+        unit, groups = (0 if node.op_type == "Gemm" and integer(node, "transB", 0) else 1), 1
     else:
         return None  # one matrix for each batch index: its units are not those of the last axis alone
     if groups > 1 and axes != tuple(range(rank)):
@@ -210,7 +210,8 @@ def _trailing(node: ir.Node) -> int:
     return len(weight.shape) - 2 if weight is not None and weight.shape is not None else 0
 
 
-def _int(node: ir.Node, name: str, default: int) -> int:
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """An attribute of one whole number, or its default where it is left out."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_int()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,10 +18,12 @@ from onnxmerge.calibration.chunks import ARRAY_SUFFIXES
 from onnxmerge.calibration.images import IMAGE_SUFFIXES
 from onnxmerge.calibration.readers import is_script
 from onnxmerge.errors import InputError, OnnxmergeError, UsageError
-from onnxmerge.model.publication import PREFIX, naming, require_writable
+from onnxmerge.model.network import Network
+from onnxmerge.model.publication import PREFIX, Publication, naming, require_writable
 from onnxmerge.model.read import data_files
 from onnxmerge.model.scratch import scratch_folder
-from onnxmerge.model.write import EMBEDDED, data_file
+from onnxmerge.model.write import EMBEDDED, data_file, save_network
+from onnxmerge.types import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,25 @@ def require_apart(outputs: Sequence[Output], read: Iterable[Source]) -> None:
 
 def _is(path: Path, output: Output) -> str:
     return "is" if path == output.path else f"has its data in {path.name}, which is"
+
+
+def save_apart(
+    network: Network,
+    weights: Mapping[str, Array],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str],
+    read: Iterable[Source],
+    together: Publication | None,
+) -> Path:
+    """Write a network with other weights, whole or not at all, onto nothing that was ``read``; the path.
+
+    With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError where
+    ``path`` is one of the files that were read.
+    """
+    target = Path(path).absolute()
+    require_apart([Output(str(path), target, model=True)], read)
+    save_network(network.model, weights, target, metadata, together)
+    return target
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tools.runtimes import Absent, browser, cache, npm
+from tools.environments import Absent, browser, cache, npm
 
 pytestmark = pytest.mark.slow
 

@@ -207,6 +207,20 @@ def test_a_wrong_fold_is_found_out_however_little_the_branch_does(size: float, m
         onnxmerge.fold(build(graph, weights | {"b": weights["b"] * np.float32(size)}))
 
 
+def test_each_output_is_held_to_what_its_own_branch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = (
+        "(float[n,6] x) => (float[n,8] y, float[n,8] z) { h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b)"
+        " y = Add(h, q) k = MatMul(x, w2) p2 = MatMul(x, a2) q2 = MatMul(p2, b2) z = Add(k, q2) }"
+    )
+    small = normal(w2=(6, 8), a2=(6, 3), b2=(3, 8))
+    model = build(graph, LINEAR | small | {"b2": small["b2"] * np.float32(1e-5)})
+    assert sorted(onnxmerge.fold(model).ranks) == [2, 3]
+    right = Branch.change
+    monkeypatch.setattr(Branch, "change", lambda own, *given: right(own, *given) * (-1 if own.rank == 3 else 1))
+    with pytest.raises(ValidationError, match="output 'z' computes something else"):
+        onnxmerge.fold(model)
+
+
 def test_a_sample_that_shows_nothing_proves_nothing() -> None:
     graph, weights = FOLDED["not scaled"]
     with pytest.raises(ValidationError, match="give another by --input"):

@@ -15,7 +15,9 @@ for (const page of pages) {
     for (const colorScheme of ["light", "dark"]) {
       const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme, bypassCSP: true });
       const tab = await context.newPage();
+      const begun = Date.now();
       await tab.goto(pathToFileURL(resolve(page)).href);
+      const loaded = Date.now() - begun;
       const overflow = await tab.evaluate(() => Math.max(0, document.documentElement.scrollWidth - innerWidth));
       await tab.evaluate(rules);
       const found = await tab.evaluate(() => axe.run());
@@ -24,7 +26,7 @@ for (const page of pages) {
       const violations = found.violations.map(({ id, impact, help, nodes }) => ({
         id, impact, help, where: nodes.slice(0, 3).map((node) => node.html.slice(0, 200)),
       }));
-      console.log(JSON.stringify({ page, width, colorScheme, overflow, passed: found.passes.length, violations }));
+      console.log(JSON.stringify({ page, width, colorScheme, loaded, overflow, passed: found.passes.length, violations }));
       await context.close();
     }
   }
