@@ -13,10 +13,9 @@ import onnx_ir as ir
 
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.model.adapters import adapter_rank
-from onnxmerge.model.arrays import is_floating
-from onnxmerge.model.comparison import ROUNDINGS, TOLERANCES, Limits, compare
+from onnxmerge.model.comparison import ROUNDINGS, TOLERANCES
 from onnxmerge.model.difference import show
-from onnxmerge.model.fold import Folded, fold_branches
+from onnxmerge.model.fold import Branch, Folded, fold_branches
 from onnxmerge.model.network import Network
 from onnxmerge.model.publication import Publication
 from onnxmerge.model.read import read_network
@@ -26,14 +25,14 @@ from onnxmerge.model.session import open_session
 from onnxmerge.model.structure import Numbering, analyse
 from onnxmerge.pipeline.prepare import ModelSource, sample_from
 from onnxmerge.pipeline.publish import Source, save_apart, sources
-from onnxmerge.types import Array
+from onnxmerge.types import Array, Floats
 from onnxmerge.version import __version__
 
 SAMPLES = 4
 """Samples on which both models must agree."""
 
 PART = 0.25
-"""Of what the branches change of an output, its error may be so much: a wrong fold would change as much again."""
+"""Of what a branch adds, the error may be so much: folded wrongly, it would change as much again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +40,9 @@ class FoldedModel:
     """A model without adapters, its weights computed when they are read.
 
     ``ranks`` are those of the branches that were folded, ``left`` names what looks like a branch and was not,
-    ``adapter`` says how many tensors of a file were put in. ``error`` is the largest difference of outputs, relative to
-    the largest value of each, and ``effect`` that which the branches make.
+    ``adapter`` says how many tensors of a file were put in. Of the layers that took up branches, ``error`` is the
+    largest change of what they give, and ``effect`` the least that a branch adds to it, both relative to it in
+    Euclidean norm (0 where nothing was folded).
     """
 
     network: Network
@@ -92,8 +92,8 @@ def fold(
     left = _left(after)
     if left and not folded.branches:
         raise InputError(
-            f"{before.label}: {left[0]} is not folded: another node reads something of it before it is added, its "
-            "layer reads another tensor or shares a weight, or more than numbers and casts stand between"
+            f"{before.label}: {left[0]} is not of the form that can be folded: two layers without bias, with numbers "
+            "and casts between, added once to a layer of the same input whose weight no other node reads"
         )
     if not folded.branches and not given:
         raise InputError(
@@ -153,40 +153,47 @@ def _left(network: Network) -> tuple[str, ...]:
 def _proved(
     before: Network, folded: Folded, inputs: Mapping[str, SampleInput] | None, provider: str
 ) -> tuple[float, float]:
-    """The largest relative error of outputs, and what the branches change of them.
+    """Hold each layer that took up branches to what it gave with them, on a sample; see ``FoldedModel``.
 
-    Raises ValidationError where the error is more than rounding, more than a part of what the branches do, or nothing.
+    Raises ValidationError where the error is more than rounding, or more than a part of what a branch adds.
     """
     sample = sample_from(before, inputs) or synthesize(before, batch=SAMPLES)
-    model, label = folded.network.model, before.label
-    old = _floats(open_session(before.model, provider=provider).run(dict(sample)))
-    new = _floats(open_session(model, weights=folded.weights, provider=provider).run(dict(sample)))
-    without = _floats(open_session(model, provider=provider).run(dict(sample)))
-    if not old:
-        raise ValidationError(
-            f"{label}: no output holds floats, so that nothing can be compared; export it without the step that picks "
-            "classes"
-        )
-    names = {str(branch.base.stored.dtype) for branch in folded.branches}
-    coarsest = max(names & TOLERANCES.keys(), key=TOLERANCES.__getitem__, default="float32")
-    limits = Limits(TOLERANCES[coarsest], ROUNDINGS[coarsest])
-    errors, effects = ({name: compare(old[name], other[name], limits) for name in old} for other in (new, without))
-    effect = max(each.relative for each in effects.values())
-    if not effect and not folded.changes_nothing():
-        raise ValidationError(
-            f"{label}: on this sample the branches change nothing, so that nothing is proved; give another by --input"
-        )
-    for name, error in errors.items():
-        known = max(PART * effects[name].relative, limits.rounding)
-        if error.differs(limits) or error.relative > known:
+    layers = _layers(folded)
+    watched = [name for layer in layers for branch in layer for name in (branch.added, branch.summed)]
+    names = [str(layer[-1].kept.name) for layer in layers]
+    old = open_session(before.model, outputs=list(dict.fromkeys(watched)) or None, provider=provider).run(dict(sample))
+    session = open_session(folded.network.model, weights=folded.weights, outputs=names or None, provider=provider)
+    new = session.run(dict(sample))
+    errors, effects = [0.0], list[float]()
+    for name, layer in zip(names, layers, strict=True):
+        right, base = _wide(old[layer[-1].summed]), layer[0].base
+        size = float(np.linalg.norm(right)) or 1.0
+        error = float(np.linalg.norm(_wide(new[name]) - right)) / size
+        added = [float(np.linalg.norm(_wide(old[branch.added]))) / size for branch in layer]
+        where, coarsest = f"{before.label}: {show(base.node)}", str(base.stored.dtype)
+        if any(not each and branch.does_something for branch, each in zip(layer, added, strict=True)):
             raise ValidationError(
-                f"{label}: with its branches folded, output {name!r} computes something else (relative error "
-                f"{error.relative:.1e}, where the branches change {effects[name].relative:.1e}); nothing was written"
+                f"{where}: on this sample its branch adds nothing, so nothing is proved; give another by --input"
             )
-    return max(each.relative for each in errors.values()), effect
+        tolerance, rounding = (table.get(coarsest, table["float32"]) for table in (TOLERANCES, ROUNDINGS))
+        if not error <= min(tolerance, max(PART * min(added), rounding)):
+            raise ValidationError(
+                f"{where}: with its branch folded it computes something else (relative error {error:.1e}, where a "
+                f"branch adds {min(added):.1e}); nothing was written"
+            )
+        errors.append(error)
+        effects += added
+    return max(errors), min(effects, default=0.0)
 
 
-def _floats(outputs: Mapping[str, Any]) -> dict[str, Array]:
-    return {
-        name: value for name, value in outputs.items() if isinstance(value, np.ndarray) and is_floating(value.dtype)
-    }
+def _layers(folded: Folded) -> list[list[Branch]]:
+    """The branches of each layer that is still there, in the order in which they are added."""
+    found: dict[ir.Node, list[Branch]] = {}
+    for branch in folded.branches:
+        if branch.base.node.graph is folded.network.graph:  # else it stood beside a factor of another, which has it
+            found.setdefault(branch.base.node, []).append(branch)
+    return list(found.values())
+
+
+def _wide(value: Any) -> Floats:
+    return np.asarray(value).astype(np.float64)

@@ -51,5 +51,8 @@ def fold(
     console.say(f"folded       {ranks or 'no branch'}")
     for each in result.left:
         console.say(f"left         {each}")
-    console.say(f"proved       max relative error {result.error:.1e}, where the branches change {result.effect:.1e}")
+    if result.ranks:
+        console.say(
+            f"proved       layers differ by {result.error:.1e} at most, and a branch adds {result.effect:.1e} or more"
+        )
     console.say(f"wrote {written}")

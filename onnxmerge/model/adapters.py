@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxmerge.model.linear_layers import integer
 from onnxmerge.model.signature import STANDARD
 from onnxmerge.model.structure import Structure, source
 
@@ -18,7 +19,7 @@ def adapter_rank(structure: Structure, node: ir.Node) -> tuple[int, int, int] | 
     many outputs reads what the first reads: the base.
     """
     down = _sizes(node)
-    ups = _readers(structure, node)
+    ups = [] if down is None else _readers(structure, node)
     up = _sizes(ups[0]) if len(ups) == 1 else None
     if down is None or up is None or down[1] != up[0] or down[1] >= min(down[0], up[1]):
         return None
@@ -54,6 +55,6 @@ def _sizes(node: ir.Node) -> tuple[int, int] | None:
     if node.op_type in ("MatMul", "Gemm") and len(shape) == 2:
         flip = node.attributes.get("transB")
         return (shape[1], shape[0]) if flip is not None and flip.as_int() else (shape[0], shape[1])
-    if node.op_type == "Conv" and len(shape) > 2 and node.attributes.get("group") is None:
+    if node.op_type == "Conv" and len(shape) > 2 and integer(node, "group", 1) == 1:
         return shape[1], shape[0]
     return None

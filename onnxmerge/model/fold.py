@@ -8,7 +8,7 @@ the sum is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.lazy_weights import LazyWeights
-from onnxmerge.model.linear_layers import integer
+from onnxmerge.model.linear_layers import integer, readers
 from onnxmerge.model.network import Network
 from onnxmerge.model.signature import STANDARD
 from onnxmerge.model.structure import passes_on
@@ -25,6 +25,13 @@ from onnxmerge.types import Array, Floats
 
 _WINDOWS = ("strides", "pads", "dilations")
 """What a convolution's first factor must have in common with the layer that it is folded into, beside its kernel."""
+
+
+_FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+"""Types that a layer is computed in; what is cast to fewer bits is meant to lose something."""
+
+_AT_ONCE = 1 << 22
+"""Numbers of a weight that are computed at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +55,6 @@ class _Linear:
         found: Array = tensor.numpy() if tensor is not None else np.zeros(())
         return found
 
-    def matrix(self, weight: Array) -> Floats:
-        """A weight that is stored as the layer's own, as [in, out]; of a convolution [out, in, *kernel]."""
-        array = np.asarray(weight, np.float64) * self.scale
-        return array.T if self.transposed else array
-
     @property
     def sizes(self) -> tuple[int, int]:
         """Inputs and outputs."""
@@ -62,7 +64,10 @@ class _Linear:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Branch:
-    """A low-rank branch: what it is folded into, its factors, the number it is multiplied by, and where it is added."""
+    """A low-rank branch: what it is folded into, its factors, and the number that their product is multiplied by.
+
+    ``total`` adds it to ``kept``, which stays; ``added`` and ``summed`` are the names of what is added and of the sum.
+    """
 
     base: _Linear
     down: _Linear
@@ -70,18 +75,32 @@ class Branch:
     scale: float
     total: ir.Node
     kept: ir.Value
+    added: str
+    summed: str
 
     @property
     def rank(self) -> int:
         return self.down.sizes[1]
 
-    def change(self, down: Array, up: Array) -> Floats:
-        """What the base's weight changes by, as that is stored; ``down`` and ``up`` are the factors as they are."""
-        down, up = self.down.matrix(down), self.up.matrix(up)
-        convolves = self.base.convolves
-        product: Floats = np.einsum("or,ri...->oi...", up.reshape(up.shape[:2]), down) if convolves else down @ up
-        change: Floats = product * (self.scale / self.base.scale)
-        return change.T if self.base.transposed else change
+    @property
+    def does_something(self) -> bool:
+        """Whether it is more than zeros, as branches are before training."""
+        return bool(self.scale and self.down.stored.any() and self.up.stored.any())
+
+    def factors(self, down: Array, up: Array) -> tuple[Floats, Floats]:
+        """What the base's weight changes by is their product [rows, columns], as that is stored, its rows flattened.
+
+        ``down`` and ``up`` are the factors' weights as they are now.
+        """
+        first, second = (
+            (np.asarray(weight, np.float64).T if layer.transposed else np.asarray(weight, np.float64))
+            for layer, weight in ((self.down, down), (self.up, up))
+        )
+        if self.base.convolves:  # stored [outputs, inputs, *kernel], and the factors likewise
+            left, right = second.reshape(second.shape[:2]), first.reshape(len(first), -1)
+        else:
+            left, right = (second.T, first.T) if self.base.transposed else (first, second)
+        return left * (self.scale * self.down.scale * self.up.scale / self.base.scale), right
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,14 +110,6 @@ class Folded:
     network: Network
     weights: Mapping[str, Array]
     branches: tuple[Branch, ...]
-
-    def changes_nothing(self) -> bool:
-        """Whether all weights are what they were: factors of nothing but zeros."""
-        return all(
-            np.array_equal(self.weights[name], tensor.numpy())
-            for name in self.weights
-            if (tensor := self.network.graph.initializers[name].const_value) is not None
-        )
 
 
 @dataclass(slots=True)
@@ -111,32 +122,37 @@ class _Changes:
         self.by_weight.setdefault(str(branch.base.weight.name), []).append(branch)
 
     def weight(self, layer: _Linear) -> Array:
-        """A layer's weight with all branches that were folded into it, in its own type."""
+        """A layer's weight with all branches that were folded into it, in its own type; some rows at a time."""
         old, name = layer.stored, str(layer.weight.name)
         if name not in self.by_weight:
             return old
-        total = old.astype(np.float64)
-        for branch in self.by_weight[name]:
-            total = total + branch.change(self.weight(branch.down), self.weight(branch.up))
-        with np.errstate(over="ignore"):
-            found = total.astype(old.dtype)
-        if np.isfinite(old.astype(np.float64)).all() and not np.isfinite(found.astype(np.float64)).all():
-            raise InputError(
-                f"initializer {name!r}: with its branch it leaves the range of {old.dtype}; convert the model to "
-                "float32 first"
-            )
+        pairs = [each.factors(self.weight(each.down), self.weight(each.up)) for each in self.by_weight[name]]
+        found, rows = np.empty_like(old), max(1, _AT_ONCE * len(old) // old.size)
+        for start in range(0, len(old), rows):
+            part = slice(start, start + rows)
+            total = old[part].reshape(len(old[part]), -1).astype(np.float64)
+            with np.errstate(over="ignore", invalid="ignore"):  # said below
+                for left, right in pairs:
+                    total += left[part] @ right
+                found[part] = total.reshape(old[part].shape).astype(old.dtype)
+            if np.isfinite(old[part]).all() and not np.isfinite(found[part]).all():
+                raise InputError(
+                    f"initializer {name!r}: with its branch it leaves the range of {old.dtype}; look at the branch's "
+                    "factors, or convert the model to a wider type first"
+                )
         return found
 
 
 def fold_branches(network: Network) -> Folded:
     """Take all low-rank branches out of a network's graph, which is changed, and fold them into its weights."""
     graph, changes, found = network.graph, _Changes(), list[Branch]()
+    alone = {name for name, count in readers(graph).items() if count == 1}
     before = -1
     while len(found) > before:  # a branch may stand beside a factor of another
         before = len(found)
         for node in tuple(graph):
             down = _linear(node) if node.graph is graph else None
-            branch = None if down is None or down.biased else _branch(down)
+            branch = None if down is None or down.biased else _branch(down, alone)
             if branch is not None:
                 found.append(branch)
                 changes.add(branch)
@@ -147,8 +163,11 @@ def fold_branches(network: Network) -> Folded:
     return Folded(network, LazyWeights(kept, lambda name: changes.weight(bases[name])), tuple(found))
 
 
-def _branch(down: _Linear) -> Branch | None:
-    """The branch whose first factor is this layer; None where it is none, or cannot be folded."""
+def _branch(down: _Linear, alone: Collection[str]) -> Branch | None:
+    """The branch whose first factor is this layer; None where it is none, or cannot be folded.
+
+    ``alone`` are the weights that one node read before anything was folded.
+    """
     origin, before = _root(down.node.inputs[0])
     inner, first = _onward(down.node.outputs[0])
     up = None if inner is None else _linear(inner)
@@ -157,13 +176,15 @@ def _branch(down: _Linear) -> Branch | None:
     if up.convolves and not _pointwise(up.node):
         return None
     total, second = _onward(up.node.outputs[0])
-    if total is None or total.op_type != "Add" or total.domain not in STANDARD:
+    if total is None or total.op_type not in ("Add", "Sum") or total.domain not in STANDARD or len(total.inputs) != 2:
         return None
-    for kept in total.inputs:
-        found = None if kept is None else _base(kept, origin, down, up)
-        if kept is not None and found is not None:
-            base, factor = found
-            return Branch(base, down, up, before * first * second / factor, total, kept)
+    for kept, added in (total.inputs, total.inputs[::-1]):
+        found = None if kept is None or added is None else _base(kept, origin, down, up)
+        if kept is None or added is None or found is None or str(found[0].weight.name) not in alone:
+            continue
+        base, factor = found
+        scale, summed = before * first * second / factor, total.outputs[0]
+        return Branch(base, down, up, scale, total, kept, str(added.name), str(summed.name))
     return None
 
 
@@ -194,9 +215,8 @@ def _base(kept: ir.Value, origin: ir.Value | None, down: _Linear, up: _Linear) -
     read, factor = _root(base.node.inputs[0])
     sizes = down.sizes[0], up.sizes[1]
     alike = not base.convolves or _same_windows(base.node, down.node)
-    alone = len(base.weight.uses()) == 1 and not base.weight.is_graph_output()
     narrower = down.sizes[1] < min(sizes)
-    if read is not origin or not factor or base.sizes != sizes or not (alike and alone and narrower):
+    if read is not origin or not factor or base.sizes != sizes or not (alike and narrower):
         return None
     return base, factor
 
@@ -227,7 +247,7 @@ def _linear(node: ir.Node) -> _Linear | None:
         return None
     if node.op_type == "MatMul" and len(_shape(weight)) == 2:
         return _Linear(node, weight, transposed=False, scale=1.0, biased=False)
-    biased = len(node.inputs) > 2 and node.inputs[2] is not None
+    biased = _biased(node)
     if node.op_type == "Gemm" and not integer(node, "transA", 0):
         alpha = node.attributes.get("alpha")
         scale = 1.0 if alpha is None else alpha.as_float()
@@ -235,6 +255,15 @@ def _linear(node: ir.Node) -> _Linear | None:
     if node.op_type == "Conv" and integer(node, "group", 1) == 1 and len(_shape(weight)) > 2:
         return _Linear(node, weight, transposed=False, scale=1.0, biased=biased)
     return None
+
+
+def _biased(node: ir.Node) -> bool:
+    """Whether a layer adds something: old opsets cannot leave out what is added, so it may be zeros."""
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    beta = node.attributes.get("beta")
+    if bias is None or (beta is not None and not beta.as_float()):
+        return False
+    return bias.const_value is None or bool(bias.const_value.numpy().any())
 
 
 def _root(value: ir.Value | None) -> tuple[ir.Value | None, float]:
@@ -285,11 +314,11 @@ def _multiple(node: ir.Node) -> tuple[ir.Value, float] | None:
 
 
 def _casts(node: ir.Node) -> bool:
-    """Whether a node turns floats into floats of another type."""
+    """Whether a node turns floats into floats of another type that layers are computed in."""
     if node.op_type != "Cast" or node.domain not in STANDARD:
         return False
     given = None if node.inputs[0] is None else node.inputs[0].dtype
-    return ir.DataType(integer(node, "to", 0)).is_floating_point() and (given is None or given.is_floating_point())
+    return ir.DataType(integer(node, "to", 0)) in _FLOATS and (given is None or given in _FLOATS)
 
 
 def _number(value: ir.Value) -> float | None:

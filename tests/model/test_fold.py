@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import onnxmerge
 from onnxmerge import InputError, ValidationError
@@ -49,6 +53,7 @@ FOLDED = {
         + END,
         TURNED,
     ),
+    "a sum": (X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) t = Sum(h, q)" + END, LINEAR),
     "copies": (
         X + "i = Identity(x) h = MatMul(x, w) p = MatMul(i, a) d = Dropout(p) q = MatMul(d, b) t = Add(h, q)" + END,
         LINEAR,
@@ -135,7 +140,7 @@ def test_left(name: str) -> None:
     nodes = len(network.graph)
     assert fold_branches(network).branches == ()
     assert len(network.graph) == nodes
-    with pytest.raises(InputError, match=r"nothing to fold|is not folded"):
+    with pytest.raises(InputError, match=r"nothing to fold|is not of the form that can be folded"):
         onnxmerge.fold(build(graph, weights))
 
 
@@ -198,27 +203,79 @@ def test_what_is_left_is_named() -> None:
     assert left.startswith("the branch of rank 2 at node")
 
 
-@pytest.mark.parametrize("size", [1.0, 1e-4])
-def test_a_wrong_fold_is_found_out_however_little_the_branch_does(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, weights = FOLDED["not scaled"]
-    right = Branch.change
-    monkeypatch.setattr(Branch, "change", lambda *given: -right(*given))
-    with pytest.raises(ValidationError, match="computes something else"):
-        onnxmerge.fold(build(graph, weights | {"b": weights["b"] * np.float32(size)}))
+def wrongly(times: float, rank: int) -> Callable[..., tuple[NDArray[Any], NDArray[Any]]]:
+    """What takes the place of ``Branch.factors``: branches of this rank are multiplied."""
+    right = Branch.factors
+
+    def factors(own: Branch, *given: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        left, rest = right(own, *given)
+        return left * (times if own.rank == rank else 1.0), rest
+
+    return factors
 
 
-def test_each_output_is_held_to_what_its_own_branch_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = (
-        "(float[n,6] x) => (float[n,8] y, float[n,8] z) { h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b)"
-        " y = Add(h, q) k = MatMul(x, w2) p2 = MatMul(x, a2) q2 = MatMul(p2, b2) z = Add(k, q2) }"
-    )
-    small = normal(w2=(6, 8), a2=(6, 3), b2=(3, 8))
-    model = build(graph, LINEAR | small | {"b2": small["b2"] * np.float32(1e-5)})
-    assert sorted(onnxmerge.fold(model).ranks) == [2, 3]
-    right = Branch.change
-    monkeypatch.setattr(Branch, "change", lambda own, *given: right(own, *given) * (-1 if own.rank == 3 else 1))
-    with pytest.raises(ValidationError, match="output 'z' computes something else"):
+TWO = X + "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) g = Add(h, q) p2 = MatMul(x, a2) q2 = MatMul(p2, b2) "
+BEHIND = {
+    "a small branch": (X + "h = MatMul(x, w) p = MatMul(x, a2) q = MatMul(p, b2) t = Add(h, q)" + END, 1e-4),
+    "a large branch": (X + "h = MatMul(x, w) p = MatMul(x, a2) q = MatMul(p, b2) t = Add(h, q)" + END, 1.0),
+    "one that another hides": (TWO + "t = Add(g, q2)" + END, 1e-4),
+    "a bias between": (TWO + "k = Add(g, c) t = Add(k, q2)" + END, 1e-4),
+    "small numbers": (
+        X + "z = Mul(x, tiny) h = MatMul(z, w) p = MatMul(z, a2) q = MatMul(p, b2) t = Add(h, q)" + END,
+        1.0,
+    ),
+    "classes": (
+        X.replace("float[n,3] y", "int64[n] y")
+        + "h = MatMul(x, w) p = MatMul(x, a2) q = MatMul(p, b2) t = Add(h, q) y = ArgMax<axis=1, keepdims=0>(t) }",
+        1.0,
+    ),
+    "a unit that is off": (
+        X + "h = MatMul(x, w) p = MatMul(x, a2) q = MatMul(p, b2) l = Add(h, q) m = Mul(l, zero) t = Add(m, c)" + END,
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("times", [-1.0, -100.0, 0.0, 2.0])
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_wrong_fold_is_found_out_wherever_it_hides(name: str, times: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, size = BEHIND[name]
+    more = normal(a2=(6, 3), b2=(3, 8), seed=7)
+    tiny = {"tiny": np.array(1e-20, np.float32), "zero": np.array(0.0, np.float32)}
+    model = build(graph, LINEAR | tiny | more | {"b2": more["b2"] * np.float32(size)})
+    assert 3 in onnxmerge.fold(model).ranks
+    monkeypatch.setattr(Branch, "factors", wrongly(times, 3))
+    with pytest.raises(ValidationError, match=r"node 'MatMul_?0?' .*computes something else"):
         onnxmerge.fold(model)
+
+
+@pytest.mark.parametrize("size", [1.0, 8e-3, 1e-4])
+def test_a_factor_that_is_a_layer_of_its_own_is_left_as_it_is(size: float) -> None:
+    graph = (
+        "(float[n,8] x, float[n,8] v) => (float[n,6] y, float[n,4] q) { h = MatMul(x, w) d = MatMul(x, a)"
+        " u = MatMul(d, b) y = Add(h, u) h2 = MatMul(v, a) d2 = MatMul(v, a2) u2 = MatMul(d2, b2) q = Add(h2, u2) }"
+    )
+    more = normal(a2=(8, 2), b2=(2, 4), seed=3)
+    weights = normal(w=(8, 6), a=(8, 4), b=(4, 6))
+    result = onnxmerge.fold(build(graph, weights | {name: array * np.float32(size) for name, array in more.items()}))
+    assert result.ranks == (4,)
+    assert len(result.left) == 1
+    np.testing.assert_allclose(result.weights["w"], weights["w"] + weights["a"] @ weights["b"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_branch_of_nothing_is_folded() -> None:
+    graph, weights = FOLDED["scaled behind"]
+    for nothing in ({"s": np.array(0.0, np.float32)}, {"b": np.zeros((2, 8), np.float32)}):
+        result = onnxmerge.fold(build(graph, weights | nothing))
+        np.testing.assert_array_equal(result.weights["w"], weights["w"])
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13])
+def test_old_opsets_add_zeros(opset: int) -> None:
+    graph = X + "h = Gemm(x, w, c) p = Gemm(x, a, n2) q = Gemm(p, b, n8) t = Add(h, q)" + END
+    zeros = {"n2": np.zeros(2, np.float32), "n8": np.zeros(8, np.float32)}
+    model = build(graph, LINEAR | zeros, opset=opset)
+    assert onnxmerge.fold(model).ranks == (2,)
 
 
 def test_a_sample_that_shows_nothing_proves_nothing() -> None:
