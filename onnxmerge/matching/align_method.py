@@ -108,10 +108,10 @@ def _from_signatures(
     """What was ``found``, or sweeps from what signatures say where that is promising and leads to a better objective.
 
     Coordinate ascent by weights can end far from a permuted copy of a model; signatures begin beside it. Of models that
-    were trained apart they say little, which costs one measurement.
+    were trained apart they say little, which is seen before a unit is assigned.
     """
     start = by_signatures(objective_of.pair)
-    if objective_of(start).total < PROMISING * found.similarity.total:
+    if start is None or objective_of(start).total < PROMISING * found.similarity.total:
         return found
     climbed = sweep(objective_of, start, roots, rng=rng, max_sweeps=problem.max_sweeps)
     return climbed if climbed.similarity.total > found.similarity.total else found

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
-from onnxmerge.matching.signatures import alike, signatures
+from onnxmerge.matching.signatures import alike, find_each_other, signatures
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
 from onnxmerge.types import Positions
@@ -57,10 +57,15 @@ def by_activations(pair: PairOfModels) -> Permutations:
     return perms
 
 
-def by_signatures(pair: PairOfModels) -> Permutations:
-    """One pass with what weights say of a unit whatever the order of all others (see ``signatures``)."""
+def by_signatures(pair: PairOfModels) -> Permutations | None:
+    """One pass with what weights say of a unit whatever the order of all others (see ``signatures``).
+
+    None where that does not tell the units of these models apart: they were trained apart.
+    """
     one, other = signatures(pair.plan, pair.first), signatures(pair.plan, pair.other)
     seen = {name: alike(one[name], other[name]) for name in pair.alphas}
+    if not find_each_other(one, seen):
+        return None
     return by_activations(replace(pair, activations=seen, alphas=dict.fromkeys(pair.alphas, 0.0)))
 
 

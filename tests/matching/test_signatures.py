@@ -24,9 +24,37 @@ def test_one_pass_finds_a_permuted_copy(structure: str) -> None:
     plan = make_plan(case.typing)
     pair = PairOfModels(plan, case.first, case.other, {}, weight_shares(plan, 1.0, {}))
     found = by_signatures(pair)
+    assert found is not None
     for group in plan.groups.values():
         for name in group.members:
             np.testing.assert_array_equal(found[name], case.truth[name], err_msg=name)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_models_trained_apart_are_told_before_anything_is_assigned(structure: str) -> None:
+    case = example(STRUCTURES[structure](), 1)
+    plan, rng = make_plan(case.typing), np.random.default_rng(5)
+    other = {name: rng.standard_normal(array.shape).astype(array.dtype) for name, array in case.first.items()}
+    assert by_signatures(PairOfModels(plan, case.first, other, {}, weight_shares(plan, 1.0, {}))) is None
+
+
+def test_dead_units_do_not_hide_a_permuted_copy() -> None:
+    case = example(mlp(), 1)
+    plan = make_plan(case.typing)
+    first, other = dict(case.first), dict(case.other)
+    dead = np.arange(8)  # half of the 16 units of a
+    for name, layout in case.typing.initializers.items():
+        for weights, units in ((first, dead), (other, case.truth["a"][dead])):
+            weights[name] = weights[name].copy()
+            for block in layout.blocks:
+                for axis, each in enumerate(block.axes):
+                    if each.spaces == ("a",):
+                        index = [slice(None)] * weights[name].ndim
+                        index[axis] = each.positions.reshape(-1)[units]
+                        weights[name][tuple(index)] = 0.0
+    found = by_signatures(PairOfModels(plan, first, other, {}, weight_shares(plan, 1.0, {})))
+    assert found is not None
+    np.testing.assert_array_equal(np.sort(found["a"][dead]), np.sort(case.truth["a"][dead]))
 
 
 def test_units_without_any_weight_are_all_alike() -> None:
