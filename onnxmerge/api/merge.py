@@ -22,7 +22,7 @@ from onnxmerge.model.paths import absolute
 from onnxmerge.model.precision import halved
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
-from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, prepare_merge, read_data
+from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, ordered, prepare_merge, read_data
 from onnxmerge.pipeline.consistency import decidable
 from onnxmerge.pipeline.details.merge import details_of
 from onnxmerge.pipeline.job import Progress, Stages, silent
@@ -101,7 +101,7 @@ def merge(
     every = _possible(models, given, asked_for, labelled=labels is not None)
     work = _work(work_dir, resume=resume)
     prepared_merge = prepare_merge(models, given, every[0], progress or silent, stages)
-    read_data(prepared_merge)
+    prepared_merge = ordered(read_data(prepared_merge))
     parents, clock = prepared_merge.parents, prepared_merge.clock
     asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
     known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)

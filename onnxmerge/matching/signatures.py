@@ -31,8 +31,8 @@ DIGITS = 9
 """Digits of sums that are looked at, of the largest sum of sizes: what another order of addition changes is behind."""
 
 DISTINCT = 0.75
-"""Signatures find the units of another model where at least so many have a nearest partner of their own. It is nearly
-all of them in permuted copies, also in those that were fine-tuned, and a third to six in ten in models trained apart."""
+"""Signatures find the units of another model where at least so many have a nearest partner of their own. Nearly all
+have in permuted copies, also in those that were fine-tuned, and a third to six in ten in models trained apart."""
 
 NOISE = 1e-6
 """A deviation of less than this share of the largest value says nothing."""

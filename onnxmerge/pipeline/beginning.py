@@ -24,6 +24,7 @@ from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.job import Job, Progress, Stages
 from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.pipeline.ordering import in_one_order
 from onnxmerge.pipeline.prepare import Base, ModelSource, read_models, require, type_models
 from onnxmerge.pipeline.resizing import resize
 from onnxmerge.pipeline.selection.held_out import divide, held_out
@@ -112,14 +113,26 @@ def prepare_merge(
     return PreparedMerge(job, parents, data, source, None, certificates, clock, notes)
 
 
-def read_data(prepared_merge: PreparedMerge) -> None:
-    """Read all of the data: what is wrong with it is said before anything is measured, what fits is not read again."""
+def ordered(prepared_merge: PreparedMerge) -> PreparedMerge:
+    """The merge with its models in one order, where nothing matches them later (see ``pipeline.ordering``)."""
+    job = prepared_merge.job
+    if job.options.task_vectors is None:
+        return prepared_merge
+    with prepared_merge.clock.stage("match"):
+        job, notes = in_one_order(job)
+    parents = replace(prepared_merge.parents, models=job.prepared.models)
+    return replace(prepared_merge, job=job, parents=parents, notes=(*prepared_merge.notes, *notes))
+
+
+def read_data(prepared_merge: PreparedMerge) -> PreparedMerge:
+    """The merge, all of its data read: what is wrong is said before anything is measured; what fits is kept."""
     data = prepared_merge.data
     if data is not None:
         with prepared_merge.clock.stage("read"), prepared_merge.job.progress("reading data") as report:
             total = data.batches
             for done, _ in enumerate(data, start=1):
                 report(done, total)
+    return prepared_merge
 
 
 def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:

@@ -181,7 +181,7 @@ def _task_vectors(
 ) -> Merged:
     """The base with the merged task vector, refined; of statistics only those of kept BatchNorm are measured anew."""
     origin = "the base" if "base" in method.needs else "one network"
-    notes = [f"no units were matched: {method.name} takes the models to be fine-tuned from {origin}"]
+    notes = [f"units are taken in the order of {origin}: {method.name} takes the models to be fine-tuned from it"]
     added = task_vectors_added(job, method)
     if job.options.refinement is None or job.source is None:
         found = with_statistics(job, added, step)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge import StructureError, UsageError, merge
+from onnxmerge import StructureError, UsageError, merge, permute
 from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.pipeline.options import merge_options
 from tests.graphs import batchnorm, build, execute, initializers, normal
@@ -50,12 +50,38 @@ def test_task_arithmetic_without_data(tmp_path: Path) -> None:
     report = result.report
     assert report.base is not None
     assert (report.scale, report.density, report.alpha, report.repair) == (0.5, 1.0, None, "none")
-    assert any("no units were matched" in note for note in report.notes)
+    assert any("units are taken in the order of" in note for note in report.notes)
     assert any("averaged" in note for note in report.notes)
     metadata = {entry.key: entry.value for entry in merged.metadata_props}
     assert metadata["onnxmerge.base"] == report.base[1]
     assert (metadata["onnxmerge.scale"], metadata["onnxmerge.density"]) == ("0.5", "1.0")
     assert "onnxmerge.alpha" not in metadata
+
+
+def reordered(model: onnx.ModelProto, seed: int, folder: Path) -> onnx.ModelProto:
+    return onnx.load(permute(model, seed=seed).save(folder / f"permuted-{seed}.onnx"))
+
+
+@pytest.mark.parametrize("method", TASK_VECTORS)
+def test_a_fine_tune_of_a_permuted_base_is_brought_into_its_order(tmp_path: Path, method: str) -> None:
+    models = MODELS[: TASK_VECTORS[method].models]
+    expected = merge(models, base=base_for(method), method=method)
+    assert not any("brought into the order" in note for note in expected.report.notes)
+    moved = [models[0], *(reordered(model, place, tmp_path) for place, model in enumerate(models[1:], start=1))]
+    found = merge(moved, base=base_for(method), method=method)
+    assert sum("brought into the order of" in note for note in found.report.notes) == len(moved) - 1
+    assert not any("no fine-tune" in note for note in found.report.notes)
+    wanted, have = (initializers(onnx.load(each.save(tmp_path / "m.onnx"))) for each in (expected, found))
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(have[name], array, err_msg=name)
+
+
+def test_a_model_of_another_training_is_matched_by_what_it_does_and_said() -> None:
+    stranger = build(GRAPH, weights(7))
+    for calibration, method in ((None, "rebasin"), ({"x": X}, "act-align")):
+        notes = merge([MODELS[0], stranger], base=BASE, method="ties", calibration=calibration).report.notes
+        assert any("brought into the order of" in note and f"by {method}" in note for note in notes), notes
+        assert any("is no fine-tune of" in note for note in notes)
 
 
 def base_for(method: str) -> onnx.ModelProto | None:

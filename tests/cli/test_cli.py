@@ -104,8 +104,9 @@ def test_run_adds_task_vectors_to_a_base(cli: Cli, digits: Path, tmp_path: Path)
     arguments = ["--method", "ties", "--base", digits / "a.onnx", "--density", 1, "-o", "m.onnx", "--json", "r.json"]
     done = cli("run", digits / "a.onnx", digits / "b.onnx", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "no units were matched" in done.stdout
+    assert "units are taken in the order of the base" in done.stdout
     report = json.loads((tmp_path / "r.json").read_text())
+    assert any("b.onnx: is no fine-tune of" in note for note in report["notes"])
     assert report["base"][0].endswith("a.onnx")
     assert (report["scale"], report["density"], report["alpha"]) == (1.0, 1.0, None)
 

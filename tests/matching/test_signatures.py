@@ -49,9 +49,7 @@ def test_dead_units_do_not_hide_a_permuted_copy() -> None:
             for block in layout.blocks:
                 for axis, each in enumerate(block.axes):
                     if each.spaces == ("a",):
-                        index = [slice(None)] * weights[name].ndim
-                        index[axis] = each.positions.reshape(-1)[units]
-                        weights[name][tuple(index)] = 0.0
+                        np.moveaxis(weights[name], axis, 0)[each.positions.reshape(-1)[units]] = 0.0
     found = by_signatures(PairOfModels(plan, first, other, {}, weight_shares(plan, 1.0, {})))
     assert found is not None
     np.testing.assert_array_equal(np.sort(found["a"][dead]), np.sort(case.truth["a"][dead]))

@@ -1,0 +1,81 @@
+"""Models of one pretraining in one order: before task vectors are taken, every model is matched to their origin.
+
+Fine-tuning leaves a unit where it is, so of fine-tunes of one file nothing moves. A model that was fine-tuned from a
+permuted copy of the base has the same units in another order: they are found by weights. One from another training has
+other units; those nearest to the base's are found by what they do, where there is data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.matching.objective import ObjectiveFunction
+from onnxmerge.matching.similarity import PairOfModels, weight_shares
+from onnxmerge.model.network import ModelSet
+from onnxmerge.pipeline.job import Job, silent
+from onnxmerge.pipeline.matching import match, measured
+from onnxmerge.pipeline.options import MergeOptions
+from onnxmerge.types import Arrays
+from onnxmerge.units.groups import Plan, make_plan
+from onnxmerge.units.permutations import Permutations, identity, transported
+
+OWN = 0.9
+"""Mean correlation of weight vectors from which on units are taken to stand where they stood before fine-tuning."""
+
+APART = 0.75
+"""The same, in the best order found, below which a model is taken to come from another training: such models came to
+0.1 to 0.6 here, fine-tunes to 0.95 and more."""
+
+
+def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
+    """The job with every model in the order of the base, or of the first model where no base is given, and notes."""
+    prepared = job.prepared
+    models, plan = prepared.models, make_plan(prepared.typing)
+    origin = models.weights[0] if job.base is None else job.base.weights
+    label = models.sources[0].label if job.base is None else job.base.network.label
+    weights, notes = list(models.weights), list[str]()
+    for index in range(1 if job.base is None else 0, len(weights)):
+        own = weights[index]
+        before = alike(plan, origin, own, identity(plan.spaces))
+        if before >= OWN:
+            continue
+        method, found = "rebasin", _matched(job, origin, own, "rebasin", None)
+        after = alike(plan, origin, own, found)
+        if after < APART and job.source is not None:
+            method, found = "act-align", _matched(job, origin, own, "act-align", job.source)
+            after = alike(plan, origin, own, found)
+        name = models.sources[index].label
+        if any(not np.array_equal(found[space], still) for space, still in identity(plan.spaces).items()):
+            weights[index] = transported(own, prepared.typing, found)
+            notes.append(
+                f"{name}: its units were brought into the order of {label} by {method}; their weights correlate with "
+                f"{after:.2f}, before with {before:.2f}"
+            )
+        if after < APART:
+            notes.append(
+                f"{name}: is no fine-tune of {label}, as far as the weights of its units say: what is added up "
+                "includes how far two trainings lie apart; for such models leave out --base and --method"
+            )
+    moved = replace(prepared, models=replace(models, weights=tuple(weights)))
+    return replace(job, prepared=moved), tuple(notes)
+
+
+def alike(plan: Plan, first: Arrays, other: Arrays, perms: Permutations) -> float:
+    """Mean correlation of the weight vectors of units under ``perms``; 1 where no unit can move."""
+    pair = PairOfModels(plan, first, other, {}, weight_shares(plan, 1.0, {}))
+    by_unit = ObjectiveFunction(pair).by_unit(perms).values()
+    units = sum(map(len, by_unit))
+    return math.fsum(float(each.sum()) for each in by_unit) / units if units else 1.0
+
+
+def _matched(job: Job, origin: Arrays, own: Arrays, method: str, source: CalibrationSource | None) -> Permutations:
+    """The permutations by which a method brings a model to the origin."""
+    models = job.prepared.models
+    two = ModelSet(models.template, (origin, own), models.sources[:2])
+    how = MergeOptions(method=method, repair="none", seed=job.options.seed, provider=job.options.provider)
+    alone = Job(replace(job.prepared, models=two), source, how, silent)
+    return match(alone, measured(alone, [how])).permutations[0]
