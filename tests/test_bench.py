@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tools.benchmark.floor import measure, work
 from tools.benchmark.jobs import JOBS
@@ -34,7 +40,36 @@ def test_what_a_merge_must_compute_is_counted_from_its_groups(tmp_path: Path) ->
 
 def test_a_page_has_a_row_for_each_job() -> None:
     parts = dict.fromkeys(("seconds", "forward", "products", "assignment", "disk"), 1.0)
-    found = {"floor": parts, "seconds": 3.0, "ratio": 3.0, "peak_anonymous": 2 * 10**9, "stages": {"match": 2.5}}
-    text = page({"a": {**found, "reference_seconds": None}, "b": {**found, "reference_seconds": 9.0}})
-    assert "| a | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 3.0 | 3.0 | 2.00 |  |" in text
+    found = {
+        "floor": parts,
+        "seconds": 3.0,
+        "ratio": 3.0,
+        "peak_anonymous": 2 * 10**9,
+        "stages": {"match": 2.5},
+        "peer_seconds": None,
+    }
+    text = page(
+        {"a": {**found, "reference_seconds": None}, "b": {**found, "reference_seconds": 9.0, "peer_seconds": 6.0}}
+    )
+    assert "| a | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 3.0 | 3.0 | 2.00 |  |  |" in text
+    assert "| b | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 3.0 | 3.0 | 2.00 | 9.0 | 6.0 |" in text
     assert "| b | 2.5 |" in text
+
+
+@pytest.mark.slow
+def test_another_implementation_is_timed_beside(tmp_path: Path) -> None:
+    peer, told = tmp_path / "peer.py", tmp_path / "called.json"
+    peer.write_text(f"import json, sys; json.dump(sys.argv[1:], open({str(told)!r}, 'w'))", encoding="utf-8")
+    options = ["tiny/average", "--repeats", "1", "--folder", tmp_path, "--json", tmp_path / "b.json", "--peer"]
+    command = [sys.executable, "tools/bench.py", *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": "."}
+    subprocess.run([*command, str(peer)], check=True, env=environment, capture_output=True)
+    found = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["tiny/average"]
+    assert found["peer_seconds"] > 0
+    method, samples, data, *models = json.loads(told.read_text(encoding="utf-8"))
+    assert (method, samples, data) == ("average", "0", "-")
+    assert [Path(model).name for model in models] == ["0.onnx", "1.onnx"]
+    peer.write_text("raise SystemExit(4)", encoding="utf-8")
+    failed = subprocess.run([*command, str(peer)], check=False, env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "ended with 4; expected 0" in failed.stderr

@@ -8,6 +8,10 @@ A JOB is a name or the start of one ("resnet50", "decoder/average"); without any
 and `onnxmerge run` are measured one after the other, so that a machine that does other things slows both; the ratio is
 of the two. Models and data are made in --folder and kept there. --json writes what was measured, job by job; rows of
 other jobs that the file has are kept. --page writes the page of all rows in the file.
+
+--peer CODE times another implementation on the same models and data, in turn with ours: a program (a .py file is
+started by this Python) that is called as `CODE METHOD SAMPLES DATA MODEL MODEL ...`, with the job's name for the method
+("default" where it has none), and "-" for no data. What it prints is left alone; that it ends with 0 is expected.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "onnxmerge-bench")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--peer", type=Path, metavar="CODE", help="another implementation to time beside (see above)")
     parser.add_argument("--page", type=Path, metavar="FILE.md")
     parser.add_argument("--list", action="store_true", help="print the names of all jobs")
     arguments = parser.parse_args()
@@ -56,7 +61,7 @@ def main() -> None:
     if arguments.json is not None and arguments.json.exists():
         known = json.loads(arguments.json.read_text(encoding="utf-8"))
     for job in chosen:
-        known[job.name] = _measured(job, arguments.folder, max(arguments.repeats, 1))
+        known[job.name] = _measured(job, arguments.folder, max(arguments.repeats, 1), arguments.peer)
         print(row(job.name, known[job.name]), flush=True)
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
@@ -64,11 +69,12 @@ def main() -> None:
         arguments.page.write_text(page({name: known[name] for name in JOBS if name in known}), encoding="utf-8")
 
 
-def _measured(job: Job, folder: Path, repeats: int) -> dict[str, Any]:
+def _measured(job: Job, folder: Path, repeats: int, peer: Path | None) -> dict[str, Any]:
     """Floor and command in turn; medians over the repeats, and the first report's stages."""
     models = job.case.models(folder, job.models)
     data = job.case.data(folder) if job.case.data is not None and job.samples else None
     method = job.options[1] if job.options[:1] == ("--method",) else "default"
+    beside = None if peer is None else _call(peer, method, job.samples, data, models)
     to_do = work(models, data, job.samples, method)
     runs: list[dict[str, Any]] = []
     for _ in range(repeats):
@@ -81,6 +87,7 @@ def _measured(job: Job, folder: Path, repeats: int) -> dict[str, Any]:
                 "ratio": seconds / floor.seconds,
                 "peak_anonymous": peak,
                 "stages": stages,
+                "peer_seconds": None if beside is None else _timed(beside),
             }
         )
     middle = sorted(runs, key=lambda run: run["ratio"])[len(runs) // 2]
@@ -118,6 +125,21 @@ def _run(job: Job, models: Sequence[Path], data: Path | None, folder: Path) -> t
     for path in (report, output, output.with_name(f"{output.name}.data")):
         path.unlink(missing_ok=True)
     return seconds, peak, stages
+
+
+def _call(peer: Path, method: str, samples: int, data: Path | None, models: Sequence[Path]) -> list[str]:
+    """The command line of another implementation."""
+    program = [sys.executable, str(peer)] if peer.suffix == ".py" else [str(peer.resolve())]
+    return [*program, method, str(samples), "-" if data is None else str(data), *map(str, models)]
+
+
+def _timed(command: Sequence[str]) -> float:
+    """Wall seconds of a program that must end well."""
+    started = time.perf_counter()
+    code = subprocess.run(command, check=False).returncode  # noqa: S603 - what the user asked to be timed
+    if code:
+        raise SystemExit(f"{' '.join(command)} ended with {code}; expected 0")
+    return time.perf_counter() - started
 
 
 def _anonymous(process: int) -> int:

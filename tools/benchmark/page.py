@@ -19,13 +19,12 @@ Runtime, one product of all units of each group at the speed of BLAS here, one a
 read once and the result written once. Both were measured in turn; *ratio* is of the two. *Memory* is the peak of
 anonymous memory, which leaves out files that the system holds anyway. Weights of ResNet-50 (25.5 M parameters, images
 of 64x64), ViT-B/16 (86 M, images of 224x224), BERT-base (109 M, sequences of 128 tokens) and the decoder (499 M, of the
-Llama family) are drawn, those of the other pairs were trained (shared/).
+Llama family) are drawn, those of the other pairs were trained (shared/). *Reference* is what the published code took
+where the pair was made; *peer* what `--peer` timed in the same run.
 """
 
-_HEAD = (
-    "| job | floor s | of it forward | products | assignment | disk | seconds | ratio | memory GB | reference s |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-)
+_COLUMNS = "job, floor s, of it forward, products, assignment, disk, seconds, ratio, memory GB, reference s, peer s"
+_HEAD = (f"| {' | '.join(_COLUMNS.split(', '))} |", f"|{' --- |' * len(_COLUMNS.split(', '))}")
 
 
 def row(name: str, found: Mapping[str, Any]) -> str:
@@ -33,7 +32,8 @@ def row(name: str, found: Mapping[str, Any]) -> str:
     floor, reference = found["floor"], found["reference_seconds"]
     parts = [f"{floor[part]:.1f}" for part in ("seconds", "forward", "products", "assignment", "disk")]
     times = [f"{found['seconds']:.1f}", f"{found['ratio']:.1f}", f"{found['peak_anonymous'] / _GIGA:.2f}"]
-    cells = [name, *parts, *times, "" if reference is None else f"{reference:.1f}"]
+    others = ("" if each is None else f"{each:.1f}" for each in (reference, found["peer_seconds"]))
+    cells = [name, *parts, *times, *others]
     return f"| {' | '.join(cells)} |"
 
 
