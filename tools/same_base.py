@@ -7,8 +7,9 @@
 Calibrated on unlabelled training images of all groups, mixed. A way is a method, with "+ls" least squares and with
 "+answer" the ensemble's answer, or a method for models of one pretraining with options of its own ("knots inner=ties",
 "tsv-m scale=auto"), which are given the base, and data only to search by. "default" is what `onnxmerge run` does by
-itself; --suite adds the settings that the suite's own reference gives, and the best without labels. Needs onnxmerge,
-Pillow and the folder of real material beside the checkout (or in ONNXMERGE_SHARED).
+itself, "default +base" what it does with the base, "best +base" the same with --effort best; --suite adds the settings
+that the suite's own reference gives, and the best without labels. Needs onnxmerge, Pillow and the folder of real
+material beside the checkout (or in ONNXMERGE_SHARED).
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def main() -> None:
             data = calibration if "auto" in settings.values() or "refine" in settings else None
             result = merge([suite / task["file"] for task in tasks], base=base, calibration=data, **settings)
         else:
-            result = merge([suite / task["file"] for task in tasks], calibration=calibration, **settings)
+            base = suite / "base.onnx" if way.endswith("+base") else None
+            result = merge([suite / task["file"] for task in tasks], base=base, calibration=calibration, **settings)
         seconds = time.perf_counter() - started
         session = open_session(result.template.model, weights=result.weights)
         (name,) = (str(value.name) for value in result.template.graph.inputs)
@@ -110,8 +112,8 @@ def _settings(way: str) -> dict[str, Any]:
         rules = {} if others is None else {"parameters": tuple(ParameterRule(name, float(others)) for name in OTHERS)}
         return {"method": method, **found, **rules}
     method, *more = way.split(" +")
-    if method == "default":
-        return {}
+    if method in ("default", "best"):
+        return {"effort": "best"} if method == "best" else {}
     answer = {"answer": "ensemble"} if "answer" in more else {}
     return {"method": method, "refine": "ls" if "ls" in more else "none", **answer}
 

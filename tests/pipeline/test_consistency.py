@@ -13,7 +13,7 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.pipeline.consistency import USES, require_consistent
 from onnxmerge.pipeline.methods import METHODS
-from onnxmerge.pipeline.options import EFFORTS, MergeOptions, merge_options
+from onnxmerge.pipeline.options import EFFORTS, Effort, MergeOptions, merge_options
 from onnxmerge.pipeline.selection.effort import ways
 
 CHANGED: dict[str, Any] = {
@@ -86,6 +86,19 @@ def test_what_an_effort_tries_can_be_done() -> None:
         for how in every:
             require_consistent(how, 3, calibrated=True, labelled=False, based=False)
             assert how == how.settled()
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("models", [2, 3])
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_with_a_base_what_was_learnt_is_added_up(effort: Effort, models: int, *, calibrated: bool) -> None:
+    every = ways(MergeOptions(effort=effort).settled(), models, calibrated=calibrated, based=True)
+    assert len(set(every)) == len(every)
+    assert len(every) == 1 if effort == "fast" or not calibrated else len(every) > 1
+    for how in every:
+        require_consistent(how, models, calibrated=calibrated, labelled=False, based=True)
+        assert how.task_vectors is not None
+        assert how == how.settled()
 
 
 @pytest.mark.parametrize("name", CHANGED)

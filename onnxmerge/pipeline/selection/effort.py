@@ -8,7 +8,7 @@ then done in full, on all of the data, exactly as if it had been asked for by it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmerge.calibration.subset import Split, holds
+from onnxmerge.calibration.subset import Split, cuts, holds
 from onnxmerge.contracts import AUTO, describe, flag
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import Matcher
@@ -29,12 +29,21 @@ from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import DEFAULT, MergeOptions
 from onnxmerge.pipeline.selection.held_out import PLENTY, CandidateScore, HeldOutEvaluator, evaluator_on, held_out
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
+from onnxmerge.pipeline.selection.scaling import choose_scale, scaled_methods
 from onnxmerge.pipeline.selection.trials import Trials, trials_on
 from onnxmerge.types import Arrays
 
 WITHOUT_DATA = (
     "there is no calibration data, so units were matched by weights alone and nothing was measured; with --calib DATA "
     "statistics are repaired, layers are solved for what the parents compute, and the best way is found"
+)
+
+BASED = "tsv-m"
+"""The method for fine-tunes of a base: the best without data of those that were measured (docs/task-vectors.md)."""
+
+BASED_WITHOUT_DATA = (
+    "there is no calibration data, so what the models learnt was added up at the method's own scale; with --calib DATA "
+    "the scale is found"
 )
 
 
@@ -67,10 +76,15 @@ class EffortReport:
     notes: tuple[str, ...] = ()
 
 
-def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[MergeOptions, ...]:
-    """The ways that the effort of ``options`` tries for so many models, the plainest first; one without an effort."""
+def ways(options: MergeOptions, models: int, *, calibrated: bool, based: bool = False) -> tuple[MergeOptions, ...]:
+    """The ways that the effort of ``options`` tries for so many models, the plainest first; one without an effort.
+
+    ``based``: the model is given that all were fine-tuned from.
+    """
     if options.method != DEFAULT:
         return (options,)
+    if based:
+        return _based_ways(options, models, calibrated=calibrated)
     answer = options.answer
     if answer == AUTO:
         answer = "ensemble" if calibrated else "mean"
@@ -96,6 +110,16 @@ def ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[Merge
     return tuple(dict.fromkeys(found))
 
 
+def _based_ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[MergeOptions, ...]:
+    """Ways to add up what models learnt since their base, whose scale and depth are found where there is data."""
+    how = replace(options, effort=None, answer="mean" if options.answer == AUTO else options.answer)
+    plain = how.by(BASED, "none")
+    if not calibrated or options.effort == "fast":
+        return (plain,)
+    every = [BASED] if options.effort == "balanced" else [BASED, *scaled_methods(models)]
+    return (plain, *dict.fromkeys(how.by(name, "none", scale=AUTO, depth=AUTO) for name in every))
+
+
 def _numbers(matcher: Matcher[Any]) -> list[dict[str, float]]:
     """Every choice of the numbers that a search may choose for a matcher; one, of none, where there are none."""
     tried = {name: told.tried for name, told in describe(matcher.options).items() if told.tried}
@@ -117,8 +141,8 @@ def possible_ways(
 ) -> tuple[MergeOptions, ...]:
     """Those of the `ways` that can be done with what is given. Raises UsageError where none can."""
     found, errors = [], []
-    for way in ways(options, models, calibrated=calibrated):
-        decides = labelled and (options.effort is None or decidable(way))
+    for way in ways(options, models, calibrated=calibrated, based=based):
+        decides = labelled and (based or options.effort is None or decidable(way))
         try:
             require_consistent(way, models, calibrated=calibrated, labelled=decides, based=based)
             found.append(way)
@@ -142,7 +166,7 @@ def chosen_way(
         return every[0], None
     only = EffortReport(options.effort, flags(every[0]))
     if job.source is None:
-        return every[0], replace(only, notes=(WITHOUT_DATA,))
+        return every[0], replace(only, notes=(WITHOUT_DATA if job.base is None else BASED_WITHOUT_DATA,))
     if len(every) == 1:
         return every[0], only
     if not holds(job.source, PLENTY):
@@ -162,14 +186,16 @@ def _best(
 ) -> tuple[MergeOptions, EffortReport]:
     """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
     effort = job.options.effort
-    trials = trials_on(job, split, every, effort)
+    judge = (
+        _by_parents(job, every, split, evaluator) if job.base is None else _by_what_was_learnt(job, split, evaluator)
+    )
     tried: list[tuple[CandidateScore, MergeOptions]] = []
     notes: list[str] = []
     samples = evaluator.samples
     with job.progress("trying ways to merge") as report:
         for index, how in enumerate(every):
             try:
-                agreed, mark, samples = trials.kept("effort", how, partial(_score, trials, evaluator, how))
+                agreed, mark, samples = judge.score(how)
             except InputError as error:  # a zip cannot merge what an alignment can
                 notes.append(f"{' '.join(flags(how))} was left out: {error}")
                 continue
@@ -182,15 +208,46 @@ def _best(
     if not np.isfinite(tried[chosen][0].rank).all():
         notes.append("no way could be judged, for none gives finite values on held-out samples; the first was taken")
     how = tried[chosen][1]
-    by_ensemble = trials.together and evaluator.by_labels is None
     return how, EffortReport(
         str(effort),
         flags(how),
-        "agreement with the ensemble" if by_ensemble else evaluator.criterion,
+        judge.criterion,
         samples if evaluator.by_labels is None else evaluator.samples,
         tuple(Way(flags(each), score.reconstruction, score.accuracy) for score, each in tried),
         chosen,
         notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """How ways are judged: agreement, mark by labels and samples of one (``score``), and that in words."""
+
+    criterion: str
+    score: Callable[[MergeOptions], tuple[float, float | None, int]]
+
+
+def _by_parents(job: Job, every: Sequence[MergeOptions], split: Split, evaluator: HeldOutEvaluator) -> _Judge:
+    """By agreement with the parents' answers, or by labels."""
+    trials = trials_on(job, split, every, job.options.effort)
+    by_ensemble = trials.together and evaluator.by_labels is None
+    return _Judge(
+        "agreement with the ensemble" if by_ensemble else evaluator.criterion,
+        lambda how: trials.kept("effort", how, partial(_score, trials, evaluator, how)),
+    )
+
+
+def _by_what_was_learnt(job: Job, split: Split, evaluator: HeldOutEvaluator) -> _Judge:
+    """By agreement on what each model learnt since the base, at the best scale (``selection.scaling``)."""
+    data = [cuts(source) for source in (split.fit, split.held)]
+
+    def found(how: MergeOptions) -> tuple[float, float | None, int]:
+        _, report = choose_scale(replace(job, options=how), evaluator)
+        return report.candidates[report.chosen].agreement, None, report.samples
+
+    return _Judge(
+        "agreement on what each model learnt",
+        lambda how: job.store.kept("trial-learnt", how, data, partial(found, how)),
     )
 
 

@@ -24,7 +24,7 @@ from onnxmerge.contracts import AUTO
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.merging.reconstruction import NothingToCompareError, Reference
 from onnxmerge.merging.repair.choice import repair_step
-from onnxmerge.merging.task_vectors import Scaled
+from onnxmerge.merging.task_vectors import TASK_VECTORS, Scaled
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.matrices import layer_depths
@@ -58,8 +58,17 @@ class ScaleReport:
     chosen: int
 
 
+def scaled_methods(models: int) -> tuple[str, ...]:
+    """The methods that add to a base what so many models learnt, times a scale."""
+    return tuple(
+        name
+        for name, method in TASK_VECTORS.items()
+        if "base" in method.needs and issubclass(method.options, Scaled) and method.models in (None, models)
+    )
+
+
 def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[Job, ScaleReport]:
-    """The job with the scale and depth that are best, and what was tried.
+    """The job with the scale and depth that are best, and what was tried: those given, where none is to be found.
 
     Raises NothingToCompareError where the network has no float output, InputError where no answer is finite.
     """
@@ -89,7 +98,7 @@ def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[Job, ScaleRepor
         for depth in DEPTHS if first is None else ():
             attempt(start, depth)
         depth = tried[_best(tried)].depth if first is None else first
-        for scale in rest:
+        for scale in rest or ([] if tried else [start]):
             attempt(scale, depth)
     best = tried[_best(tried)]
     options = how.by(how.method, how.refine, scale=best.scale, depth=best.depth)

@@ -13,6 +13,7 @@ import pytest
 
 from onnxmerge import MergeOptions, merge
 from onnxmerge.errors import UsageError
+from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.pipeline.selection.effort import WITHOUT_DATA, flags
 from tests.command_line import Cli
 from tests.graphs import build, execute, normal
@@ -177,6 +178,43 @@ def test_without_data_weights_are_matched_and_it_is_said(pair: tuple[str, str, s
     found = json.loads((tmp_path / "m.json").read_text())
     assert (found["method"], found["effort"]["notes"]) == ("rebasin", [WITHOUT_DATA])
     assert "with --calib DATA" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(("effort", "least"), [("fast", 0), ("balanced", 2), ("best", 8)])
+def test_a_base_makes_the_default_add_up_what_was_learnt(
+    effort: str, least: int, pair: tuple[str, str, str], tmp_path: Path, cli: Cli
+) -> None:
+    _, _, data = pair
+    base = model(0)
+    onnx.save(base, tmp_path / "base.onnx")
+    for place, seed in enumerate((1, 2)):
+        tuned = onnx.load(tmp_path / "base.onnx")
+        rng = np.random.default_rng(seed)
+        for tensor in tuned.graph.initializer:
+            array = onnx.numpy_helper.to_array(tensor)
+            if array.dtype == np.float32:
+                moved = array + np.float32(0.05) * rng.standard_normal(array.shape, np.float32)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
+        onnx.save(tuned, tmp_path / f"tuned{place}.onnx")
+    models = ("tuned0.onnx", "tuned1.onnx", "--base", "base.onnx")
+    options = ("--calib", data, "--effort", effort, "-o", "m.onnx", "--json", "m.json")
+    done = cli("run", *models, *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert len(found["effort"]["ways"]) >= least
+    assert found["method"] in TASK_VECTORS
+    if least:
+        assert found["effort"]["criterion"] == "agreement on what each model learnt"
+        agreed = [way["agreement"] for way in found["effort"]["ways"]]
+        assert agreed[found["effort"]["chosen"]] == max(agreed) >= agreed[0]
+    first = (tmp_path / "m.onnx").read_bytes()
+    (said,) = (each for each in done.stdout.splitlines() if each.startswith("the same again"))
+    again = cli(*shlex.split(said.removeprefix("the same again"))[1:])
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == first
+    refused = cli("run", *models, "--method", "auto", "--calib", data, "-o", "n.onnx")
+    assert refused.returncode == 2
+    assert "--effort best tries them all" in refused.stderr
 
 
 @pytest.mark.parametrize("effort", ["fast", "best"])

@@ -57,6 +57,12 @@ def test_a_scale_is_chosen_and_said() -> None:
     assert report.held_out
 
 
+def near(seed: int) -> dict[str, NDArray[np.float32]]:
+    """The base, every tensor of it changed a little."""
+    moved = normal(seed=seed, scale=0.3, **SHAPES)
+    return {name: array + np.float32(0.2) * moved[name] for name, array in BASE.items()}
+
+
 def test_the_result_is_that_of_the_scale_which_was_chosen() -> None:
     found = merged(scale="auto", depth="auto")
     own = found.report.method_options
@@ -80,7 +86,7 @@ def test_candidates_are_what_the_method_gives_at_that_scale() -> None:
     """What is tried is put together from one merge; labelled so by hand here, for each depth."""
     rules = (ParameterRule("b3", 0.25),)
     depths = {"w1": 0.0, "b1": 0.0, "w2": 0.5, "b2": 0.5, "w3": 1.0, "b3": 1.0}
-    parents = [network(normal(seed=seed, scale=0.3, **SHAPES)) for seed in (3, 4)]
+    parents = [network(near(seed)) for seed in (3, 4)]
     unit = merge(parents, base=network(BASE), method="tsv-m", scale=1.0, parameters=rules).weights
     for scale, depth in ((0.5, 0.0), (1.5, 0.4)):
         own = Scaled(scale=scale, depth=depth, parameters=rules)
@@ -92,7 +98,7 @@ def test_candidates_are_what_the_method_gives_at_that_scale() -> None:
 
 def test_scales_by_pattern_hold_whatever_the_scale() -> None:
     rules = (ParameterRule("w*", 0.5), ParameterRule("w3", 1.0))
-    parents = [normal(seed=seed, scale=0.3, **SHAPES) for seed in (3, 4)]
+    parents = [near(seed) for seed in (3, 4)]
     found = merge(
         [network(each) for each in parents], base=network(BASE), method="task-arithmetic", scale=0.0, parameters=rules
     ).weights
@@ -102,7 +108,7 @@ def test_scales_by_pattern_hold_whatever_the_scale() -> None:
 
 
 def test_depth_takes_from_the_first_layers_and_gives_to_the_last() -> None:
-    parents = [normal(seed=seed, scale=0.3, **SHAPES) for seed in (3, 4)]
+    parents = [near(seed) for seed in (3, 4)]
     found = merge(
         [network(each) for each in parents], base=network(BASE), method="task-arithmetic", scale=0.5, depth=0.5
     ).weights
