@@ -23,6 +23,10 @@ class AdapterError(StructureError):
     """Models differ in the rank of their adapters, which nothing but folding these brings together (exit code 1)."""
 
 
+class QuantisedError(InputError):
+    """Models hold integers that stand for floats, and differ in them: these have no mean (exit code 1)."""
+
+
 class ResourceError(InputError):
     """What was asked for takes more memory or time than it may (exit code 1)."""
 

@@ -96,8 +96,14 @@ def test_one_sample_is_few(faults: Path, cli: Cli) -> None:
 
 REFUSED = {
     "adapters": (("lora4.onnx", "lora8.onnx"), "fold each adapter into its base weight first"),
-    "quantised": (("a1.qdq.onnx", "a1b.qdq.onnx"), "merge the float models, then quantise"),
 }
+
+
+def test_quantised_pairs_are_merged_in_floats_and_quantised_again(faults: Path, cli: Cli) -> None:
+    found, said = merged(cli, faults / "a1.qdq.onnx", faults / "a1b.qdq.onnx", "--method", "average")
+    own = onnx.load(faults / "a1.qdq.onnx")
+    assert sorted(node.op_type for node in found.graph.node) == sorted(node.op_type for node in own.graph.node)
+    assert "quantised as the first model" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("planned", [(), ("--dry-run",)])

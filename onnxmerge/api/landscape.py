@@ -149,7 +149,9 @@ def landscape(
         UsageError: the arguments contradict each other.
 
     """
-    how = MergeOptions(**{"method": UNNAMED, "heads": "joint", "batch_size": BATCH, **settings}).settled()
+    how = MergeOptions(
+        **{"method": UNNAMED, "heads": "joint", "batch_size": BATCH, "output_type": "float", **settings}
+    ).settled()
     if how.method not in ALIGNING:
         raise UsageError(f"method {how.method} brings no model to another; choose one of {', '.join(ALIGNING)}")
     if points < 2 or samples < 1:

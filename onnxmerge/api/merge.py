@@ -19,7 +19,6 @@ from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.merging.answer.meaning import asked_meanings
 from onnxmerge.model.paths import absolute
-from onnxmerge.model.precision import halved
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, ordered, prepare_merge, read_data
@@ -32,6 +31,7 @@ from onnxmerge.pipeline.options import MergeOptions, merge_options
 from onnxmerge.pipeline.prepare import ModelSource
 from onnxmerge.pipeline.provenance import canonical_recipe
 from onnxmerge.pipeline.publish import sources
+from onnxmerge.pipeline.quantising import in_output_type
 from onnxmerge.pipeline.restoring import Merged, merged
 from onnxmerge.pipeline.selection.choosing import SelectedMatching, chosen_by, matched_by
 from onnxmerge.pipeline.selection.effort import chosen_way, possible_ways
@@ -132,15 +132,14 @@ def merge(
         repair = choose_repair(selected.job, selected.matched, selected.measurements, evaluators)
         result = repair.merged or merged(selected.job, selected.matched, selected.measurements, repair.step)
         result, answers = answered(selected.job, result, apart=parents.separation is not None)
-        product = _product(parents, selected, result)
-        if how.output_type == "float16":
-            product = replace(product, network=halved(product.network, product.weights), weights={})
+        floats = _product(parents, selected, result)
+        product, quantised = in_output_type(job, prepared_merge.schemes, floats, prepared_merge.source)
     with clock.stage("check"):
         require_finite(parents, job.prepared, product, how.provider)
     with clock.stage("compare"):
         held = prepared_merge.source if prepared_merge.split is None else prepared_merge.split.held
         found = errors(parents, product, held, how.provider, evaluators.reference)
-        costs = footprints(parents, job.prepared, product)
+        costs = footprints(parents, job.prepared, floats)
     seen = None
     if details:
         with clock.stage("details"):
@@ -166,6 +165,7 @@ def merge(
         answers=answers,
         effort=tried,
         weighing=weighing,
+        quantised=quantised,
     )
     report = replace(report, labelled=asked is not None, vectors=bool(known))
     read = sources("one of the models", *models, base, model=True)

@@ -25,6 +25,7 @@ from onnxmerge.pipeline.details.merge import MergeDetails
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.publish import Source, save_apart
+from onnxmerge.pipeline.quantising import QuantisedReport
 from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.repairing import RepairCandidate
 from onnxmerge.pipeline.selection.scaling import ScaleReport
@@ -79,7 +80,8 @@ class MergeReport:
     ``held_out`` data or else on that of calibration; None without any. ``answers`` says of each output what it is
     and what its layer was solved for (empty where that was not asked for). ``effort`` says how the way to merge was
     found, and ``weighing`` how its weights were (None: by the user). ``labelled``: labels decided something in the
-    merge that was done. ``vectors``: class vectors were read, whether there are labels or not. ``recipe`` is all that
+    merge that was done. ``vectors``: class vectors were read, whether there are labels or not. ``quantised`` says how
+    the merged model was quantised again (None: it was not). ``recipe`` is all that
     was asked for (``pipeline.provenance``). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
@@ -123,6 +125,7 @@ class MergeReport:
     weighing: WeightsReport | None = None
     labelled: bool = False
     vectors: bool = False
+    quantised: QuantisedReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from onnxmerge.merging.answer.answer import Answered
+from onnxmerge.pipeline.quantising import QuantisedReport
 from onnxmerge.pipeline.selection.search import Candidate
 from onnxmerge.pipeline.selection.weighing import WeightsReport
 from onnxmerge.validation.certificate import Certificate
@@ -47,8 +48,7 @@ def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str,
         yield "merged up to", ", ".join(report.heads.border)
         for outputs, model in zip(report.heads.outputs, called, strict=True):
             yield "outputs", f"{', '.join(outputs)}  {model}"
-    for certificate, model in zip(report.certificates, called, strict=True):
-        yield "certificate", f"{certificate_told(certificate)}  {model}"
+    yield from _checked(report, called)
     yield "free", coverage_told(report.coverage)
 
 
@@ -72,6 +72,22 @@ def _answer(found: Answered) -> str:
         return f"{kind}; {found.form}{mean}"
     agreed = f"agreement with the ensemble {found.before:.4f} -> {found.after:.4f} on {found.samples} held-out samples"
     return f"{kind}; {found.form}{mean}; {agreed}"
+
+
+def _checked(report: MergeReport, called: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """How the merged model was quantised, and what was proved of its parents."""
+    if report.quantised is not None:
+        yield "quantised", _quantised(report.quantised)
+    for certificate, model in zip(report.certificates, called, strict=True):
+        yield "certificate", f"{certificate_told(certificate)}  {model}"
+
+
+def _quantised(found: QuantisedReport) -> str:
+    """How the merged model was quantised, and what that changed."""
+    told = f"as the first model ({', '.join(found.operators)}), {found.weights} weights"
+    if found.ranges is not None:
+        told += f", {found.activations} ranges of activations: {found.ranges}"
+    return told if found.change is None else f"{told}; outputs differ from the float merge by {found.change:.2%}"
 
 
 def own_option(name: str, value: object) -> str:

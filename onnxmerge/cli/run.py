@@ -184,7 +184,10 @@ def _weights(
     metavar="FRACTION",
     help="Merged units for each unit of a model, up to the number of models (zip methods); by default 1.",
 )
-@word_option("output_type", "float16: convert the merged model, inputs and outputs apart.")
+@word_option(
+    "output_type",
+    "float: do not quantise the merge of quantised models again; float16: convert it, inputs and outputs apart.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)

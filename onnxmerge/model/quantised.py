@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnxmerge.errors import InputError
+from onnxmerge.errors import QuantisedError
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.restored import is_restored
 from onnxmerge.types import Array
@@ -70,7 +70,7 @@ def require_alike_quantised(models: ModelSet) -> None:
     """Refuse networks whose quantised weights hold other numbers: integers have no mean.
 
     The same numbers in another order may be those of a network with its units permuted, which can be merged. Raises
-    InputError.
+    QuantisedError.
     """
     for name, value in models.template.graph.initializers.items():
         tensor = value.const_value
@@ -79,7 +79,7 @@ def require_alike_quantised(models: ModelSet) -> None:
         first = _numbers(models.weights[0][name])
         for own, network in zip(models.weights[1:], models.sources[1:], strict=True):
             if not np.array_equal(first, _numbers(own[name])):
-                raise InputError(
+                raise QuantisedError(
                     f"{models.template.label} and {network.label} are quantised differently (initializer {name!r}, "
                     f"{tensor.dtype.name.lower()}): integers have no mean; merge the "
                     "float models, then quantise the result"

@@ -18,14 +18,16 @@ from onnxmerge.calibration.recut import Recut
 from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec, room_for_feeds
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, QuantisedError, StructureError
 from onnxmerge.model.interface import batch_inside, with_batch
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.sample import SampleInput
+from onnxmerge.model.scheme import Scheme
 from onnxmerge.pipeline.job import Job, Progress, Stages
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.ordering import in_one_order
-from onnxmerge.pipeline.prepare import Base, ModelSource, read_models, require, type_models
+from onnxmerge.pipeline.prepare import Base, ModelSource, read_floats, require, type_models
+from onnxmerge.pipeline.quantising import require_restorable
 from onnxmerge.pipeline.resizing import resize
 from onnxmerge.pipeline.selection.held_out import divide, held_out
 from onnxmerge.pipeline.separation import Parents, inputs_of, part, part_with_base, sample_for
@@ -59,7 +61,10 @@ class MergeInputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedMerge:
-    """A merge whose models are read, paired up, typed and certified; ``source`` is ``data`` as the models take it."""
+    """A merge whose models are read, paired up, typed and certified; ``source`` is ``data`` as the models take it.
+
+    ``schemes`` are those by which the parents were quantised (None: one was not).
+    """
 
     job: Job
     parents: Parents
@@ -69,6 +74,7 @@ class PreparedMerge:
     certificates: tuple[Certificate, ...]
     clock: Clock
     notes: tuple[str, ...]
+    schemes: tuple[Scheme | None, ...]
 
 
 def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool) -> PreparedMerge:
@@ -91,8 +97,13 @@ def prepare_merge(
     base = given.base
     clock = Clock(stages)
     with clock.stage("read"):
-        networks = read_models([*models, *([] if base is None else [base])], given.inputs)
-        parents, start = _parted(networks, base, how)
+        networks, schemes, stuck = read_floats([*models, *([] if base is None else [base])], given.inputs)
+        try:
+            parents, start = _parted(networks, base, how)
+        except (StructureError, QuantisedError):
+            if stuck is not None:
+                raise stuck from None
+            raise
         data, completed = _open(parents.models, given, how)
         source: CalibrationSource | None = completed or data
         size = None if source is None else _only_batch(parents, source, how.provider)
@@ -106,11 +117,12 @@ def prepare_merge(
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
         job = replace(job, resized=resize(prepared, how))
+    require_restorable(schemes, parents, job)
     notes = (
         *(note for network in networks for note in network.notes),
         *(() if size is None else (_fixed_inside(parents, size),)),
     )
-    return PreparedMerge(job, parents, data, source, None, certificates, clock, notes)
+    return PreparedMerge(job, parents, data, source, None, certificates, clock, notes, schemes[: len(models)])
 
 
 def ordered(prepared_merge: PreparedMerge) -> PreparedMerge:

@@ -21,7 +21,7 @@ from onnxmerge.merging.task_vectors import TASK_VECTORS, Scaled, TaskVectorMetho
 from onnxmerge.pipeline.methods import METHODS, OWN_OPTIONS, takers
 from onnxmerge.text import shown
 
-OutputType = Literal["keep", "float16"]
+OutputType = Literal["keep", "float", "float16"]
 HeadsChoice = Literal["auto", "joint", "separate"]
 AnswerChoice = Literal["auto", "mean", "ensemble"]
 Effort = Literal["fast", "balanced", "best"]
@@ -71,7 +71,8 @@ class MergeOptions:
     trailing parts differ, from where they differ. ``until`` names the last nodes (or tensors) to merge instead, and
     implies separate heads. ``share`` below 1 merges that fraction of each group's units, the most similar ones, and
     keeps the others apart. ``width`` is of how many merged units a zip makes each group, as a fraction of a model's
-    units: from above 0 to the number of models (None: 1). ``output_type`` float16 converts the merged model at the end.
+    units: from above 0 to the number of models (None: 1). ``output_type`` float16 converts the merged model at the end,
+    float keeps the merge of quantised models in floats; else it is quantised as the first of them is.
     """
 
     method: str = DEFAULT

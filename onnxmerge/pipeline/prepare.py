@@ -18,12 +18,14 @@ from onnxmerge.axes.operators import OperatorTable, read_operators
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.heads.assembly import inseparable
 from onnxmerge.model.arrays import holds_nan, is_floating
+from onnxmerge.model.dequantise import dequantised
 from onnxmerge.model.hoist import trace_inside
 from onnxmerge.model.interface import declared_alike
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.read import read_network
 from onnxmerge.model.sample import SampleInput, synthesize
+from onnxmerge.model.scheme import Scheme
 from onnxmerge.model.trace import Trace
 from onnxmerge.units.layout import Typing
 from onnxmerge.validation.certificate import Certificate, certify
@@ -72,7 +74,26 @@ def read_models(models: Sequence[ModelSource], inputs: Mapping[str, SampleInput]
 
     ``inputs`` are what is known of those of the first. Raises InputError for a model that cannot be read or holds nan.
     """
+    return _usable([read_network(model) for model in models], inputs)
+
+
+def read_floats(
+    models: Sequence[ModelSource], inputs: Mapping[str, SampleInput] | None = None
+) -> tuple[tuple[Network, ...], tuple[Scheme | None, ...], InputError | None]:
+    """The same of the float networks that quantised models stand for, and the schemes that these were quantised by.
+
+    Where one of them cannot be taken apart all are as they were read, and the last says why.
+    """
     networks = [read_network(model) for model in models]
+    try:
+        found = dequantised(networks)
+    except InputError as error:
+        return _usable(networks, inputs), (None,) * len(networks), error
+    return _usable([each.network for each in found], inputs), tuple(each.scheme for each in found), None
+
+
+def _usable(networks: Sequence[Network], inputs: Mapping[str, SampleInput] | None) -> tuple[Network, ...]:
+    """The networks, their inputs declared alike."""
     for network in networks:
         weights = network.weights
         for name in weights:

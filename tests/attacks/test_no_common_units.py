@@ -37,6 +37,15 @@ def quantised(seed: int) -> onnx.ModelProto:
     return build(QDQ, {**weights, **scales, "wz": np.int8(0), "vz": np.int8(0)})
 
 
+def unknown(seed: int) -> onnx.ModelProto:
+    """A product of integers that is cast, and not scaled."""
+    weights = {"w": np.random.default_rng(seed).integers(-9, 9, (6, 3), dtype=np.int8)}
+    graph = """(float[n,6] x) => (float[n,3] y) {
+        q, s, z = DynamicQuantizeLinear(x) m = MatMulInteger(q, w, z) y = Cast<to=1>(m)
+    }"""
+    return build(graph, weights)
+
+
 def restored(seed: int) -> onnx.ModelProto:
     """Quantised by hand: integers, and plain operators that make floats of them."""
     rng = np.random.default_rng(seed)
@@ -86,10 +95,13 @@ RANKS = ("rank 4", "8", "fold each adapter into its base weight first")
 
 
 @attacks(
-    Attack("quantised", _pair(quantised, 0, 1), says=QUANTISED),
-    Attack("quantised, planned", _pair(quantised, 0, 1, "--dry-run"), says=QUANTISED),
-    Attack("quantised, joint", _pair(quantised, 0, 1, "--heads", "joint"), says=QUANTISED),
-    Attack("quantised, with a base", _based, says=QUANTISED[1:]),
+    Attack("quantised", _pair(quantised, 0, 1), 0, writes=("m.onnx",)),
+    Attack("quantised, planned", _pair(quantised, 0, 1, "--dry-run"), 0),
+    Attack("quantised, joint", _pair(quantised, 0, 1, "--heads", "joint"), 0, writes=("m.onnx",)),
+    Attack("quantised, with a base", _based, 0, writes=("m.onnx",)),
+    Attack("quantised in a way that is not known", _pair(unknown, 0, 1), says=(*QUANTISED, "node")),
+    Attack("the same, planned", _pair(unknown, 0, 1, "--dry-run"), says=(*QUANTISED, "node")),
+    Attack("the same, itself", _pair(unknown, 0, 0), 0, writes=("m.onnx",)),
     Attack("quantised, itself", _pair(quantised, 0, 0), 0, writes=("m.onnx",)),
     Attack("quantised, permuted", _permuted(quantised), 0, writes=("m.onnx",)),
     Attack("quantised by hand", _pair(restored, 0, 1), says=QUANTISED),
