@@ -1,13 +1,14 @@
 """Statistics of activations over a calibration source: what matching and repair know about the data.
 
 Batch after batch goes through the instrumented graph (all models at once); what comes back is added up in float64.
-One batch of activations is held at a time, and none is kept.
+One batch of activations is held at a time, and none is kept. The data is cut into shards: first the runs of a shard are
+added up, then the shards, both in the order of the data, so that shards may be measured anywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +29,10 @@ from onnxmerge.activations.views import (
     variance_output,
 )
 from onnxmerge.calibration.batches import parts, takes_any
+from onnxmerge.calibration.chunks import Feed, rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
+from onnxmerge.executor import HERE, Executor
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session
 from onnxmerge.types import Floats
@@ -44,6 +47,9 @@ DEAD = 1e-10
 ACTIVATIONS = 1 << 30
 """Bytes of measured activations in one run, of all models, at about which a batch is cut. It does not depend on what is
 free: where batches are cut decides how sums are rounded."""
+
+SHARD = 128
+"""Samples from which on feeds are a shard. It depends on nothing: it decides how sums are rounded."""
 
 _FLUSH_ROWS = 128  # means of so many batches are multiplied at once: one by one would be slow where batches are of 1
 
@@ -151,13 +157,14 @@ def measure_statistics(
     max_positions: int = POSITIONS,
     pairs: Sequence[tuple[int, int]] | None = None,
     traced: int | None = None,
+    executor: Executor = HERE,
 ) -> Statistics:
     """Run every set of ``weights`` through the template on the calibration data, once, and collect what is requested.
 
     ``traced`` is the number of samples that the typing's shapes are of; with it, batches whose activations would take
     more than ACTIVATIONS are cut, where the model takes any number of samples.
     ``pairs`` are the pairs of models whose products a Gram holds: each other model with the first by default; (m, m)
-    gives products inside a model.
+    gives products inside a model. ``executor`` says where the data is measured.
 
     Raises:
         InputError: the source holds nothing or lacks an input, a requested tensor or space does not exist, a model
@@ -168,24 +175,35 @@ def measure_statistics(
     if pairs is None:
         pairs = [(0, other) for other in range(1, len(weights))]
     plan = _plan(model, typing, requests, pairs)
-    accumulators = _Accumulators(plan, len(weights))
-    if plan.views:
-        measured, own = instrument(model, weights, plan.views, plan.products)
-        session = open_session(measured, weights=own, provider=provider, optimise=True, at_once=True)
-        inputs = tuple(value.name or "" for value in model.graph.inputs)
+    if not plan.views:
+        return _finished(plan, len(weights), _Sums.of_nothing())
+    most = None
+    if traced is not None and takes_any(model):
         tensors = {view.tensor for view in plan.views}
-        most = None
-        if traced is not None and takes_any(model):
-            most = samples_at_once(typing, tensors, traced, models=len(weights), size=ACTIVATIONS)
-        done, total = 0, len(source.sizes)
-        for done, batch in enumerate(source, start=1):
-            for part in parts(batch, most):
-                accumulators.add(session.run(_feeds(part, inputs, max_positions)))
-            if progress is not None:
-                progress(done, total)
-        if not done:
-            raise InputError("the calibration source gave no batch; it needs at least one sample")
-    return accumulators.finish()
+        most = samples_at_once(typing, tensors, traced, models=len(weights), size=ACTIVATIONS)
+    work = _Measuring(model, tuple(weights), plan, provider, max_positions, most)
+    total, whole = _Sums.of_nothing(), len(source.sizes)
+    for shard in executor.map(work, shards(source)):
+        total = total.with_added(shard)
+        if progress is not None:
+            progress(total.feeds, whole)
+    if not total.feeds:
+        raise InputError("the calibration source gave no batch; it needs at least one sample")
+    return _finished(plan, len(weights), total)
+
+
+def shards(source: Iterable[Feed]) -> Iterator[tuple[Feed, ...]]:
+    """The feeds of a source, neighbours together until they have at least SHARD samples."""
+    held: list[Feed] = []
+    samples = 0
+    for feed in source:
+        held.append(feed)
+        samples += rows(feed)
+        if samples >= SHARD:
+            yield tuple(held)
+            held, samples = [], 0
+    if held:
+        yield tuple(held)
 
 
 def samples_at_once(typing: Typing, tensors: Collection[str], traced: int, *, models: int = 1, size: int) -> int:
@@ -256,6 +274,62 @@ def _plan(
     return _Plan(tuple(views), grams, moments, products)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    """What was added up over so many ``feeds``.
+
+    ``counts`` are the rows of each view [views], ``sums`` and ``squares`` [M, units] those of a view's units, ``cross``
+    [units, units] the products; views and products are in the order of the plan.
+    """
+
+    feeds: int
+    counts: NDArray[np.int64]
+    sums: Sequence[Floats]
+    squares: Sequence[Floats]
+    cross: Sequence[Floats]
+
+    @classmethod
+    def of_nothing(cls) -> _Sums:
+        return cls(0, np.zeros(0, np.int64), (), (), ())
+
+    def with_added(self, other: _Sums) -> _Sums:
+        """Both together. The arrays of this one are used up."""
+        if not self.feeds:  # what comes from another process must not be written to
+            own = [[np.require(each, requirements="W") for each in every] for every in (other.sums, other.squares)]
+            return _Sums(other.feeds, other.counts, *own, [np.require(each, requirements="W") for each in other.cross])
+        for own, more in ((self.sums, other.sums), (self.squares, other.squares), (self.cross, other.cross)):
+            for array, added in zip(own, more, strict=True):
+                np.add(array, added, out=array)
+        return _Sums(self.feeds + other.feeds, self.counts + other.counts, self.sums, self.squares, self.cross)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measuring:
+    """The work of measuring: shards of the data go in, sums come out. At most ``most`` samples are run at once."""
+
+    model: ir.Model
+    weights: Sequence[Mapping[str, NDArray[Any]]]
+    plan: _Plan
+    provider: str
+    max_positions: int
+    most: int | None
+
+    def open(self) -> Callable[[Sequence[Feed]], _Sums]:
+        """Open all models as one network that gives the statistics."""
+        measured, own = instrument(self.model, self.weights, self.plan.views, self.plan.products)
+        session = open_session(measured, weights=own, provider=self.provider, optimise=True, at_once=True)
+        inputs = tuple(value.name or "" for value in self.model.graph.inputs)
+
+        def sums(shard: Sequence[Feed]) -> _Sums:
+            accumulators = _Accumulators(self.plan, len(self.weights))
+            for feed in shard:
+                for part in parts(feed, self.most):
+                    accumulators.add(session.run(_feeds(part, inputs, self.max_positions)))
+            return accumulators.finish(len(shard))
+
+        return sums
+
+
 @dataclass(slots=True, eq=False)
 class _Accumulators:
     """Float64 sums of what the runs give. Means wait until there are enough for one matrix product of them all."""
@@ -265,7 +339,7 @@ class _Accumulators:
     counts: NDArray[np.int64] = field(init=False)
     sums: list[Floats] = field(init=False)
     squares: list[Floats] = field(init=False)
-    cross: dict[UnitProduct, Floats] = field(init=False)
+    cross: dict[UnitProduct, Floats] = field(default_factory=dict)
     waiting: list[tuple[NDArray[np.int64], list[Floats]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -273,33 +347,36 @@ class _Accumulators:
         self.counts = np.zeros(len(sizes), np.int64)
         self.sums = [np.zeros((self.models, size)) for size in sizes]
         self.squares = [np.zeros((self.models, size)) for size in sizes]
-        self.cross = {product: np.zeros((sizes[product.views[0]],) * 2) for product in self.plan.products}
 
     def add(self, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Add one batch.
+        """Add one run.
 
         Raises:
             InputError: an activation is not finite.
 
         """
-        rows = np.array([int(outputs[rows_output(v)]) for v in range(len(self.plan.views))], np.int64)
+        counts = np.array([int(outputs[rows_output(v)]) for v in range(len(self.plan.views))], np.int64)
         means: list[Floats] = []
         for v, view in enumerate(self.plan.views):
             mean, variance = (self._stacked(outputs, name, v) for name in (mean_output, variance_output))
-            if not rows[v]:
+            if not counts[v]:
                 mean, variance = np.zeros_like(mean), np.zeros_like(mean)  # over nothing they are not numbers
             elif not (np.isfinite(mean).all() and np.isfinite(variance).all()):
                 raise InputError(
                     f"activation {view.tensor!r} has NaN or infinite values on the calibration data; "
                     "check its scale against what the model was trained on"
                 )
-            self.sums[v] += rows[v] * mean
-            self.squares[v] += rows[v] * (variance + mean**2)
+            self.sums[v] += counts[v] * mean
+            self.squares[v] += counts[v] * (variance + mean**2)
             means.append(mean)
-        self.counts += rows
+        self.counts += counts
         for product in self.plan.products:
-            self.cross[product] += outputs[product_output(product)]
-        self.waiting.append((rows, means))
+            found = outputs[product_output(product)]
+            if product in self.cross:
+                self.cross[product] += found
+            else:
+                self.cross[product] = found.astype(np.float64)
+        self.waiting.append((counts, means))
         if len(self.waiting) >= _FLUSH_ROWS:
             self._flush()
 
@@ -308,39 +385,43 @@ class _Accumulators:
         return np.stack([outputs[name(view, m)].reshape(-1) for m in range(self.models)]).astype(np.float64)
 
     def _flush(self) -> None:
-        """What centring took out of the products: rows times mean times mean, for each batch and view."""
+        """What centring took out of the products: rows times mean times mean, for each run and view."""
         if not self.waiting:
             return
         for product in self.plan.products:
             i, j = product.pair
-            rows = np.concatenate([[batch[v] for v in product.views] for batch, _ in self.waiting])
+            counts = np.concatenate([[batch[v] for v in product.views] for batch, _ in self.waiting])
             left = np.stack([means[v][i] for _, means in self.waiting for v in product.views])
             right = np.stack([means[v][j] for _, means in self.waiting for v in product.views])
-            self.cross[product] += (left * rows[:, None]).T @ right
+            self.cross[product] += (left * counts[:, None]).T @ right
         self.waiting.clear()
 
-    def finish(self) -> Statistics:
+    def finish(self, feeds: int) -> _Sums:
+        """What was added up, over so many feeds."""
         self._flush()
-        gram = {
-            space: Gram(
-                int(sum(self.counts[v] for v in views)),
-                np.sum([self.sums[v] for v in views], axis=0),
-                np.sum([self.squares[v] for v in views], axis=0),
-                {product.pair: total for product, total in self.cross.items() if product.key == space},
-            )
-            for space, views in self.plan.grams.items()
-        }
-        return Statistics(gram, self._moments())
+        cross = [self.cross[product] for product in self.plan.products]
+        return _Sums(feeds, self.counts, self.sums, self.squares, cross)
 
-    def _moments(self) -> dict[tuple[int, str, str], Moments]:
-        found: dict[tuple[int, str, str], Moments] = {}
-        for (tensor, space), views in self.plan.moments.items():
-            count = int(sum(self.counts[v] for v in views))
-            for model in range(self.models if count else 0):
-                sums: Floats = np.sum([self.sums[v][model] for v in views], axis=0)
-                squares: Floats = np.sum([self.squares[v][model] for v in views], axis=0)
-                found[model, tensor, space] = Moments(count, sums / count, _variance(count, sums, squares))
-        return found
+
+def _finished(plan: _Plan, models: int, total: _Sums) -> Statistics:
+    cross = dict(zip(plan.products, total.cross, strict=True)) if total.feeds else {}
+    gram = {
+        space: Gram(
+            int(sum(total.counts[v] for v in views)),
+            np.sum([total.sums[v] for v in views], axis=0),
+            np.sum([total.squares[v] for v in views], axis=0),
+            {product.pair: own for product, own in cross.items() if product.key == space},
+        )
+        for space, views in plan.grams.items()
+    }
+    found: dict[tuple[int, str, str], Moments] = {}
+    for (tensor, space), views in plan.moments.items():
+        count = int(sum(total.counts[v] for v in views))
+        for model in range(models if count else 0):
+            sums: Floats = np.sum([total.sums[v][model] for v in views], axis=0)
+            squares: Floats = np.sum([total.squares[v][model] for v in views], axis=0)
+            found[model, tensor, space] = Moments(count, sums / count, _variance(count, sums, squares))
+    return Statistics(gram, found)
 
 
 def _variance(count: int, sums: Floats, squares: Floats) -> Floats:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from onnxmerge.api.cluster import executor_on
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
 from onnxmerge.api.reporting import report_of
 from onnxmerge.calibration.sources import SourceSpec
@@ -64,6 +65,8 @@ def merge(
     stages: Stages = nullcontext,
     work_dir: str | Path | None = None,
     resume: bool = False,
+    cluster: str | None = None,
+    worker_cpus: int = 1,
     **settings: Any,
 ) -> MergeResult:
     """Merge models of one structure into one, or models of one trunk into one with a head for each.
@@ -87,6 +90,9 @@ def merge(
         stages: Is entered for each stage while it lasts.
         work_dir: Folder in which results of stages are kept, and looked for (docs/outputs.md); it may not be there yet.
         resume: Refuse a ``work_dir`` that was kept for another merge.
+        cluster: Where to measure, match and try: "local" starts a Ray cluster on this machine for it, "auto" and
+            "HOST:PORT" are one that runs (docs/scaling.md); by default all is done in this process.
+        worker_cpus: Processor cores of each of its workers.
         **settings: The fields of ``options`` one by one, instead of it (``method="rebasin"``, ``alpha=0.3``), and the
             own options of method and refinement (``method="ties"``, ``density=0.3``; docs/task-vectors.md).
 
@@ -100,78 +106,81 @@ def merge(
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=labels is not None)
     work = _work(work_dir, resume=resume)
-    prepared_merge = prepare_merge(models, given, every[0], progress or silent, stages)
-    prepared_merge = ordered(read_data(prepared_merge))
-    parents, clock = prepared_merge.parents, prepared_merge.clock
-    asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
-    known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
-    made_from = partial(
-        canonical_recipe,
-        models=tuple(network.sha256 for network in prepared_merge.job.prepared.models.sources),
-        base=None if prepared_merge.job.base is None else prepared_merge.job.base.network.sha256,
-        calibration=None if prepared_merge.source is None else prepared_merge.source.digest(),
-        inputs=given.inputs,
-        vectors=known,
-    )
-    store = NO_STORE if work is None else begin(work, asked_for, partial(made_from, asked=asked), resume=resume)
-    with clock.stage("try"):
-        outputs = outputs_of(prepared_merge.job, known)
-        prepared_merge = replace(prepared_merge, job=replace(prepared_merge.job, outputs=outputs, store=store))
-        how, tried = chosen_way(prepared_merge.job, asked_for, every, asked)
-    with clock.stage("weigh") if how.weighs else nullcontext():
-        how, weighing = weighed(prepared_merge.job, how, asked, asked_for.effort)
-    asked = asked if decidable(how) else None  # labels may have decided all that there was to decide
-    prepared_merge = divided(prepared_merge, how, labelled=asked is not None)
-    job = prepared_merge.job
-    with clock.stage("calibrate"):
-        measurements = measured(job, choices(how, len(job.prepared.models.weights)))
-    with clock.stage("match"):
-        evaluators = chosen_by(prepared_merge.split, asked)
-        selected = matched_by(job, measurements, evaluators)
-    with clock.stage("merge"):
-        repair = choose_repair(selected.job, selected.matched, selected.measurements, evaluators)
-        result = repair.merged or merged(selected.job, selected.matched, selected.measurements, repair.step)
-        result, answers = answered(selected.job, result, apart=parents.separation is not None)
-        floats = _product(parents, selected, result)
-        product, quantised = in_output_type(job, prepared_merge.schemes, floats, prepared_merge.source)
-    with clock.stage("check"):
-        require_finite(parents, job.prepared, product, how.provider)
-    with clock.stage("compare"):
-        held = prepared_merge.source if prepared_merge.split is None else prepared_merge.split.held
-        found = errors(parents, product, held, how.provider, evaluators.reference)
-        costs = footprints(parents, job.prepared, floats)
-    seen = None
-    if details:
-        with clock.stage("details"):
-            seen = details_of(
-                selected.job,
-                selected.matched,
-                selected.measurements,
-                result.weights,
-                answers,
-                parents=parents,
-                product=product,
-                held=None if prepared_merge.split is None else prepared_merge.split.held,
-            )
-    report = report_of(selected, prepared_merge.certificates, result, repair, product, seconds=clock.seconds)
-    notes = tuple(dict.fromkeys((*prepared_merge.notes, *report.notes, *of_data(prepared_merge), *store.notes())))
-    report = replace(
-        report,
-        footprints=costs,
-        reconstruction=found,
-        held_out=prepared_merge.split is not None,
-        notes=notes,
-        recipe=made_from(how, asked=asked),
-        answers=answers,
-        effort=tried,
-        weighing=weighing,
-        quantised=quantised,
-    )
-    report = replace(report, labelled=asked is not None, vectors=bool(known))
-    read = sources("one of the models", *models, base, model=True)
-    read += sources("the data", calibration, labels, tasks, vectors, how.operators)
-    flow = flow_of(job.prepared.traced.graph, job.prepared.typing)
-    return MergeResult(product.network, product.weights, report, read, flow, seen)
+    with executor_on(cluster, worker_cpus, asked_for.provider) as executor:
+        prepared_merge = prepare_merge(models, given, every[0], progress or silent, stages)
+        prepared_merge = ordered(read_data(prepared_merge))
+        parents, clock = prepared_merge.parents, prepared_merge.clock
+        asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
+        known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
+        made_from = partial(
+            canonical_recipe,
+            models=tuple(network.sha256 for network in prepared_merge.job.prepared.models.sources),
+            base=None if prepared_merge.job.base is None else prepared_merge.job.base.network.sha256,
+            calibration=None if prepared_merge.source is None else prepared_merge.source.digest(),
+            inputs=given.inputs,
+            vectors=known,
+        )
+        store = NO_STORE if work is None else begin(work, asked_for, partial(made_from, asked=asked), resume=resume)
+        with clock.stage("try"):
+            outputs = outputs_of(prepared_merge.job, known)
+            job = replace(prepared_merge.job, outputs=outputs, store=store, executor=executor)
+            prepared_merge = replace(prepared_merge, job=job)
+            how, tried = chosen_way(prepared_merge.job, asked_for, every, asked)
+        with clock.stage("weigh") if how.weighs else nullcontext():
+            how, weighing = weighed(prepared_merge.job, how, asked, asked_for.effort)
+        asked = asked if decidable(how) else None  # labels may have decided all that there was to decide
+        prepared_merge = divided(prepared_merge, how, labelled=asked is not None)
+        job = prepared_merge.job
+        with clock.stage("calibrate"):
+            measurements = measured(job, choices(how, len(job.prepared.models.weights)))
+        with clock.stage("match"):
+            evaluators = chosen_by(prepared_merge.split, asked)
+            selected = matched_by(job, measurements, evaluators)
+        with clock.stage("merge"):
+            repair = choose_repair(selected.job, selected.matched, selected.measurements, evaluators)
+            result = repair.merged or merged(selected.job, selected.matched, selected.measurements, repair.step)
+            result, answers = answered(selected.job, result, apart=parents.separation is not None)
+            floats = _product(parents, selected, result)
+            product, quantised = in_output_type(job, prepared_merge.schemes, floats, prepared_merge.source)
+        with clock.stage("check"):
+            require_finite(parents, job.prepared, product, how.provider)
+        with clock.stage("compare"):
+            held = prepared_merge.source if prepared_merge.split is None else prepared_merge.split.held
+            found = errors(parents, product, held, how.provider, evaluators.reference)
+            costs = footprints(parents, job.prepared, floats)
+        seen = None
+        if details:
+            with clock.stage("details"):
+                seen = details_of(
+                    selected.job,
+                    selected.matched,
+                    selected.measurements,
+                    result.weights,
+                    answers,
+                    parents=parents,
+                    product=product,
+                    held=None if prepared_merge.split is None else prepared_merge.split.held,
+                )
+        report = report_of(selected, prepared_merge.certificates, result, repair, product, seconds=clock.seconds)
+        notes = tuple(dict.fromkeys((*prepared_merge.notes, *report.notes, *of_data(prepared_merge), *store.notes())))
+        report = replace(
+            report,
+            footprints=costs,
+            reconstruction=found,
+            held_out=prepared_merge.split is not None,
+            notes=notes,
+            recipe=made_from(how, asked=asked),
+            answers=answers,
+            effort=tried,
+            weighing=weighing,
+            quantised=quantised,
+            labelled=asked is not None,
+            vectors=bool(known),
+        )
+        read = sources("one of the models", *models, base, model=True)
+        read += sources("the data", calibration, labels, tasks, vectors, how.operators)
+        flow = flow_of(job.prepared.traced.graph, job.prepared.typing)
+        return MergeResult(product.network, product.weights, report, read, flow, seen)
 
 
 def plan(

@@ -10,12 +10,37 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.chunks import Feed
+from onnxmerge.calibration.chunks import Feed, rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 
 HELD_OUT = 5
 """One sample in so many is held out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gathered:
+    """Feeds that were read of a source with the digest ``sha256``; a source itself, that other processes can have."""
+
+    feeds: tuple[Feed, ...]
+    sha256: str
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The samples in each feed."""
+        return [rows(feed) for feed in self.feeds]
+
+    def __iter__(self) -> Iterator[Feed]:
+        """Begin a pass."""
+        return iter(self.feeds)
+
+    def at(self, places: Sequence[int]) -> Iterator[Feed]:
+        """The feeds at these places, in rising order."""
+        return (self.feeds[place] for place in places)
+
+    def digest(self) -> str:
+        """SHA-256 of the source that they were read from."""
+        return self.sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +63,10 @@ class Spread:
     def at(self, places: Sequence[int]) -> Iterator[Feed]:
         """The feeds at these places, in rising order."""
         return self.source.at([self._chosen[place] for place in places])
+
+    def __reduce__(self) -> tuple[type[Gathered], tuple[tuple[Feed, ...], str]]:
+        """What another process gets of it: the feeds that it takes, and nothing of how they are read."""
+        return Gathered, (tuple(self), self.digest())
 
     def placed(self) -> Iterator[tuple[int, Feed]]:
         """Each feed with the place of its first sample in the source."""

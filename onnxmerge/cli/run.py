@@ -227,6 +227,19 @@ def _weights(
     help="Keep results of stages in this folder, and use those that fit: a run that was killed goes on there.",
 )
 @click.option("--resume", is_flag=True, help="Refuse a --work-dir that was kept for another merge.")
+@click.option(
+    "--cluster",
+    metavar="local|auto|HOST:PORT",
+    help="Measure, match and try on the workers of a Ray cluster: one on this machine for this command, the one that "
+    "this machine belongs to, or that of a head (docs/scaling.md).",
+)
+@click.option(
+    "--worker-cpus",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processor cores of each worker of the --cluster.",
+)
 @click.option("--dry-run", is_flag=True, help="Pair up, type and certify the models, say what would be done, and stop.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
@@ -241,6 +254,8 @@ def run(
     save_recipe: Path | None,
     work_dir: Path | None,
     resume: bool,
+    cluster: str | None,
+    worker_cpus: int,
     dry_run: bool,
     quiet: bool,
     **_settings: Any,
@@ -255,6 +270,8 @@ def run(
     on the command line go before it.
     """
     _require_sense(report, card, work_dir, resume=resume, dry_run=dry_run)
+    if dry_run and cluster is not None:
+        raise UsageError("--cluster is where a merge is done, and --dry-run makes none; leave one of them out")
     recipe = asked_for(context, models)
     note_files(context, recipe)
     data = recipe.calibration
@@ -281,7 +298,7 @@ def run(
             stages = nullcontext if quiet else long_stage
             if work_dir is not None and resume and not (quiet or begun(work_dir)):
                 complain(f"{work_dir} keeps nothing yet: beginning from the start")
-            asked |= {"work_dir": work_dir, "resume": resume}
+            asked |= {"work_dir": work_dir, "resume": resume, "cluster": cluster, "worker_cpus": worker_cpus}
             asked |= {"progress": progress_bar, "stages": stages, "details": report is not None}
             result = merge(recipe.models, **asked, **inputs)
             with stages("write"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from onnxmerge.executor import HERE
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.method import (
     MatchProblem,
     MatchResult,
+    Search,
     depending,
     notes_on,
     require_weights_only,
@@ -44,27 +47,51 @@ def align(
 
     Unless ``matched`` every model is left in its order. Raises UsageError where rules or problem do not fit ``alpha``.
     """
-    compared, (first, *others) = alpha < 1.0, (CachedWeights(own, problem.cache_bytes) for own in problem.weights)
+    compared, others = alpha < 1.0, range(len(problem.weights) - 1)
     if not compared:
         require_weights_only(overrides)
-    activations = problem.activations if compared else [{}] * len(others)
-    if len(activations) != len(others):
+    elif len(problem.activations) != len(others):
         raise without_activations()
-    plan, found = make_plan(problem.typing, overrides.pinned), []
-    for index, (weights, seen) in enumerate(zip(others, activations, strict=True)):
-        started, known = time.perf_counter(), known_activations(plan, seen)
-        shares = with_twins_told_apart(shares_of(plan, alpha, known, overrides), known)
-        kept = ProductsOfPair(plan, first, weights)
-        objective_of = ObjectiveFunction(PairOfModels(plan, first, weights, known, shares, objective, kept))
-        # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
-        with np.errstate(invalid="ignore", over="ignore"):
-            before = objective_of(identity(plan.spaces))
-            rng = np.random.default_rng([problem.seed, index])
-            sweeps = _match(objective_of, alpha, problem, rng) if matched else _left(identity(plan.spaces), before)
-        notes = notes_on(plan, shares, overrides, activations=compared)
-        found.append((sweeps.matching, search_of(sweeps, before, started, notes)))
+    executor = problem.executor if len(others) > 1 else HERE
+    found = list(executor.map(_Aligning(problem, overrides, alpha, objective, matched), others))
     permutations, searches = zip(*found, strict=True)
     return MatchResult(permutations, searches=searches)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Aligning:
+    """The work of aligning models to the first: what goes in is which of the others."""
+
+    problem: MatchProblem
+    overrides: Overrides
+    alpha: float
+    objective: Objective
+    matched: bool
+
+    def open(self) -> Callable[[int], tuple[Permutations, Search]]:
+        """Find the groups of units; weights of the first model are kept from one pair to the next."""
+        problem, alpha, overrides, compared = self.problem, self.alpha, self.overrides, self.alpha < 1.0
+        first, plan = (
+            CachedWeights(problem.weights[0], problem.cache_bytes),
+            make_plan(problem.typing, overrides.pinned),
+        )
+
+        def aligned(index: int) -> tuple[Permutations, Search]:
+            weights = CachedWeights(problem.weights[index + 1], problem.cache_bytes)
+            started = time.perf_counter()
+            known = known_activations(plan, problem.activations[index] if compared else {})
+            shares = with_twins_told_apart(shares_of(plan, alpha, known, overrides), known)
+            kept = ProductsOfPair(plan, first, weights)
+            objective_of = ObjectiveFunction(PairOfModels(plan, first, weights, known, shares, self.objective, kept))
+            # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
+            with np.errstate(invalid="ignore", over="ignore"):
+                before = objective_of(identity(plan.spaces))
+                rng, moves = np.random.default_rng([problem.seed, index]), self.matched
+                sweeps = _match(objective_of, alpha, problem, rng) if moves else _left(identity(plan.spaces), before)
+            notes = notes_on(plan, shares, overrides, activations=compared)
+            return sweeps.matching, search_of(sweeps, before, started, notes)
+
+        return aligned
 
 
 def _match(

@@ -22,6 +22,10 @@ class CachedWeights(Mapping[str, NDArray[Any]]):
         self._held = 0
         self._cache: OrderedDict[str, NDArray[Any]] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type[CachedWeights], tuple[Mapping[str, NDArray[Any]], int]]:
+        """What another process gets of it: nothing that is kept, for that is among the weights too."""
+        return CachedWeights, (self._weights, self._limit)
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name in self._cache:
             self._cache.move_to_end(name)

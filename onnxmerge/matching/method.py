@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.contracts import Contract, O, describe, in_words, number
 from onnxmerge.errors import UsageError
+from onnxmerge.executor import HERE, Executor
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.objective import ModelSimilarity
 from onnxmerge.matching.overrides import Overrides
@@ -47,7 +48,7 @@ class MatchProblem:
     units [n] of each model, by space, where they were seen. ``shares`` are the models' shares in the merged units where
     these are not equal: a zip compares units by the neighbours that merging will give them. ``widths`` says of how many
     merged units a zip makes plain spaces. ``cache_bytes`` bounds the memory for initializers that are kept between
-    sweeps, for each model.
+    sweeps, for each model. ``executor`` runs what does not depend on each other: pairs of models.
     """
 
     typing: Typing
@@ -60,6 +61,7 @@ class MatchProblem:
     seed: int = 0
     max_sweeps: int = 50
     cache_bytes: int = 1 << 30
+    executor: Executor = HERE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ models, by construction. How alike all models are in it is the sum over pairs, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, TypeAlias
@@ -68,9 +68,8 @@ def model_similarity(models: ModelsToJoin, universe: Universe) -> ModelSimilarit
     return ModelSimilarity(sum(each.total for each in found), means)
 
 
-def first_universe(models: ModelsToJoin, match: Callable[[PairOfModels], Sweeps[Permutations]]) -> Universe:
-    """The units of the model that is most similar to all others when each pair is matched by itself."""
-    found = {pair: match(models.pair(*pair)) for pair in models.pairs}
+def first_universe(models: ModelsToJoin, found: Mapping[tuple[int, int], Sweeps[Permutations]]) -> Universe:
+    """The units of the model that is most similar to all others; each pair was matched by itself, as ``found`` says."""
     totals = [sum(each.similarity.total for pair, each in found.items() if model in pair) for model in models.all]
     centre = int(np.argmax(totals))
     spaces = models.plan.spaces

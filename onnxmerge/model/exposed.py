@@ -28,7 +28,7 @@ class Exposed:
 
     def __init__(self, network: Network, *, outputs_alone: bool = False) -> None:
         self.network, self.large = network, is_large(network.model)
-        self._outputs_alone = outputs_alone
+        self.outputs_alone = outputs_alone
         self.computed = dict.fromkeys(str(value.name) for node in network.graph for value in node.outputs if value.name)
         weights = [value for value in network.graph.initializers.values() if _may_change(value)]
         feedable = all(value.const_value is not None and _feedable(value.const_value.dtype) for value in weights)
@@ -91,7 +91,7 @@ class Exposed:
         if not made:
             return None
         place = available(provider)
-        alone = self._outputs_alone
+        alone = self.outputs_alone
         outputs = tuple(self.computed if place == "cpu" and not alone else made)
         shared = bool(self._fed or not version) and not self._random
         if shared and (place, outputs) in self._sessions:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.executor import HERE, Executor
 from onnxmerge.merging.answer.outputs import NO_OUTPUTS, Outputs
 from onnxmerge.merging.combine import shares_of
 from onnxmerge.model.network import Network
@@ -42,7 +43,7 @@ class Job:
 
     ``base`` is the model that all others were fine-tuned from, where it was given; ``resized`` what merging makes of
     the parents' graph, where groups of it get another width; ``outputs`` what the parents' outputs mean; ``store`` has
-    what stages found before.
+    what stages found before, and ``executor`` runs what does not depend on each other.
     """
 
     prepared: Prepared
@@ -53,6 +54,11 @@ class Job:
     resized: Resized | None = None
     outputs: Outputs = NO_OUTPUTS
     store: Store = NO_STORE
+    executor: Executor = HERE
+
+    def __reduce__(self) -> tuple[type[Job], tuple[object, ...]]:
+        """What another process gets of it: it keeps no results, shows no progress, and sends nothing on."""
+        return Job, (self.prepared, self.source, self.options, silent, self.base, self.resized, self.outputs)
 
     @property
     def network(self) -> Network:

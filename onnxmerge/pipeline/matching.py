@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, cuts
 from onnxmerge.errors import InputError
-from onnxmerge.matching.method import Matcher, MatchProblem, MatchResult
+from onnxmerge.matching.method import MatchProblem, MatchResult
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
@@ -117,6 +116,7 @@ def _gathered(
                 progress=report,
                 pairs=pairs,
                 traced=rows(job.prepared.trace.sample),
+                executor=job.executor,
             )
 
     inside = network is not job.prepared.models.template
@@ -126,21 +126,58 @@ def _gathered(
 
 def match(job: Job, measurements: Measurements) -> MatchResult:
     """Match the units of all models by the chosen method; task vectors are added up without any matching."""
-    matcher = job.options.matcher
+    options, what = _determined(job.options, measurements)
+    return job.store.kept("matching", options, what, lambda: _matched(job, measurements))
+
+
+def match_each(
+    job: Job, every: Sequence[MergeOptions], measurements: Measurements
+) -> Iterator[MatchResult | InputError]:
+    """The same by each of several methods; an error in place of the result where a method cannot match the models."""
+
+    def results(places: Sequence[int]) -> Iterator[MatchResult | InputError]:
+        matching = _Matching(replace(job, source=None), measurements)  # by what was measured: the data stays here
+        return job.executor.map(matching, [every[place] for place in places])
+
+    return job.store.kept_each("matching", [_determined(how, measurements) for how in every], results)
+
+
+def _determined(options: MergeOptions, measurements: Measurements) -> tuple[MergeOptions, object]:
+    """What a matching is determined by."""
+    return without(options, _AFTER_MATCHING), measurements.origin
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Matching:
+    """The work of matching by several methods: options go in."""
+
+    job: Job
+    measurements: Measurements
+
+    def open(self) -> Callable[[MergeOptions], MatchResult | InputError]:
+        """Nothing is to be got ready."""
+
+        def result(how: MergeOptions) -> MatchResult | InputError:
+            try:
+                return _matched(replace(self.job, options=how), self.measurements)
+            except InputError as error:
+                return error
+
+        return result
+
+
+def _matched(job: Job, measurements: Measurements) -> MatchResult:
+    options, models, typing = job.options, job.prepared.models, job.prepared.typing
+    matcher = options.matcher
     if matcher is None:
         return MatchResult()
-    options, origin = without(job.options, _AFTER_MATCHING), measurements.origin
-    return job.store.kept("matching", options, origin, lambda: _matched(job, matcher, measurements))
-
-
-def _matched(job: Job, matcher: Matcher[Any], measurements: Measurements) -> MatchResult:
-    options, models, typing = job.options, job.prepared.models, job.prepared.typing
     weights: Sequence[Arrays] = models.weights
     if measurements.scales is not None and measurements.statistics is not None:
         weights, typing = comparable(models, typing, measurements.scales, measurements.statistics)
     statistics = measurements.statistics
     grams = statistics.gram if statistics is not None and options.compares_activations else {}
-    problem = MatchProblem(typing, weights, widths={} if job.resized is None else job.resized.widths, seed=options.seed)
+    widths = {} if job.resized is None else job.resized.widths
+    problem = MatchProblem(typing, weights, widths=widths, seed=options.seed, executor=job.executor)
     if matcher.all_pairs:
         seen = [space for space, gram in grams.items() if gram.cross]
         together = LazyWeights(seen, lambda space: grams[space].correlations(len(weights)))

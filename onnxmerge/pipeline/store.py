@@ -14,10 +14,10 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,6 +66,19 @@ class Store:
         """
         return compute()
 
+    def kept_each(
+        self, _stage: str, every: Sequence[tuple[MergeOptions, object]], compute: Callable[[Sequence[int]], Iterator[T]]
+    ) -> Iterator[T]:
+        """The same for several results, by the options and what else each depends on, in their order.
+
+        Args:
+            _stage: The name of the stage.
+            every: For each result how to merge, and what else it depends on.
+            compute: Gives the results at some places, in order. Of an error that is given for a result none is kept.
+
+        """
+        yield from compute(range(len(every)))
+
     def notes(self) -> tuple[str, ...]:
         """What the user should know of what is kept."""
         return ()
@@ -86,16 +99,33 @@ class WorkFolder(Store):
 
     def kept(self, stage: str, options: MergeOptions, what: object, compute: Callable[[], T]) -> T:
         """The result of ``compute``, or what an earlier run kept of it."""
-        key = _digest([_environment(), self.recipe(options), stage, plain(what)])
-        path = self.folder / f"{stage}-{key[:32]}.result"
-        before = frozenset(self._used)
-        self._used.add(path.name)
+        path = self._path(stage, options, what)
         found = self._found(path)
         if found is not None:
             result: T = found[0]
             return result
+        return self._computed(path, compute)
+
+    def kept_each(
+        self, stage: str, every: Sequence[tuple[MergeOptions, object]], compute: Callable[[Sequence[int]], Iterator[T]]
+    ) -> Iterator[T]:
+        """The same for several results, by the options and what else each depends on, in their order."""
+        paths = [self._path(stage, *each) for each in every]
+        known = [self._found(path) for path in paths]
+        computed = compute([place for place, found in enumerate(known) if found is None])
+        for path, found in zip(paths, known, strict=True):
+            yield self._computed(path, partial(next, computed)) if found is None else found[0]
+
+    def _path(self, stage: str, options: MergeOptions, what: object) -> Path:
+        """The file of a result."""
+        return self.folder / f"{stage}-{_digest([environment(), self.recipe(options), stage, plain(what)])[:32]}.result"
+
+    def _computed(self, path: Path, compute: Callable[[], T]) -> T:
+        """A result that is not kept yet: now it is, unless it is an error."""
+        before = frozenset(self._used)
+        self._used.add(path.name)
         result = compute()
-        if self._keep(path, result):
+        if not isinstance(result, Exception) and self._keep(path, result):
             self._forget(self._used - before - {path.name})
         return result
 
@@ -109,6 +139,7 @@ class WorkFolder(Store):
             return None
         with suppress(OSError):  # a file of another user's
             os.utime(path)
+        self._used.add(path.name)
         self.found += 1
         return (result,)
 
@@ -182,7 +213,7 @@ def begin(folder: Path, options: MergeOptions, recipe: Callable[[MergeOptions], 
 
     Raises UsageError where the job is to ``resume``, and the folder was kept for others only.
     """
-    store, job = WorkFolder(folder, recipe), {**json.loads(recipe(options)), **_environment()}
+    store, job = WorkFolder(folder, recipe), {**json.loads(recipe(options)), **environment()}
     path = folder / f"job-{_digest(job)[:32]}.json"
     if path.exists():
         return store
@@ -226,8 +257,8 @@ def _digest(value: object) -> str:
 
 
 @cache
-def _environment() -> Mapping[str, object]:
-    """What else decides how numbers are rounded."""
+def environment() -> Mapping[str, object]:
+    """What else decides how numbers are rounded: versions, code, processor and threads of this process."""
     package, code = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*")):
         if path.suffix in (".py", ".yaml"):

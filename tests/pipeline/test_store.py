@@ -133,7 +133,7 @@ def test_a_result_is_found_by_all_that_determines_it(tmp_path: Path, monkeypatch
 
     assert [again(), again(), again(what=[[1], None])] == [1, 1, 1]
     assert [again("t"), again(seed=1), again(what=((2,), None)), again()] == [2, 3, 4, 4]
-    monkeypatch.setattr(store, "_environment", lambda: {"versions": "others"})
+    monkeypatch.setattr(store, "environment", lambda: {"versions": "others"})
     assert again() == 5
 
 

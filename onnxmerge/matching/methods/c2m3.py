@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxmerge.contracts import NumberOrAuto, number
 from onnxmerge.errors import UsageError
+from onnxmerge.executor import HERE
 from onnxmerge.matching.joint import joint_sweep
 from onnxmerge.matching.method import (
     Matcher,
@@ -24,7 +26,7 @@ from onnxmerge.matching.method import (
 )
 from onnxmerge.matching.objective import ObjectiveFunction
 from onnxmerge.matching.options import OBJECTIVE, Rules, share_of_weights
-from onnxmerge.matching.similarity import Objective, PairOfModels
+from onnxmerge.matching.similarity import Objective
 from onnxmerge.matching.sweeps import Sweeps, by_activations, sweep
 from onnxmerge.matching.universe import ModelsToJoin, Universe, first_universe, model_similarity, relative
 from onnxmerge.units.permutations import Permutations, identity
@@ -61,24 +63,39 @@ def c2m3(problem: MatchProblem, options: C2m3) -> MatchResult:
 
 
 def _best_universe(models: ModelsToJoin, problem: MatchProblem, alpha: float) -> Sweeps[Universe]:
-    plan = models.plan
-
-    def match(pair: PairOfModels) -> Sweeps[Permutations]:
-        start = by_activations(pair) if alpha < 1.0 else identity(plan.spaces)
-        roots = depending(plan, pair.alphas, alpha)
-        # Every pair takes groups in the same random order: whichever model comes first, the pair is matched alike.
-        return sweep(
-            ObjectiveFunction(pair),
-            start,
-            roots,
-            rng=np.random.default_rng(problem.seed),
-            max_sweeps=problem.max_sweeps,
-        )
-
-    start, rng = first_universe(models, match), np.random.default_rng(problem.seed)
+    plan, executor = models.plan, problem.executor if len(models.pairs) > 1 else HERE
+    found = executor.map(_Matching(models, alpha, problem.seed, problem.max_sweeps), models.pairs)
+    start, rng = (
+        first_universe(models, dict(zip(models.pairs, found, strict=True))),
+        np.random.default_rng(problem.seed),
+    )
     count = restarts(plan, tuple(plan.groups), len(models.weights))
-    found = [joint_sweep(models, start, plan.groups, rng=rng, max_sweeps=problem.max_sweeps) for _ in range(count)]
-    return max(found, key=lambda sweeps: sweeps.similarity.total)
+    every = [joint_sweep(models, start, plan.groups, rng=rng, max_sweeps=problem.max_sweeps) for _ in range(count)]
+    return max(every, key=lambda sweeps: sweeps.similarity.total)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Matching:
+    """The work of matching pairs of models, each by itself: which two go in."""
+
+    models: ModelsToJoin
+    alpha: float
+    seed: int
+    max_sweeps: int
+
+    def open(self) -> Callable[[tuple[int, int]], Sweeps[Permutations]]:
+        """Nothing is to be got ready."""
+        plan = self.models.plan
+
+        def matched(places: tuple[int, int]) -> Sweeps[Permutations]:
+            pair = self.models.pair(*places)
+            start = by_activations(pair) if self.alpha < 1.0 else identity(plan.spaces)
+            roots = depending(plan, pair.alphas, self.alpha)
+            # Every pair takes groups in the same random order: whichever model comes first, the pair is matched alike.
+            rng = np.random.default_rng(self.seed)
+            return sweep(ObjectiveFunction(pair), start, roots, rng=rng, max_sweeps=self.max_sweeps)
+
+        return matched
 
 
 METHOD = Matcher(

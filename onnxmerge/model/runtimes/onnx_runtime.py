@@ -21,11 +21,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from onnxmerge.errors import InputError, ResourceError
 from onnxmerge.memory import unless_limited
 from onnxmerge.model.network import label
-from onnxmerge.model.runtime import Runtime, SessionOptions, Value, message
+from onnxmerge.model.runtime import Runtime, SessionOptions, Value, cores, message
 from onnxmerge.model.scratch import scratch_folder
 
 CPU = "CPUExecutionProvider"
 NAMES = {"cpu": CPU, "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+ON_GPU = frozenset({"cuda", "tensorrt"})
 OPTIONS = {"cuda": {"use_tf32": "0"}}
 """TensorFloat-32 keeps 10 bits of the mantissa: every comparison to float32 tolerance would fail."""
 
@@ -151,6 +152,7 @@ def _opened(model: ir.Model, size: int, options: Any, providers: list[Any]) -> o
 def _options(asked: SessionOptions) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
+    options.intra_op_num_threads = cores.get() or 0  # 0: as many as there are cores
     # It plans which node may take over whose buffer by a search that takes most of the time to open
     # networks of thousands of nodes, and keeps what it plans. Without, a buffer is freed behind its last reader.
     # enable_mem_pattern allocates, from the second run on, one more block as large as all that a run takes. The numbers

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxmerge.calibration.subset import Split
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match
 from onnxmerge.pipeline.rotating import RotationResult, rotate
-from onnxmerge.pipeline.selection.held_out import HeldOutEvaluators
+from onnxmerge.pipeline.selection.held_out import HeldOutEvaluators, in_brief
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 from onnxmerge.pipeline.selection.scaling import ScaleReport, choose_scale
 from onnxmerge.pipeline.selection.search import SearchReport, search
@@ -42,6 +42,7 @@ def matched_by(job: Job, measurements: Measurements, evaluators: HeldOutEvaluato
         matched = match(job, measurements)
     scales = None
     if job.options.searches_scale and (evaluator := evaluators(job)) is not None:
-        job, scales = choose_scale(job, evaluator)
+        how, scales = choose_scale(in_brief(job), evaluator)
+        job = replace(job, options=how)
     rotation = rotate(job, matched, measurements) if job.options.rotate else RotationResult(job, measurements, ())
     return SelectedMatching(rotation.job, rotation.measurements, matched, searched, rotation.spaces, scales)

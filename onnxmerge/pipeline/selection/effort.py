@@ -8,11 +8,11 @@ then done in full, on all of the data, exactly as if it had been asked for by it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,11 +27,21 @@ from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.pipeline.consistency import decidable, require_consistent
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import DEFAULT, MergeOptions
-from onnxmerge.pipeline.selection.held_out import PLENTY, CandidateScore, HeldOutEvaluator, evaluator_on, held_out
+from onnxmerge.pipeline.selection.held_out import (
+    PLENTY,
+    CandidateScore,
+    HeldOutEvaluator,
+    evaluator_on,
+    held_out,
+    in_brief,
+)
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 from onnxmerge.pipeline.selection.scaling import choose_scale, scaled_methods
 from onnxmerge.pipeline.selection.trials import Trials, trials_on
 from onnxmerge.types import Arrays
+
+_Score: TypeAlias = tuple[float, float | None, int]
+"""Agreement, the mark by labels, and on how many samples these were found."""
 
 WITHOUT_DATA = (
     "there is no calibration data, so units were matched by weights alone and nothing was measured; with --calib DATA "
@@ -193,14 +203,12 @@ def _best(
     notes: list[str] = []
     samples = evaluator.samples
     with job.progress("trying ways to merge") as report:
-        for index, how in enumerate(every):
-            try:
-                agreed, mark, samples = judge.score(how)
-            except InputError as error:  # a zip cannot merge what an alignment can
-                notes.append(f"{' '.join(flags(how))} was left out: {error}")
+        for index, (how, score) in enumerate(zip(every, judge.scores(every), strict=True)):
+            report(index + 1, len(every))
+            if isinstance(score, InputError):
+                notes.append(f"{' '.join(flags(how))} was left out: {score}")
                 continue
-            finally:
-                report(index + 1, len(every))
+            agreed, mark, samples = score
             tried.append((CandidateScore(agreed, mark), how))
     if not tried:
         raise InputError(f"none of {len(every)} ways can be merged: {notes[-1]}")
@@ -219,39 +227,67 @@ def _best(
     )
 
 
+_Scores: TypeAlias = Iterator["_Score | InputError"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """How ways are judged: agreement, mark by labels and samples of one (``score``), and that in words."""
+    """How ways are judged: their ``scores``, or why models cannot be merged so, and that in words."""
 
     criterion: str
-    score: Callable[[MergeOptions], tuple[float, float | None, int]]
+    scores: Callable[[Sequence[MergeOptions]], _Scores]
 
 
 def _by_parents(job: Job, every: Sequence[MergeOptions], split: Split, evaluator: HeldOutEvaluator) -> _Judge:
     """By agreement with the parents' answers, or by labels."""
     trials = trials_on(job, split, every, job.options.effort)
     by_ensemble = trials.together and evaluator.by_labels is None
+    trying = _Trying(partial(_score, trials, evaluator))
     return _Judge(
         "agreement with the ensemble" if by_ensemble else evaluator.criterion,
-        lambda how: trials.kept("effort", how, partial(_score, trials, evaluator, how)),
+        lambda every: trials.kept_each("effort", every, trying),
     )
 
 
 def _by_what_was_learnt(job: Job, split: Split, evaluator: HeldOutEvaluator) -> _Judge:
     """By agreement on what each model learnt since the base, at the best scale (``selection.scaling``)."""
     data = [cuts(source) for source in (split.fit, split.held)]
+    trying = _Trying(partial(_learnt, in_brief(job), evaluator))
 
-    def found(how: MergeOptions) -> tuple[float, float | None, int]:
-        _, report = choose_scale(replace(job, options=how), evaluator)
-        return report.candidates[report.chosen].agreement, None, report.samples
+    def scores(every: Sequence[MergeOptions]) -> _Scores:
+        def computed(places: Sequence[int]) -> _Scores:
+            return job.executor.map(trying, [every[place] for place in places])
 
-    return _Judge(
-        "agreement on what each model learnt",
-        lambda how: job.store.kept("trial-learnt", how, data, partial(found, how)),
-    )
+        return job.store.kept_each("trial-learnt", [(how, data) for how in every], computed)
+
+    return _Judge("agreement on what each model learnt", scores)
 
 
-def _score(trials: Trials, evaluator: HeldOutEvaluator, how: MergeOptions) -> tuple[float, float | None, int]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trying:
+    """The work of trying ways to merge: options go in, ``score`` comes out, or why the models cannot be merged so."""
+
+    score: Callable[[MergeOptions], _Score]
+
+    def open(self) -> Callable[[MergeOptions], _Score | InputError]:
+        """Nothing is to be got ready."""
+
+        def score(how: MergeOptions) -> _Score | InputError:
+            try:
+                return self.score(how)
+            except InputError as error:  # a zip cannot merge what an alignment can
+                return error
+
+        return score
+
+
+def _learnt(few: Job, evaluator: HeldOutEvaluator, how: MergeOptions) -> _Score:
+    """How well a merge agrees with its parents on what they learnt, at the best scale, and on how many samples."""
+    _, report = choose_scale(replace(few, options=how), evaluator)
+    return report.candidates[report.chosen].agreement, None, report.samples
+
+
+def _score(trials: Trials, evaluator: HeldOutEvaluator, how: MergeOptions) -> _Score:
     """How well a merge agrees with its parents, its mark by labels, and on how many samples that was found."""
     weights, matchings = trials.merged(how)
     if not trials.together:

@@ -29,8 +29,9 @@ from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.matrices import layer_depths
 from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.restoring import task_vectors_added, with_statistics
-from onnxmerge.pipeline.selection.held_out import HeldOutEvaluator, in_brief
+from onnxmerge.pipeline.selection.held_out import HeldOutEvaluator
 from onnxmerge.types import Array, Arrays, Floats, Rows
 
 STEPS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
@@ -67,8 +68,10 @@ def scaled_methods(models: int) -> tuple[str, ...]:
     )
 
 
-def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[Job, ScaleReport]:
-    """The job with the scale and depth that are best, and what was tried: those given, where none is to be found.
+def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[MergeOptions, ScaleReport]:
+    """The options with the scale and depth that are best, and what was tried: those given, where none is to be found.
+
+    ``job`` has the samples that what is tried is repaired on: see ``in_brief``.
 
     Raises NothingToCompareError where the network has no float output, InputError where no answer is finite.
     """
@@ -91,7 +94,7 @@ def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[Job, ScaleRepor
         def attempt(scale: float, depth: float) -> None:
             trial = replace(own, scale=scale, depth=depth)
             weights = LazyWeights(added, partial(_scaled, base.weights, added, trial, depths))
-            found = with_statistics(in_brief(job), weights, step).weights
+            found = with_statistics(job, weights, step).weights
             tried.append(ScaleCandidate(scale, depth, learnt.agreement(evaluator.reference.rows_of(found)[0])))
             report(len(tried), count)
 
@@ -101,8 +104,8 @@ def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[Job, ScaleRepor
         for scale in rest or ([] if tried else [start]):
             attempt(scale, depth)
     best = tried[_best(tried)]
-    options = how.by(how.method, how.refine, scale=best.scale, depth=best.depth)
-    return replace(job, options=options), ScaleReport(evaluator.samples, tuple(tried), tried.index(best))
+    chosen = how.by(how.method, how.refine, scale=best.scale, depth=best.depth)
+    return chosen, ScaleReport(evaluator.samples, tuple(tried), tried.index(best))
 
 
 def _best(tried: Sequence[ScaleCandidate]) -> int:

@@ -2,27 +2,29 @@
 
 The statistics of all candidates are gathered once. A candidate then costs its matching and one evaluation: the merged
 network, its statistics repaired on a few samples, is run on held-out data and compared with its parents' features
-(``merging.reconstruction``), or by accuracy where labels are given.
+(``merging.reconstruction``), or by accuracy where labels are given. Candidates do not depend on each other: the job's
+executor says where they are matched and judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from onnxmerge.calibration.subset import cuts
 from onnxmerge.contracts import AUTO, describe
 from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.methods import MATCHERS
-from onnxmerge.merging.repair.choice import repair_step
+from onnxmerge.merging.repair.choice import RepairStep, repair_step
 from onnxmerge.pipeline.job import Job
-from onnxmerge.pipeline.matching import Measurements, match
+from onnxmerge.pipeline.matching import Measurements, match_each
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.restoring import merged
 from onnxmerge.pipeline.selection.held_out import CandidateScore, HeldOutEvaluator, in_brief
+
+_Score: TypeAlias = tuple[float, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,37 +96,65 @@ def _chosen(how: MergeOptions, *, ends: bool) -> Iterator[MergeOptions]:
             yield how.by(told.instead[value], how.refine)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scoring:
+    """The work of judging candidates: options and a matching go in, scores come out, or why it cannot be merged."""
+
+    job: Job
+    measurements: Measurements
+    step: RepairStep | None
+    evaluator: HeldOutEvaluator
+
+    def open(self) -> Callable[[tuple[MergeOptions, MatchResult]], _Score | InputError]:
+        """Nothing is to be got ready."""
+
+        def score(item: tuple[MergeOptions, MatchResult]) -> _Score | InputError:
+            how, matched = item
+            try:
+                weights = merged(replace(self.job, options=how), matched, self.measurements, self.step).weights
+                found = self.evaluator(weights, matched.matchings)
+            except InputError as error:  # a zip cannot merge what an alignment can: integers that belong to units
+                return error
+            return found.reconstruction, found.accuracy
+
+        return score
+
+
 def search(job: Job, measurements: Measurements, evaluator: HeldOutEvaluator) -> Found:
     """Try every candidate, repaired by rule; the first among equals is chosen.
 
     Raises InputError where no candidate can be merged.
     """
     step = repair_step(job.prepared.models.template.graph, job.prepared.typing, job.options.repair)
+    few = in_brief(job)  # once, so that what parents have on it is measured once
+    what = measurements.origin, None if few.source is None else cuts(few.source)
+    every = choices(job.options, len(job.prepared.models.weights))
     best: tuple[CandidateScore, Job, MatchResult] | None = None
     tried: list[Candidate] = []
     notes: list[str] = []
-    few = in_brief(job)  # once, so that what parents have on it is measured once
-    what = measurements.origin, None if few.source is None else cuts(few.source)
-
-    def attempt(how: MergeOptions, matched: MatchResult) -> tuple[float, float | None]:
-        weights = merged(replace(few, options=how), matched, measurements, step).weights
-        score = evaluator(weights, matched.matchings)
-        return score.reconstruction, score.accuracy
-
-    chosen, every = 0, choices(job.options, len(job.prepared.models.weights))
+    chosen = 0
     with job.progress("searching") as report:
-        for index, how in enumerate(every):
-            trial = replace(job, options=how)
-            try:
-                matched = match(trial, measurements)
-                score = CandidateScore(*job.store.kept("candidate", how, what, partial(attempt, how, matched)))
-            except InputError as error:  # a zip cannot merge what an alignment can: integers that belong to units
-                notes.append(f"{how.method} was left out: {error}")
+        matchings: list[tuple[MergeOptions, MatchResult]] = []
+        for index, (how, matched) in enumerate(zip(every, match_each(job, every, measurements), strict=True)):
+            if isinstance(matched, InputError):
+                notes.append(f"{how.method} was left out: {matched}")
+            else:
+                matchings.append((how, matched))
+            report(index + 1, 2 * len(every))
+
+        def scores(places: Sequence[int]) -> Iterator[_Score | InputError]:
+            scoring = _Scoring(few, measurements, step, evaluator)
+            return job.executor.map(scoring, [matchings[place] for place in places])
+
+        found = job.store.kept_each("candidate", [(how, what) for how, _ in matchings], scores)
+        for index, ((how, matched), own) in enumerate(zip(matchings, found, strict=True)):
+            report(2 * len(every) - len(matchings) + index + 1, 2 * len(every))
+            if isinstance(own, InputError):
+                notes.append(f"{how.method} was left out: {own}")
                 continue
-            finally:
-                report(index + 1, len(every))
+            score = CandidateScore(*own)
             if best is None or score.rank > best[0].rank:
-                best, chosen = (score, trial, matched), len(tried)
+                best, chosen = (score, replace(job, options=how), matched), len(tried)
             tried.append(Candidate(how.method, how.alpha, score.reconstruction, score.accuracy, how.own))
     if best is None:
         raise InputError(f"none of {len(every)} candidates can be merged: {notes[-1]}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Split, Spread, cuts
+from onnxmerge.errors import InputError
+from onnxmerge.executor import Work
 from onnxmerge.merging.answer.last_layer import Answers, LastLayer, ParentAnswers, answers_of
 from onnxmerge.merging.answer.meaning import OutputMeaning
 from onnxmerge.merging.repair.choice import repair_step
@@ -56,8 +58,22 @@ class Trials:
 
     def kept(self, judge: str, how: MergeOptions, score: Callable[[], T]) -> T:
         """The ``score`` that a ``judge`` gives the merge by ``how``: what the store has of it, or what it comes to."""
-        data = [None if source is None else cuts(source) for source in (self.job.source, self.held)]
-        return self.job.store.kept(f"trial-{judge}", how, data, score)
+        return self.job.store.kept(f"trial-{judge}", how, self._data, score)
+
+    def kept_each(
+        self, judge: str, every: Sequence[MergeOptions], work: Work[MergeOptions, T | InputError]
+    ) -> Iterator[T | InputError]:
+        """What ``work`` makes of the merge by each of some options; what the store has is not done again."""
+
+        def scores(places: Sequence[int]) -> Iterator[T | InputError]:
+            return self.job.executor.map(work, [every[place] for place in places])
+
+        return self.job.store.kept_each(f"trial-{judge}", [(how, self._data) for how in every], scores)
+
+    @property
+    def _data(self) -> object:
+        """What of the data merges are done and judged on."""
+        return [None if source is None else cuts(source) for source in (self.job.source, self.held)]
 
     @cached_property
     def together(self) -> list[tuple[LastLayer, OutputMeaning]]:

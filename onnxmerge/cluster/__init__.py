@@ -1,0 +1,1 @@
+"""Where work runs that goes to other processes: ``ray_cluster`` takes it there, ``models`` is how networks travel."""
