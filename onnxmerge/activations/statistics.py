@@ -295,8 +295,11 @@ class _Sums:
     def with_added(self, other: _Sums) -> _Sums:
         """Both together. The arrays of this one are used up."""
         if not self.feeds:  # what comes from another process must not be written to
-            own = [[np.require(each, requirements="W") for each in every] for every in (other.sums, other.squares)]
-            return _Sums(other.feeds, other.counts, *own, [np.require(each, requirements="W") for each in other.cross])
+            sums, squares, cross = (
+                [np.require(each, requirements="W") for each in every]
+                for every in (other.sums, other.squares, other.cross)
+            )
+            return _Sums(other.feeds, other.counts, sums, squares, cross)
         for own, more in ((self.sums, other.sums), (self.squares, other.squares), (self.cross, other.cross)):
             for array, added in zip(own, more, strict=True):
                 np.add(array, added, out=array)

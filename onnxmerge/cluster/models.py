@@ -43,7 +43,7 @@ def _reduced_tensor(tensor: ir.TensorProtocol) -> Reduced:
     return _tensor, (np.asarray(found.numpy()), int(tensor.dtype), shape, tensor.name)
 
 
-def _tensor(array: Any, dtype: int, shape: tuple[int, ...], name: str | None) -> ir.Tensor:
+def _tensor(array: Any, dtype: int, shape: tuple[int, ...], name: str | None) -> ir.TensorProtocol:
     return ir.Tensor(array, dtype=ir.DataType(dtype), shape=ir.Shape(shape), name=name)
 
 
@@ -90,7 +90,7 @@ def _reduced_graph(graph: ir.Graph) -> Reduced:
 
 
 def _graph(message: bytes, held: Mapping[str, ir.TensorProtocol], meta: Mapping[str, object]) -> ir.Graph:
-    graph = ir.from_proto(onnx.ModelProto.FromString(message)).graph
+    graph: ir.Graph = ir.from_proto(onnx.ModelProto.FromString(message)).graph
     for value in [value for value in graph.inputs if value.name in held]:
         graph.inputs.remove(value)
         value.const_value = held[str(value.name)]

@@ -18,11 +18,13 @@ import pickle
 import re
 import signal
 import socket
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from onnxmerge.cluster.models import reduced
 from onnxmerge.errors import InputError, OnnxmergeError, ResourceError, UsageError
 from onnxmerge.executor import Executor, Item, Result, Work
 from onnxmerge.model.runtime import cores
+from onnxmerge.model.scratch import scratch_folder
 from onnxmerge.text import said
 
 try:
@@ -54,8 +57,11 @@ PATIENCE = 10.0
 
 _PLACE = re.compile(r"([\w.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Ray's settings for this process: it is to report to nobody, and to say nothing of its own."""
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Ray's settings for a job: it reports to nobody, and leaves the devices of workers as they are."""
+
+_OF_LOCAL = {"RAY_AUTH_MODE": "token"}
+"""And for a cluster on this machine: Ray listens on all interfaces, and who knows no token is not heard."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,12 +80,12 @@ class Packed:
 
     def value(self) -> Any:
         """The object; its arrays cannot be written to."""
-        return pickle.loads(self.content, buffers=[memoryview(each).toreadonly() for each in self.buffers])  # noqa: S301 - made by a process of this job
+        return pickle.loads(self.content, buffers=[each.data.toreadonly() for each in self.buffers])  # noqa: S301 - made by a process of this job
 
 
 @functools.cache
 def _pickler() -> Any:
-    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc,name-defined]  # Ray has no types
+    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # Ray has no types
         """Knows networks beside functions."""
 
         def reducer_override(self, value: Any) -> Any:
@@ -137,9 +143,9 @@ def _result(reference: Any) -> Any:
             f"workers of the cluster were lost {TRIES} times at the same piece of work ({type(error).__name__}); "
             "there may be too little memory: give each more cores (--worker-cpus), or leave --cluster out"
         ) from error
-    value, error = found
-    if error is not None:
-        raise error
+    value, failure = found
+    if failure is not None:
+        raise failure
     return value
 
 
@@ -208,27 +214,33 @@ def _require_reachable(address: str) -> None:
 
 @contextmanager
 def _connected(address: str, cpus: int) -> Iterator[None]:
-    """Be connected to a cluster; one that was started for this ends with the block."""
+    """Be connected to a cluster; one that was started for this ends with the block, and leaves no file."""
     if ray.is_initialized():
         raise UsageError("--cluster: this process is connected to a Ray cluster already; disconnect (ray.shutdown())")
     how: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "CRITICAL"}
-    if address == LOCAL:
-        total = max(cpus, _cores())
-        # On the loopback interface alone: whoever reaches the ports of Ray can run code.
-        how |= {"address": LOCAL, "num_cpus": total, "_node_ip_address": "127.0.0.1"}
-    else:
-        how |= {"address": address}
-    try:
-        with _settings(), _own_handlers():
-            try:
+    with ExitStack() as stack:
+        stack.enter_context(_settings({**_SETTINGS, **(_OF_LOCAL if address == LOCAL else {})}))
+        how["address"] = address
+        if address == LOCAL:
+            folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), "onnxmerge-"))
+            how |= {"num_cpus": max(cpus, _cores()), "_node_ip_address": "127.0.0.1", "_temp_dir": str(folder)}
+        stack.callback(_disconnect)
+        try:
+            with _own_handlers(), _silent():
                 ray.init(**how)
-            except Exception as error:  # Ray raises errors of many kinds
-                where = "cannot be started on this machine" if address == LOCAL else "cannot be reached"
-                raise InputError(f"--cluster {address}: a Ray cluster {where}: {said(error)[:300]}") from error
+        except SystemExit:  # it is what Ray's handler of a signal raises: ours is to say it
+            signal.raise_signal(signal.SIGTERM)
+            raise
+        except Exception as error:  # Ray raises errors of many kinds
+            what = "cannot be started" if address == LOCAL else "cannot be reached from this machine"
+            hint = "" if address == LOCAL else "; one that wants a token needs RAY_AUTH_MODE=token"
+            raise InputError(f"--cluster {address}: a Ray cluster {what}: {said(error)[:300]}{hint}") from error
         yield
-    finally:
-        with _own_handlers():
-            ray.shutdown()
+
+
+def _disconnect() -> None:
+    with _own_handlers():
+        ray.shutdown()
 
 
 def _cores() -> int:
@@ -236,10 +248,10 @@ def _cores() -> int:
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
-    """Ray's settings in the environment, which it reads as it starts and hands on; after that as it was."""
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update(_QUIET)
+def _settings(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Settings in the environment, which Ray hands on to what it starts; behind the block all is as it was."""
+    before = {name: os.environ.get(name) for name in (*_SETTINGS, *_OF_LOCAL)}
+    os.environ.update(wanted)
     try:
         yield
     finally:
@@ -248,6 +260,19 @@ def _settings() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep from standard error what Ray's libraries write there while they try to connect; what they raise says it."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 @contextmanager
