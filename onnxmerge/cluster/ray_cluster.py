@@ -60,8 +60,8 @@ _PLACE = re.compile(r"([\w.-]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Ray's settings for a job: it reports to nobody, and leaves the devices of workers as they are."""
 
-_OF_LOCAL = {"RAY_AUTH_MODE": "token"}
-"""And for a cluster on this machine: Ray listens on all interfaces, and who knows no token is not heard."""
+_AUTHENTICATION = "RAY_AUTH_MODE"
+"""Unless this says otherwise, Ray sets it to "token" where it starts a cluster: who knows no token is not heard."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,7 +219,7 @@ def _connected(address: str, cpus: int) -> Iterator[None]:
         raise UsageError("--cluster: this process is connected to a Ray cluster already; disconnect (ray.shutdown())")
     how: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "CRITICAL"}
     with ExitStack() as stack:
-        stack.enter_context(_settings({**_SETTINGS, **(_OF_LOCAL if address == LOCAL else {})}))
+        stack.enter_context(_settings())
         how["address"] = address
         if address == LOCAL:
             folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), "onnxmerge-"))
@@ -248,10 +248,10 @@ def _cores() -> int:
 
 
 @contextmanager
-def _settings(wanted: Mapping[str, str]) -> Iterator[None]:
+def _settings() -> Iterator[None]:
     """Settings in the environment, which Ray hands on to what it starts; behind the block all is as it was."""
-    before = {name: os.environ.get(name) for name in (*_SETTINGS, *_OF_LOCAL)}
-    os.environ.update(wanted)
+    before = {name: os.environ.get(name) for name in (*_SETTINGS, _AUTHENTICATION)}
+    os.environ.update(_SETTINGS)
     try:
         yield
     finally:
