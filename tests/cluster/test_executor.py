@@ -31,8 +31,10 @@ X = np.random.default_rng(0).standard_normal((400, 6)).astype(np.float32)
 
 
 def networks(count: int) -> list[onnx.ModelProto]:
-    shapes: dict[str, tuple[int, ...]] = {"w1": (12, 6), "b1": (12,), "w2": (12, 10), "b2": (10,)}
-    return [build(MLP, normal(**shapes, w3=(10, 3), b3=(3,), seed=seed)) for seed in range(count)]
+    every = [
+        normal(w1=(12, 6), b1=(12,), w2=(12, 10), b2=(10,), w3=(10, 3), b3=(3,), seed=seed) for seed in range(count)
+    ]
+    return [build(MLP, weights) for weights in every]
 
 
 @dataclass

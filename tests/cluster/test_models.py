@@ -70,13 +70,14 @@ def test_a_model_arrives_with_its_weights_and_computes_the_same(network: Network
 
 def test_nodes_and_values_are_those_of_the_one_copy(network: Network) -> None:
     graph = network.graph
-    held = {"node": graph[1], "made": graph[0].outputs[0], "free": graph.inputs[0], "weight": graph.initializers["w"]}
+    made = graph[0].outputs[0]
+    held = {"node": graph[1], "made": made, "free": graph.inputs[0], "weight": graph.initializers["w"]}
     copy, own = sent((network, held))
     assert own["node"] is copy.graph[1]
     assert own["made"] is copy.graph[0].outputs[0]
     assert own["free"] is copy.graph.inputs[0]
     assert own["weight"] is copy.graph.initializers["w"]
-    assert own["made"].shape == held["made"].shape
+    assert own["made"].shape == made.shape
 
 
 def test_a_graph_of_a_thousand_nodes_takes_no_deep_stack() -> None:

@@ -183,7 +183,7 @@ def command(digits: Path, out: Path, *words: object) -> list[str]:
 
 def left_over() -> list[str]:
     """Ray's processes that serve a cluster of ours."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout  # noqa: S607
+    listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout  # noqa: S607
     return [line for line in listed.splitlines() if "onnxmerge-" in line and ("raylet" in line or "gcs_server" in line)]
 
 
@@ -240,7 +240,7 @@ def test_a_cluster_ends_with_its_command(digits: Path, tmp_path: Path, number: s
 @slow
 @pytest.mark.usefixtures("ray")
 def test_a_cluster_that_runs_already(digits: Path, tmp_path: Path) -> None:
-    ray, port = Path(sys.executable).with_name("ray"), 6399
+    ray, port = str(Path(sys.executable).with_name("ray")), 6399
     quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
     start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block"]
     subprocess.run([ray, "get-auth-token", "--generate"], env=quiet, check=False, capture_output=True)
