@@ -123,8 +123,9 @@ def merge(
         store = NO_STORE if work is None else begin(work, asked_for, partial(made_from, asked=asked), resume=resume)
         with clock.stage("try"):
             outputs = outputs_of(prepared_merge.job, known)
-            job = replace(prepared_merge.job, outputs=outputs, store=store, executor=executor)
-            prepared_merge = replace(prepared_merge, job=job)
+            prepared_merge = replace(
+                prepared_merge, job=replace(prepared_merge.job, outputs=outputs, store=store, executor=executor)
+            )
             how, tried = chosen_way(prepared_merge.job, asked_for, every, asked)
         with clock.stage("weigh") if how.weighs else nullcontext():
             how, weighing = weighed(prepared_merge.job, how, asked, asked_for.effort)
