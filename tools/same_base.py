@@ -74,9 +74,9 @@ def main() -> None:
     mine = np.flatnonzero(np.isin(data["y_train"], np.concatenate(groups)))
     chosen = np.random.default_rng(0).permutation(mine)[: arguments.samples]
     test = np.flatnonzero(np.isin(data["y_test"], np.concatenate(groups)))
-    held, labels = _images(data, "test", test), data["y_test"][test]
+    held, labels = images_of(data, "test", test), data["y_test"][test]
     vectors = np.load(suite / "vectors.npz")["fine"]
-    calibration = _images(data, "train", chosen)
+    calibration = images_of(data, "train", chosen)
     print(_row(("way", "accuracy", "seconds", "what was done"), markdown=arguments.markdown), flush=True)
     if arguments.markdown:
         print(_row(("---",) * 4, markdown=True))
@@ -130,7 +130,8 @@ def _accuracy(found: NDArray[Any], labels: NDArray[Any], group: NDArray[Any], ve
     return float((group[(found[own] @ vectors[group].T).argmax(axis=1)] == labels[own]).mean())
 
 
-def _images(data: Any, split: str, chosen: NDArray[Any]) -> NDArray[np.float32]:
+def images_of(data: Any, split: str, chosen: NDArray[Any]) -> NDArray[np.float32]:
+    """Some of the images, as the networks take them [n, 3, 32, 32]."""
     blob, ends = data[f"jpeg_{split}"], data[f"ends_{split}"]
     starts = np.concatenate([[0], ends[:-1]])
     pixels = [np.asarray(Image.open(io.BytesIO(blob[starts[each] : ends[each]].tobytes()))) for each in chosen]

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
     data = np.load(SHARED / "data" / "mnist.npz")
-    images, test = (_pixels(data[name]) for name in ("x_train", "x_test"))
+    images, test = (pixels(data[name]) for name in ("x_train", "x_test"))
     labels, right = (data[name].astype(np.int64) for name in ("y_train", "y_test"))
     calibration = images[data["calib"][: arguments.samples]]
     print(_row(("models", "", "accuracy", "seconds", "what was done"), markdown=arguments.markdown))
@@ -64,7 +64,7 @@ def main() -> None:
         print(_row(("---",) * 5, markdown=True))
     for count in arguments.models:
         name = f"{count}models-{arguments.concentration:g}-{arguments.seed}"
-        files = _trained(arguments.folder / name, images, labels, count, arguments.concentration, arguments.seed)
+        files = trained(arguments.folder / name, images, labels, count, arguments.concentration, arguments.seed)
         if arguments.damage:
             files[-1] = _damaged(files[-1], arguments.damage)
         answers = [_answers(ir.load(file), {}, test) for file in files]
@@ -116,15 +116,24 @@ def _damaged(file: Path, much: float) -> Path:
     return target
 
 
-def _trained(folder: Path, images: Images, labels: Labels, count: int, concentration: float, seed: int) -> list[Path]:
-    """The files of the models, trained where they are not there yet."""
+def trained(
+    folder: Path,
+    images: Images,
+    labels: Labels,
+    count: int,
+    concentration: float,
+    seed: int,
+    *,
+    hidden: int = HIDDEN,
+) -> list[Path]:
+    """The files of the models, 784-hidden-10, trained where they are not there yet."""
     files = [folder / f"{index}.onnx" for index in range(count)]
     if all(file.exists() for file in files):
         return files
     folder.mkdir(parents=True, exist_ok=True)
     for index, (file, mine) in enumerate(zip(files, _split(labels, count, concentration, seed), strict=True)):
         rng = np.random.default_rng((seed, count, index))
-        ir.save(_model(_train(images[mine], labels[mine], rng)), file)
+        ir.save(_model(_train(images[mine], labels[mine], rng, hidden)), file)
     return files
 
 
@@ -140,9 +149,9 @@ def _split(labels: Labels, count: int, concentration: float, seed: int) -> list[
     return [np.concatenate(part) for part in parts]
 
 
-def _train(images: Images, labels: Labels, rng: np.random.Generator) -> Network:
-    """784-256-10 by Adam on the cross entropy."""
-    sizes = {"1": (images.shape[1], HIDDEN), "2": (HIDDEN, CLASSES)}
+def _train(images: Images, labels: Labels, rng: np.random.Generator, hidden: int) -> Network:
+    """784-hidden-10 by Adam on the cross entropy."""
+    sizes = {"1": (images.shape[1], hidden), "2": (hidden, CLASSES)}
     net: Network = {
         f"w{name}": rng.normal(0, np.sqrt(2 / a), (a, b)).astype(np.float32) for name, (a, b) in sizes.items()
     }
@@ -154,12 +163,12 @@ def _train(images: Images, labels: Labels, rng: np.random.Generator) -> Network:
         for chosen in np.split(order, range(BATCH, len(order), BATCH)):
             step += 1
             x, rows = images[chosen], np.arange(len(chosen))
-            hidden = np.maximum(x @ net["w1"] + net["b1"], 0)
-            slope = softmax(hidden @ net["w2"] + net["b2"], axis=1)
+            seen = np.maximum(x @ net["w1"] + net["b1"], 0)
+            slope = softmax(seen @ net["w2"] + net["b2"], axis=1)
             slope[rows, labels[chosen]] -= 1
             slope /= len(chosen)
-            back = (slope @ net["w2"].T) * (hidden > 0)
-            for name, grad in (("w1", x.T @ back), ("b1", back.sum(0)), ("w2", hidden.T @ slope), ("b2", slope.sum(0))):
+            back = (slope @ net["w2"].T) * (seen > 0)
+            for name, grad in (("w1", x.T @ back), ("b1", back.sum(0)), ("w2", seen.T @ slope), ("b2", slope.sum(0))):
                 first[name] = 0.9 * first[name] + 0.1 * grad
                 second[name] = 0.999 * second[name] + 0.001 * grad**2
                 scale = np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8
@@ -199,7 +208,8 @@ def _accuracy(answers: NDArray[Any], right: Labels) -> float:
     return 100 * float((answers.argmax(axis=1) == right).mean())
 
 
-def _pixels(images: NDArray[np.uint8]) -> Images:
+def pixels(images: NDArray[np.uint8]) -> Images:
+    """Images as the networks take them [n, 784]."""
     return ((images.reshape(len(images), -1) / 255 - 0.1307) / 0.3081).astype(np.float32)
 
 

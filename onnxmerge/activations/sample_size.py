@@ -26,25 +26,26 @@ ROWS_PER_UNIT = 128
 
 def enough(typing: Typing, requests: Sequence[GramRequest], traced: int) -> int:
     """The samples needed for ``requests``; ``traced`` is the number of samples that the typing's shapes are of."""
-    return max([LEAST, *(_needed(typing, request, traced) for request in requests)])
+    return max([LEAST, *(needed(typing, request, traced) for request in requests)])
 
 
 def too_few(typing: Typing, requests: Sequence[GramRequest], traced: int, found: int) -> str | None:
     """What to say of ``found`` samples where they are too few: how many the widest group needs; None where they do."""
-    wants = {request.space: _needed(typing, request, traced, 1) for request in requests}
+    wants = {request.space: needed(typing, request, traced, 1) for request in requests}
     widest = max(wants, key=lambda space: wants[space], default=None)
-    needed = max(FEWEST, 0 if widest is None else wants[widest])
-    if found >= needed:
+    least = max(FEWEST, 0 if widest is None else wants[widest])
+    if found >= least:
         return None
     few = f"{found:,} calibration sample{' is' if found == 1 else 's are'} few: "
     if widest is None:
-        return f"{few}the mean and deviation of each unit need {needed:,} or more"
-    purpose = "tell its units apart" if needed > FEWEST else "know the mean and deviation of each unit"
+        return f"{few}the mean and deviation of each unit need {least:,} or more"
+    purpose = "tell its units apart" if least > FEWEST else "know the mean and deviation of each unit"
     group = f"the widest group, {widest} of {typing.spaces[widest].size:,} units,"
-    return f"{few}{group} needs {needed:,} or more to {purpose}"
+    return f"{few}{group} needs {least:,} or more to {purpose}"
 
 
-def _needed(typing: Typing, request: GramRequest, traced: int, per_unit: int = ROWS_PER_UNIT) -> int:
+def needed(typing: Typing, request: GramRequest, traced: int, per_unit: int = ROWS_PER_UNIT) -> int:
+    """The samples that give so many rows for each unit of a request; ``traced`` as for `enough`."""
     space = typing.spaces[request.space]
     units = math.prod(typing.spaces[name].size for name in (*space.varies_with, space.id))
     rows = sum(min(_elements(typing, tensor, space.id) / units / traced, POSITIONS) for tensor in request.tensors)

@@ -13,18 +13,22 @@ from onnxmerge.api.cluster import executor_on
 from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
 from onnxmerge.api.reporting import report_of
 from onnxmerge.calibration.sources import SourceSpec
-from onnxmerge.calibration.subset import holds
+from onnxmerge.calibration.subset import Split, holds
 from onnxmerge.errors import UsageError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
+from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.merging.answer.meaning import asked_meanings
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
-from onnxmerge.pipeline.beginning import MergeInputs, divided, of_data, ordered, prepare_merge, read_data
+from onnxmerge.pipeline.beginning import MergeInputs, PreparedMerge, divided, of_data, ordered, prepare_merge, read_data
 from onnxmerge.pipeline.consistency import decidable
+from onnxmerge.pipeline.details.layers import LayersReport, layers_report
 from onnxmerge.pipeline.details.merge import details_of
+from onnxmerge.pipeline.forecasting import Forecast
+from onnxmerge.pipeline.forecasting import forecast as forecast_of
 from onnxmerge.pipeline.job import Progress, Stages, silent
 from onnxmerge.pipeline.matching import measured
 from onnxmerge.pipeline.meanings import known_vectors, output_names, outputs_of
@@ -149,6 +153,7 @@ def merge(
             held = prepared_merge.source if prepared_merge.split is None else prepared_merge.split.held
             found = errors(parents, product, held, how.provider, evaluators.reference)
             costs = footprints(parents, job.prepared, floats)
+            layers = _layers(selected, result, answers, prepared_merge.split)
         seen = None
         if details:
             with clock.stage("details"):
@@ -175,6 +180,7 @@ def merge(
             effort=tried,
             weighing=weighing,
             quantised=quantised,
+            layers=layers,
             labelled=asked is not None,
             vectors=bool(known),
         )
@@ -189,20 +195,30 @@ def plan(
     *,
     calibration: SourceSpec | None = None,
     base: ModelSource | None = None,
+    tasks: TaskSpec | None = None,
+    vectors: str | Path | None = None,
     options: MergeOptions | None = None,
     image_options: Mapping[str, Any] | None = None,
     inputs: Mapping[str, SampleInput] | None = None,
+    progress: Progress | None = None,
+    forecast: bool = False,
     **settings: Any,
 ) -> MergePlan:
     """What ``merge`` would do, up to where it would begin to measure: models paired up, typed and certified.
 
-    Takes the arguments of ``merge`` and raises what it raises so far.
+    Takes the arguments of ``merge`` and raises what it raises so far. With ``forecast`` the models run on a few samples
+    of the calibration data, and the plan says what the merge is expected to come to (``pipeline.forecasting``); tasks
+    and class vectors say what their answers are read by.
     """
+    if not forecast and (tasks is not None or vectors is not None):
+        raise UsageError("tasks and class vectors are for a forecast: ask for one (forecast=True)")
     given = MergeInputs(calibration, base, image_options or {}, inputs or {})
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=False)
     how = every[0]
-    prepared_merge = divided(prepare_merge(models, given, how, silent, nullcontext), how, labelled=False)
+    begun = prepare_merge(models, given, how, progress or silent, nullcontext)
+    expected = _forecast(begun, models, tasks, vectors) if forecast else None
+    prepared_merge = divided(begun, how, labelled=False)
     job, prepared = prepared_merge.job, prepared_merge.job.prepared
     overrides(how.groups, prepared.typing)  # raises for a rule that names no group
     asked_meanings(how.outputs, output_names(prepared_merge.parents.models.template.graph))  # the same for an output
@@ -218,7 +234,17 @@ def plan(
         certificates=prepared_merge.certificates,
         calibrated=job.source is not None,
         notes=prepared_merge.notes,
+        forecast=expected,
     )
+
+
+def _forecast(
+    begun: PreparedMerge, models: Sequence[ModelSource], tasks: TaskSpec | None, vectors: str | Path | None
+) -> Forecast:
+    """What the merge is expected to come to."""
+    read_data(begun)
+    known = known_vectors(tasks, vectors, models, begun.parents, begun.job.options, labelled=False)
+    return forecast_of(replace(begun.job, outputs=outputs_of(begun.job, known)))
 
 
 def _settled(options: MergeOptions | None, settings: Mapping[str, Any]) -> MergeOptions:
@@ -241,6 +267,16 @@ def _work(folder: str | Path | None, *, resume: bool) -> Path | None:
     if folder is None and resume:
         raise UsageError("resume goes on with what a work folder keeps: name the folder (--work-dir)")
     return None if folder is None else work_folder(absolute(folder))
+
+
+def _layers(
+    selected: SelectedMatching, result: Merged, answers: Sequence[Answered], split: Split | None
+) -> LayersReport | None:
+    """What became of the linear layers; None without data."""
+    data = selected.job.source if split is None else split.held
+    if data is None:
+        return None
+    return layers_report(selected.job, selected.matched, result.weights, answers, data)
 
 
 def _product(parents: Parents, selected: SelectedMatching, result: Merged) -> MergedModel:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.api.notebook import shown_in_notebook, table
-from onnxmerge.api.summary import facts
+from onnxmerge.api.summary import FORECAST_HEADS, expectations, facts, forecast_row
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.answer.answer import Answered
@@ -21,7 +21,9 @@ from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.paths import short_names
 from onnxmerge.model.publication import Publication
+from onnxmerge.pipeline.details.layers import LayersReport
 from onnxmerge.pipeline.details.merge import MergeDetails
+from onnxmerge.pipeline.forecasting import Forecast
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.publish import Source, save_apart
@@ -79,9 +81,10 @@ class MergeReport:
     ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
     ``held_out`` data or else on that of calibration; None without any. ``answers`` says of each output what it is
     and what its layer was solved for (empty where that was not asked for). ``effort`` says how the way to merge was
-    found, and ``weighing`` how its weights were (None: by the user). ``labelled``: labels decided something in the
-    merge that was done. ``vectors``: class vectors were read, whether there are labels or not. ``quantised`` says how
-    the merged model was quantised again (None: it was not). ``recipe`` is all that
+    found, and ``weighing`` how its weights were (None: by the user). ``layers`` says what became of the linear layers
+    (None without data). ``labelled``: labels decided something in the merge that was done. ``vectors``: class vectors
+    were read, whether there are labels or not. ``quantised`` says how the merged model was quantised again (None: it
+    was not). ``recipe`` is all that
     was asked for (``pipeline.provenance``). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
@@ -123,6 +126,7 @@ class MergeReport:
     effort: EffortReport | None = None
     scales: ScaleReport | None = None
     weighing: WeightsReport | None = None
+    layers: LayersReport | None = None
     labelled: bool = False
     vectors: bool = False
     quantised: QuantisedReport | None = None
@@ -149,7 +153,7 @@ class MergePlan:
     """What a merge would do: the models, paired up and certified, and how many ways to match them would be tried.
 
     ``border`` are the tensors that heads read where they stay apart (None: everything would be merged). ``notes`` are
-    what is odd about the models.
+    what is odd about the models. ``forecast`` is what the merge is expected to come to (None: nobody asked).
     """
 
     models: tuple[str, ...]
@@ -161,6 +165,17 @@ class MergePlan:
     certificates: tuple[Certificate, ...]
     calibrated: bool
     notes: tuple[str, ...] = ()
+    forecast: Forecast | None = None
+
+    def _repr_html_(self) -> str:
+        """What is expected, for notebooks."""
+        title, notes = " + ".join(short_names(self.models)), self.notes
+        found = self.forecast
+        if found is None:
+            rows = [(each.id, f"{each.size:,}", f"{each.width:,}") for each in self.groups]
+            return shown_in_notebook(title, [table(("group", "units of a parent", "merged"), rows)], notes)
+        tables = [table(FORECAST_HEADS, map(forecast_row, found.groups)), table(("", ""), expectations(found))]
+        return shown_in_notebook(title, tables, (*notes, *found.notes))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON."""

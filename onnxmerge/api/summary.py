@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from onnxmerge.merging.answer.answer import Answered
+from onnxmerge.pipeline.details.layers import DEPARTS, LayersReport
+from onnxmerge.pipeline.details.weights import Done
+from onnxmerge.pipeline.forecasting import ENOUGH, Forecast, GroupForecast
 from onnxmerge.pipeline.quantising import QuantisedReport
 from onnxmerge.pipeline.selection.search import Candidate
 from onnxmerge.pipeline.selection.weighing import WeightsReport
@@ -14,6 +17,20 @@ from onnxmerge.validation.coverage import Coverage
 
 if TYPE_CHECKING:
     from onnxmerge.api.outcome import GroupReport, MergeReport
+
+
+DONE: Mapping[Done, str] = {
+    "solved": "solved for what the parents compute",
+    "answer": "solved for what the ensemble answers",
+    "averaged": "averaged",
+    "repaired": "averaged and repaired",
+    "task vectors": "the base with task vectors",
+    "untouched": "untouched",
+}
+"""What was done to layers, in words of the summary."""
+
+_NAMED = 3
+"""So many layers to which one thing was done are named."""
 
 
 def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
@@ -38,6 +55,7 @@ def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str,
     own = [own_option(name, value) for name, value in report.method_options.items() if value not in (None, ())]
     if own:
         yield "options", ", ".join(own)
+    yield from _layers(report.layers)
     for answer in report.answers:
         yield "output", _answer(answer)
     if report.share < 1:
@@ -88,6 +106,58 @@ def _quantised(found: QuantisedReport) -> str:
     if found.ranges is not None:
         told += f", {found.activations} ranges of activations: {found.ranges}"
     return told if found.change is None else f"{told}; outputs differ from the float merge by {found.change:.2%}"
+
+
+def _layers(found: LayersReport | None) -> Iterator[tuple[str, str]]:
+    if found is not None and found.layers:
+        yield "layers", layers_told(found)
+        if found.compared:
+            yield "departs", departure_told(found)
+
+
+def layers_told(found: LayersReport) -> str:
+    """How many of the layers were solved, averaged, untouched; by name where they are few."""
+    told = []
+    for done, means in DONE.items():
+        nodes = found.nodes(done)
+        named = f" ({', '.join(nodes)})" if 0 < len(nodes) <= _NAMED < len(found.layers) else ""
+        told += [f"{len(nodes)} {means}{named}"] if nodes else []
+    return ", ".join(told)
+
+
+def departure_told(found: LayersReport) -> str:
+    """The first layer where the merged network departs from its parents."""
+    first = found.departs
+    if first is None:
+        return f"no layer from its parents: each is nearer to their mean than {DEPARTS:.0%} of that"
+    return f"first at {first.node}, {first.mean:.0%} from the parents' mean; from each: " + ", ".join(
+        f"{far:.0%}" for far in first.parents
+    )
+
+
+FORECAST_HEADS = ("group", "units of a parent", "merged", "", "both kept", f"directions for {ENOUGH:.0%}")
+
+
+def forecast_row(group: GroupForecast) -> tuple[str, ...]:
+    """What of the parents fits into one group."""
+    kind = "stream" if group.stream else ""
+    return group.id, f"{group.size:,}", f"{group.width:,}", kind, f"{group.kept:.1%}", f"{group.needed:,}"
+
+
+def expectations(found: Forecast) -> Iterator[tuple[str, str]]:
+    """Lines of title and text: what a merge is expected to come to, and what that rests on."""
+    if found.groups:
+        least = min(found.groups, key=lambda group: group.kept)
+        yield "least room", f"{least.id}: {least.kept:.1%} of what the parents do there fits into {least.width:,} units"
+    if found.agreement is None or found.ensemble is None or found.chance is None:
+        return
+    law = found.law
+    yield "forecast", f"agreement with the ensemble {found.agreement:.3f}, give or take {law.worst:.3f}"
+    yield "", f"the parents' common answer itself reaches {found.ensemble:.3f}, answers by chance {found.chance:.3f}"
+    basis = f"the variance that fits, on {found.samples:,} samples, and a law with one number"
+    yield "rests on", f"{basis}, fitted on {law.merges} merges (docs/forecast.md)"
+    off = f"by {law.error:.3f} on average, and {law.worst:.3f} at most"
+    yield "", f"each of these merges forecast by the law of the others, that was off {off}"
 
 
 def own_option(name: str, value: object) -> str:

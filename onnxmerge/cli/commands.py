@@ -19,6 +19,7 @@ class Entry:
 
 COMMANDS = {
     "run": Entry("onnxmerge.cli.run", "run", "Merge models of one structure into one."),
+    "plan": Entry("onnxmerge.cli.plan", "plan", "Forecast a merge in seconds: what of the models fits into one."),
     "eval": Entry("onnxmerge.cli.evaluate", "evaluate", "Score models on labelled data, side by side."),
     "inspect": Entry(
         "onnxmerge.cli.inspect", "inspect", "Show which units are interchangeable, and which not and why."

@@ -4,6 +4,7 @@ prepare   ``options`` and ``consistency`` say what is asked for, ``prepare`` rea
           ``separation`` cuts off heads, ``resizing`` widens, ``beginning`` does all that and opens the data; what all
           later stages share is a ``job``.
 measure, match   ``matching`` gathers statistics and matches units by one of the ``methods``, ``rotating`` rotates them.
+forecast  ``forecasting`` says what a merge will come to, from what its parents do on a few samples.
 select    ``selection`` tries ways to merge on held-out data, or by labels.
 combine, refine   ``restoring`` averages and restores statistics, or solves layers anew; ``answering`` solves the last
           layers for what ``meanings`` found outputs to mean.

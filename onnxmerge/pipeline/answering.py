@@ -14,7 +14,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.answer.answer import Answered, answer
 from onnxmerge.merging.answer.last_layer import LastLayer, ParentAnswers, answers_of, parent_answers
-from onnxmerge.merging.answer.meaning import each_by_itself
+from onnxmerge.merging.answer.meaning import OutputMeaning, each_by_itself
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.restoring import Merged
@@ -32,6 +32,13 @@ def asked_parents(job: Job, layers: Sequence[LastLayer], source: CalibrationSour
 def solved_layers(job: Job) -> list[LastLayer]:
     """The layers that are solved for the ensemble's answer: those of outputs whose meaning is known."""
     return [layer for layer in job.outputs.layers if str(layer.output.name) in job.outputs.meanings]
+
+
+def answered_together(job: Job) -> list[tuple[LastLayer, OutputMeaning]]:
+    """The layers of the outputs that the parents answer together, and what these mean."""
+    outputs = job.outputs
+    found = [(layer, outputs.meanings.get(str(layer.output.name))) for layer in outputs.layers]
+    return [(layer, own) for layer, own in found if own is not None and own.meaning not in ("features", "regression")]
 
 
 def answered(

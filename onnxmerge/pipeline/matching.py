@@ -80,6 +80,16 @@ def measured(job: Job, trials: Sequence[MergeOptions]) -> Measurements:
     return replace(plans, statistics=Statistics(seen.gram, moments.moments))
 
 
+def compared(
+    job: Job, grams: Sequence[GramRequest], source: CalibrationSource, pairs: Sequence[tuple[int, int]]
+) -> Statistics:
+    """The products between units, inside the bodies of Ifs and loops too, of these ``pairs`` of models."""
+    prepared = job.prepared
+    if prepared.traced is prepared.models.template:
+        return _gathered(job, prepared.models.template, grams, source, pairs)
+    return _seen_inside(job, grams, source, pairs)
+
+
 def _seen_inside(
     job: Job, grams: Sequence[GramRequest], source: CalibrationSource, pairs: Sequence[tuple[int, int]] | None
 ) -> Statistics:

@@ -14,7 +14,7 @@ from onnxmerge.errors import InputError, UsageError
 from onnxmerge.evaluation.task import Task
 from onnxmerge.merging.answer.ensemble import Vectors
 from onnxmerge.merging.answer.last_layer import LastLayer, last_layers
-from onnxmerge.merging.answer.meaning import OutputMeaning, asked_meanings, meaning_of
+from onnxmerge.merging.answer.meaning import OutputMeaning, asked_meanings, known_meaning, meaning_of
 from onnxmerge.merging.answer.outputs import NO_OUTPUTS, ClassVectors, Outputs
 from onnxmerge.merging.reconstruction import Feature, features_of, last_features
 from onnxmerge.pipeline.job import Job
@@ -41,7 +41,12 @@ def outputs_of(job: Job, known: ClassVectors) -> Outputs:
     layers, without = last_layers(job.network.graph, typing)
     layers = [layer for layer in layers if _in_one_order(job, layer)]
     looked = _looked_at(models.template.graph, job, layers)
-    feeds = list(Spread(job.source, LOOKED_AT)) if looked else []
+    settled = all(
+        known_meaning(value, asked=asked.get(str(value.name)), vectors=str(value.name) in known) is not None
+        for value in models.template.graph.outputs
+        if str(value.name) in looked
+    )
+    feeds = list(Spread(job.source, 1 if settled else LOOKED_AT)) if looked else []  # then for their width alone
     every = [
         features_of(models.template, own, list(looked.values()), feeds, job.options.provider)[0]
         for own in (models.weights if feeds else ())

@@ -11,9 +11,12 @@ from rich.table import Table
 from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
 from onnxmerge.api.summary import (
+    FORECAST_HEADS,
     certificate_told,
     coverage_told,
+    expectations,
     facts,
+    forecast_row,
     listed_weights,
     own_option,
     similarity_told,
@@ -80,6 +83,27 @@ def print_plan(plan: MergePlan) -> None:
     for note in plan.notes:
         console.say(f"note             {note}")
     console.say("nothing was merged or written (--dry-run)")
+
+
+def print_forecast(plan: MergePlan) -> None:
+    """What a merge is expected to come to."""
+    console, found = terminal(), plan.forecast
+    if found is None:
+        return
+    table = Table(title=" + ".join(plan.models), title_justify="left", box=None)
+    for index, title in enumerate(FORECAST_HEADS):
+        table.add_column(title, justify="left" if index in (0, 3) else "right")
+    for group in found.groups:
+        table.add_row(*forecast_row(group))
+    console.print(table)
+    for title, told in expectations(found):
+        console.say(f"{title:16} {told}")
+    for certificate, model in zip(plan.certificates, plan.models, strict=True):
+        console.say(f"certificate      {certificate_told(certificate)}  {model}")
+    console.say(f"free             {coverage_told(plan.coverage)}")
+    for note in (*plan.notes, *found.notes):
+        console.say(f"note             {note}")
+    console.say("nothing was merged or written; onnxmerge run does it")
 
 
 def _print_groups(console: Terminal, groups: Sequence[GroupReport], heading: str) -> None:

@@ -106,7 +106,7 @@ def answer(
     fit, rest = found.of(~held), found.of(held)
     reading = reading_of(meaning, fit.parents, vectors, seed)
     agrees = agreement(layer, reading, shares)
-    forms = _forms(layer, fit, tuple(shares), reading, mean)
+    forms = forms_of(layer, fit.parents, tuple(shares), reading, mean)
     prior = layer.target.form.matrix(current[layer.target.layer.weight])
     before = agrees(rest.merged, rest.parents)
     every = [agrees(_given(_solved(layer, fit, form(fit.parents), prior), rest.x), rest.parents) for form in forms]
@@ -140,20 +140,20 @@ def agreement(layer: LastLayer, reading: Reading | None, shares: Sequence[float]
     return ByOdds(tuple(shares)) if each_by_itself(layer.output) else ByLogits(tuple(shares))
 
 
-def _forms(
+def forms_of(
     layer: LastLayer,
-    fit: Answers,
+    answers: Sequence[Rows],
     shares: tuple[float, ...],
     reading: Reading | None,
     mean: MeanChoice,
 ) -> list[Form]:
-    """What the layer may be solved for, in order of preference."""
+    """What the layer may be solved for, in order of preference, by the parents' ``answers`` [n, u]."""
     if reading is not None:
         if reading.centres:  # a guess: it may judge, but is no target, and read about the mean it cannot tell its worth
-            return [common_embedding(fit.parents, shares, None, keeps_mean=mean != "drop")]
+            return [common_embedding(answers, shares, None, keeps_mean=mean != "drop")]
         keeping = [True, False] if mean == "auto" else [mean == "keep"]
         return [
-            common_embedding(fit.parents, shares, own, keeps_mean=keeps) for keeps in keeping for own in (None, reading)
+            common_embedding(answers, shares, own, keeps_mean=keeps) for keeps in keeping for own in (None, reading)
         ]
     if each_by_itself(layer.output):
         return [AveragedOdds(shares)]

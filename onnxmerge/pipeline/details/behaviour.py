@@ -68,12 +68,14 @@ class OutputAgreement:
     top1: float | None
 
 
-def layer_drift(job: Job, matched: MatchResult, weights: Arrays, data: CalibrationSource) -> Iterator[LayerDrift]:
-    """The drift of each linear layer of the trunk, in topological order, on a few samples."""
+def layer_drift(
+    job: Job, matched: MatchResult, weights: Arrays, data: CalibrationSource, samples: int = LAYER_SAMPLES
+) -> Iterator[LayerDrift]:
+    """The drift of each linear layer of the trunk, in topological order, on so many samples at most."""
     typing, models = job.prepared.typing, job.prepared.models
     graph = models.template.graph
     layers = [layer for layer in plan_layers(graph, typing)[0] if _computed(layer, job)]
-    feed = _few(job, layers, data)
+    feed = _few(job, layers, data, samples)
     if not layers or feed is None:
         return
     tensors, provider = [layer.output for layer in layers], job.options.provider
@@ -117,15 +119,20 @@ def few_of(job: Job, data: CalibrationSource) -> Arrays:
     return {name: array[:LAYER_SAMPLES] for name, array in feed.items()}
 
 
-def _few(job: Job, layers: Sequence[LayerTarget], data: CalibrationSource) -> Arrays | None:
-    """The first samples of the data: as many as keep what the layers give within bounds."""
+def values_of(job: Job, layers: Sequence[LayerTarget]) -> int:
+    """How many values the layers' outputs have in one network: of a sample, or of a batch of the only size there is."""
+    values = sum(int(np.prod(job.prepared.typing.activations[layer.output].shape)) for layer in layers)
+    specs = input_specs(job.prepared.models.template.model)
+    return values // rows(job.prepared.trace.sample) if is_batched(specs) and fixed_batch(specs) is None else values
+
+
+def _few(job: Job, layers: Sequence[LayerTarget], data: CalibrationSource, samples: int) -> Arrays | None:
+    """The first samples of the data, so many at most: as many as keep what the layers give within bounds."""
     feed = next(iter(data), None)
     specs = input_specs(job.prepared.models.template.model)
     if feed is None or not is_batched(specs) or fixed_batch(specs) is not None:
         return feed
-    traced = rows(job.prepared.trace.sample)
-    values = sum(int(np.prod(job.prepared.typing.activations[layer.output].shape)) for layer in layers)
-    count = min(LAYER_SAMPLES, max(1, LAYER_VALUES * traced // max(values, 1)))
+    count = min(samples, max(1, LAYER_VALUES // max(values_of(job, layers), 1)))
     return {name: array[:count] for name, array in feed.items()}
 
 

@@ -5,7 +5,7 @@ Weights are compared with the plain mean of the matched parents, which says what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -139,9 +139,13 @@ def _merged_places(labels: Mapping[str, Array], name: str, plan: Plan) -> Array:
 
 
 def weight_details(
-    job: Job, matched: MatchResult, weights: Arrays, answers: Sequence[Answered]
+    job: Job,
+    matched: MatchResult,
+    weights: Arrays,
+    answers: Sequence[Answered],
+    names: Collection[str] | None = None,
 ) -> Iterator[WeightDetails]:
-    """What was done to each float initializer of the merged trunk."""
+    """What was done to each float initializer of the merged trunk, or to those of some ``names``."""
     models, typing, vectors = job.prepared.models, job.prepared.typing, job.options.task_vectors is not None
     average = models.weights[0] if vectors else combine(models, typing, matched.matchings, weights=job.shares)
     answered = {found.meaning.output for found in answers if found.form != AS_IT_WAS}
@@ -152,7 +156,7 @@ def weight_details(
         for name in (layer.target.layer.weight, layer.target.layer.bias)
     }
     for name, first in models.weights[0].items():
-        if not is_floating(first.dtype) or name not in weights:
+        if not is_floating(first.dtype) or name not in weights or (names is not None and name not in names):
             continue
         final, mean = weights[name], average[name]
         alike = equal(mean, first) and all(_alike(first, own[name]) for own in models.weights[1:])

@@ -14,7 +14,7 @@ from onnxmerge.executor import Work
 from onnxmerge.merging.answer.last_layer import Answers, LastLayer, ParentAnswers, answers_of
 from onnxmerge.merging.answer.meaning import OutputMeaning
 from onnxmerge.merging.repair.choice import repair_step
-from onnxmerge.pipeline.answering import ENOUGH, answered, asked_parents, solved_layers
+from onnxmerge.pipeline.answering import ENOUGH, answered, answered_together, asked_parents, solved_layers
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match, measured
 from onnxmerge.pipeline.options import Effort, MergeOptions
@@ -78,11 +78,7 @@ class Trials:
     @cached_property
     def together(self) -> list[tuple[LastLayer, OutputMeaning]]:
         """The layers of the outputs that the parents answer together, and what these mean."""
-        outputs = self.job.outputs
-        found = [(layer, outputs.meanings.get(str(layer.output.name))) for layer in outputs.layers]
-        return [
-            (layer, own) for layer, own in found if own is not None and own.meaning not in ("features", "regression")
-        ]
+        return answered_together(self.job)
 
     @cached_property
     def on_fit(self) -> list[ParentAnswers]:

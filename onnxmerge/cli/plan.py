@@ -1,0 +1,83 @@
+"""``onnxmerge plan``: what a merge will come to, before it is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxmerge import api
+from onnxmerge.calibration.sources import BATCH_SIZE
+from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
+from onnxmerge.cli.images import image_options, take_image_options
+from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
+from onnxmerge.report.console import print_forecast
+from onnxmerge.report.progress import progress_bar
+from onnxmerge.report.terminal import emit
+
+
+@click.command()
+@click.argument("models", nargs=-1, type=InputFile("one of the models", model=True), required=True, metavar="A B...")
+@click.option(
+    "--calib",
+    type=InputFile("the calibration data"),
+    required=True,
+    metavar="DATA",
+    help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function.",
+)
+@task_options
+@click.option(
+    "--width",
+    type=click.FloatRange(0, min_open=True),
+    metavar="FRACTION",
+    help="Merged units for each unit of a model, as `run` takes it; by default 1.",
+)
+@click.option(
+    "--outputs",
+    metavar="MEANING|NAME=MEANING,...",
+    help="What outputs are: logits, probabilities, embedding, regression or features; by default it is found out.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@image_options
+@sample_options
+@model_options
+@click.option(
+    "--json",
+    "json_file",
+    type=OutputFile(dash=True),
+    metavar="FILE",
+    help="Write the forecast as JSON; - prints it instead of the table.",
+)
+@click.pass_context
+def plan(
+    context: click.Context, /, models: tuple[str, ...], *, calib: str, json_file: Path | None, **settings: Any
+) -> None:
+    """Say what merging MODELS will come to, in seconds and without labels.
+
+    Group by group, how much of what both models do fits into the units of one; and how well the default merge is
+    expected to agree with the models' ensemble, with what that rests on (docs/forecast.md).
+    """
+    images = take_image_options(settings)
+    with publishing(context) as publication:
+        found = api.plan(
+            models,
+            calibration=calib,
+            tasks=read_tasks(take_tasks(settings)),
+            inputs=known_inputs(settings.pop("inputs")),
+            image_options=images,
+            progress=progress_bar,
+            forecast=True,
+            **settings,
+        )
+        text = json.dumps(found.to_dict(), indent=1, default=str) + "\n"
+        if json_file is not None and json_file != STANDARD_OUTPUT:
+            publication.write_text(json_file, text)
+    if json_file == STANDARD_OUTPUT:
+        emit(text)
+    else:
+        print_forecast(found)
