@@ -2,11 +2,13 @@
 """Merge the fine-tunes of shared/suite-c100 and score them: mean accuracy within each group's five classes, percent.
 
     python tools/same_base.py [--way average "average +ls" default "ties scale=0.7" ...] [--suite] [--models N]
-                              [--samples N] [--markdown]
+                              [--samples N | --own N] [--markdown]
 
-Calibrated on unlabelled training images of all groups, mixed. A way is a method, with "+ls" least squares and with
+Calibrated on unlabelled training images of all groups, mixed; with --own on so many of each group, as its model's own
+(`--calib-of`). A way is a method, with "+ls" least squares and with
 "+answer" the ensemble's answer, or a method for models of one pretraining with options of its own ("knots inner=ties",
-"tsv-m scale=auto"), which are given the base, and data only to search by. "default" is what `onnxmerge run` does by
+"tsv-m scale=auto"), which are given the base, and data only to search by
+or to refine with ("tsv-m +featcal", "soup +regmean"). "default" is what `onnxmerge run` does by
 itself, "default +base" what it does with the base, "best +base" the same with --effort best; --suite adds the settings
 that the suite's own reference gives, and the best without labels. Needs onnxmerge, Pillow and the folder of real
 material beside the checkout (or in ONNXMERGE_SHARED).
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--suite", action="store_true")
     parser.add_argument("--models", type=int, default=8)
     parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--own", type=int)
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
     suite = SHARED / "suite-c100"
@@ -76,7 +79,12 @@ def main() -> None:
     test = np.flatnonzero(np.isin(data["y_test"], np.concatenate(groups)))
     held, labels = images_of(data, "test", test), data["y_test"][test]
     vectors = np.load(suite / "vectors.npz")["fine"]
-    calibration = images_of(data, "train", chosen)
+    calibration: NDArray[Any] | None = images_of(data, "train", chosen) if arguments.own is None else None
+    own: list[NDArray[Any]] | None = None
+    if arguments.own is not None:
+        rng = np.random.default_rng(0)
+        every = [rng.permutation(np.flatnonzero(np.isin(data["y_train"], group))) for group in groups]
+        own = [images_of(data, "train", each[: arguments.own]) for each in every]
     print(_row(("way", "accuracy", "seconds", "what was done"), markdown=arguments.markdown), flush=True)
     if arguments.markdown:
         print(_row(("---",) * 4, markdown=True))
@@ -86,11 +94,13 @@ def main() -> None:
         settings = _settings(way)
         if settings.get("method") in TASK_VECTORS:
             base = suite / "base.onnx" if TASK_VECTORS[settings["method"]].takes_base else None
-            data = calibration if "auto" in settings.values() or "refine" in settings else None
-            result = merge([suite / task["file"] for task in tasks], base=base, calibration=data, **settings)
+            measures = "auto" in settings.values() or "refine" in settings
+            given: dict[str, Any] = {"calibration": calibration, "calibration_of": own} if measures else {}
+            result = merge([suite / task["file"] for task in tasks], base=base, **given, **settings)
         else:
             base = suite / "base.onnx" if way.endswith("+base") else None
-            result = merge([suite / task["file"] for task in tasks], base=base, calibration=calibration, **settings)
+            files = [suite / task["file"] for task in tasks]
+            result = merge(files, base=base, calibration=calibration, calibration_of=own, **settings)
         seconds = time.perf_counter() - started
         session = open_session(result.template.model, weights=result.weights)
         (name,) = (str(value.name) for value in result.template.graph.inputs)
@@ -106,7 +116,8 @@ def main() -> None:
 def _settings(way: str) -> dict[str, Any]:
     method, *given = way.split()
     if method in TASK_VECTORS:
-        found: dict[str, Any] = {"refine": "featcal"} if "+featcal" in given else {}
+        refine = next((each[1:] for each in given if each.startswith("+")), None)
+        found: dict[str, Any] = {} if refine is None else {"refine": refine}
         found |= {name: _value(text) for name, text in (each.split("=") for each in given if "=" in each)}
         others = found.pop("others", None)
         rules = {} if others is None else {"parameters": tuple(ParameterRule(name, float(others)) for name in OTHERS)}

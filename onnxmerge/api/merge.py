@@ -57,6 +57,7 @@ def merge(
     models: Sequence[ModelSource],
     *,
     calibration: SourceSpec | None = None,
+    calibration_of: Sequence[SourceSpec] | None = None,
     base: ModelSource | None = None,
     labels: LabelSpec | None = None,
     tasks: TaskSpec | None = None,
@@ -79,6 +80,9 @@ def merge(
         models: Paths or models in memory, two or more. The first is the template for names, opset and metadata.
         calibration: Unlabelled data the models can run on: a path (.npy, .npz, a folder of these or of images,
             ``script.py:function``), arrays, or a reader. Optional for methods that compare no activations.
+        calibration_of: Such data for each model, in order: of its own task. ``regmean``, ``regmean++`` and ``featcal``
+            measure each model on its own; everything else on ``calibration``, or without it on all of these,
+            interleaved. ``samples`` holds for each.
         base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
         labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead: by
             the mean over tasks of accuracies, or scaled scores of regressions (``selection.labelled``).
@@ -106,7 +110,7 @@ def merge(
         ValidationError: a certificate failed, or the merged model gives values that are not finite.
 
     """
-    given = MergeInputs(calibration, base, image_options or {}, inputs or {})
+    given = MergeInputs(calibration, base, image_options or {}, inputs or {}, calibration_of)
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=labels is not None)
     work = _work(work_dir, resume=resume)
@@ -120,7 +124,10 @@ def merge(
             canonical_recipe,
             models=tuple(network.sha256 for network in prepared_merge.job.prepared.models.sources),
             base=None if prepared_merge.job.base is None else prepared_merge.job.base.network.sha256,
-            calibration=None if prepared_merge.source is None else prepared_merge.source.digest(),
+            calibration=None
+            if calibration is None or prepared_merge.source is None
+            else prepared_merge.source.digest(),
+            calibration_of=tuple(source.digest() for source in prepared_merge.own) or None,
             inputs=given.inputs,
             vectors=known,
         )
@@ -185,7 +192,7 @@ def merge(
             vectors=bool(known),
         )
         read = sources("one of the models", *models, base, model=True)
-        read += sources("the data", calibration, labels, tasks, vectors, how.operators)
+        read += sources("the data", calibration, *(calibration_of or ()), labels, tasks, vectors, how.operators)
         flow = flow_of(job.prepared.traced.graph, job.prepared.typing)
         return MergeResult(product.network, product.weights, report, read, flow, seen)
 
@@ -194,6 +201,7 @@ def plan(
     models: Sequence[ModelSource],
     *,
     calibration: SourceSpec | None = None,
+    calibration_of: Sequence[SourceSpec] | None = None,
     base: ModelSource | None = None,
     tasks: TaskSpec | None = None,
     vectors: str | Path | None = None,
@@ -212,7 +220,7 @@ def plan(
     """
     if not forecast and (tasks is not None or vectors is not None):
         raise UsageError("tasks and class vectors are for a forecast: ask for one (forecast=True)")
-    given = MergeInputs(calibration, base, image_options or {}, inputs or {})
+    given = MergeInputs(calibration, base, image_options or {}, inputs or {}, calibration_of)
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=False)
     how = every[0]
@@ -258,8 +266,21 @@ def _possible(
     models: Sequence[ModelSource], given: MergeInputs, how: MergeOptions, *, labelled: bool
 ) -> tuple[MergeOptions, ...]:
     """The ways to merge that are to be tried. Raises UsageError where there is none."""
-    calibrated, based = given.calibration is not None, given.base is not None
-    return possible_ways(how, len(models), calibrated=calibrated, labelled=labelled, based=based)
+    _require_own(models, given, labelled=labelled)
+    own = given.calibration_of is not None
+    calibrated, based = given.calibrated, given.base is not None
+    return possible_ways(how, len(models), calibrated=calibrated, own=own, labelled=labelled, based=based)
+
+
+def _require_own(models: Sequence[ModelSource], given: MergeInputs, *, labelled: bool) -> None:
+    """Raise UsageError for data of models' own that is not of all of them, or that labels cannot be of."""
+    own = given.calibration_of
+    if own is None:
+        return
+    if len(own) != len(models):
+        raise UsageError(f"calibration data of models' own is for each of the {len(models)} models, found {len(own)}")
+    if labelled and given.calibration is None:
+        raise UsageError("--labels are of the samples of --calib: give that too, beside data of each model's own")
 
 
 def _work(folder: str | Path | None, *, resume: bool) -> Path | None:

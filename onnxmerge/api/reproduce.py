@@ -65,6 +65,11 @@ def merged_again(
     for name, what in (("calibration", "--calib"), ("labels", "--labels")):
         if found.get(name) is not None and given.get(name) is None:
             raise InputError(f"the recipe was made with {name}: give the same ({what})")
+    if found.get("calibration_of") is not None:
+        raise InputError(
+            "the recipe was made with data of each model's own, which is not given here; repeat its command with the "
+            "same --calib-of, and compare the files"
+        )
     used = {name: value for name, value in given.items() if name in ("inputs", "image_options") or found.get(name)}
     if found.get("labels") or found.get("vectors"):
         used |= {name: given[name] for name in ("tasks", "vectors") if given.get(name) is not None}

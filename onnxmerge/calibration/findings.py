@@ -18,11 +18,12 @@ class Seen:
     Where axis 0 does not count samples, each array is one, and its whole shape counts.
     """
 
-    __slots__ = ("constant", "first", "sha", "shape", "zero")
+    __slots__ = ("constant", "first", "sha", "shape", "shapes", "zero")
 
     def __init__(self) -> None:
         self.sha = hashlib.sha256()
         self.shape: tuple[int, ...] | None = None
+        self.shapes: set[tuple[int, ...]] = set()
         self.first: NDArray[Any] | None = None
         self.constant = self.zero = True
 
@@ -31,6 +32,7 @@ class Seen:
         shape = array.shape[1:] if rows else array.shape
         if not rows or shape != self.shape:
             self.shape = shape
+            self.shapes.add(shape)
             self.sha.update(f"{array.dtype} {self.shape}".encode())
         self.sha.update(array.tobytes())
         if self.first is None:
@@ -56,6 +58,11 @@ class Findings:
     def rows(self) -> int:
         """The samples of all feeds."""
         return sum(self.sizes)
+
+    @property
+    def shapes(self) -> frozenset[tuple[str, tuple[int, ...]]]:
+        """The shapes of samples that were seen, with the input that has them."""
+        return frozenset((name, shape) for name, own in self.seen.items() for shape in own.shapes)
 
     @property
     def constant(self) -> bool:

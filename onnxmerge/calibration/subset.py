@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.chunks import Feed, rows
+from onnxmerge.calibration.interleaved import Interleaved
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 
@@ -41,6 +42,11 @@ class Gathered:
     def digest(self) -> str:
         """SHA-256 of the source that they were read from."""
         return self.sha256
+
+
+def gathered(source: CalibrationSource) -> Gathered:
+    """All of a source, read."""
+    return Gathered(tuple(source), source.digest())
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,22 +143,48 @@ def cuts(source: CalibrationSource) -> tuple[tuple[int | bool, ...], ...]:
         return ((source.samples,), *cuts(source.source))
     if isinstance(source, Share):
         return ((source.held, source.divisible), *cuts(source.source))
+    if isinstance(source, Interleaved):
+        return tuple(cut for own in source.sources for cut in cuts(own))
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """A source in two: what statistics are taken of, and what is kept to judge by."""
+def own_parts(source: CalibrationSource | None) -> tuple[CalibrationSource, ...]:
+    """What of a source is of each model's own, where it was put together of such (``Interleaved``); else nothing."""
+    if isinstance(source, Spread):
+        parts = own_parts(source.source)
+        return tuple(Spread(own, -(-source.samples // len(parts))) for own in parts)
+    return source.sources if isinstance(source, Interleaved) else ()
 
-    fit: Share
-    held: Share
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A source, the ``whole``, in two: what statistics are taken of, and what is kept to judge by."""
+
+    whole: CalibrationSource
+    divisible: bool
+
+    @cached_property
+    def fit(self) -> CalibrationSource:
+        """What statistics are taken of."""
+        return self._share(held=False)
+
+    @cached_property
+    def held(self) -> CalibrationSource:
+        """What is kept to judge by; of data of several models, every fifth sample of each."""
+        return self._share(held=True)
 
     def held_rows(self) -> NDArray[np.bool_]:
-        """Which samples of the whole are in ``held``, bool [samples]."""
-        sizes = self.fit.source.sizes
-        if self.held.divisible:
+        """Which samples of the whole, data that is not of several models, are in ``held``, bool [samples]."""
+        sizes = self.whole.sizes
+        if self.divisible:
             return is_held(np.arange(sum(sizes)))
         return np.repeat(is_held(np.arange(len(sizes))), sizes)
+
+    def _share(self, *, held: bool) -> CalibrationSource:
+        if isinstance(self.whole, Interleaved):
+            parts = [Share(own, held=held, divisible=self.divisible) for own in self.whole.sources]
+            return replace(self.whole, sources=tuple(parts))
+        return Share(self.whole, held=held, divisible=self.divisible)
 
 
 def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:
@@ -161,7 +193,7 @@ def hold_out(source: CalibrationSource, *, divisible: bool) -> Split:
     ``divisible`` says that the first axis of every input is the batch, of any size, so that feeds can be cut; else
     whole feeds are counted. Raises InputError where there are too few.
     """
-    split = Split(Share(source, held=False, divisible=divisible), Share(source, held=True, divisible=divisible))
+    split = Split(source, divisible)
     if not split.held.sizes:
         raise InputError(
             f"every fifth {'sample' if divisible else 'feed'} of the calibration data is held out to judge by, "

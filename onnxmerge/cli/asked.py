@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.consistency import decidable, idle, require_use
 from onnxmerge.pipeline.methods import OWN_OPTIONS
 from onnxmerge.pipeline.options import COMMON, DEFAULT, ONE_WAY, UNNAMED, differing
-from onnxmerge.recipes.recipe import Calibration, Recipe, is_recipe
+from onnxmerge.recipes.recipe import Calibration, Recipe, is_recipe, of_models
 
 _IMAGE = ("image_size", "mean", "std", "layout")
 
@@ -35,8 +35,10 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
     }
     recipe = _start(models)
-    if models and recipe.calibration is not None and given.get("calib") is None:
-        require_allowed(context, models[0], recipe.calibration.data)
+    if models and recipe.calibration is not None:
+        named = [recipe.calibration.data] if given.get("calib") is None else []
+        for data in (*named, *(() if given.get("calib_of") else recipe.calibration.of.values())):
+            require_allowed(context, models[0], data)
     options = _options(
         recipe.options,
         {name: given[name] for name in COMMON if name in given},
@@ -106,13 +108,18 @@ def _start(models: tuple[str, ...]) -> Recipe:
 
 def _calibration(recipe: Recipe, given: Mapping[str, Any]) -> Calibration | None:
     images = {name: given[name] for name in _IMAGE if name in given}
-    if given.get("calib") is not None:
-        return Calibration(given["calib"], **images)
-    if recipe.calibration is None:
+    written = recipe.calibration or Calibration()
+    if given.get("calib") is not None:  # other images, of which a recipe says nothing
+        written = Calibration(given["calib"], written.of)
+    if given.get("calib_of"):
+        of = of_models(recipe.models, given["calib_of"], "--calib-of")
+        kept = {} if written.data is None else written.image_options
+        written = Calibration(written.data, of, **kept)
+    if written.data is None and not written.of:
         if images:
             raise UsageError(f"--{next(iter(images)).replace('_', '-')} is for calibration images: give them (--calib)")
         return None
-    return Calibration(**{**asdict(recipe.calibration), **images})
+    return replace(written, **images)
 
 
 def output_of(recipe: Recipe) -> Path:
@@ -128,10 +135,12 @@ def note_files(context: click.Context, recipe: Recipe) -> None:
     for model in recipe.models:
         files.reads("one of the models", model, model=True)
     data = None if recipe.calibration is None else recipe.calibration.data
+    of = {} if recipe.calibration is None else recipe.calibration.of
     tasks = recipe.tasks if isinstance(recipe.tasks, str) else None
     operators = None if recipe.options.operators is None else str(recipe.options.operators)
     for what, path in (
         ("the calibration data", data),
+        *((f"the data of {model}", own) for model, own in of.items()),
         ("the labels", recipe.labels),
         ("the task file", tasks),
         ("the class vectors", recipe.vectors),

@@ -86,6 +86,17 @@ def _weights(
     return "auto" if value == AUTO else numbers(context, option, value)
 
 
+def _calib_of(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(model, data) of each."""
+    found = []
+    for value in values:
+        model, equals, data = value.partition("=")
+        if not model or not equals:
+            raise click.BadParameter(f"{value!r}: expected MODEL=DATA, such as a.onnx=images/")
+        found.append((model, InputFile(f"the data of {model}").convert(data, option, context)))
+    return found
+
+
 @click.command(cls=_Run, epilog=listed())
 @click.argument(
     "models",
@@ -100,6 +111,13 @@ def _weights(
     type=InputFile("the calibration data"),
     metavar="DATA",
     help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function.",
+)
+@click.option(
+    "--calib-of",
+    multiple=True,
+    callback=_calib_of,
+    metavar="MODEL=DATA",
+    help="Such data of one model's own task; repeat for each model. Without --calib, all of it together is that.",
 )
 @click.option(
     "--effort",
@@ -277,6 +295,7 @@ def run(
     data = recipe.calibration
     inputs: dict[str, Any] = {
         "calibration": None if data is None else data.data,
+        "calibration_of": [*data.of.values()] if data is not None and data.of else None,
         "base": recipe.base,
         "options": recipe.options,
         "image_options": {} if data is None else data.image_options,

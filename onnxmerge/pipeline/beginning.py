@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxmerge.activations.sample_size import too_few
 from onnxmerge.activations.statistics import GramRequest
 from onnxmerge.calibration.chunks import rows
+from onnxmerge.calibration.interleaved import Interleaved
 from onnxmerge.calibration.known_inputs import Completed, open_with
 from onnxmerge.calibration.recut import Recut
 from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec, room_for_feeds
@@ -51,25 +52,35 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MergeInputs:
-    """What a merge is given beside the models and the options."""
+    """What a merge is given beside the models and the options; ``calibration_of`` is data of each model's own."""
 
     calibration: SourceSpec | None
     base: ModelSource | None
     image_options: Mapping[str, Any]
     inputs: Mapping[str, SampleInput]
+    calibration_of: Sequence[SourceSpec] | None = None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there is any calibration data."""
+        return self.calibration is not None or self.calibration_of is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedMerge:
-    """A merge whose models are read, paired up, typed and certified; ``source`` is ``data`` as the models take it.
+    """A merge whose models are read, paired up, typed and certified.
+
+    ``data`` is all that was opened; ``source`` what all models are measured on, as they take it, and ``own`` data of
+    each model's own.
 
     ``schemes`` are those by which the parents were quantised (None: one was not).
     """
 
     job: Job
     parents: Parents
-    data: OpenedSource | None
+    data: tuple[OpenedSource, ...]
     source: CalibrationSource | None
+    own: tuple[CalibrationSource, ...]
     split: Split | None
     certificates: tuple[Certificate, ...]
     clock: Clock
@@ -85,9 +96,8 @@ def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool)
         split = divide(source, job.prepared.models, how, labelled=labelled)
     elif source is not None and how.searches_scale:
         split = held_out(source, job.prepared.models)
-    return replace(
-        prepared_merge, split=split, job=replace(job, options=how, source=source if split is None else split.fit)
-    )
+    on = job.on(source if split is None else split.fit)
+    return replace(prepared_merge, split=split, job=replace(on, options=how))
 
 
 def prepare_merge(
@@ -104,16 +114,18 @@ def prepare_merge(
             if stuck is not None:
                 raise stuck from None
             raise
-        data, completed = _open(parents.models, given, how)
-        source: CalibrationSource | None = completed or data
-        size = None if source is None else _only_batch(parents, source, how.provider)
-        if source is not None and size is not None:
+        data = _open(parents.models, given, how)
+        found: list[CalibrationSource] = [completed or opened for opened, completed in data]
+        size = _only_batch(parents, found[0], how.provider) if found else None
+        if size is not None:
             parents, start = _parted([with_batch(network, size) for network in networks], base, how)
-            source = Recut(source, size)
+            found = [Recut(source, size) for source in found]
+        opened = tuple(each for each, _ in data)
+        source = found.pop(0) if given.calibration is not None else _together(parents, opened, found, how, progress)
     with clock.stage("type"):
         sample = _first_rows(parents.models, source) if source is not None else sample_for(parents, given.inputs)
         prepared = type_models(parents.models, sample, how.operators)
-    job = Job(prepared, source, how, progress, start)
+    job = Job(prepared, source, how, progress, tuple(found), start)
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
         job = replace(job, resized=resize(prepared, how))
@@ -122,7 +134,9 @@ def prepare_merge(
         *(note for network in networks for note in network.notes),
         *(() if size is None else (_fixed_inside(parents, size),)),
     )
-    return PreparedMerge(job, parents, data, source, None, certificates, clock, notes, schemes[: len(models)])
+    return PreparedMerge(
+        job, parents, opened, source, tuple(found), None, certificates, clock, notes, schemes[: len(models)]
+    )
 
 
 def ordered(prepared_merge: PreparedMerge) -> PreparedMerge:
@@ -138,13 +152,39 @@ def ordered(prepared_merge: PreparedMerge) -> PreparedMerge:
 
 def read_data(prepared_merge: PreparedMerge) -> PreparedMerge:
     """The merge, all of its data read: what is wrong is said before anything is measured; what fits is kept."""
-    data = prepared_merge.data
-    if data is not None:
-        with prepared_merge.clock.stage("read"), prepared_merge.job.progress("reading data") as report:
-            total = data.batches
-            for done, _ in enumerate(data, start=1):
-                report(done, total)
+    with prepared_merge.clock.stage("read"):
+        _read(prepared_merge.data, prepared_merge.job.progress)
     return prepared_merge
+
+
+def _read(data: Sequence[OpenedSource], progress: Progress) -> None:
+    """Read what of the data was not read to its end before."""
+    for opened in data:
+        if opened.found is None:
+            with progress("reading data") as report:
+                total = opened.batches
+                for done, _ in enumerate(opened, start=1):
+                    report(done, total)
+
+
+def _together(
+    parents: Parents,
+    data: Sequence[OpenedSource],
+    own: Sequence[CalibrationSource],
+    how: MergeOptions,
+    progress: Progress,
+) -> CalibrationSource | None:
+    """Data of each model's own as one source, on which all are measured; None where there is none.
+
+    All of it is read, for samples of other shapes cannot stand in one batch.
+    """
+    if not own:
+        return None
+    _read(data, progress)
+    specs = input_specs(parents.models.template.model)
+    shapes = {shape for opened in data for shape in opened.findings().shapes}
+    mixed = is_batched(specs) and fixed_batch(specs) is None and len(shapes) == 1
+    return Interleaved(tuple(own), how.batch_size, mixed)
 
 
 def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:
@@ -178,19 +218,21 @@ def _fixed_inside(parents: Parents, size: int) -> str:
     )
 
 
-def _open(models: ModelSet, given: MergeInputs, options: MergeOptions) -> tuple[OpenedSource | None, Completed | None]:
-    """The calibration data, and what it is with the inputs that it lacks."""
-    if given.calibration is None:
-        return None, None
-    return open_with(
-        given.calibration,
-        input_specs(models.template.model),
-        given.inputs,
-        samples=options.samples,
-        batch_size=options.batch_size,
-        room=room_for_feeds(),
-        **dict(given.image_options),
-    )
+def _open(models: ModelSet, given: MergeInputs, options: MergeOptions) -> list[tuple[OpenedSource, Completed | None]]:
+    """The calibration data, then that of each model's own, and what each is with the inputs that it lacks."""
+    every = [*([] if given.calibration is None else [given.calibration]), *(given.calibration_of or ())]
+    return [
+        open_with(
+            data,
+            input_specs(models.template.model),
+            given.inputs,
+            samples=options.samples,
+            batch_size=options.batch_size,
+            room=room_for_feeds() // len(every),
+            **dict(given.image_options),
+        )
+        for data in every
+    ]
 
 
 def _first_rows(models: ModelSet, source: CalibrationSource) -> dict[str, NDArray[Any]]:
@@ -204,11 +246,14 @@ def _first_rows(models: ModelSet, source: CalibrationSource) -> dict[str, NDArra
 
 def of_data(prepared_merge: PreparedMerge) -> list[str]:
     """What the user should know about the calibration data: where it says little, or there is little of it."""
-    if prepared_merge.data is None:
+    data = prepared_merge.data
+    if not data:
         return []
-    notes, prepared = prepared_merge.data.notes(), prepared_merge.job.prepared
+    notes, prepared = [note for opened in data for note in opened.notes()], prepared_merge.job.prepared
     requests = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()]
-    few = too_few(prepared.typing, requests, rows(prepared.trace.sample), prepared_merge.data.findings().rows)
+    shared = data if len(data) == len(prepared_merge.own) else data[:1]  # what all models are measured on
+    together = sum(opened.findings().rows for opened in shared)
+    few = too_few(prepared.typing, requests, rows(prepared.trace.sample), together)
     matches = prepared_merge.job.options.task_vectors is None
     return [*notes, few] if few is not None and matches else notes
 

@@ -19,13 +19,19 @@ from onnxmerge.text import shown
 _MOST = (1 << 63) - 1
 
 
-def require_consistent(options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool) -> None:
+def require_consistent(
+    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool, own: bool = False
+) -> None:
     """Raise UsageError where this number of models cannot be merged by these options and with this data."""
     _require_none(_numbers(options, models))
     _require_none(_base(options, models, based=based))
     _require_none(_weighing(options))
     if not calibrated:
         _require_none((wrong, f"{told}: give calibration data (--calib)") for wrong, told in _data(options))
+    refinement = options.refinement
+    needs_own = refinement is not None and "own data" in refinement.needs and not own
+    told = f"--refine {options.refine} measures each model on data of its own: give that of each (--calib-of)"
+    _require_none([(needs_own, told)])
     require_use(options, differing(options))
     if labelled:
         useless = options.task_vectors is not None or not decidable(options)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
+from onnxmerge.calibration.subset import gathered, own_parts
 from onnxmerge.executor import HERE, Executor
 from onnxmerge.merging.answer.outputs import NO_OUTPUTS, Outputs
 from onnxmerge.merging.combine import shares_of
@@ -41,6 +42,7 @@ class Resized:
 class Job:
     """Typed models, the data to calibrate on (None: none was given), and how to merge.
 
+    ``own`` is data of each model's own, for what measures each model on its own task; empty where none was given.
     ``base`` is the model that all others were fine-tuned from, where it was given; ``resized`` what merging makes of
     the parents' graph, where groups of it get another width; ``outputs`` what the parents' outputs mean; ``store`` has
     what stages found before, and ``executor`` runs what does not depend on each other.
@@ -50,6 +52,7 @@ class Job:
     source: CalibrationSource | None
     options: MergeOptions
     progress: Progress
+    own: tuple[CalibrationSource, ...] = ()
     base: Base | None = None
     resized: Resized | None = None
     outputs: Outputs = NO_OUTPUTS
@@ -58,7 +61,12 @@ class Job:
 
     def __reduce__(self) -> tuple[type[Job], tuple[object, ...]]:
         """What another process gets of it: it keeps no results, shows no progress, and sends nothing on."""
-        return Job, (self.prepared, self.source, self.options, silent, self.base, self.resized, self.outputs)
+        own = () if self.source is None else tuple(gathered(each) for each in self.own)
+        return Job, (self.prepared, self.source, self.options, silent, own, self.base, self.resized, self.outputs)
+
+    def on(self, source: CalibrationSource | None) -> Job:
+        """The job on some of its data: of each model's own data the same part, where it was put together of that."""
+        return replace(self, source=source, own=own_parts(source) or self.own)
 
     @property
     def network(self) -> Network:

@@ -33,6 +33,7 @@ def canonical_recipe(
     models: tuple[str, ...],
     base: str | None = None,
     calibration: str | None = None,
+    calibration_of: tuple[str, ...] | None = None,
     inputs: Mapping[str, SampleInput] | None = None,
     asked: EvaluationTasks | None = None,
     vectors: ClassVectors | None = None,
@@ -44,6 +45,7 @@ def canonical_recipe(
         models: SHA-256 of each model in order.
         base: SHA-256 of the base.
         calibration: SHA-256 of the samples.
+        calibration_of: SHA-256 of each model's own samples, in order.
         inputs: Shapes or values of inputs, as they were given.
         asked: What labels mean, and the right answers.
         vectors: Class vectors that the ensemble's answer is read by.
@@ -64,6 +66,7 @@ def canonical_recipe(
         "models": models,
         "base": base,
         "calibration": calibration,
+        "calibration_of": calibration_of,
         "inputs": inputs or {},
         "vectors": vectors or {},
         "labels": None if asked is None else _digest((asked.tasks, asked.right, asked.learned)),

@@ -278,6 +278,8 @@ def _refined(
         prepared.trace.dtypes,
         weights,
         source,
+        own=job.own,
+        base=None if job.base is None else job.base.weights,
         shares=tuple(job.shares),
         provider=options.provider,
         seed=options.seed,

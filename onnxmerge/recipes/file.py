@@ -14,7 +14,9 @@ Paths are relative to the recipe's folder.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import Field as DataclassField
 from functools import cache
 from pathlib import Path
 from types import GenericAlias
@@ -30,7 +32,7 @@ from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import named
 from onnxmerge.pipeline.methods import METHODS, OWN_OPTIONS
 from onnxmerge.pipeline.options import CHOICES, DEFAULT, MergeOptions, differing, merge_options, own_differing
-from onnxmerge.recipes.recipe import Calibration, Recipe
+from onnxmerge.recipes.recipe import Calibration, Recipe, of_models
 from onnxmerge.text import reason, shown
 
 _FILES = ("base", "labels", "vectors", "output")
@@ -62,8 +64,11 @@ def recipe_text(recipe: Recipe, folder: Path) -> str:
     folder = folder.absolute()
     content: dict[str, Any] = {"models": [_relative(model, folder) for model in recipe.models]}
     if recipe.calibration is not None:
-        given = {"data": _relative(recipe.calibration.data, folder), **recipe.calibration.image_options}
-        content["calibration"] = _plain(given)
+        data, of = recipe.calibration.data, recipe.calibration.of
+        given: dict[str, Any] = {} if data is None else {"data": _relative(data, folder)}
+        if of:
+            given["of"] = {_relative(model, folder): _relative(own, folder) for model, own in of.items()}
+        content["calibration"] = _plain({**given, **recipe.calibration.image_options})
     common, own = differing(recipe.options), own_differing(recipe.options)
     first = {name: common[name] for name in ("method",) if name in common}
     for name, value in {**first, **own, **common}.items():
@@ -113,10 +118,14 @@ def _mirror(kind: type) -> Any:
 
 def _fields(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    return {
-        each.name: (_mirrored(hints[each.name]), ... if each.default is MISSING else each.default)
-        for each in fields(kind)
-    }
+    return {each.name: (_mirrored(hints[each.name]), _default(each)) for each in fields(kind)}
+
+
+def _default(each: DataclassField[Any]) -> Any:
+    """A field's value by default, "..." where it has none."""
+    if each.default_factory is not MISSING:
+        return each.default_factory()
+    return ... if each.default is MISSING else each.default
 
 
 def _mirrored(hint: Any) -> Any:
@@ -129,7 +138,8 @@ def _mirrored(hint: Any) -> Any:
 def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     hints = {**get_type_hints(MergeOptions), **{name: own.hint for name, own in OWN_OPTIONS.items()}}
     calibration = found.pop("calibration", None)
-    models = tuple(_resolved(model, folder) for model in found.pop("models"))
+    written = found.pop("models")
+    models = tuple(_resolved(model, folder) for model in written)
     files = {name: found.pop(name, None) for name in _FILES}
     tasks = found.pop("tasks", None)
     inputs = {name: _input_read(name, given, folder) for name, given in found.pop("inputs", {}).items()}
@@ -137,14 +147,27 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     for name in _PATHS:
         if options.get(name) is not None:
             options[name] = Path(_resolved(str(options[name]), folder))
-    data = None if calibration is None else {**calibration, "data": _resolved(calibration["data"], folder)}
+    data = None if calibration is None else _calibration(calibration, written, folder)
     return Recipe(
         models,
-        calibration=None if data is None else Calibration(**data),
+        calibration=data,
         inputs=inputs,
         options=merge_options(options),
         tasks=_resolved(tasks, folder) if isinstance(tasks, str) else tasks,
         **{name: None if path is None else _resolved(path, folder) for name, path in files.items()},
+    )
+
+
+def _calibration(found: dict[str, Any], models: Sequence[str], folder: Path) -> Calibration:
+    """What a recipe says of data. Raises InputError where it names none, UsageError for models it does not have."""
+    data, of = found.pop("data", None), found.pop("of", {})
+    if data is None and not of:
+        raise InputError("key 'calibration.data' is missing")
+    own = of_models(models, [*of.items()], "calibration.of")
+    return Calibration(
+        None if data is None else _resolved(data, folder),
+        {_resolved(model, folder): _resolved(each, folder) for model, each in own.items()},
+        **found,
     )
 
 

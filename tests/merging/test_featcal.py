@@ -66,6 +66,43 @@ def test_it_is_the_formula(shares: tuple[float, float], own_input: float, pull: 
     np.testing.assert_allclose(weights["c"], c, rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("options", [FeatCalOptions(), FeatCalOptions(own_input=1.0, pull=0.3, moved=1.0)])
+def test_each_parent_answers_to_its_own_data(options: FeatCalOptions) -> None:
+    """The published formula: each parent's covariance over its norm, pulled to what is moved away from the base."""
+    own, base = (X[:100], 3 * X[100:]), network(MLP, normal(w=(5, 4), b=(5,), v=(5, 3), c=(3,), seed=5)).weights
+    parts = tuple(Source([{"x": part[:50]}, {"x": part[50:]}]) for part in own)
+    average, weights = found(models(*PAIR), Source([{"x": X}]), [{}], options, own=parts, base=base)
+    pull, moved = (0.05, 2.2) if options.pull == "auto" else (0.3, 1.0)
+
+    def solved(read: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]], names: tuple[str, str], turn: bool) -> Any:  # noqa: FBT001
+        """Weight [u, d] and bias, by rows that are weighed so that those of each parent have a covariance of norm 1."""
+        w0 = (base[names[0]] + moved * (average[names[0]] - base[names[0]])).astype(np.float64)
+        w0 = w0.T if turn else w0
+        rows, aims, weigh = [], [], []
+        for net, x, own_x in zip(PAIR, read, theirs, strict=True):
+            w = net.weights[names[0]].T if turn else net.weights[names[0]]
+            centre = x - x.mean(axis=0)
+            rows.append(x)
+            mixed = options.own_input * own_x + (1 - options.own_input) * x
+            aims.append(mixed @ w.T + net.weights[names[1]])
+            weigh.append(np.full(len(x), 1 / len(x) / np.linalg.norm(centre.T @ centre / len(x))))
+        x, y, at = np.concatenate(rows), np.concatenate(aims), np.concatenate(weigh)[:, None]
+        mean_x, mean_y = (at * x).sum(axis=0) / at.sum(), (at * y).sum(axis=0) / at.sum()
+        x, y = x - mean_x, y - mean_y
+        w = np.linalg.solve((at * x).T @ x + pull * np.eye(x.shape[1]), (at * x).T @ y + pull * w0.T).T
+        return (w.T if turn else w), mean_y - w @ mean_x
+
+    x = [part.astype(np.float64) for part in own]
+    w, b = solved(x, x, ("w", "b"), turn=False)
+    np.testing.assert_allclose(weights["w"], w, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(weights["b"], b, rtol=1e-3, atol=1e-4)
+    hidden = [np.maximum(part @ w.T + b, 0) for part in x]
+    theirs = [np.maximum(p @ n.weights["w"].T + n.weights["b"], 0) for p, n in zip(x, PAIR, strict=True)]
+    v, c = solved(hidden, theirs, ("v", "c"), turn=True)
+    np.testing.assert_allclose(weights["v"], v, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(weights["c"], c, rtol=2e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("text", [FOLDED, KEPT])
 @pytest.mark.parametrize("permuted", [0, 1])
 def test_a_model_merged_with_its_copy_stays_itself(text: str, permuted: int) -> None:

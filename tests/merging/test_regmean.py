@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.axes.infer import type_graph
-from onnxmerge.errors import InputError
+from onnxmerge.errors import InputError, UsageError
 from onnxmerge.merging.closed_form.context import MergeContext
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.refinements.methods import regmean as module
 from onnxmerge.merging.refinements.methods.regmean import OFF_DIAGONAL, regmean
+from onnxmerge.merging.refinements.methods.regmean_plus import regmean_plus
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.trace import trace
 from onnxmerge.units.layout import Typing
@@ -66,6 +68,55 @@ def test_it_is_the_formula(shares: tuple[float, float]) -> None:
     # The first layer reads the same in both parents: there it is the average.
     np.testing.assert_allclose(weights["w"], average["w"], rtol=1e-3, atol=1e-4)
     assert "b" not in weights
+
+
+def test_each_parent_is_measured_on_its_own_data() -> None:
+    nets = [network(MLP, normal(w=(5, 4), b=(5,), v=(5, 3), seed=seed)) for seed in (0, 1)]
+    x = np.random.default_rng(2).normal(0.5, 1, (300, 4)).astype(np.float32)
+    own = x[:100], 2 * x[100:]  # of other sizes: a parent with more data counts no more
+    parts = tuple(Source([{"x": part}]) for part in own)
+    _, weights = found(models(*nets), Source([{"x": x}]), [{}], own=parts)
+    given = [net.weights["w"].T for net in nets]
+    mean = [part / np.sqrt(len(part)) for part in own]
+    np.testing.assert_allclose(weights["w"], formula(mean, given, (0.5, 0.5)).T, rtol=1e-3, atol=1e-4)
+    hidden = [np.maximum(part @ net.weights["w"].T + net.weights["b"], 0) for part, net in zip(own, nets, strict=True)]
+    mean = [part / np.sqrt(len(part)) for part in hidden]
+    expected = formula(mean, [net.weights["v"] for net in nets], (0.5, 0.5))
+    np.testing.assert_allclose(weights["v"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_regmean_plus_measures_the_merged_network_layer_by_layer() -> None:
+    nets = [network(MLP, normal(w=(5, 4), b=(5,), v=(5, 3), seed=seed)) for seed in (0, 1)]
+    x = np.random.default_rng(2).normal(0.5, 1, (200, 4)).astype(np.float32)
+    own = x[:100], 2 * x[100:]
+    sets = models(*nets)
+    average = dict(combine(sets, typed(nets[0]), [{}]))
+    parts = tuple(Source([{"x": part[:60]}, {"x": part[60:]}]) for part in own)
+    context = MergeContext(sets, typed(nets[0]), trace(nets[0]).dtypes, average, Source([{"x": x}]), own=parts)
+    weights = regmean_plus(context, [{}]).weights
+    w = formula(own, [net.weights["w"].T for net in nets], (0.5, 0.5)).T
+    np.testing.assert_allclose(weights["w"], w, rtol=1e-3, atol=1e-4)
+    hidden = [np.maximum(part @ w.T + average["b"], 0) for part in own]
+    expected = formula(hidden, [net.weights["v"] for net in nets], (0.5, 0.5))
+    np.testing.assert_allclose(weights["v"], expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UsageError, match="--calib-of"):
+        regmean_plus(replace(context, own=()), [{}])
+    with pytest.raises(InputError, match="no calibration data"):
+        regmean_plus(replace(context, own=(parts[0], Source([]))), [{}])
+
+
+@pytest.mark.parametrize("permuted", [0, 1])
+def test_regmean_plus_keeps_a_model_that_is_merged_with_its_copy(permuted: int) -> None:
+    net = residual(KEPT)
+    typing = typed(net)
+    perms = random_permutations(typing.spaces, 3) if permuted else {}
+    copy = dict(transported(net.weights, typing, invert(perms, typing.spaces)))
+    sets, own = ModelSet(net, (net.weights, copy), (net, net)), (images(60, 20), images(40, 20, seed=1))
+    context = MergeContext(sets, typing, trace(net).dtypes, dict(combine(sets, typing, [perms])), own[0], own=own)
+    weights = regmean_plus(context, [perms]).weights
+    assert weights.keys() == {"w1", "w2", "w3"}
+    for name, array in weights.items():
+        np.testing.assert_allclose(array, net.weights[name], rtol=1e-3, atol=1e-4)
 
 
 def test_groups_of_a_convolution_have_grams_of_their_own() -> None:

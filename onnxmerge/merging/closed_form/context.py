@@ -33,6 +33,14 @@ def nothing_kept(_layer: int, compute: Callable[[], T], /) -> T:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """Data, and the numbers of the ``parents`` that it is for."""
+
+    source: CalibrationSource
+    parents: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MergeContext:
     """A merged network whose linear layers are to be solved anew.
 
@@ -42,6 +50,8 @@ class MergeContext:
         dtypes: Of its tensors, as the trace found them.
         weights: The matched average of ``models``, which is also what solutions are pulled to.
         source: Calibration data; read once, and again for each layer as long as activations exceed ``memory``.
+        own: Data of each parent's own, which is part of ``source`` or apart from it; empty where there is none.
+        base: The weights of what the parents were fine-tuned from, where that is known.
         shares: Of the parents in the result; equal by default.
         provider: Where the networks run.
         seed: Of the sampled positions.
@@ -63,6 +73,8 @@ class MergeContext:
     dtypes: Mapping[str, np.dtype[Any]]
     weights: Arrays
     source: CalibrationSource
+    own: tuple[CalibrationSource, ...] = ()
+    base: Arrays | None = None
     shares: tuple[float, ...] | None = None
     provider: str = "cpu"
     seed: int = 0
@@ -86,6 +98,13 @@ class MergeContext:
         if not computed:
             deque(passing(), maxlen=0)
         return found
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What each of the parents is asked about: all about the same data, or each about its own."""
+        if self.own:
+            return [Seen(source, (index,)) for index, source in enumerate(self.own)]
+        return [Seen(self.source, tuple(range(len(self.models.weights))))]
 
     @property
     def merged(self) -> Network:

@@ -10,6 +10,7 @@ of its residual. A layer with a bias is solved about the means, so the bias is n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +27,10 @@ START = 1e-2
 
 RESOLUTION = 8 * float(np.finfo(np.float32).eps)
 """The least error that sums of products in float32 can tell from none, as a share of a unit's mean square."""
+
+
+_AXES = {"x": (0, 1), "y": (1, 1), "xx": (0, 2), "xy": (1, 2), "yy": (2, 1)}
+"""The axes before and behind that of the groups, of each of the sums."""
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +77,19 @@ class Sums:
         for name in ("x", "y", "xx", "xy", "yy"):
             setattr(total, name, getattr(self, name) + getattr(other, name))
         return total
+
+
+def weighed(every: Sequence[Sums], weights: Sequence[Floats]) -> Sums:
+    """The mean over the rows of each, times its weight for each group [groups], added up; it counts as one row.
+
+    All must have the same shifts, and the weights add up to 1 in each group.
+    """
+    total = Sums(every[0].shift_x, every[0].shift_y, 1)
+    for sums, weight in zip(every, weights, strict=True):
+        for name, (before, behind) in _AXES.items():
+            part = (weight / sums.count).reshape((1,) * before + (-1,) + (1,) * behind)
+            setattr(total, name, getattr(total, name) + part * getattr(sums, name))
+    return total
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -42,7 +42,8 @@ def sampled(context: MergeContext, targets: Sequence[LayerTarget]) -> MergeConte
     if traced is None:
         return context
     most = max([LEAST, *(_samples(target, context.typing, traced) for target in targets if not too_wide(target))])
-    return replace(context, source=Spread(context.source, most))
+    own = tuple(Spread(source, most) for source in context.own)
+    return replace(context, source=Spread(context.source, most), own=own)
 
 
 def _samples(target: LayerTarget, typing: Typing, traced: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from onnxmerge.calibration.progress import Report
@@ -25,7 +25,7 @@ class Refinement(Contract[O]):
 
     label: str
     refine: Refine[O]
-    needs: tuple[Need, ...] = field(default=("activations",), init=False)
+    needs: tuple[Need, ...] = ("activations",)
     restores: bool = True
     one_to_one: bool = False
     any_start: bool = False

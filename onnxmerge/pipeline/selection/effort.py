@@ -86,10 +86,13 @@ class EffortReport:
     notes: tuple[str, ...] = ()
 
 
-def ways(options: MergeOptions, models: int, *, calibrated: bool, based: bool = False) -> tuple[MergeOptions, ...]:
+def ways(
+    options: MergeOptions, models: int, *, calibrated: bool, based: bool = False, own: bool = False
+) -> tuple[MergeOptions, ...]:
     """The ways that the effort of ``options`` tries for so many models, the plainest first; one without an effort.
 
-    ``based``: the model is given that all were fine-tuned from.
+    ``calibrated`` and ``own`` say whether there is calibration data, and of each model's own; ``based``: the model is
+    given that all were fine-tuned from.
     """
     if options.method != DEFAULT:
         return (options,)
@@ -112,7 +115,11 @@ def ways(options: MergeOptions, models: int, *, calibrated: bool, based: bool = 
     for name, matcher in MATCHERS.items():
         if models < matcher.least_models or (options.width is not None and not matcher.zips):
             continue
-        refinements = [each.name for each in REFINEMENTS.values() if not (each.one_to_one and matcher.zips)]
+        refinements = [
+            each.name
+            for each in REFINEMENTS.values()
+            if not (each.one_to_one and matcher.zips) and (own or "own data" not in each.needs)
+        ]
         found += [how.by(name, "none", **numbers) for numbers in _numbers(matcher)]
         found += [how.by(name, refine) for refine in refinements]
         if "zip_unit" in matcher.option_names:
@@ -147,14 +154,14 @@ def flags(options: MergeOptions) -> tuple[str, ...]:
 
 
 def possible_ways(
-    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool
+    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool, own: bool = False
 ) -> tuple[MergeOptions, ...]:
     """Those of the `ways` that can be done with what is given. Raises UsageError where none can."""
     found, errors = [], []
-    for way in ways(options, models, calibrated=calibrated, based=based):
+    for way in ways(options, models, calibrated=calibrated, based=based, own=own):
         decides = labelled and (based or options.effort is None or decidable(way))
         try:
-            require_consistent(way, models, calibrated=calibrated, labelled=decides, based=based)
+            require_consistent(way, models, calibrated=calibrated, own=own, labelled=decides, based=based)
             found.append(way)
         except UsageError as error:
             errors.append(error)
@@ -183,7 +190,7 @@ def chosen_way(
         told = f"with fewer than {PLENTY} samples, only {' '.join(only.chosen_flags)} was tried"
         return every[0], replace(only, notes=(told,))
     split = held_out(job.source, job.prepared.models)
-    job = replace(job, source=split.fit, options=options)
+    job = replace(job.on(split.fit), options=options)
     try:
         evaluator = evaluator_on(job, split.held, None if asked is None else asked.held_out(split))
     except NothingToCompareError as error:

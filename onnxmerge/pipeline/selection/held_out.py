@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -100,7 +100,7 @@ class HeldOutEvaluator:
 
 def in_brief(job: Job) -> Job:
     """The job on the few samples that a candidate's statistics are repaired on."""
-    return job if job.source is None else replace(job, source=Spread(job.source, REPAIR_SAMPLES))
+    return job if job.source is None else job.on(Spread(job.source, REPAIR_SAMPLES))
 
 
 def evaluator_on(job: Job, held: CalibrationSource, asked: EvaluationTasks | None = None) -> HeldOutEvaluator:

@@ -96,5 +96,5 @@ class Trials:
 def trials_on(job: Job, split: Split, every: Sequence[MergeOptions], effort: Effort | None) -> Trials:
     """Trials of merges by ``every`` of some options, on the two parts of the data."""
     fit = Spread(split.fit, TRIED_ON.get(effort or "balanced", TRIED_ON["balanced"]))
-    trial = replace(job, source=fit)
+    trial = job.on(fit)
     return Trials(trial, Spread(split.held, JUDGED_BY), measured(trial, every))
