@@ -145,7 +145,6 @@ _QLINEAR = {
 }
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 _BIASED = {"Conv", "Gemm", "ConvTranspose"}
-_NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt", "Softplus"})
 _KEEPS_SIGN = ("reshapes", "takes", "repeats", "joins", "inert", "pools")
 _MOVES = ("reshapes", "takes", "repeats", "joins", "inert")
 """Traits of what moves integers without computing with them."""
@@ -827,7 +826,7 @@ def _is_bounded(value: ir.Value, *, high: bool) -> bool:
             continue
         if node.op_type == "Clip":
             continue
-        if node.op_type in _NOT_NEGATIVE and not high:
+        if has(node, "not_negative") and not high:
             continue
         if has(node, *_KEEPS_SIGN) or (node.op_type in {"GlobalAveragePool", "ReduceMean", "GlobalMaxPool"}):
             following = list(node.inputs) if has(node, "joins") else [node.inputs[0]]

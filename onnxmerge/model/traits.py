@@ -29,6 +29,7 @@ TRAITS: Mapping[str, str] = {
     "linear_layer": "multiplies what it reads by a weight: a layer that can be rescaled and solved",
     "looks_up": "takes rows of its first operand by the indices in its second",
     "normalises": "divides by a statistic of what it reads",
+    "not_negative": "gives nothing below zero",
     "pools": "slides a window without a weight over positions",
     "random": "gives something else each time",
     "repeats": "hands all elements of its first operand on, some of them several times",

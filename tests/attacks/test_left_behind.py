@@ -56,6 +56,7 @@ def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> 
         f"inspect {a} --certify --json\n"
         f"permute {a} -o permuted.onnx\n"
         f"run {a} {b} --calib {calib} --method rebasin -o merged.onnx -q\n"
+        f"plan {a} {b} --calib {calib}\n"
         f"eval merged.onnx --data {calib} --labels y.npy --parents {a},{b}\n"
         f"check merged.onnx --against {a} {b} --calib {calib}\n"
         f"compare {a} permuted.onnx --data {calib}\n"

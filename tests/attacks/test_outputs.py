@@ -374,7 +374,7 @@ def test_the_api_keeps_inputs_too(tmp_path: Path) -> None:
 
 
 PHASES = {
-    "reading": (vars(beginning), "read_models"),
+    "reading": (vars(beginning), "read_floats"),
     "matching": (onnxmerge.api.merge.__globals__, "matched_by"),
     "writing": (vars(write_module), "_check"),
 }
@@ -435,7 +435,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path, cli: Cli) -> None:
 
 
 NO_PATHS = {"--task", "--until", "--explain", "--input", "--parents", "--alpha", "--top-k", "--image-size"}
-NO_PATHS |= {"--mean", "--std", "--weights", "--max-memory", "--outputs"}
+NO_PATHS |= {"--mean", "--std", "--weights", "--max-memory", "--outputs", "--cluster", "--calib-of"}
 NO_PATHS |= {"--min-runtime", "--target", "--only", "--skip", "--report"}
 """Options of free text that are no path, or note their paths in a callback of their own (--input, ...)."""
 

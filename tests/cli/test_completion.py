@@ -12,7 +12,7 @@ from onnxmerge.cli.main import commands
     ("words", "typed", "found"),
     [
         ([], "la", {"landscape": "plain"}),
-        (["run"], "--work", {"--work-dir": "plain"}),
+        (["run"], "--work-", {"--work-dir": "plain"}),
         (["run", "--method"], "c2", {"c2m3": "plain"}),
         (["run"], "a.on", {"a.on": "file"}),
         (["run", "a.onnx", "b.onnx", "--calib"], "da", {"da": "file"}),
