@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import ml_dtypes
 import numpy as np
 
 from onnxmerge.errors import InputError
@@ -70,6 +71,9 @@ class Form(Protocol):
     def whole(self, blocks: Array) -> Array:
         """The reverse of ``split``."""
 
+    def movable(self, scale: Array, zero: Array | None) -> bool:
+        """Whether a zero point is stored for every block."""
+
     def write(self, blocks: Blocks, scale: Array, zero: Array | None) -> tuple[Array, Array, Array | None]:
         """Codes, scale and zero point to be stored, in the types and shapes of ``scale`` and ``zero``."""
 
@@ -85,7 +89,8 @@ class Plain:
 
     def read(self, codes: Array, scale: Array, zero: Array | None) -> Blocks:
         flat = self._by_block(scale)
-        offsets = np.zeros(len(flat), np.int64) if zero is None else self._by_block(zero).astype(np.int64)
+        offsets = np.zeros(1, np.int64) if zero is None else self._by_block(zero).astype(np.int64)
+        offsets = np.broadcast_to(offsets, flat.shape)  # QLinearConv and MatMulInteger take one for all channels
         least, most = limits(self.dtype)
         if self.dtype.itemsize == 1:  # four bits and fewer have no arithmetic
             codes = codes.astype(np.int8 if least else np.uint8)
@@ -111,7 +116,12 @@ class Plain:
         moved = np.moveaxis(np.empty(self.shape, np.int8), self.axis, place).shape
         return np.moveaxis(blocks.reshape(moved), place, self.axis)
 
+    def movable(self, scale: Array, zero: Array | None) -> bool:
+        return zero is not None and zero.size == scale.size
+
     def write(self, blocks: Blocks, scale: Array, zero: Array | None) -> tuple[Array, Array, Array | None]:
+        if zero is not None and not self.movable(scale, zero):
+            return self.whole(blocks.codes).astype(self.dtype), self._stored(blocks.scale, scale), zero
         codes = self.whole(blocks.codes).astype(self.dtype)
         return codes, self._stored(blocks.scale, scale), None if zero is None else self._stored(blocks.zero, zero)
 
@@ -163,6 +173,9 @@ class NBits:
     def whole(self, blocks: Array) -> Array:
         return blocks.reshape(self.outputs, -1)[:, : self.inputs].T
 
+    def movable(self, scale: Array, zero: Array | None) -> bool:  # noqa: ARG002
+        return zero is not None
+
     def write(self, blocks: Blocks, scale: Array, zero: Array | None) -> tuple[Array, Array, Array | None]:
         codes = self._packed(blocks.codes).reshape(self.outputs, self._blocks, -1)
         stored = None
@@ -189,13 +202,14 @@ class NBits:
         return found
 
 
-def coded(weight: Array, form: Form, before: Blocks, *, movable: bool, name: str) -> Blocks:
+def coded(weight: Array, form: Form, before: Blocks, *, movable: bool, name: str, floor: Array | float = 0.0) -> Blocks:
     """A weight in codes as ``before`` has them: symmetric or not, of as many bits, as clipped.
 
     Scales are the least that hold every number; a block that stands for the same numbers as before (``KEPT``) is left
-    as it is, so that codes of what codes stand for are the codes. ``movable``: a zero point may be stored.
+    as it is, so that codes of what codes stand for are the codes. ``movable``: a zero point may be stored. ``floor`` is
+    what no scale may be below, [blocks] or one.
 
-    Raises InputError for numbers that are not finite.
+    Raises InputError for numbers that are not finite, or below what codes without a zero point reach.
     """
     if not np.isfinite(weight).all():
         raise InputError(
@@ -204,19 +218,27 @@ def coded(weight: Array, form: Form, before: Blocks, *, movable: bool, name: str
     wide = np.promote_types(np.float64 if before.codes.dtype.itemsize > 2 else np.float32, weight.dtype)
     numbers = form.split(weight).astype(wide)
     old = form.split(form.whole(before.numbers()))  # what fills the last block up counts for nothing
-    kept: Array = np.abs(numbers - old).max(axis=1, initial=0) <= KEPT * np.abs(before.scale.astype(np.float64))
+    steps = np.abs(before.scale.astype(np.float64))
+    kept: Array = (np.abs(numbers - old).max(axis=1, initial=0) <= KEPT * steps) & (steps >= floor)
     if kept.all():
         return before
     middle = (before.least + before.most + 1) // 2
     fixed = not movable or bool((before.zero == middle).all())
+    if fixed and ((before.zero == before.least) & ~kept & (numbers.min(axis=1, initial=0) < -steps)).any():
+        raise InputError(
+            f"initializer {name!r}: the merged weight has numbers below 0, which its integers have no zero point for; "
+            "add --output-type float, and quantise the result"
+        )
     scale, zero = (_fixed if fixed else _moved)(numbers, before)
-    smallest = float(np.finfo(before.scale.dtype).smallest_normal)
+    smallest = float(ml_dtypes.finfo(before.scale.dtype).smallest_normal)  # type: ignore[no-untyped-call]
     scale = np.where(np.abs(scale) < smallest, before.scale.astype(np.float64), scale)
     scale = np.where(np.abs(scale) < smallest, 1.0, scale)  # a block of zeros, before and after
+    scale = np.where(np.abs(scale) < floor, floor, scale)
     scale = np.where(kept, before.scale, scale.astype(before.scale.dtype))
     zero = np.where(kept, before.zero, zero)
     numbers /= np.where(scale == 0, 1, scale).astype(wide)[:, None]  # 0: of a block that is kept
-    np.rint(numbers, out=numbers)
+    if zero.dtype.kind != "f":
+        np.rint(numbers, out=numbers)
     numbers += zero.astype(wide)[:, None]
     codes = np.rint(numbers.clip(before.least, before.most)).astype(before.codes.dtype)
     return Blocks(np.where(kept[:, None], before.codes, codes), scale, zero, before.least, before.most)
@@ -231,7 +253,8 @@ def _fixed(numbers: Array, before: Blocks) -> tuple[Array, Array]:
     ends = np.stack([before.codes.max(axis=1), before.codes.min(axis=1)]).astype(np.float64)
     bits = max(1, int(np.ceil(np.log2(np.abs(ends - zero).max(initial=1)))))
     far = 2.0**bits - 1
-    up, down = np.minimum(before.most - zero, far), np.minimum(zero - before.least, far)
+    above, below = (ends[0] - zero).max(initial=far), (zero - ends[1]).max(initial=far)  # -8 of four bits, say
+    up, down = np.minimum(before.most - zero, above), np.minimum(zero - before.least, below)
     high, low = _reach(numbers)
     return np.maximum(_per(high, up), _per(-low, down)), before.zero
 
@@ -243,8 +266,8 @@ def _moved(numbers: Array, before: Blocks) -> tuple[Array, Array]:
         most //= 2
     high, low = _reach(numbers)
     scale = (high - low) / (most - least)
-    zero = np.rint(least - _per(low, scale)).clip(least, most)
-    return scale, zero if before.zero.dtype.kind == "f" else zero.astype(np.int64)
+    zero = (least - _per(low, scale)).clip(least, most)
+    return scale, zero if before.zero.dtype.kind == "f" else np.rint(zero).astype(np.int64)
 
 
 def _reach(numbers: Array) -> tuple[Array, Array]:

@@ -163,10 +163,13 @@ class _Dequantiser:
         """Weights that are known, by their names."""
         self.biases: dict[str, CodedBias] = {}
         self.owners: dict[str, str] = {}
-        """Quantisers by the names of their scales, those that must agree as a tree: the root is its own owner."""
+        """Quantisers, those that must agree as a tree: the root is its own owner."""
+        self.scales: dict[str, str] = {}
         self.zeros: dict[str, str] = {}
         self.values: dict[str, list[str]] = {}
         self.dtypes: dict[str, np.dtype[np.generic]] = {}
+        self.factors_of: dict[str, list[tuple[str, int]]] = {}
+        """By bias: the operands, node and place, that are the scales of what it is added to the product of."""
         self.parts: list[tuple[str, int, str]] = []
         """Operands that are a scale or a zero point: the node, which operand, and whose."""
         self.kinds: dict[str, None] = {}
@@ -280,10 +283,13 @@ class _Dequantiser:
     def owner(
         self, node: ir.Node, place: int, scale: ir.Value, zero: ir.Value | None, dtype: np.dtype[np.generic]
     ) -> str:
-        """Note a quantiser, whose scale is operand ``place``; its name."""
-        name = str(scale.name)
+        """Note a quantiser, whose scale is operand ``place``; its name, that of scale and zero point together.
+
+        Exporters store equal scalars once, so one scale may go with zero points of several activations.
+        """
+        name = str(scale.name) if zero is None else f"{scale.name}/{zero.name}"
         self.owners.setdefault(name, name)
-        self.dtypes[name] = dtype
+        self.dtypes[name], self.scales[name] = dtype, str(scale.name)
         self.note(node, place, name)
         if zero is not None:
             self.zeros[name] = str(zero.name)
@@ -355,6 +361,8 @@ class _Dequantiser:
         """An initializer as a weight; its scale is operand ``place`` of ``node``, if that is said."""
         if not _is_initializer(value) or (stored and not is_codes(_dtype(value))):
             raise self.refusal(node, "reads integers that nothing in the model quantises")
+        if isinstance(form, Plain) and _zeros(zero).size not in {1, _array(scale).size}:
+            raise self.refusal(node, f"has {_zeros(zero).size} zero points and {_array(scale).size} scales")
         name = str(value.name)
         if place is not None:
             self.note(node, place, name)
@@ -411,6 +419,7 @@ class _Dequantiser:
             return None
         self.note(node, 1, str(value.name))
         self.biases[known.name] = known
+        self.factors_of[known.name] = [(str(maker.name), 1) for maker in makers if maker is not None]
         return self.twin(value, scale, known)
 
     # Operators on integers
@@ -427,6 +436,7 @@ class _Dequantiser:
             if not _is_initializer(bias):
                 raise self.refusal(node, "has a bias that is computed")
             self.biases[known.name] = known
+            self.factors_of[known.name] = [(str(node.name), place + 1) for place in layout.operands]
             inputs.append(self.twin(bias, operands[0].scale, known))
         left_out = layout.left_out
         attributes = [each for name, each in node.attributes.items() if name not in left_out]
@@ -721,6 +731,10 @@ class _Dequantiser:
         nodes = {str(node.name): node for node in graph}
         owners: dict[str, dict[str, str]] = {}
         """By initializer and owner: the initializer that is the owner's."""
+        places = {(name, place) for name, place, _ in self.parts}
+        for initializer, value in graph.initializers.items():
+            if value.is_graph_output() or any((str(node.name), place) not in places for node, place in value.uses()):
+                owners[initializer] = {"": initializer}  # of whom reads it as a number, which no scale may change
         for name, place, owner in self.parts:
             node = nodes[name]
             value = node.inputs[place] if place < len(node.inputs) else None
@@ -743,25 +757,20 @@ class _Dequantiser:
             for each in self.weights.values()
         )
         keys = {name: f"/{self.root(name)}" for name in self.owners}
-        by_scale = {each.scale: of_new.scale for each, of_new in zip(self.weights.values(), weights, strict=True)}
-        biases = tuple(
-            replace(
-                each,
-                activation=str(of(each.activation, keys.get(each.activation, ""))),
-                weight=by_scale.get(each.weight, str(of(each.weight, keys.get(each.weight, "")))),
-                scale=of(each.scale, each.name),
-            )
-            for each in self.biases.values()
-        )
+        biases = []
+        for each in self.biases.values():
+            factors = [nodes[name].inputs[place] for name, place in self.factors_of[each.name]]
+            activation, weight = (each.activation if value is None else str(value.name) for value in factors)
+            biases.append(replace(each, activation=activation, weight=weight, scale=of(each.scale, each.name)))
         activations = []
         for root in [name for name in self.owners if self.owners[name] == name]:
             alike = [name for name in self.owners if self.root(name) == root]
-            scales = dict.fromkeys(str(of(name, keys[name])) for name in alike)
+            scales = dict.fromkeys(str(of(self.scales[name], keys[name])) for name in alike)
             zeros = dict.fromkeys(str(of(self.zeros[name], keys[name])) for name in alike if name in self.zeros)
             values = dict.fromkeys(value for name in alike for value in self.values.get(name, ()))
             activations.append(CodedActivation(tuple(scales), tuple(zeros), tuple(values), self.dtypes[root]))
         floats = frozenset(self.graph.initializers)
-        return Scheme(network, weights, biases, tuple(activations), floats, tuple(self.kinds))
+        return Scheme(network, weights, tuple(biases), tuple(activations), floats, tuple(self.kinds))
 
 
 def _is(node: ir.Node, operator: str) -> bool:

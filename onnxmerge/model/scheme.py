@@ -16,6 +16,9 @@ from onnxmerge.model.codes import KEPT, Blocks, Form, coded, limits
 from onnxmerge.model.network import Network, Weights
 from onnxmerge.types import Array, Arrays
 
+MOST = 2.0**31 - 2.0**8
+"""The greatest code of a bias, less what scales are rounded by."""
+
 Range = tuple[float, float]
 """The least and the greatest value of an activation."""
 
@@ -48,11 +51,14 @@ class CodedWeight:
         """The float weight."""
         return weights[self.name] if self.codes is None else self.form.whole(self.blocks(weights).numbers())
 
-    def encoded(self, numbers: Array, weights: Weights) -> dict[str, Array]:
-        """The initializers that stand for other numbers; ``weights`` are those of the quantised network so far."""
+    def encoded(self, numbers: Array, weights: Weights, floor: Array | float = 0.0) -> dict[str, Array]:
+        """The initializers that stand for other numbers; ``weights`` are those of the quantised network so far.
+
+        No scale is below ``floor``, [blocks] or one.
+        """
         scale, zero = weights[self.scale], None if self.zero is None else weights[self.zero]
         before = self.blocks(weights)
-        found = coded(numbers, self.form, before, movable=zero is not None, name=self.name)
+        found = coded(numbers, self.form, before, movable=self.form.movable(scale, zero), name=self.name, floor=floor)
         if found is before:
             return {}
         codes, scale, zero = self.form.write(found, scale, zero)
@@ -85,6 +91,14 @@ class CodedBias:
     def decoded(self, weights: Weights) -> Array:
         """The float bias."""
         return (weights[self.codes] * self.factor(weights)).astype(weights[self.activation].dtype)
+
+    def floor(self, numbers: Array, weights: Weights, changed: Arrays) -> Array:
+        """The least scale of the weight with which another bias fits into 32 bits, [units].
+
+        A channel that is all but dead has a weight near 0, and often a bias that is not.
+        """
+        step = changed.get(self.activation, weights[self.activation]).astype(np.float64).reshape(-1)
+        return np.abs(numbers.astype(np.float64)).reshape(-1) / (step * MOST)
 
     def encoded(self, numbers: Array, weights: Weights, changed: Arrays) -> dict[str, Array]:
         """The initializers for another bias, with the scales that ``changed`` has in place of those of ``weights``."""
@@ -210,8 +224,11 @@ def requantised(scheme: Scheme, floats: ir.Graph, weights: Arrays, ranges: Mappi
     for activation in scheme.activations:
         if activation.name in ranges:
             changed |= activation.encoded(ranges[activation.name], own)
+    floors = {bias.weight: bias.floor(weights[bias.name], own, changed) for bias in scheme.biases}
     for weight in scheme.weights:
-        changed |= weight.encoded(weights[weight.name], own)
+        least = floors.get(weight.scale, np.zeros(1))
+        least = least if least.size == own[weight.scale].size else least.max(initial=0)
+        changed |= weight.encoded(weights[weight.name], own, least)
     for bias in scheme.biases:
         changed |= bias.encoded(weights[bias.name], own, changed)
     coded_names = {weight.name for weight in scheme.weights} | {bias.name for bias in scheme.biases}

@@ -365,3 +365,100 @@ def test_a_weight_that_two_nodes_scale_alike_must_stay_one() -> None:
     paired = pair([found.network, apart(build(graph, {**weights, "c": np.full((4, 4), 2, np.int8)}))[0].network])
     with pytest.raises(InputError, match="shares its numbers with another in the quantised model"):
         requantised(scheme, paired.template.graph, paired.weights[0], {})
+
+
+QCONV = "(float[n,3,4,4] x) => (float[n,4,4,4] y) {{ q = QuantizeLinear(x, s, z) {} y = DequantizeLinear(r, s2, z) }}"
+CODES = RNG.integers(-63, 64, (4, 3, 1, 1), dtype=np.int8)
+ONES: dict[str, Any] = {"s": np.float32(0.03), "z": np.uint8(128), "s2": np.float32(0.05)}
+BIAS = np.array([5000, -900, 700, 80], np.int32)
+CHANGED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[float, float]]]] = {
+    "a scale of two activations with other zero points": (
+        """(float[n,4] x) => (float[n,4] y) {
+            a = MatMul(x, w) r = Relu(a) q = QuantizeLinear(r, s, z) d = DequantizeLinear(q, s, z) h = MatMul(d, v)
+            k = QuantizeLinear(h, s, m) y = DequantizeLinear(k, s, m)
+        }""",
+        {"s": np.float32(0.05), "z": np.uint8(0), "m": np.uint8(128), **normal(w=(4, 4), v=(4, 4))},
+        {"v": 0.1},
+        {"s/1": (-1.5, 1.5)},
+    ),
+    "zero points of one content": (
+        """(float[n,4] x) => (float[n,4] y) {
+            a = MatMul(x, w) q = QuantizeLinear(a, s, z) y = DequantizeLinear(q, s, m)
+        }""",
+        {"s": np.float32(0.05), "z": np.uint8(100), "m": np.uint8(100), **normal(w=(4, 4))},
+        {"w": 2},
+        {"s": (-15.0, 10.0)},
+    ),
+    "a scale of two weights, with biases": (
+        QCONV.format(
+            "k = QLinearConv(q, s, z, w1, s1, z1, s2, z, b1) r = QLinearConv(k, s2, z, w2, s1, z1, s2, z, b2)"
+        ),
+        {
+            **ONES, "s1": np.float32(0.005), "z1": np.int8(0), "w1": CODES, "b1": BIAS, "b2": BIAS,
+            "w2": RNG.integers(-63, 64, (4, 4, 1, 1), dtype=np.int8),
+        },
+        {"w1": 0.3},
+        {},
+    ),
+    "a scale that is a factor too": (
+        "(float[n,4] x) => (float[n,4] y) { w = DequantizeLinear(c, s, z) a = MatMul(x, w) y = Mul(a, s) }",
+        {"s": np.float32(0.01), "z": np.int8(0), "c": RNG.integers(-127, 127, (4, 4), dtype=np.int8)},
+        {"c": 3},
+        {},
+    ),
+    "one zero point for scales by channel": (
+        QCONV.format("r = QLinearConv(q, s, z, w, s1, z1, s2, z, b)"),
+        {**ONES, "s1": np.full(4, 0.01, np.float32), "z1": np.int8(0), "w": CODES, "b": BIAS},
+        {"w": 0.7},
+        {},
+    ),
+    "a channel that is all but dead": (
+        QCONV.format("r = QLinearConv(q, s, z, w, s1, z1, s2, z, b)"),
+        {**ONES, "s1": np.full(4, 0.01, np.float32), "z1": np.zeros(4, np.int8), "w": CODES, "b": BIAS},
+        {"w": np.array([1e-12, 1, 1, 1]).reshape(4, 1, 1, 1)},
+        {},
+    ),
+    "codes that reach further on one side": (
+        """(float[n,16] x) => (float[n,3] y) {
+            y = com.microsoft.MatMulNBits<K=16, N=3, bits=2, block_size=16>(x, q, s)
+        }""",
+        {"q": RNG.integers(0, 256, (3, 1, 4), dtype=np.uint8), "s": np.full((3, 1), 0.1, np.float32)},
+        {"q": 1.5},
+        {},
+    ),
+    "zero points between codes": (
+        """(float[n,16] x) => (float[n,3] y) {
+            y = com.microsoft.MatMulNBits<K=16, N=3, bits=4, block_size=16>(x, q, s, z)
+        }""",
+        {
+            "q": np.array([0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE] * 3, np.uint8).reshape(3, 1, 8),
+            "s": np.full((3, 1), 0.1, np.float32), "z": np.full((3, 1), 7.5, np.float32),
+        },
+        {"q": 1.5},
+        {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_other_numbers_are_those_that_the_quantised_network_computes_with(name: str) -> None:
+    graph, weights, factors, ranges = CHANGED[name]
+    model = build(graph, weights, domains={"com.microsoft": 1}, check=False)
+    found, scheme = apart(model)
+    own = {key: found.network.weights[key] for key in found.network.weights}
+    own |= {key: (own[key] * factor).astype(np.float32) for key, factor in factors.items()}
+    floats = found.network.model.clone()
+    for key in factors:
+        floats.graph.initializers[key].const_value = ir.tensor(own[key])
+    network = requantised(scheme, found.network.graph, own, ranges)
+    expected, given = (
+        np.concatenate([each.ravel() for each in answers(m, fed(model))]) for m in (floats, network.model)
+    )
+    assert np.linalg.norm(expected - given) < CLOSE * np.linalg.norm(expected)
+
+
+def test_numbers_below_zero_have_no_codes_without_a_zero_point() -> None:
+    graph = "(float[n,4] x) => (float[n,4] y) { w = DequantizeLinear(c, s) y = MatMul(x, w) }"
+    found, scheme = apart(build(graph, {"s": np.float32(0.01), "c": np.full((4, 4), 200, np.uint8)}))
+    with pytest.raises(InputError, match="initializer 'c': the merged weight has numbers below 0"):
+        again(found, scheme, {"c": np.full((4, 4), -1, np.float32)})
