@@ -590,8 +590,8 @@ class _Dequantiser:
             raise self.refusal(node, "has zero points that belong to no axis of its weight")
         form = Plain(_shape(value), _dtype(value), axis if along else None)
         state = self.weight(node, value, factor.value, zero, form)
-        self.note(factor.node, factor.slot, str(state.owner))
-        self.note(node, 3, str(state.owner))
+        self.note(factor.node, factor.slot, str(state.owner), zero=False)
+        self.note(node, 3, str(state.owner), zero=False)
         return state.floats
 
     def dynamic_product(self, node: ir.Node) -> None:
@@ -603,7 +603,6 @@ class _Dequantiser:
         form = Plain(_shape(value), _dtype(value), axis if _array(scale).size > 1 else None)
         state = self.weight(node, value, scale, zero, form)
         self.note(node, 2, str(state.owner))
-        self.note(node, 3, str(state.owner))
         self.product(node, activation, state.floats, bias)
 
     def packed_product(self, node: ir.Node) -> None:
@@ -617,7 +616,6 @@ class _Dequantiser:
         form = NBits(bits, size, _integer(node, "K"), _integer(node, "N"))
         state = self.weight(node, value, scale, zero, form)
         self.note(node, 2, str(state.owner))
-        self.note(node, 3, str(state.owner))
         self.product(node, activation, state.floats, bias)
 
     def product(self, node: ir.Node, left: ir.Value, right: ir.Value, bias: ir.Value | None) -> None:
@@ -677,9 +675,9 @@ class _Dequantiser:
             raise self.refusal(node, f"rounds to {found}")
         return found
 
-    def note(self, node: ir.Node, place: int, owner: str) -> None:
-        """Operand ``place`` of a node, a scale, belongs to ``owner``, and so does the zero point behind it."""
-        self.parts += [(str(node.name), at, owner) for at in (place, place + 1)]
+    def note(self, node: ir.Node, place: int, owner: str, *, zero: bool = True) -> None:
+        """Operand ``place`` of a node, a scale, belongs to ``owner``, and so does the ``zero`` point behind it."""
+        self.parts += [(str(node.name), at, owner) for at in ((place, place + 1) if zero else (place,))]
 
     def root(self, name: str) -> str:
         """The first of the quantisers that must agree with one."""
@@ -732,15 +730,18 @@ class _Dequantiser:
         owners: dict[str, dict[str, str]] = {}
         """By initializer and owner: the initializer that is the owner's."""
         places = {(name, place) for name, place, _ in self.parts}
-        for initializer, value in graph.initializers.items():
-            if value.is_graph_output() or any((str(node.name), place) not in places for node, place in value.uses()):
+        for initializer, held in graph.initializers.items():
+            if held.is_graph_output() or any((str(node.name), place) not in places for node, place in held.uses()):
                 owners[initializer] = {"": initializer}  # of whom reads it as a number, which no scale may change
+        taken = dict[tuple[str, int], str]()
         for name, place, owner in self.parts:
             node = nodes[name]
             value = node.inputs[place] if place < len(node.inputs) else None
             if value is None or not _is_initializer(value) or name not in nodes:
                 continue
             key = owner if owner in self.weights or owner in self.biases else f"/{self.root(owner)}"
+            if taken.setdefault((name, place), key) != key:
+                raise self.refusal(node, "multiplies by one scale what two weights give")
             mine = owners.setdefault(str(value.name), {})
             if key not in mine:
                 mine[key] = str(value.name) if not mine else self.fresh(f"{value.name}/{len(mine)}")
@@ -820,6 +821,21 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
     return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
 
 
+def _is_clipped(node: ir.Node, *, high: bool) -> bool:
+    """Whether a Clip lets nothing below 0 pass, nor above CLIPPED where that is asked for."""
+    for place, word, end in ((1, "min", 0.0), (2, "max", CLIPPED))[: 2 if high else 1]:
+        value = node.inputs[place] if place < len(node.inputs) else None
+        if value is not None and value.const_value is not None:
+            told = float(_array(value).reshape(-1)[0])
+        elif value is None and word in node.attributes:
+            told = node.attributes[word].as_float()
+        else:
+            return False
+        if told < end if word == "min" else told > end * (1 + CLOSE):
+            return False
+    return True
+
+
 def _is_bounded(value: ir.Value, *, high: bool) -> bool:
     """Whether nothing below 0 can be in a value, or it is clipped already: what bounds it would do nothing.
 
@@ -833,7 +849,7 @@ def _is_bounded(value: ir.Value, *, high: bool) -> bool:
             if (_array(current) < 0).any() if current.const_value is not None else is_computed:
                 return False
             continue
-        if node.op_type == "Clip":
+        if node.op_type == "Clip" and _is_clipped(node, high=high):
             continue
         if has(node, "not_negative") and not high:
             continue

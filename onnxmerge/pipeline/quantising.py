@@ -77,7 +77,8 @@ def in_output_type(
     if source is not None:
         ranges, told = _moved(job, scheme, product, source), "moved as they do on the calibration data"
     else:
-        ranges, told = _declared(schemes), "the mean of the parents'"
+        ranges, is_mean = _declared(schemes)
+        told = "the mean of the parents'" if is_mean else "the first model's, as no other has quantisers of these names"
     network = requantised(scheme, product.network.graph, product.weights, ranges)
     for values, own in (
         (network.graph.inputs, product.network.graph.inputs),
@@ -147,15 +148,16 @@ def _measured(
     return found
 
 
-def _declared(schemes: Sequence[Scheme | None]) -> dict[str, Range]:
-    """The mean of the ranges that parents declare by scales that they name alike."""
+def _declared(schemes: Sequence[Scheme | None]) -> tuple[dict[str, Range], bool]:
+    """The mean of the ranges that parents declare by scales that they name alike, and whether any are."""
     every: dict[str, list[Range]] = {}
     known = [scheme for scheme in schemes if scheme is not None]
     for scheme in known:
         for activation in scheme.activations:
             every.setdefault(activation.name, []).append(activation.declared(scheme.network.weights))
-    return {
+    means = {
         name: (float(np.mean([low for low, _ in found])), float(np.mean([high for _, high in found])))
         for name, found in every.items()
         if any(found[0] != other for other in found)
     }
+    return means, any(len(found) > 1 for found in every.values())

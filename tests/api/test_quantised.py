@@ -77,6 +77,8 @@ def test_the_first_says_what_the_merge_is(tmp_path: Path) -> None:
         found = onnx.load(result.save(tmp_path / "m.onnx"))
         assert ("QuantizeLinear" in operators(found)) is expected
         assert (result.report.quantised is not None) is expected
+        if result.report.quantised is not None:
+            assert result.report.quantised.ranges == "the first model's, as no other has quantisers of these names"
     assert operators(onnx.load(rounded)) == operators(found)
 
 

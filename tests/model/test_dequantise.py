@@ -218,6 +218,18 @@ def test_bounds_are_those_of_all_networks() -> None:
     assert {node.op_type for each in (one, other) for node in each.network.graph} == {"MatMul"}
 
 
+@pytest.mark.parametrize(("ends", "after"), [((-1.0, 6.0), ["Clip", "Relu"]), ((0.0, 6.0), ["Clip"])])
+def test_a_clip_bounds_only_what_it_clips(ends: tuple[float, float], after: list[str]) -> None:
+    graph = """(float[n,4] x) => (float[n,4] y) {
+        h = MatMul(x, w) c = Clip(h, lo, hi) q = QuantizeLinear(c, s, z) y = DequantizeLinear(q, s, z)
+    }"""
+    weights: dict[str, Any] = {"s": np.float32(0.03), "z": np.uint8(0), **normal(w=(4, 4))}
+    model = build(graph, {**weights, "lo": np.float32(ends[0]), "hi": np.float32(ends[1])})
+    found, _ = apart(model)
+    assert [node.op_type for node in found.network.graph] == ["MatMul", *after]
+    assert difference(read_network(model), found.network, fed(model)) < CLOSE
+
+
 @pytest.mark.parametrize("offset", [-1.0, 1.0])
 def test_what_is_added_may_be_below_zero(offset: float) -> None:
     graph = """(float[n,4] x) => (float[n,4] y) {
@@ -283,6 +295,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "(float[n,4] x) => (float[n,4] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
         {"s": np.float32(0.1), "z": np.zeros((), ml_dtypes.float8_e4m3fn)},
         "(QuantizeLinear) rounds to float8_e4m3fn",
+    ),
+    "one factor for two products": (
+        """(float[n,4] x) => (float[n,4] y) {
+            q, a, b = DynamicQuantizeLinear(x) f = Mul(a, s)
+            m = MatMulInteger(q, w, b) c = Cast<to=1>(m) g = Mul(c, f)
+            n1 = MatMulInteger(q, v, b) d = Cast<to=1>(n1) h = Mul(d, f) y = Add(g, h)
+        }""",
+        {"w": np.ones((4, 4), np.int8), "v": np.full((4, 4), 2, np.int8), "s": np.float32(0.1)},
+        "(Mul) multiplies by one scale what two weights give",
     ),
     "a product that is not scaled": (
         """(float[n,4] x) => (float[n,4] y) {
@@ -416,6 +437,18 @@ CHANGED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[fl
         QCONV.format("r = QLinearConv(q, s, z, w, s1, z1, s2, z, b)"),
         {**ONES, "s1": np.full(4, 0.01, np.float32), "z1": np.zeros(4, np.int8), "w": CODES, "b": BIAS},
         {"w": np.array([1e-12, 1, 1, 1]).reshape(4, 1, 1, 1)},
+        {},
+    ),
+    "a bias of two dynamic products": (
+        """(float[n,4] x) => (float[n,4] y) {
+            h = com.microsoft.DynamicQuantizeMatMul(x, w, s, z, b)
+            y = com.microsoft.DynamicQuantizeMatMul(h, v, t, z, b)
+        }""",
+        {
+            "w": RNG.integers(-60, 60, (4, 4), dtype=np.int8), "v": RNG.integers(-60, 60, (4, 4), dtype=np.int8),
+            "s": np.float32(0.02), "t": np.float32(0.01), "z": np.int8(0), "b": np.ones(4, np.float32),
+        },
+        {"b": 5},
         {},
     ),
     "codes that reach further on one side": (
