@@ -89,6 +89,9 @@ def _prepared(
     copy.metadata_props.update({key: metadata[key] for key in sorted(metadata)})
     if copy.ir_version < 4:  # up to version 3 initializers had to be inputs too
         passes.AddInitializersToInputsPass()(copy)
+    for value in initializers.values():
+        if not value.is_graph_input() and not value.is_graph_output() and value.const_value is not None:
+            value.type, value.shape = None, None  # told by its data; quantisers that transpose that trip over it
     return copy
 
 

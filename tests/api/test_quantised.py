@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization import quantize_dynamic
 
 from onnxmerge import landscape, merge
 from onnxmerge.errors import InputError, UsageError
@@ -153,3 +154,9 @@ def test_a_landscape_is_of_the_float_forms(tmp_path: Path) -> None:
     merged = merge(parents, method="rebasin").save(tmp_path / "m.onnx")
     found = landscape(parents[0], parents[1], merged, data=DATA, method="rebasin", points=3, samples=16)
     assert [surface.name for surface in found.surfaces][:2] == ["as 0.onnx", "as 1.onnx"]
+
+
+def test_a_merge_of_floats_can_be_quantised(tmp_path: Path) -> None:
+    merged = merge([convolutions(0), convolutions(1)], method="average").save(tmp_path / "m.onnx")
+    quantize_dynamic(merged, tmp_path / "q.onnx")
+    assert "MatMulInteger" in operators(onnx.load(tmp_path / "q.onnx"))
