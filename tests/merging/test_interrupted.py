@@ -44,7 +44,8 @@ def test_it_goes_on(name: str, text: str, memory: int, monkeypatch: pytest.Monke
 
     def refined(layers: Layers) -> dict[str, bytes]:
         source = images(60, 20)
-        context = MergeContext(sets, typing, found.dtypes, average, source, memory=memory, kept=layers)
+        own = (source, images(60, 20, seed=7)) if "own data" in refinement.needs else ()
+        context = MergeContext(sets, typing, found.dtypes, average, source, own=own, memory=memory, kept=layers)
         weights = refinement.refine(context, [{}], refinement.options(), lambda _done, _of: None).weights
         return {each: array.tobytes() for each, array in weights.items()}
 
