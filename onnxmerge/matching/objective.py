@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmerge.matching.similarity import PairOfModels, UnitSums, unit_columns, unit_sums, unit_view, weight_similarity
 from onnxmerge.types import Floats, Positions
@@ -73,6 +74,14 @@ class ObjectiveFunction:
         """
         sums, _ = self._sums(perms, {name: _digest(perm) for name, perm in perms.items()})
         return {name: weight_similarity(into, "correlation")[0] for name, into in sums.items() if into.features}
+
+    def varying(self, perms: Mapping[str, Positions]) -> dict[str, NDArray[np.bool_]]:
+        """Of the same units: whether the unit or its partner has a weight vector that is not constant.
+
+        Constant ones, as of dead or pruned units, correlate with nothing, be they equal or not.
+        """
+        sums, _ = self._sums(perms, {name: _digest(perm) for name, perm in perms.items()})
+        return {name: np.any(into.scales(), axis=0) for name, into in sums.items() if into.features}
 
     def _sums(self, perms: Mapping[str, Positions], order: Order) -> tuple[dict[str, UnitSums], float]:
         """Sums over the weight vectors of units and their partners, and the inner product of all matched weights."""

@@ -34,13 +34,14 @@ def require_consistent(
     _require_none([(needs_own, told)])
     require_use(options, differing(options))
     if labelled:
-        useless = options.task_vectors is not None or not decidable(options)
+        added = options.task_vectors is not None
         no_data = not calibrated, "--labels are of calibration samples: give calibration data (--calib)"
+        told = f"--labels decide nothing where what models learnt is added up (method {options.method}); leave them out"
         no_choice = (
-            useless,
+            not decidable(options),
             "--labels decide a choice: give --method auto, --alpha auto, --weights auto or --repair auto",
         )
-        _require_none([no_data, no_choice])
+        _require_none([no_data, (added, told), no_choice])
     _require_none(_pairs(options))
 
 
@@ -80,7 +81,8 @@ def _base(options: MergeOptions, models: int, *, based: bool) -> Iterator[tuple[
     method, repair = options.task_vectors, options.repair
     if method is None:
         takers = ", ".join(name for name, each in TASK_VECTORS.items() if each.takes_base)
-        told = "leave --method out: --effort best tries them all" if options.method == AUTO else "leave one of them out"
+        searched = options.method == AUTO
+        told = "leave --method out: --effort best tries them all" if searched else "name one, or leave --base out"
         yield based, f"--base is for methods {takers}; method {options.method} does not use it; {told}"
         return
     without = ", ".join(name for name, each in TASK_VECTORS.items() if "base" not in each.needs)

@@ -125,9 +125,14 @@ def forecast(job: Job) -> Forecast:
     together = answered_together(job)
     expected: list[list[float]] = []
     if together and groups:
-        asked = asked_parents(job, [layer for layer, _ in together], Spread(job.source, ANSWERED))
+        answered = Spread(job.source, ANSWERED)
+        asked = asked_parents(job, [layer for layer, _ in together], answered)
         for (layer, meaning), own in zip(together, asked, strict=True):
             expected.append(expected_agreement(job, layer, meaning, own.parents, (arriving, 1.0, 0.0)))
+        if sum(answered.sizes) < FEWEST:
+            notes.append(f"calibration samples are few, and tell little of how answers agree: give {FEWEST} or more")
+    elif together:
+        notes.append("no agreement is forecast: there is no group in which units of the models can be compared")
     else:
         notes.append("no agreement is forecast: the models have no output that they answer together")
     agreed, ensemble, chance = np.mean(expected, axis=0).tolist() if expected else (None, None, None)

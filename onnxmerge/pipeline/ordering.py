@@ -65,11 +65,10 @@ def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
 
 
 def alike(plan: Plan, first: Arrays, other: Arrays, perms: Permutations) -> float:
-    """Mean correlation of the weight vectors of units under ``perms``; 1 where no unit can move."""
-    pair = PairOfModels(plan, first, other, {}, weight_shares(plan, 1.0, {}))
-    by_unit = ObjectiveFunction(pair).by_unit(perms).values()
-    units = sum(map(len, by_unit))
-    return math.fsum(float(each.sum()) for each in by_unit) / units if units else 1.0
+    """Mean correlation of the weight vectors of units under ``perms``, but of dead ones; 1 where no unit can move."""
+    compare = ObjectiveFunction(PairOfModels(plan, first, other, {}, weight_shares(plan, 1.0, {})))
+    units = sum(int(each.sum()) for each in compare.varying(perms).values())
+    return math.fsum(float(each.sum()) for each in compare.by_unit(perms).values()) / units if units else 1.0
 
 
 def _matched(job: Job, origin: Arrays, own: Arrays, method: str, source: CalibrationSource | None) -> Permutations:

@@ -84,6 +84,20 @@ def test_a_model_of_another_training_is_matched_by_what_it_does_and_said() -> No
         assert any("is no fine-tune of" in note for note in notes)
 
 
+def test_dead_units_are_no_other_training() -> None:
+    graph = "(float[n,6] x) => (float[n,3] y) { h = Gemm(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"
+    base, moved = (normal(w1=(6, 8), b1=(8,), w2=(8, 3), b2=(3,), seed=seed) for seed in (0, 1))
+    tuned = {name: array + np.float32(0.05) * moved[name] for name, array in base.items()}
+    for own in (base, tuned):
+        own["w1"][:, :4] = own["b1"][:4] = own["w2"][:4] = 0
+    other = {name: array + np.float32(0.01) for name, array in tuned.items()}
+    other["w1"][:, :4] = other["b1"][:4] = other["w2"][:4] = 0
+    models = [build(graph, own) for own in (tuned, other)]
+    assert not any(
+        "fine-tune of" in note for note in merge(models, base=build(graph, base), method="ties").report.notes
+    )
+
+
 def base_for(method: str) -> onnx.ModelProto | None:
     return BASE if TASK_VECTORS[method].takes_base else None
 
@@ -147,7 +161,9 @@ def test_merged_models_run(tmp_path: Path) -> None:
     ("options", "based", "message"),
     [
         ({"method": "ties"}, False, r"give it \(--base\); without it cart, slerp, soup merge"),
-        ({"method": "average"}, True, "--base is for methods .*task-arithmetic, ties"),
+        ({"method": "average"}, True, "--base is for methods .*task-arithmetic, ties.*; name one, or leave --base out"),
+        ({"alpha": 0.3}, True, "does not use it; name one, or leave --base out"),
+        ({"labels": np.arange(500) % 3}, True, r"--labels decide nothing .*\(method tsv-m\); leave them out"),
         ({"method": "average", "scale": 1.0}, False, "--scale is for methods .*; method average does not use it"),
         ({"method": "rebasin", "density": 0.5}, False, "--density is for methods"),
         ({"scale": 1.0}, False, r"--scale is for methods .*; choose one \(--method\)"),

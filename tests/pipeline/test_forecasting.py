@@ -76,6 +76,19 @@ def test_too_few_rows_are_told() -> None:
     assert note.startswith("fewer rows of activations than units")
 
 
+def test_a_forecast_from_few_samples_says_so() -> None:
+    assert forecast(mlp(0), mlp(1), outputs="logits", calibration=CALIB[:40]).notes == (
+        "calibration samples are few, and tell little of how answers agree: give 128 or more",
+    )
+
+
+def test_without_a_group_nothing_is_forecast() -> None:
+    graph = "(float[n,6] x) => (float[n,3] y) { y = Gemm(x, w, b) }"
+    linear = [build(graph, normal(w=(6, 3), b=(3,), seed=seed)) for seed in (0, 1)]
+    found = forecast(*linear, outputs="logits")
+    assert found.notes == ("no agreement is forecast: there is no group in which units of the models can be compared",)
+
+
 def test_wide_groups_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxmerge.pipeline.forecasting.WIDEST", 15)
     found = forecast(mlp(0), mlp(1), outputs="logits")

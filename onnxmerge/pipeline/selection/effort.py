@@ -36,7 +36,7 @@ from onnxmerge.pipeline.selection.held_out import (
     in_brief,
 )
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
-from onnxmerge.pipeline.selection.scaling import choose_scale, scaled_methods
+from onnxmerge.pipeline.selection.scaling import answers_in, choose_scale, scaled_methods
 from onnxmerge.pipeline.selection.trials import Trials, trials_on
 from onnxmerge.types import Arrays
 
@@ -193,6 +193,8 @@ def chosen_way(
     job = replace(job.on(split.fit), options=options)
     try:
         evaluator = evaluator_on(job, split.held, None if asked is None else asked.held_out(split))
+        if job.base is not None:
+            answers_in(evaluator.reference)  # raises where no scale can be found
     except NothingToCompareError as error:
         return every[0], replace(only, notes=(f"only {' '.join(only.chosen_flags)} was tried: {error}",))
     return _best(job, every, split, evaluator)

@@ -68,6 +68,14 @@ def scaled_methods(models: int) -> tuple[str, ...]:
     )
 
 
+def answers_in(reference: Reference) -> list[str]:
+    """The float outputs, in which a scale is found. Raises NothingToCompareError where there are none."""
+    names = [feature.tensor for feature in reference.features if feature.answer]
+    if not names:
+        raise NothingToCompareError("the network has no float output: --scale auto compares nothing; give a number")
+    return names
+
+
 def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[MergeOptions, ScaleReport]:
     """The options with the scale and depth that are best, and what was tried: those given, where none is to be found.
 
@@ -128,9 +136,7 @@ class _Learnt:
     @classmethod
     def of(cls, reference: Reference, before: Mapping[str, Rows]) -> _Learnt:
         """What the parents learnt since the base, which answers ``before``."""
-        names = [feature.tensor for feature in reference.features if feature.answer]
-        if not names:
-            raise NothingToCompareError("the network has no float output: --scale auto compares nothing; give a number")
+        names = answers_in(reference)
         directions = frozenset(name for name in names if name in reference.readers[0])
         start = {name: _plain(before[name], directions=name in directions) for name in names}
         changes, readers = dict[str, list[Floats]](), dict[str, list[Floats]]()

@@ -217,6 +217,19 @@ def test_a_base_makes_the_default_add_up_what_was_learnt(
     assert "--effort best tries them all" in refused.stderr
 
 
+def test_with_a_base_and_no_float_output_the_plain_way_is_taken() -> None:
+    graph = """(float[n,12] x) => (int64[n] y) {
+        h = Gemm(x, w1, b1) r = Relu(h) l = Gemm(r, w2, b2) y = ArgMax<axis=1, keepdims=0>(l)
+    }"""
+    base, *moved = (normal(w1=(12, 16), b1=(16,), w2=(16, 4), b2=(4,), seed=seed) for seed in range(3))
+    tuned = [{name: base[name] + np.float32(0.1) * own[name] for name in base} for own in moved]
+    x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
+    found = merge([build(graph, own) for own in tuned], base=build(graph, base), calibration={"x": x}).report.effort
+    assert found is not None
+    assert found.chosen_flags == ("--method", "tsv-m", "--answer", "mean")
+    assert "only --method tsv-m --answer mean was tried: the network has no float output" in found.notes[0]
+
+
 @pytest.mark.parametrize("effort", ["fast", "best"])
 def test_more_effort_tries_more(effort: str) -> None:
     x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
