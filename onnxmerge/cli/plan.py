@@ -13,6 +13,7 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.cli.own import word_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.report.console import print_forecast
 from onnxmerge.report.progress import progress_bar
@@ -40,6 +41,7 @@ from onnxmerge.report.terminal import emit
     metavar="MEANING|NAME=MEANING,...",
     help="What outputs are: logits, probabilities, embedding, regression or features; by default it is found out.",
 )
+@word_option("output_type", "As `run` takes it: of quantised models, heads apart and other widths need float.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from tests.command_line import Cli
+from tests.quantised import dynamic, products
 
 
 def test_it_prints_a_table(digits: Path, cli: Cli) -> None:
@@ -40,3 +43,16 @@ def test_what_is_wrong_is_told_in_a_line(digits: Path, cli: Cli) -> None:
     assert "--calib" in without.stderr
     odd = cli("plan", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "task.json")
     assert odd.returncode == 1
+
+
+def test_of_quantised_models_a_merge_of_another_width_is_forecast_too(cli: Cli, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        dynamic()(products(seed), tmp_path / f"{seed}.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32))
+    command = ("plan", "0.onnx", "1.onnx", "--calib", "x.npy", "--width", 1.5)
+    refused = cli(*command)
+    assert refused.returncode == 2
+    assert "add --output-type float" in refused.stderr
+    done = cli(*command, "--output-type", "float")
+    assert done.returncode == 0, done.stderr
+    assert "least room" in done.stdout
