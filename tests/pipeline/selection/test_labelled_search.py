@@ -183,5 +183,5 @@ def test_what_does_not_fit_is_said_in_one_line(
 
 
 def test_labels_do_not_fit_methods_that_choose_nothing() -> None:
-    with pytest.raises(UsageError, match="--labels decide a choice"):
+    with pytest.raises(UsageError, match="--labels decide nothing where what models learnt is added up"):
         merge([network(1), network(2)], base=network(3), method="ties", calibration={"x": X}, labels=LABELS)
