@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.api.compare import json_values
 from onnxmerge.api.notebook import shown_in_notebook, table
 from onnxmerge.api.summary import FORECAST_HEADS, expectations, facts, forecast_row
 from onnxmerge.matching.method import MatchResult
@@ -133,7 +134,8 @@ class MergeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON."""
-        return {**asdict(self), "version": __version__}
+        found = asdict(self)
+        return {**found, "layers": json_values(found["layers"]), "version": __version__}
 
     def _repr_html_(self) -> str:
         """The summary, for notebooks."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from onnxmerge import merge
 from onnxmerge.api.summary import departure_told, facts, layers_told
+from onnxmerge.pipeline.details.behaviour import LayerDrift
 from onnxmerge.pipeline.details.layers import LayerDone, LayersReport
 from tests.graphs import build, normal
 
@@ -77,3 +80,11 @@ def test_layers_of_huge_activations_are_not_compared(monkeypatch: pytest.MonkeyP
 def test_without_data_nothing_is_said() -> None:
     report = merge([mlp(0), mlp(1)], method="average").report
     assert report.layers is None
+
+
+def test_a_departure_that_is_no_number_is_text_in_json() -> None:
+    report = merge([mlp(0), mlp(1)], calibration=CALIB, method="average").report
+    assert report.layers is not None
+    far = LayerDrift("n", "t", (1.0, math.nan), math.inf, 1.0)
+    told = replace(report, layers=replace(report.layers, departs=far)).to_dict()["layers"]["departs"]
+    assert (told["mean"], told["parents"]) == ("inf", [1.0, "nan"])
