@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
+from onnxmerge.model.bounded import CLIPPED, is_bounded
 from onnxmerge.model.codes import Form, NBits, Plain, is_codes, limits
 from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import reads_quantised
@@ -30,9 +31,6 @@ from onnxmerge.types import Array
 MICROSOFT = "com.microsoft"
 CLOSE = 1e-3
 """Relative difference of two scales that are meant to be the same."""
-CLIPPED = 6.0
-"""Where Relu6 ends."""
-
 CLIP_READS = 11
 """From this opset on Clip reads its ends."""
 
@@ -145,7 +143,6 @@ _QLINEAR = {
 }
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 _BIASED = {"Conv", "Gemm", "ConvTranspose"}
-_KEEPS_SIGN = ("reshapes", "takes", "repeats", "joins", "inert", "pools")
 _MOVES = ("reshapes", "takes", "repeats", "joins", "inert")
 """Traits of what moves integers without computing with them."""
 
@@ -274,7 +271,7 @@ class _Dequantiser:
         low, high = own if self.given is None else self.given.get(key, own)
         found = (
             self.bounded(node, value, _tensor(scale).dtype, high=high)
-            if low and not _is_bounded(value, high=high)
+            if low and not is_bounded(value, high=high)
             else value
         )
         self.values.setdefault(owner, []).append(str(found.name))
@@ -819,47 +816,3 @@ def _integer(node: ir.Node, name: str, default: int = 0) -> int:
 def _only_reader(value: ir.Value) -> ir.Node | None:
     readers = [node for node, _ in value.uses()]
     return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
-
-
-def _is_clipped(node: ir.Node, *, high: bool) -> bool:
-    """Whether a Clip lets nothing below 0 pass, nor above CLIPPED where that is asked for."""
-    for place, word, end in ((1, "min", 0.0), (2, "max", CLIPPED))[: 2 if high else 1]:
-        value = node.inputs[place] if place < len(node.inputs) else None
-        if value is not None and value.const_value is not None:
-            told = float(_array(value).reshape(-1)[0])
-        elif value is None and word in node.attributes:
-            told = node.attributes[word].as_float()
-        else:
-            return False
-        if told < end if word == "min" else told > end * (1 + CLOSE):
-            return False
-    return True
-
-
-def _is_bounded(value: ir.Value, *, high: bool) -> bool:
-    """Whether nothing below 0 can be in a value, or it is clipped already: what bounds it would do nothing.
-
-    Nor is there anything to put back behind an input of the network, whatever moves its elements about.
-    """
-    pending, seen, is_computed = [value], {value}, False
-    while pending:
-        current = pending.pop()
-        node = current.producer()
-        if node is None:
-            if (_array(current) < 0).any() if current.const_value is not None else is_computed:
-                return False
-            continue
-        if node.op_type == "Clip" and _is_clipped(node, high=high):
-            continue
-        if has(node, "not_negative") and not high:
-            continue
-        if has(node, *_KEEPS_SIGN) or (node.op_type in {"GlobalAveragePool", "ReduceMean", "GlobalMaxPool"}):
-            following = list(node.inputs) if has(node, "joins") else [node.inputs[0]]
-        elif node.op_type in {"Add", "Mul", "Max", "Sum"} and not high:
-            following, is_computed = list(node.inputs), True
-        else:
-            return False
-        fresh = [each for each in following if each is not None and each not in seen]
-        seen |= {*fresh}
-        pending.extend(fresh)
-    return True
