@@ -8,14 +8,20 @@ instead of having the system slow down and kill whom it pleases. By default the 
 from __future__ import annotations
 
 import contextlib
+import math
+import mmap
 import os
 import re
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxmerge.errors import ResourceError, UsageError
 
@@ -24,6 +30,9 @@ if sys.platform != "win32":
 
 SHARE = 0.9
 """Of the free memory, by default."""
+
+LARGE = 1 << 23
+"""Bytes from which on ``roomy`` takes a file."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -70,6 +79,20 @@ def memory_budget() -> int:
     if limit is None:
         return int(SHARE * free_memory())
     return max(0, limit.size - max(0, _taken() - limit.before))
+
+
+def roomy(shape: Sequence[int]) -> NDArray[np.float64]:
+    """An array of zeros that is kept for long. A large one is a temporary file, mapped, which the system may write out.
+
+    So what is measured between all units does not add up in memory. The file has no name and is gone with the array;
+    where there is no room for it, or it cannot be had beforehand, the array is one in memory.
+    """
+    size = math.prod(shape) * np.dtype(np.float64).itemsize
+    if size >= LARGE and hasattr(os, "posix_fallocate"):  # else a full disk would be told by a signal, later
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix="onnxmerge-") as stream:
+            os.posix_fallocate(stream.fileno(), 0, size)
+            return np.frombuffer(mmap.mmap(stream.fileno(), size), np.float64).reshape(shape)
+    return np.zeros(shape)
 
 
 def require_room(size: int, what: str) -> None:

@@ -33,6 +33,7 @@ from onnxmerge.calibration.chunks import Feed, rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.executor import HERE, Executor
+from onnxmerge.memory import roomy
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session
 from onnxmerge.types import Floats
@@ -44,7 +45,7 @@ POSITIONS = 256
 DEAD = 1e-10
 """A unit whose variance is below this share of its mean square is constant up to float32 rounding."""
 
-ACTIVATIONS = 1 << 30
+ACTIVATIONS = 1 << 28
 """Bytes of measured activations in one run, of all models, at about which a batch is cut. It does not depend on what is
 free: where batches are cut decides how sums are rounded."""
 
@@ -375,10 +376,9 @@ class _Accumulators:
         self.counts += counts
         for product in self.plan.products:
             found = outputs[product_output(product)]
-            if product in self.cross:
-                self.cross[product] += found
-            else:
-                self.cross[product] = found.astype(np.float64)
+            if product not in self.cross:
+                self.cross[product] = roomy(found.shape)
+            self.cross[product] += found
         self.waiting.append((counts, means))
         if len(self.waiting) >= _FLUSH_ROWS:
             self._flush()

@@ -23,7 +23,7 @@ from onnxmerge.matching.method import (
     with_twins_told_apart,
     without_activations,
 )
-from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
+from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction, matched_activations
 from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.products import ProductsOfPair
 from onnxmerge.matching.similarity import Objective, PairOfModels, known_activations
@@ -33,6 +33,10 @@ from onnxmerge.units.permutations import Permutations, identity
 
 PROMISING = 0.8
 """A start with less than this share of the objective that was found elsewhere is not climbed from."""
+
+RELATED = 0.5
+"""Units of permuted copies and of fine-tunes correlate by more than this in the mean, with their partners by
+activations; those of models that were trained apart by less or little more."""
 
 
 def align(
@@ -101,7 +105,15 @@ def _match(
     starts = [by_activations(pair)] if alpha < 1.0 else [identity(pair.plan.spaces), by_weights(pair)]
     roots = depending(pair.plan, pair.alphas, alpha)
     found = _best_sweeps(objective_of, starts, roots, problem, rng)
-    return _from_signatures(objective_of, found, roots, problem, rng) if roots else found
+    if not roots or (alpha < 1.0 and _trained_apart(pair, starts[0])):
+        return found
+    return _from_signatures(objective_of, found, roots, problem, rng)
+
+
+def _trained_apart(pair: PairOfModels, start: Permutations) -> bool:
+    """Whether units matched by activations do other things in both models, those left out that do nothing."""
+    matched = np.concatenate([matched_activations(pair, name, start) for name in pair.activations] or [np.zeros(0)])
+    return bool(np.any(matched)) and float(matched[matched != 0].mean()) < RELATED
 
 
 def _left(unmoved: Permutations, before: ModelSimilarity) -> Sweeps[Permutations]:

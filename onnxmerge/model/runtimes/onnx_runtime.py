@@ -41,7 +41,10 @@ IN_MEMORY = 1 << 23
 """Weights of more bytes than this are handed over in a temporary file, which is mapped and needed no longer once the
 session is open. A message that holds them all is slower and takes three times the memory. Handed over as arrays
 (``add_external_initializers``, with or without ``add_initializer``) they are copied once more while the session opens:
-on 113 MB of convolutions the process then peaks at 453 MB instead of 334, and at 678 instead of 446 if optimised."""
+on 113 MB of convolutions the process then peaks at 453 MB instead of 334, and at 678 instead of 446 if optimised.
+
+Products read weights where they are mapped: packed for faster products, they would all be copied into memory of the
+process (ViT-B/16: 340 MB), which takes longer to open and makes a run of 8 images some percent faster."""
 
 PATIENCE = 10.0
 """Seconds that one run of a model with loops may take, and so many more for each 100 MB of weights: what is small and
@@ -50,6 +53,8 @@ still does not come to an end is a Loop that has none."""
 GROWTH, GROWTH_BY_WEIGHTS, GROWTH_BY_INPUTS = 10**9, 10, 1000
 """Bytes that one run of a model with loops may take unless ``memory_limit`` says, and so many more for each byte of
 weights and of inputs: a state that doubles in every trip fills any memory long before ``PATIENCE`` is at its end."""
+
+_UNPACKED = ("session.disable_prepacking", "1")
 
 _LOOPS = frozenset({"Loop", "Scan"})
 _STOPPED = "terminate flag"
@@ -132,7 +137,10 @@ def _open(model: ir.Model, provider: str, asked: SessionOptions) -> _Session:
         for value in graph.initializers.values()
         if value.const_value is not None
     ]
-    session = _opened(model, sum(sizes), _options(asked), _providers(provider))
+    options = _options(asked)
+    if sum(sizes) > IN_MEMORY:
+        options.add_session_config_entry(*_UNPACKED)
+    session = _opened(model, sum(sizes), options, _providers(provider))
     fed = sum(_declared(value) for value in model.graph.inputs if value.name in asked.weights)
     loops = any(node.op_type in _LOOPS for node in model.graph.all_nodes())
     return _Session(session, label(model), sum(sizes) + fed, asked.weights, loops)
@@ -161,6 +169,10 @@ def _options(asked: SessionOptions) -> Any:
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if asked.optimise else level.ORT_DISABLE_ALL
     if asked.at_once:
+        # What is measured all along is read in the layout of the graph: in blocks of channels (the last level) weights
+        # and activations would stand twice.
+        if asked.optimise:
+            options.graph_optimization_level = level.ORT_ENABLE_EXTENDED
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if asked.weights:  # it is kept for long: what a run took is given back behind it
         options.enable_cpu_mem_arena = False
@@ -210,7 +222,7 @@ def _loads(provider: str) -> bool:
 def refuses(file: str | bytes) -> str | None:
     """What it says against a file (its path, or all of it), opened just as it is; None where it opens it."""
     options = _options(SessionOptions())
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it is opened, not run
+    options.add_session_config_entry(*_UNPACKED)  # it is opened, not run
     try:
         ort.InferenceSession(file, options, providers=[CPU], enable_fallback=0)
     except Exception as error:  # noqa: BLE001 - its exceptions share no base of their own
