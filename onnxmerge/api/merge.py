@@ -20,6 +20,7 @@ from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.merging.answer.meaning import asked_meanings
+from onnxmerge.merging.answer.outputs import Outputs
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.pipeline.answering import answered
@@ -40,7 +41,7 @@ from onnxmerge.pipeline.quantising import in_output_type
 from onnxmerge.pipeline.restoring import Merged, merged
 from onnxmerge.pipeline.selection.choosing import SelectedMatching, chosen_by, matched_by
 from onnxmerge.pipeline.selection.effort import chosen_way, possible_ways
-from onnxmerge.pipeline.selection.held_out import PLENTY
+from onnxmerge.pipeline.selection.held_out import PLENTY, HeldOutEvaluators
 from onnxmerge.pipeline.selection.labelled import evaluation_tasks
 from onnxmerge.pipeline.selection.repairing import choose_repair
 from onnxmerge.pipeline.selection.search import choices
@@ -157,8 +158,7 @@ def merge(
         with clock.stage("check"):
             require_finite(parents, job.prepared, product, how.provider)
         with clock.stage("compare"):
-            held = prepared_merge.source if prepared_merge.split is None else prepared_merge.split.held
-            found = errors(parents, product, held, how.provider, evaluators.reference)
+            found = _errors(prepared_merge, product, outputs, evaluators)
             costs = footprints(parents, job.prepared, floats)
             layers = _layers(selected, result, answers, prepared_merge.split)
         seen = None
@@ -288,6 +288,15 @@ def _work(folder: str | Path | None, *, resume: bool) -> Path | None:
     if folder is None and resume:
         raise UsageError("resume goes on with what a work folder keeps: name the folder (--work-dir)")
     return None if folder is None else work_folder(absolute(folder))
+
+
+def _errors(
+    prepared_merge: PreparedMerge, product: MergedModel, outputs: Outputs, evaluators: HeldOutEvaluators
+) -> tuple[float | None, ...] | None:
+    """The relative error of each parent's outputs, by what the parents answered where they were run before."""
+    split, provider = prepared_merge.split, prepared_merge.job.options.provider
+    held, known = (prepared_merge.source, outputs.answered) if split is None else (split.held, evaluators.answers)
+    return errors(prepared_merge.parents, product, held, provider, known)
 
 
 def _layers(

@@ -99,7 +99,9 @@ class ProductsOfPair:
     def _anew(self, group: Group, orders: Sequence[Positions]) -> _Kept | None:
         """All products; None where a weight is infinite, as its features count only where both models' are finite."""
         sizes = {name: math.prod(composite_shape(name, self.plan.spaces)) for name in group.members}
-        sums = {name: replace(unit_sums(size, paired=True), products=roomy((size, size))) for name, size in sizes.items()}
+        sums = {
+            name: replace(unit_sums(size, paired=True), products=roomy((size, size))) for name, size in sizes.items()
+        }
         for occurrence, order in zip(group.occurrences, orders, strict=True):
             x, y = self._sides(occurrence)
             if not (np.isfinite(x).all() and np.isfinite(y).all()):

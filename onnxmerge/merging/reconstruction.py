@@ -105,6 +105,20 @@ def _rank(typing: Typing, tensor: str) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What parents answered on ``feeds``: ``rows[m][tensor]`` [positions, units] of ``features`` that are outputs."""
+
+    features: tuple[Feature, ...]
+    feeds: tuple[Arrays, ...]
+    rows: tuple[Mapping[str, Rows], ...]
+    provider: str
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for rows in self.rows for array in rows.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Reference:
     """The parents' features on data kept to judge by: ``rows[m][tensor]`` [positions, units].
 
@@ -119,6 +133,11 @@ class Reference:
     rows: tuple[Mapping[str, Rows], ...]
     readers: tuple[Mapping[str, Rows], ...]
     provider: str
+
+    @property
+    def answers(self) -> Answers:
+        """What of it are outputs."""
+        return answers_of(self.features, self.feeds, self.rows, self.provider)
 
     def rows_of(self, weights: Arrays, changes: Sequence[Arrays] = ({},)) -> list[dict[str, Rows]]:
         """The features of the merged network with these weights, for each of ``changes`` to them."""
@@ -181,6 +200,15 @@ def reference(
     read = [feature.tensor for feature in features if feature.answer and feature.tensor in directions]
     readers = tuple({name: _reader(own[name]) for name in read} for own in rows)
     return Reference(network or models.template, typing, features, tuple(feeds), rows, readers, provider)
+
+
+def answers_of(
+    features: Sequence[Feature], feeds: Sequence[Arrays], rows: Sequence[Mapping[str, Rows]], provider: str
+) -> Answers:
+    """What of some features of all parents (see ``features_of``) are outputs."""
+    answers = tuple(feature for feature in features if feature.answer)
+    own = tuple({answer.tensor: each[answer.tensor] for answer in answers} for each in rows)
+    return Answers(answers, tuple(feeds), own, provider)
 
 
 def _reader(answers: Rows) -> Rows:

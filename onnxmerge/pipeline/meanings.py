@@ -16,7 +16,7 @@ from onnxmerge.merging.answer.ensemble import Vectors
 from onnxmerge.merging.answer.last_layer import LastLayer, last_layers
 from onnxmerge.merging.answer.meaning import OutputMeaning, asked_meanings, known_meaning, meaning_of
 from onnxmerge.merging.answer.outputs import NO_OUTPUTS, ClassVectors, Outputs
-from onnxmerge.merging.reconstruction import Feature, features_of, last_features
+from onnxmerge.merging.reconstruction import Feature, answers_of, features_of, last_features
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import ModelSource
@@ -25,6 +25,9 @@ from onnxmerge.pipeline.tasks import TaskSpec, tasks_learned, tasks_of
 
 LOOKED_AT = 256
 """Samples of which values are looked at where nothing else says what an output means."""
+
+KEPT_BYTES = 1 << 26
+"""Of the parents' answers on these samples, so many are kept for the comparison at the end."""
 
 
 def outputs_of(job: Job, known: ClassVectors) -> Outputs:
@@ -47,8 +50,10 @@ def outputs_of(job: Job, known: ClassVectors) -> Outputs:
         if str(value.name) in looked
     )
     feeds = list(Spread(job.source, 1 if settled else LOOKED_AT)) if looked else []  # then for their width alone
+    answers = () if settled or not looked else last_features(models.template.graph, typing)
+    features = {feature.tensor: feature for feature in (*looked.values(), *answers) if feature.answer}
     every = [
-        features_of(models.template, own, list(looked.values()), feeds, job.options.provider)[0]
+        features_of(models.template, own, list(features.values()), feeds, job.options.provider)[0]
         for own in (models.weights if feeds else ())
     ]
     found: dict[str, OutputMeaning] = {}
@@ -56,11 +61,13 @@ def outputs_of(job: Job, known: ClassVectors) -> Outputs:
         name = str(value.name)
         if name not in looked or not every:
             continue
-        answers = [rows[looked[name].tensor] for rows in every]
+        given = [rows[looked[name].tensor] for rows in every]
         vectors = known.get(name)
-        _require_fitting(vectors, answers[0].shape[1], name)
-        found[name] = meaning_of(value, answers, asked=asked.get(name), vectors=vectors is not None)
-    return Outputs(found, tuple(layers), tuple(without), known)
+        _require_fitting(vectors, given[0].shape[1], name)
+        found[name] = meaning_of(value, given, asked=asked.get(name), vectors=vectors is not None)
+    answered = answers_of(answers, feeds, every, job.options.provider) if answers else None
+    kept = answered if answered is not None and answered.nbytes <= KEPT_BYTES else None
+    return Outputs(found, tuple(layers), tuple(without), known, kept)
 
 
 def class_vectors(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import input_specs, is_batched
 from onnxmerge.errors import ValidationError
-from onnxmerge.merging.reconstruction import Reference
+from onnxmerge.merging.reconstruction import Answers
 from onnxmerge.model.exposed import Exposed
 from onnxmerge.model.footprint import Footprint, footprint
 from onnxmerge.model.interface import declare_ranks
@@ -41,7 +41,7 @@ def errors(
     product: MergedModel,
     held: CalibrationSource | None,
     provider: str,
-    known: Reference | None = None,
+    known: Answers | None = None,
 ) -> tuple[float | None, ...] | None:
     """The relative error of each parent's outputs in the merged model; None where there is no data to tell it.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
-from onnxmerge.merging.reconstruction import Reference, features_of
+from onnxmerge.merging.reconstruction import Answers, features_of
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session
@@ -72,15 +72,15 @@ def reconstruct(
     return tuple(deviation.relative for deviation in deviations)
 
 
-def reconstructed(merged: Network, weights: Arrays, parents: Reference) -> tuple[float | None, ...]:
+def reconstructed(merged: Network, weights: Arrays, parents: Answers) -> tuple[float | None, ...]:
     """The relative error of each parent's outputs in the merged network, where what the parents answered is known.
 
     Of outputs with very many positions it is over those that ``parents`` has.
     """
-    answers = [feature for feature in parents.features if feature.answer]
-    own = features_of(merged, weights, answers, parents.feeds, parents.provider)[0] if answers else {}
+    features = parents.features
+    own = features_of(merged, weights, features, parents.feeds, parents.provider)[0] if features else {}
     deviations = [_Deviation() for _ in parents.rows]
     for deviation, rows in zip(deviations, parents.rows, strict=True):
-        for answer in answers:
-            deviation.add(answer.tensor, own[answer.tensor], rows[answer.tensor])
+        for feature in features:
+            deviation.add(feature.tensor, own[feature.tensor], rows[feature.tensor])
     return tuple(deviation.relative for deviation in deviations)

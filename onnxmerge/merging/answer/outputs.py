@@ -9,6 +9,7 @@ from typing import TypeAlias
 from onnxmerge.merging.answer.ensemble import Vectors
 from onnxmerge.merging.answer.last_layer import LastLayer
 from onnxmerge.merging.answer.meaning import OutputMeaning
+from onnxmerge.merging.reconstruction import Answers
 
 ClassVectors: TypeAlias = Mapping[str, Vectors]
 """For an output, the class vectors that each parent's answers are compared with, [classes, width]."""
@@ -19,13 +20,15 @@ class Outputs:
     """What each float output of a merge means, and the linear ``layers`` that give some of them.
 
     ``vectors`` are the class vectors that an output is compared with, by its name. ``without`` names the outputs that
-    no layer can be solved for.
+    no layer can be solved for. ``answered`` is what the parents gave, where they were run to see what outputs mean and
+    it is not too much to keep.
     """
 
     meanings: Mapping[str, OutputMeaning]
     layers: tuple[LastLayer, ...]
     without: tuple[str, ...]
     vectors: ClassVectors
+    answered: Answers | None = None
 
     def vectors_of(self, meaning: OutputMeaning) -> Vectors | None:
         """The class vectors that an output is read by; None where there are none, or it is not read so."""

@@ -13,7 +13,7 @@ from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split, Spread, hold_out, holds
 from onnxmerge.contracts import AUTO
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.reconstruction import Reference, reference
+from onnxmerge.merging.reconstruction import Answers, Reference, reference
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
 from onnxmerge.pipeline.job import Job
@@ -140,6 +140,6 @@ class HeldOutEvaluators:
         return self._evaluator
 
     @property
-    def reference(self) -> Reference | None:
+    def answers(self) -> Answers | None:
         """What the parents of the last job answered on the data that was held out."""
-        return None if self._evaluator is None else self._evaluator.reference
+        return None if self._evaluator is None else self._evaluator.reference.answers
