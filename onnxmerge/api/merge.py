@@ -23,6 +23,7 @@ from onnxmerge.merging.answer.meaning import asked_meanings
 from onnxmerge.merging.answer.outputs import Outputs
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.sample import SampleInput
+from onnxmerge.model.tokens import TokenSource
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.beginning import MergeInputs, PreparedMerge, divided, of_data, ordered, prepare_merge, read_data
 from onnxmerge.pipeline.consistency import decidable
@@ -50,6 +51,7 @@ from onnxmerge.pipeline.separation import MergedModel, Parents, joined
 from onnxmerge.pipeline.store import NO_STORE, begin, work_folder
 from onnxmerge.pipeline.tasks import TaskSpec
 from onnxmerge.pipeline.validate import errors, footprints, require_finite
+from onnxmerge.pipeline.vocabulary import require_lists
 from onnxmerge.units.flow import flow_of
 from onnxmerge.validation.coverage import coverage
 
@@ -60,6 +62,7 @@ def merge(
     calibration: SourceSpec | None = None,
     calibration_of: Sequence[SourceSpec] | None = None,
     base: ModelSource | None = None,
+    vocab: Sequence[TokenSource] | None = None,
     labels: LabelSpec | None = None,
     tasks: TaskSpec | None = None,
     vectors: str | Path | None = None,
@@ -85,6 +88,9 @@ def merge(
             measure each model on its own; everything else on ``calibration``, or without it on all of these,
             interleaved. ``samples`` holds for each.
         base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
+        vocab: For language models whose vocabularies differ, the tokens of each model in order of their ids, and those
+            of the base behind them: a file (one token a line, or in a .json a mapping of tokens to ids), or the tokens.
+            ``merged_vocab`` says which the merged model has; calibration data is in *its* ids (docs/vocabularies.md).
         labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead: by
             the mean over tasks of accuracies, or scaled scores of regressions (``selection.labelled``).
         tasks: What labels mean, and which output answers: see `evaluate`. By default classes of the first output.
@@ -111,7 +117,7 @@ def merge(
         ValidationError: a certificate failed, or the merged model gives values that are not finite.
 
     """
-    given = MergeInputs(calibration, base, image_options or {}, inputs or {}, calibration_of)
+    given = MergeInputs(calibration, base, image_options or {}, inputs or {}, calibration_of, vocab)
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=labels is not None)
     work = _work(work_dir, resume=resume)
@@ -131,6 +137,7 @@ def merge(
             calibration_of=tuple(source.digest() for source in prepared_merge.own) or None,
             inputs=given.inputs,
             vectors=known,
+            vocabulary=None if prepared_merge.vocabulary is None else prepared_merge.vocabulary.tokens,
         )
         store = NO_STORE if work is None else begin(work, asked_for, partial(made_from, asked=asked), resume=resume)
         with clock.stage("try"):
@@ -190,11 +197,15 @@ def merge(
             layers=layers,
             labelled=asked is not None,
             vectors=bool(known),
+            vocabulary=None
+            if prepared_merge.vocabulary is None
+            else prepared_merge.vocabulary.report(how.merged_vocab),
         )
         read = sources("one of the models", *models, base, model=True)
+        read += sources("one of the token lists", *(vocab or ()))
         read += sources("the data", calibration, *(calibration_of or ()), labels, tasks, vectors, how.operators)
         flow = flow_of(job.prepared.traced.graph, job.prepared.typing)
-        return MergeResult(product.network, product.weights, report, read, flow, seen)
+        return MergeResult(product.network, product.weights, report, read, flow, seen, prepared_merge.vocabulary)
 
 
 def plan(
@@ -203,6 +214,7 @@ def plan(
     calibration: SourceSpec | None = None,
     calibration_of: Sequence[SourceSpec] | None = None,
     base: ModelSource | None = None,
+    vocab: Sequence[TokenSource] | None = None,
     tasks: TaskSpec | None = None,
     vectors: str | Path | None = None,
     options: MergeOptions | None = None,
@@ -220,7 +232,7 @@ def plan(
     """
     if not forecast and (tasks is not None or vectors is not None):
         raise UsageError("tasks and class vectors are for a forecast: ask for one (forecast=True)")
-    given = MergeInputs(calibration, base, image_options or {}, inputs or {}, calibration_of)
+    given = MergeInputs(calibration, base, image_options or {}, inputs or {}, calibration_of, vocab)
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=False)
     how = every[0]
@@ -243,6 +255,7 @@ def plan(
         calibrated=job.source is not None,
         notes=prepared_merge.notes,
         forecast=expected,
+        vocabulary=None if begun.vocabulary is None else begun.vocabulary.report(asked_for.merged_vocab),
     )
 
 
@@ -267,6 +280,7 @@ def _possible(
 ) -> tuple[MergeOptions, ...]:
     """The ways to merge that are to be tried. Raises UsageError where there is none."""
     _require_own(models, given, labelled=labelled)
+    require_lists(given.vocab, len(models), how, based=given.base is not None)
     own = given.calibration_of is not None
     calibrated, based = given.calibrated, given.base is not None
     return possible_ways(how, len(models), calibrated=calibrated, own=own, labelled=labelled, based=based)

@@ -20,7 +20,7 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
-from onnxmerge.model.paths import short_names
+from onnxmerge.model.paths import absolute, short_names
 from onnxmerge.model.publication import Publication
 from onnxmerge.pipeline.details.layers import LayersReport
 from onnxmerge.pipeline.details.merge import MergeDetails
@@ -34,6 +34,7 @@ from onnxmerge.pipeline.selection.repairing import RepairCandidate
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.pipeline.selection.weighing import WeightsReport
+from onnxmerge.pipeline.vocabulary import Vocabulary, VocabularyReport
 from onnxmerge.units.flow import Flow
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
@@ -85,7 +86,7 @@ class MergeReport:
     found, and ``weighing`` how its weights were (None: by the user). ``layers`` says what became of the linear layers
     (None without data). ``labelled``: labels decided something in the merge that was done. ``vectors``: class vectors
     were read, whether there are labels or not. ``quantised`` says how the merged model was quantised again (None: it
-    was not). ``recipe`` is all that
+    was not), ``vocabulary`` which tokens it has (None: the models have one vocabulary). ``recipe`` is all that
     was asked for (``pipeline.provenance``). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
@@ -131,6 +132,7 @@ class MergeReport:
     labelled: bool = False
     vectors: bool = False
     quantised: QuantisedReport | None = None
+    vocabulary: VocabularyReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON."""
@@ -155,7 +157,8 @@ class MergePlan:
     """What a merge would do: the models, paired up and certified, and how many ways to match them would be tried.
 
     ``border`` are the tensors that heads read where they stay apart (None: everything would be merged). ``notes`` are
-    what is odd about the models. ``forecast`` is what the merge is expected to come to (None: nobody asked).
+    what is odd about the models. ``forecast`` is what the merge is expected to come to (None: nobody asked),
+    ``vocabulary`` which tokens the merged model would have (None: the models have one vocabulary).
     """
 
     models: tuple[str, ...]
@@ -168,6 +171,7 @@ class MergePlan:
     calibrated: bool
     notes: tuple[str, ...] = ()
     forecast: Forecast | None = None
+    vocabulary: VocabularyReport | None = None
 
     def _repr_html_(self) -> str:
         """What is expected, for notebooks."""
@@ -189,7 +193,8 @@ class MergePlan:
 class MergeResult:
     """A merged model, not yet written: weights are computed when they are read.
 
-    ``flow`` is how the groups that were merged feed one another, ``details`` what was asked for with ``details=True``.
+    ``flow`` is how the groups that were merged feed one another, ``details`` what was asked for with ``details=True``,
+    ``vocabulary`` the tokens that models of different vocabularies were brought to.
     """
 
     template: Network
@@ -198,6 +203,7 @@ class MergeResult:
     read: tuple[Source, ...] = ()
     flow: Flow | None = None
     details: MergeDetails | None = None
+    vocabulary: Vocabulary | None = None
 
     def _repr_html_(self) -> str:
         """The summary, for notebooks."""
@@ -206,10 +212,14 @@ class MergeResult:
     def save(self, path: str | os.PathLike[str], *, together: Publication | None = None) -> Path:
         """Write the merged model, whole or not at all; the first model's names, opset and metadata are kept.
 
+        Where models of different vocabularies were merged, their one token list is written beside it.
         With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError
         where ``path`` is one of the files that were merged or measured on (``read``).
         """
-        return save_apart(self.template, self.weights, path, provenance(self.report), self.read, together)
+        target, texts = absolute(path), dict[Path, str]()
+        if self.vocabulary is not None:
+            texts[self.vocabulary.file(target)] = self.vocabulary.text(target)
+        return save_apart(self.template, self.weights, target, provenance(self.report), self.read, together, texts)
 
 
 def provenance(report: MergeReport) -> dict[str, str]:
@@ -247,6 +257,8 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.share"] = repr(report.share)
     if report.width is not None:
         found["onnxmerge.width"] = repr(report.width)
+    if report.vocabulary is not None:
+        found["onnxmerge.vocabulary"] = f"{report.vocabulary.sha256} {report.vocabulary.kept}"
     if report.calibration is not None:
         found["onnxmerge.calibration"] = report.calibration
         if report.held_out:

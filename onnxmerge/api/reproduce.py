@@ -70,6 +70,11 @@ def merged_again(
             "the recipe was made with data of each model's own, which is not given here; repeat its command with the "
             "same --calib-of, and compare the files"
         )
+    if found.get("vocabulary") is not None:
+        raise InputError(
+            "the recipe was made with token lists, which are not given here; repeat its command with the same --vocab, "
+            "and compare the files"
+        )
     used = {name: value for name, value in given.items() if name in ("inputs", "image_options") or found.get(name)}
     if found.get("labels") or found.get("vectors"):
         used |= {name: given[name] for name in ("tasks", "vectors") if given.get(name) is not None}

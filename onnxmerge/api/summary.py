@@ -12,6 +12,7 @@ from onnxmerge.pipeline.forecasting import ENOUGH, Forecast, GroupForecast
 from onnxmerge.pipeline.quantising import QuantisedReport
 from onnxmerge.pipeline.selection.search import Candidate
 from onnxmerge.pipeline.selection.weighing import WeightsReport
+from onnxmerge.pipeline.vocabulary import VocabularyReport
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
 
@@ -62,6 +63,8 @@ def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str,
         yield "shared", f"{report.share:.0%} of the units of each group that can be widened"
     if report.width is not None:
         yield "width", f"{report.width:g} times that of a parent, of each group that can have another one"
+    if report.vocabulary is not None:
+        yield "vocabulary", vocabulary_told(report.vocabulary, [*called, "the base"])
     if report.heads is not None:
         yield "merged up to", ", ".join(report.heads.border)
         for outputs, model in zip(report.heads.outputs, called, strict=True):
@@ -90,6 +93,14 @@ def _answer(found: Answered) -> str:
         return f"{kind}; {found.form}{mean}"
     agreed = f"agreement with the ensemble {found.before:.4f} -> {found.after:.4f} on {found.samples} held-out samples"
     return f"{kind}; {found.form}{mean}; {agreed}"
+
+
+def vocabulary_told(found: VocabularyReport, called: Sequence[str]) -> str:
+    """How many tokens the merged model has, and who lacks how many of them."""
+    kept = "all that a model has" if found.kept == "union" else "those of the first model"
+    told = f"{found.tokens:,} tokens, {kept}"
+    lacking = [f"{name} {count:,}" for name, count in zip(called, found.lacking, strict=False) if count]
+    return f"{told}; lacking: {', '.join(lacking)} (each is the mean of the models that have it)" if lacking else told
 
 
 def _checked(report: MergeReport, called: Sequence[str]) -> Iterator[tuple[str, str]]:

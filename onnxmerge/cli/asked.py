@@ -19,6 +19,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.pipeline.consistency import decidable, idle, require_use
 from onnxmerge.pipeline.methods import OWN_OPTIONS
 from onnxmerge.pipeline.options import COMMON, DEFAULT, ONE_WAY, UNNAMED, differing
+from onnxmerge.pipeline.vocabulary import token_files
 from onnxmerge.recipes.recipe import Calibration, Recipe, is_recipe, of_models
 
 _IMAGE = ("image_size", "mean", "std", "layout")
@@ -52,6 +53,7 @@ def asked_for(context: click.Context, models: tuple[str, ...]) -> Recipe:
     return Recipe(
         recipe.models,
         base=_path(given.get("base"), recipe.base),
+        vocab=given.get("vocab") or recipe.vocab,
         calibration=_calibration(recipe, given),
         labels=_path(given.get("labels"), recipe.labels),
         tasks=take_tasks(given) or recipe.tasks,
@@ -140,6 +142,7 @@ def note_files(context: click.Context, recipe: Recipe) -> None:
     operators = None if recipe.options.operators is None else str(recipe.options.operators)
     for what, path in (
         ("the calibration data", data),
+        *(("one of the token lists", path) for path in recipe.vocab),
         *((f"the data of {model}", own) for model, own in of.items()),
         ("the labels", recipe.labels),
         ("the task file", tasks),
@@ -153,8 +156,12 @@ def note_files(context: click.Context, recipe: Recipe) -> None:
             files.reads("the value of an input", value)
     if recipe.base is not None:
         files.reads("the base", recipe.base, model=True)
-    if recipe.output is not None and context.get_parameter_source("output") != ParameterSource.COMMANDLINE:
+    written = context.get_parameter_source("output") == ParameterSource.COMMANDLINE
+    if recipe.output is not None and not written:
         files.writes("output:", recipe.output, model=True)
+    if recipe.output is not None and not context.params["dry_run"]:
+        for beside in token_files(recipe.vocab, Path(recipe.output)):
+            files.writes(f"the token list beside {'-o' if written else 'output:'}", str(beside))
 
 
 def size_factor(options: MergeOptions) -> float:

@@ -15,6 +15,7 @@ from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
 from onnxmerge.cli.own import word_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
+from onnxmerge.cli.vocabulary import vocab_options
 from onnxmerge.report.console import print_forecast
 from onnxmerge.report.progress import progress_bar
 from onnxmerge.report.terminal import emit
@@ -30,6 +31,7 @@ from onnxmerge.report.terminal import emit
     help="Unlabelled data: .npy, .npz, a folder of these or of images, script.py:function.",
 )
 @task_options
+@vocab_options
 @click.option(
     "--width",
     type=click.FloatRange(0, min_open=True),
@@ -69,6 +71,7 @@ def plan(
         found = api.plan(
             models,
             calibration=calib,
+            vocab=settings.pop("vocab") or None,
             tasks=read_tasks(take_tasks(settings)),
             inputs=known_inputs(settings.pop("inputs")),
             image_options=images,

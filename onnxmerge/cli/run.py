@@ -21,6 +21,7 @@ from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import known_inputs, model_options, sample_options, scripts_option
 from onnxmerge.cli.own import base_methods, listed, own_method_options, word_option
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
+from onnxmerge.cli.vocabulary import vocab_options
 from onnxmerge.contracts import AUTO
 from onnxmerge.errors import UsageError
 from onnxmerge.model.paths import absolute
@@ -150,6 +151,7 @@ def _calib_of(context: click.Context, option: click.Parameter, values: tuple[str
     metavar="PRETRAINED.onnx",
     help=f"What all models were fine-tuned from ({base_methods()}).",
 )
+@vocab_options
 @own_method_options
 @word_option(
     "repair", "Restore the statistics of merged units: of outputs, and of hidden units where BatchNorm was folded away."
@@ -297,6 +299,7 @@ def run(
         "calibration": None if data is None else data.data,
         "calibration_of": [*data.of.values()] if data is not None and data.of else None,
         "base": recipe.base,
+        "vocab": recipe.vocab or None,
         "options": recipe.options,
         "image_options": {} if data is None else data.image_options,
         "inputs": known_inputs(recipe.inputs),
@@ -323,8 +326,10 @@ def run(
             with stages("write"):
                 written = result.save(output, together=publication)
             again = _again(context, result.report)
+            beside = None if result.vocabulary is None else result.vocabulary.file(written)
             told = {**result.report.to_dict(), "output": str(written)}
-            show = partial(print_merge, result.report, written, again)
+            told |= {} if beside is None else {"tokens": str(beside)}
+            show = partial(print_merge, result.report, written, again, beside=beside)
             command = again or shlex.join(["onnxmerge", "run", *context.meta[_WRITTEN]])
             if card is not None:
                 texts[card] = _card_text(result, written, command)

@@ -36,25 +36,35 @@ def combine(
     of all (``zip_transport.zipped``); ``weights`` has one number for each model (equal by default,
     and divided by their sum). Sums are formed in float64 and cast back to the stored type, so float16 and bfloat16
     tensors keep theirs, and a tensor that is equal in all models keeps its bits. Whatever is not a float (indices,
-    masks, text) must be equal in all models once transported.
+    masks, text) must be equal in all models once transported. A token that not all models own is the mean of those that
+    do (``ModelSet.owned``).
 
     Raises UsageError for a wrong number of matchings or weights. Reading a tensor raises InputError, naming it, where
     the models differ in something that cannot be averaged.
     """
-    shares = shares_of(weights, len(models.weights))
-    if isinstance(matchings, Zipped):
-        return LazyWeights(models.weights[0], lambda name: _zipped(name, models, typing, matchings, shares))
-    if len(matchings) != len(models.weights) - 1:
-        raise UsageError(
-            f"expected one matching for each model but the first: {len(models.weights) - 1}, found {len(matchings)}"
-        )
-    others = [transported(each, typing, perms) for each, perms in zip(models.weights[1:], matchings, strict=True)]
-    aligned: list[Mapping[str, NDArray[Any]]] = [models.weights[0], *others]
+    every = shares_of(weights, len(models.weights))
+    aligned: list[Mapping[str, NDArray[Any]]] = []
+    if not isinstance(matchings, Zipped):
+        if len(matchings) != len(models.weights) - 1:
+            raise UsageError(
+                f"expected one matching for each model but the first: {len(models.weights) - 1}, found {len(matchings)}"
+            )
+        others = [transported(each, typing, perms) for each, perms in zip(models.weights[1:], matchings, strict=True)]
+        aligned = [models.weights[0], *others]
 
-    def mean(name: str) -> NDArray[Any]:
-        return mean_of(name, (each[name] for each in aligned), shares)
+    def mean(name: str, shares: Sequence[float], counted: Sequence[int]) -> NDArray[Any]:
+        """The mean of the models that are ``counted``; the others have no share."""
+        if isinstance(matchings, Zipped):
+            return _zipped(name, models, typing, matchings, shares)
+        return mean_of(name, (aligned[each][name] for each in counted), [shares[each] for each in counted])
 
-    return LazyWeights(models.weights[0], mean)
+    def combined(name: str) -> NDArray[Any]:
+        found = mean(name, every, range(len(every)))
+        if models.owned is None:
+            return found
+        return models.owned.with_means(name, found, lambda owners: mean(name, shares_among(owners, every), owners))
+
+    return LazyWeights(models.weights[0], combined)
 
 
 def average(
@@ -113,6 +123,13 @@ def shares_of(weights: Sequence[float] | None, count: int) -> list[float]:
     return [float(weight) / total for weight in weights]
 
 
+def shares_among(owners: Sequence[int], shares: Sequence[float]) -> list[float]:
+    """The shares of all models where only the ``owners`` count; equal ones where these count for nothing."""
+    total = sum(shares[each] for each in owners)
+    theirs = {each: shares[each] / total if total > 0 else 1 / len(owners) for each in owners}
+    return [theirs.get(each, 0.0) for each in range(len(shares))]
+
+
 def mean_of(name: str, arrays: Iterable[NDArray[Any]], shares: Sequence[float]) -> NDArray[Any]:
     """The mean of one tensor of each model, all in the same coordinates (see ``combine``)."""
     stream = iter(arrays)
@@ -149,8 +166,8 @@ def _add(name: str, into: NDArray[Any], before: NDArray[Any], share: float, arra
     target, left, right = into.reshape(-1), before.reshape(-1), array.reshape(-1)
     for start in range(0, target.size, BLOCK):
         block = slice(start, start + BLOCK)
-        total = left[block].astype(wide)
-        if share != 1:
+        total = left[block].astype(wide) if share != 0 else np.zeros(left[block].shape, wide)
+        if share not in (0, 1):
             total *= share
         if weight != 0:  # a mask's -inf must not turn into nan
             with np.errstate(invalid="ignore"):

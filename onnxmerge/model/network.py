@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import InputError
 from onnxmerge.model.external import reopened
+from onnxmerge.model.owned import OwnedRows
 from onnxmerge.text import reason
 from onnxmerge.types import Array
 
@@ -111,13 +112,15 @@ class ModelSet:
 
     The template is the first network, with initializers untied that are shared by coincidence (see ``pair``), so
     ``weights[0]`` holds exactly the template's initializers. ``border`` are those of the template's outputs that are no
-    interface: heads read them, each in its own order of units (see ``heads``), so their units may move.
+    interface: heads read them, each in its own order of units (see ``heads``), so their units may move. ``owned`` says
+    which tokens are whose, where the models' vocabularies differ (None: all models have all).
     """
 
     template: Network
     weights: tuple[Mapping[str, Array], ...]
     sources: tuple[Network, ...]
     border: frozenset[str] = frozenset()
+    owned: OwnedRows | None = None
 
 
 def label(model: ir.Model) -> str:

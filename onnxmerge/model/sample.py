@@ -19,9 +19,9 @@ import onnx_ir as ir
 from onnxmerge.errors import InputError, ResourceError, UsageError
 from onnxmerge.memory import require_room
 from onnxmerge.model.demand import demand
+from onnxmerge.model.lookups import handed_on, initializer_behind, tables_of
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session
-from onnxmerge.model.traits import has
 from onnxmerge.types import Array
 
 T = TypeVar("T")
@@ -38,9 +38,6 @@ APART = (1, 16, 64, 256, 1024)
 """Sizes tried when the dynamic axes of a model must differ from each other."""
 MOST_ATTEMPTS = 300
 _PIECE = 1 << 20
-
-_HANDING_ON = ("reshapes", "repeats", "takes", "joins", "copies", "selects")
-"""Traits of operators that hand indices on as they are."""
 
 SAMPLE_RATES = frozenset({"sr", "sample_rate", "sampling_rate", "samplerate"})
 
@@ -144,46 +141,14 @@ def _declare(value: ir.Value, label: str) -> Declared:
 
 def _limit(value: ir.Value) -> int | None:
     """The size of the smallest constant table that is indexed with a value, or None."""
-    limits = []
-    pending, seen = [value], {value}
-    while pending:
-        current = pending.pop()
+    limits = [table.rows for table in tables_of(value)]
+    for current in handed_on(value):
         for node, slot in current.uses():
-            limit = _table(node, slot)
-            if limit is not None:
-                limits.append(limit)
-            elif has(node, *_HANDING_ON) and not has(node, "looks_up"):
-                fresh = [output for output in node.outputs if output not in seen]
-                seen.update(fresh)
-                pending.extend(fresh)
+            if node.op_type == "OneHot" and slot == 0:
+                depth = initializer_behind(node.inputs[1])
+                if depth is not None and depth.const_value is not None:
+                    limits.append(int(depth.const_value.numpy().reshape(-1)[0]))
     return min(limits, default=None)
-
-
-def _table(node: ir.Node, slot: int) -> int | None:
-    """How many rows the table has that ``node`` indexes with its operand ``slot``."""
-    if node.domain == "com.microsoft" and node.op_type.endswith("EmbedLayerNormalization"):
-        table, axis = {0: 2, 1: 4 if node.op_type[0] != "Q" else 3}.get(slot), 0
-    elif node.op_type == "OneHot" and slot == 0:
-        depth = _source(node.inputs[1])
-        return None if depth is None else int(depth.numpy().reshape(-1)[0])
-    else:
-        table, attribute = 0 if slot == 1 and has(node, "looks_up") else None, node.attributes.get("axis")
-        axis = attribute.as_int() if attribute is not None else 0
-    tensor = _source(node.inputs[table]) if table is not None and table < len(node.inputs) else None
-    if tensor is None:
-        return None
-    shape = tensor.shape.numpy()
-    return int(shape[axis]) if -len(shape) <= axis < len(shape) else None
-
-
-def _source(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The initializer behind a value that keeps its shape on the way, or None."""
-    while value is not None and value.const_value is None:
-        node = value.producer()
-        if node is None or node.op_type not in {"Identity", "Cast", "DequantizeLinear"}:
-            return None
-        value = node.inputs[0]
-    return value.const_value if value is not None else None
 
 
 def _bound(declared: list[Declared], shapes: Mapping[str, tuple[int, ...]], label: str) -> dict[str, int]:

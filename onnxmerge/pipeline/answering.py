@@ -15,7 +15,7 @@ from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.answer.answer import Answered, answer
 from onnxmerge.merging.answer.last_layer import LastLayer, ParentAnswers, answers_of, parent_answers
 from onnxmerge.merging.answer.meaning import OutputMeaning, each_by_itself
-from onnxmerge.model.lazy_weights import Overlay
+from onnxmerge.model.owned import laid_over
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.restoring import Merged
 
@@ -82,7 +82,8 @@ def answered(
         weighable = options.weights is None and not each_by_itself(layer.output)
         notes += _less_than_a_parent(became, weighable=weighable)
     done = (*before.done, "ensemble's answer (output layers)") if changed else before.done
-    return Merged(Overlay(before.weights, changed), done, (*before.notes, *notes)), tuple(told)
+    solved = laid_over(job.prepared.models.owned, before.weights, changed)
+    return Merged(solved, done, (*before.notes, *notes)), tuple(told)
 
 
 def _less_than_a_parent(found: Answered, *, weighable: bool) -> list[str]:

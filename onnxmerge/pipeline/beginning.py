@@ -19,11 +19,12 @@ from onnxmerge.calibration.recut import Recut
 from onnxmerge.calibration.sources import CalibrationSource, OpenedSource, SourceSpec, room_for_feeds
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.calibration.subset import Split
-from onnxmerge.errors import InputError, QuantisedError, StructureError
+from onnxmerge.errors import AdapterError, InputError, QuantisedError, StructureError
 from onnxmerge.model.interface import batch_inside, with_batch
 from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.model.scheme import Scheme
+from onnxmerge.model.tokens import TokenSource
 from onnxmerge.pipeline.job import Job, Progress, Stages
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.ordering import in_one_order
@@ -32,6 +33,7 @@ from onnxmerge.pipeline.quantising import require_restorable
 from onnxmerge.pipeline.resizing import resize
 from onnxmerge.pipeline.selection.held_out import divide, held_out
 from onnxmerge.pipeline.separation import Parents, inputs_of, part, part_with_base, sample_for
+from onnxmerge.pipeline.vocabulary import Vocabulary, in_one_vocabulary, vocabularies_differ, with_owners
 from onnxmerge.validation.certificate import Certificate
 
 
@@ -52,13 +54,17 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MergeInputs:
-    """What a merge is given beside the models and the options; ``calibration_of`` is data of each model's own."""
+    """What a merge is given beside the models and the options.
+
+    ``calibration_of`` is data of each model's own, ``vocab`` the token list of each, and that of the base behind them.
+    """
 
     calibration: SourceSpec | None
     base: ModelSource | None
     image_options: Mapping[str, Any]
     inputs: Mapping[str, SampleInput]
     calibration_of: Sequence[SourceSpec] | None = None
+    vocab: Sequence[TokenSource] | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -73,7 +79,8 @@ class PreparedMerge:
     ``data`` is all that was opened; ``source`` what all models are measured on, as they take it, and ``own`` data of
     each model's own.
 
-    ``schemes`` are those by which the parents were quantised (None: one was not).
+    ``schemes`` are those by which the parents were quantised (None: one was not), ``vocabulary`` the one that they were
+    brought to (None: they have one already).
     """
 
     job: Job
@@ -86,6 +93,7 @@ class PreparedMerge:
     clock: Clock
     notes: tuple[str, ...]
     schemes: tuple[Scheme | None, ...]
+    vocabulary: Vocabulary | None = None
 
 
 def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool) -> PreparedMerge:
@@ -108,8 +116,12 @@ def prepare_merge(
     clock = Clock(stages)
     with clock.stage("read"):
         networks, schemes, stuck = read_floats([*models, *([] if base is None else [base])], given.inputs)
+        vocabulary = None
         try:
-            parents, start = _parted(networks, base, how)
+            if given.vocab is not None:
+                based = base is not None
+                networks, vocabulary = in_one_vocabulary(networks, schemes, given.vocab, how, given.inputs, based=based)
+            parents, start = _parted(networks, base, how, given.vocab)
         except (StructureError, QuantisedError):
             if stuck is not None:
                 raise stuck from None
@@ -118,13 +130,16 @@ def prepare_merge(
         found: list[CalibrationSource] = [completed or opened for opened, completed in data]
         size = _only_batch(parents, found[0], how.provider) if found else None
         if size is not None:
-            parents, start = _parted([with_batch(network, size) for network in networks], base, how)
+            parents, start = _parted([with_batch(network, size) for network in networks], base, how, given.vocab)
             found = [Recut(source, size) for source in found]
         opened = tuple(each for each, _ in data)
         source = found.pop(0) if given.calibration is not None else _together(parents, opened, found, how, progress)
     with clock.stage("type"):
         sample = _first_rows(parents.models, source) if source is not None else sample_for(parents, given.inputs)
         prepared = type_models(parents.models, sample, how.operators)
+        if vocabulary is not None:
+            prepared, start = with_owners(prepared, start, vocabulary)
+            parents = replace(parents, models=prepared.models)
     job = Job(prepared, source, how, progress, tuple(found), start)
     with clock.stage("certify"):
         certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
@@ -133,9 +148,10 @@ def prepare_merge(
     notes = (
         *(note for network in networks for note in network.notes),
         *(() if size is None else (_fixed_inside(parents, size),)),
+        *(() if vocabulary is None else vocabulary.notes),
     )
     return PreparedMerge(
-        job, parents, opened, source, tuple(found), None, certificates, clock, notes, schemes[: len(models)]
+        job, parents, opened, source, tuple(found), None, certificates, clock, notes, schemes[: len(models)], vocabulary
     )
 
 
@@ -187,9 +203,23 @@ def _together(
     return Interleaved(tuple(own), how.batch_size, mixed)
 
 
-def _parted(networks: Sequence[Network], base: ModelSource | None, how: MergeOptions) -> tuple[Parents, Base | None]:
-    """The models paired up, and the base, which is the last of the networks where there is one."""
-    return (part(networks, how), None) if base is None else part_with_base(networks)
+def _parted(
+    networks: Sequence[Network], base: ModelSource | None, how: MergeOptions, vocab: Sequence[TokenSource] | None
+) -> tuple[Parents, Base | None]:
+    """The models paired up, and the base, which is the last of the networks where there is one.
+
+    Of models in one vocabulary no heads are kept apart: each would have the rows that were made up for its model.
+    """
+    joint = how if vocab is None else replace(how, heads="joint")
+    try:
+        return (part(networks, joint), None) if base is None else part_with_base(networks)
+    except AdapterError:
+        raise
+    except StructureError as error:
+        help_ = vocabularies_differ(networks) if vocab is None else None
+        if help_ is None:
+            raise
+        raise StructureError(f"{error}; {help_}") from error
 
 
 def _only_batch(parents: Parents, source: CalibrationSource, provider: str) -> int | None:

@@ -24,6 +24,7 @@ from onnxmerge.text import shown
 OutputType = Literal["keep", "float", "float16"]
 HeadsChoice = Literal["auto", "joint", "separate"]
 AnswerChoice = Literal["auto", "mean", "ensemble"]
+VocabChoice = Literal["union", "first"]
 Effort = Literal["fast", "balanced", "best"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DEFAULT = "default"
@@ -44,6 +45,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "output_mean": get_args(MeanChoice),
     "heads": get_args(HeadsChoice),
     "output_type": get_args(OutputType),
+    "merged_vocab": get_args(VocabChoice),
 }
 
 
@@ -73,6 +75,8 @@ class MergeOptions:
     keeps the others apart. ``width`` is of how many merged units a zip makes each group, as a fraction of a model's
     units: from above 0 to the number of models (None: 1). ``output_type`` float16 converts the merged model at the end,
     float keeps the merge of quantised models in floats; else it is quantised as the first of them is.
+    ``merged_vocab`` says which tokens the merged model has where those of the models differ: the ``union``, or those of
+    the ``first``.
     """
 
     method: str = DEFAULT
@@ -95,6 +99,7 @@ class MergeOptions:
     share: float = 1.0
     width: float | None = None
     output_type: OutputType = "keep"
+    merged_vocab: VocabChoice = "union"
 
     @property
     def matcher(self) -> Matcher[Any] | None:

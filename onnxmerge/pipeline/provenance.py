@@ -20,6 +20,7 @@ from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.answer.outputs import ClassVectors
 from onnxmerge.model.runtimes import PROVIDERS, available
 from onnxmerge.model.sample import SampleInput
+from onnxmerge.model.tokens import MergedTokens
 from onnxmerge.pipeline.methods import OWN_OPTIONS
 from onnxmerge.pipeline.options import COMMON, MergeOptions, own_differing
 
@@ -37,6 +38,7 @@ def canonical_recipe(
     inputs: Mapping[str, SampleInput] | None = None,
     asked: EvaluationTasks | None = None,
     vectors: ClassVectors | None = None,
+    vocabulary: MergedTokens | None = None,
 ) -> str:
     """JSON on one line, its keys in order: all options, and the digests of all that was read.
 
@@ -49,6 +51,7 @@ def canonical_recipe(
         inputs: Shapes or values of inputs, as they were given.
         asked: What labels mean, and the right answers.
         vectors: Class vectors that the ensemble's answer is read by.
+        vocabulary: The tokens that the models were brought to, and those of each.
 
     Raises:
         InputError: the file of operators cannot be read.
@@ -69,6 +72,7 @@ def canonical_recipe(
         "calibration_of": calibration_of,
         "inputs": inputs or {},
         "vectors": vectors or {},
+        "vocabulary": None if vocabulary is None else {"tokens": vocabulary.sha256, "rows": vocabulary.rows},
         "labels": None if asked is None else _digest((asked.tasks, asked.right, asked.learned)),
     }
     return json.dumps(plain(found), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

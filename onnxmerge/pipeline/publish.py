@@ -95,15 +95,22 @@ def save_apart(
     metadata: Mapping[str, str],
     read: Iterable[Source],
     together: Publication | None,
+    texts: Mapping[Path, str] | None = None,
 ) -> Path:
     """Write a network with other weights, whole or not at all, onto nothing that was ``read``; the path.
 
-    With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError where
+    ``texts`` are files that appear with it. With ``together`` all appear when that is published. Raises InputError where it cannot be written, UsageError where
     ``path`` is one of the files that were read.
     """
     target = Path(path).absolute()
-    require_apart([Output(str(path), target, model=True)], read)
-    save_network(network.model, weights, target, metadata, together)
+    beside = texts or {}
+    require_apart([Output(str(path), target, model=True), *(Output(str(file), file) for file in beside)], read)
+    with Publication() as own:
+        files = own if together is None else together
+        for file, text in beside.items():
+            files.write_text(file, text)
+        save_network(network.model, weights, target, metadata, files)
+        own.publish()
     return target
 
 

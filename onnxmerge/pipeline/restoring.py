@@ -28,6 +28,7 @@ from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.normalisation import batchnorms
+from onnxmerge.model.owned import laid_over
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
 from onnxmerge.types import Array, Arrays
@@ -115,7 +116,8 @@ class Repairs:
         changed = store.kept("repair", options, what, lambda: self.changes(before, step))
         if changed is None:
             return before
-        return Merged(Overlay(before.weights, changed), (*before.done, step.label), before.notes)
+        owned = self.job.prepared.models.owned
+        return Merged(laid_over(owned, before.weights, changed), (*before.done, step.label), before.notes)
 
     def changes(self, before: Merged, step: RepairStep | None) -> Arrays | None:
         """The weights that ``step`` changes; None where it does not apply."""
@@ -200,7 +202,11 @@ def task_vectors_added(job: Job, method: TaskVectorMethod[Any]) -> Arrays:
     """The origin with the merged task vector, computed when read."""
     prepared, own = job.prepared, job.options.own_of(method)
     base = None if job.base is None else job.base.weights
-    return add_task_vectors(prepared.models, base, prepared.typing, method, own, job.shares, seed=job.options.seed)
+    found = add_task_vectors(prepared.models, base, prepared.typing, method, own, job.shares, seed=job.options.seed)
+    owned, still = prepared.models.owned, [{}] * (len(prepared.models.weights) - 1)
+    if owned is None:
+        return found
+    return owned.keeping(combine(prepared.models, prepared.typing, still, weights=job.shares), found)
 
 
 def with_statistics(job: Job, added: Arrays, step: RepairStep | None) -> Merged:
@@ -239,7 +245,7 @@ def _restored(
         return changed, tuple(done), tuple(notes)
 
     changed, done, notes = job.store.kept("average", job.options, what, changes)
-    return Merged(Overlay(weights, changed), done, notes)
+    return Merged(laid_over(job.prepared.models.owned, weights, changed), done, notes)
 
 
 def depends(job: Job, measurements: Measurements, step: RepairStep | None) -> tuple[object, ...]:

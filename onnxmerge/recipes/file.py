@@ -73,6 +73,8 @@ def recipe_text(recipe: Recipe, folder: Path) -> str:
     first = {name: common[name] for name in ("method",) if name in common}
     for name, value in {**first, **own, **common}.items():
         content[name] = _relative(str(value), folder) if name in _PATHS else _plain(value)
+    if recipe.vocab:
+        content["vocab"] = [_relative(path, folder) for path in recipe.vocab]
     if recipe.tasks is not None:
         content["tasks"] = _relative(recipe.tasks, folder) if isinstance(recipe.tasks, str) else list(recipe.tasks)
     if recipe.inputs:
@@ -94,6 +96,10 @@ def schema_model() -> type[BaseModel]:
         "models": (
             Annotated[list[str], Field(min_length=2, description="Files to merge; the first is the template.")],
             ...,
+        ),
+        "vocab": (
+            Annotated[tuple[str, ...], Field(description="The token list of each model, then that of the base.")],
+            (),
         ),
         "calibration": (_mirror(Calibration) | None, None),
         "tasks": (str | tuple[str, ...] | None, None),
@@ -142,6 +148,7 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     models = tuple(_resolved(model, folder) for model in written)
     files = {name: found.pop(name, None) for name in _FILES}
     tasks = found.pop("tasks", None)
+    vocab = tuple(_resolved(path, folder) for path in found.pop("vocab", ()))
     inputs = {name: _input_read(name, given, folder) for name, given in found.pop("inputs", {}).items()}
     options = {name: restored(hints[name], value) for name, value in found.items()}
     for name in _PATHS:
@@ -150,6 +157,7 @@ def _recipe(found: dict[str, Any], folder: Path) -> Recipe:
     data = None if calibration is None else _calibration(calibration, written, folder)
     return Recipe(
         models,
+        vocab=vocab,
         calibration=data,
         inputs=inputs,
         options=merge_options(options),

@@ -65,11 +65,13 @@ class Recipe:
     """What to merge, on what, how, and where to; paths as a shell in the current folder understands them.
 
     ``inputs`` are shapes (such as 1,3,224,224) or .npy files of inputs that models or data do not say enough of.
+    ``vocab`` has the token list of each model, and that of the base behind them, where vocabularies differ.
     ``labels`` decide what is chosen; ``tasks`` (a file, or each in one line) and class ``vectors`` say what they mean.
     """
 
     models: tuple[str, ...]
     base: str | None = None
+    vocab: tuple[str, ...] = ()
     calibration: Calibration | None = None
     labels: str | None = None
     tasks: str | tuple[str, ...] | None = None

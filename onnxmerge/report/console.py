@@ -21,6 +21,7 @@ from onnxmerge.api.summary import (
     own_option,
     similarity_told,
     tried,
+    vocabulary_told,
 )
 from onnxmerge.axes.explain import AxisReason
 from onnxmerge.pipeline.selection.effort import EffortReport
@@ -37,8 +38,13 @@ _BAR = 10
 """Columns of a bar."""
 
 
-def print_merge(report: MergeReport, written: Path, again: str | None = None) -> None:
-    """The summary of a merge: groups, similarities, what was chosen and proved, costs, stages, how to repeat it."""
+def print_merge(
+    report: MergeReport, written: Path, again: str | None = None, *, beside: Path | None = None
+) -> None:
+    """The summary of a merge: groups, similarities, what was chosen and proved, costs, stages, how to repeat it.
+
+    ``beside`` is a file that was written with the model.
+    """
     console = terminal()
     alpha = "" if report.alpha is None else f", alpha {report.alpha:g}"
     _print_groups(console, report.groups, f"{len(report.models)} models, {report.method}{alpha}")
@@ -61,7 +67,7 @@ def print_merge(report: MergeReport, written: Path, again: str | None = None) ->
         console.say(f"note             {note}")
     if again is not None:
         console.say(f"the same again   {again}")
-    console.say(f"wrote            {written}")
+    console.say(f"wrote            {written}{'' if beside is None else f', {beside}'}")
 
 
 def print_plan(plan: MergePlan) -> None:
@@ -75,6 +81,8 @@ def print_plan(plan: MergePlan) -> None:
         console.say(f"to be tried      {plan.candidates} ways to merge, on held-out calibration data")
     if how.weighs:
         console.say("weights          to be found by what each model knows, on held-out calibration data")
+    if plan.vocabulary is not None:
+        console.say(f"vocabulary       {vocabulary_told(plan.vocabulary, [*plan.models, 'the base'])}")
     if plan.border is not None:
         console.say(f"merged up to     {', '.join(plan.border)}")
     for certificate, model in zip(plan.certificates, plan.models, strict=True):
@@ -98,6 +106,8 @@ def print_forecast(plan: MergePlan) -> None:
     console.print(table)
     for title, told in expectations(found):
         console.say(f"{title:16} {told}")
+    if plan.vocabulary is not None:
+        console.say(f"vocabulary       {vocabulary_told(plan.vocabulary, [*plan.models, 'the base'])}")
     for certificate, model in zip(plan.certificates, plan.models, strict=True):
         console.say(f"certificate      {certificate_told(certificate)}  {model}")
     console.say(f"free             {coverage_told(plan.coverage)}")

@@ -74,14 +74,14 @@ def _half_apart(names: Sequence[str], typing: Typing) -> Zipped:
 def _holds(zips: Zipped, models: ModelSet, typing: Typing, sample: Arrays, expected: Arrays) -> bool:
     """Whether the first parent, merged with itself, gives its own outputs, to each parent in its own places."""
     network = resized_network(models, typing, zips.widths)
-    twice = replace(models, weights=(models.weights[0],) * 2, sources=(models.sources[0],) * 2)
+    twice = replace(models, weights=(models.weights[0],) * 2, sources=(models.sources[0],) * 2, owned=None)
     try:
         weights = combine(twice, typing, zips)
         found = open_session(network.model, weights=weights, outputs=list(expected)).run(sample)
     except InputError:
         return False
     return all(
-        _same(array, _read(name, found[name], typing, zips, parent))
+        same_output(array, _read(name, found[name], typing, zips, parent))
         for name, array in expected.items()
         for parent in (0, 1)
     )
@@ -99,7 +99,8 @@ def _read(name: str, array: NDArray[Any], typing: Typing, zips: Zipped, parent: 
     return reordered(array, orders)
 
 
-def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+def same_output(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two outputs are the same up to rounding."""
     if one.shape != other.shape:
         return False
     if not is_floating(one.dtype):
