@@ -122,9 +122,8 @@ def merge(
     every = _possible(models, given, asked_for, labelled=labels is not None)
     work = _work(work_dir, resume=resume)
     with executor_on(cluster, worker_cpus, asked_for.provider) as executor:
-        prepared_merge = prepare_merge(models, given, every[0], progress or silent, stages)
-        prepared_merge = ordered(read_data(prepared_merge))
-        parents, clock = prepared_merge.parents, prepared_merge.clock
+        prepared_merge = ordered(read_data(prepare_merge(models, given, every[0], progress or silent, stages)))
+        parents, clock, vocabulary = prepared_merge.parents, prepared_merge.clock, prepared_merge.vocabulary
         asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
         known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
         made_from = partial(
@@ -137,7 +136,7 @@ def merge(
             calibration_of=tuple(source.digest() for source in prepared_merge.own) or None,
             inputs=given.inputs,
             vectors=known,
-            vocabulary=None if prepared_merge.vocabulary is None else prepared_merge.vocabulary.tokens,
+            vocabulary=None if vocabulary is None else vocabulary.tokens,
         )
         store = NO_STORE if work is None else begin(work, asked_for, partial(made_from, asked=asked), resume=resume)
         with clock.stage("try"):
@@ -197,15 +196,13 @@ def merge(
             layers=layers,
             labelled=asked is not None,
             vectors=bool(known),
-            vocabulary=None
-            if prepared_merge.vocabulary is None
-            else prepared_merge.vocabulary.report(how.merged_vocab),
+            vocabulary=None if vocabulary is None else vocabulary.report(how.merged_vocab),
         )
         read = sources("one of the models", *models, base, model=True)
-        read += sources("one of the token lists", *(vocab or ()))
-        read += sources("the data", calibration, *(calibration_of or ()), labels, tasks, vectors, how.operators)
+        data = (calibration, *(calibration_of or ()), labels, tasks, vectors, how.operators)
+        read += sources("one of the token lists", *(vocab or ())) + sources("the data", *data)
         flow = flow_of(job.prepared.traced.graph, job.prepared.typing)
-        return MergeResult(product.network, product.weights, report, read, flow, seen, prepared_merge.vocabulary)
+        return MergeResult(product.network, product.weights, report, read, flow, seen, vocabulary)
 
 
 def plan(

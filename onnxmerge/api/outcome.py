@@ -216,10 +216,11 @@ class MergeResult:
         With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError
         where ``path`` is one of the files that were merged or measured on (``read``).
         """
-        target, texts = absolute(path), dict[Path, str]()
+        found, texts = provenance(self.report), dict[Path, str]()
         if self.vocabulary is not None:
+            target = absolute(path)
             texts[self.vocabulary.file(target)] = self.vocabulary.text(target)
-        return save_apart(self.template, self.weights, target, provenance(self.report), self.read, together, texts)
+        return save_apart(self.template, self.weights, path, found, self.read, together, texts=texts)
 
 
 def provenance(report: MergeReport) -> dict[str, str]:
@@ -251,6 +252,17 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.rules"] = " ".join(map(repr, report.rules))
     if report.rotated:
         found["onnxmerge.rotated"] = " ".join(report.rotated)
+    found |= _other_parts(report)
+    if report.calibration is not None:
+        found["onnxmerge.calibration"] = report.calibration
+        if report.held_out:
+            found["onnxmerge.held_out"] = "every fifth sample"
+    return found
+
+
+def _other_parts(report: MergeReport) -> dict[str, str]:
+    """What the merged network has otherwise than its parents: heads, widths, tokens."""
+    found = {}
     if report.heads is not None:
         found["onnxmerge.heads"] = " ".join(report.heads.border)
     if report.share < 1:
@@ -259,10 +271,6 @@ def provenance(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.width"] = repr(report.width)
     if report.vocabulary is not None:
         found["onnxmerge.vocabulary"] = f"{report.vocabulary.sha256} {report.vocabulary.kept}"
-    if report.calibration is not None:
-        found["onnxmerge.calibration"] = report.calibration
-        if report.held_out:
-            found["onnxmerge.held_out"] = "every fifth sample"
     return found
 
 

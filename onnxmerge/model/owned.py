@@ -42,7 +42,7 @@ class OwnedRows:
             yield tuple(np.flatnonzero(kind).tolist()), some[which.reshape(-1) == index]
 
     def with_means(self, name: str, mean: Array, mean_of: Callable[[tuple[int, ...]], Array]) -> Array:
-        """The ``mean`` of an initializer over all models with the rows of partly owned tokens as their owners have them.
+        """The ``mean`` of an initializer over all models, with rows of partly owned tokens as their owners have them.
 
         ``mean_of`` gives the mean of the initializer over some models.
         """
@@ -51,7 +51,7 @@ class OwnedRows:
         found = mean
         for owners, tokens in self.groups():
             found = np.array(mean) if found is mean else found
-            index = _along(self.axes[name], tokens)
+            index = along(self.axes[name], tokens)
             found[index] = mean_of(owners)[index]
         return found
 
@@ -63,7 +63,7 @@ class OwnedRows:
             array = after[name]
             if name not in self.axes or not tokens.size:
                 return array
-            found, index = np.array(array), _along(self.axes[name], tokens)
+            found, index = np.array(array), along(self.axes[name], tokens)
             found[index] = before[name][index]
             return found
 
@@ -85,7 +85,7 @@ class OwnedRows:
             array = own[name]
             if name not in self.axes or not tokens.size:
                 return array
-            found, index = np.array(array), _along(self.axes[name], tokens)
+            found, index = np.array(array), along(self.axes[name], tokens)
             found[index] = source[name][index]
             return found
 
@@ -97,6 +97,6 @@ def laid_over(owned: OwnedRows | None, before: Arrays, changed: Arrays) -> Array
     return Overlay(before, changed if owned is None else owned.keeping(before, changed))
 
 
-def _along(axis: int, positions: Positions) -> tuple[slice | Positions, ...]:
+def along(axis: int, positions: Positions) -> tuple[slice | Positions, ...]:
     """The index of some positions along one axis."""
     return (*(slice(None),) * axis, positions)

@@ -148,7 +148,7 @@ def _from_json(found: Any, label: str) -> TokenList:
             _require_once(tokens, label)
     if not isinstance(found, dict):
         raise InputError(
-            f"{label}: holds no token list; expected tokens with their ids, such as {{\"the\": 0}}, or a tokenizer.json"
+            f"{label}: holds no token list; expected tokens with their ids, as in a vocab.json, or a tokenizer.json"
         )
     return TokenList(label, _by_id({**found, **added}, label), whole=False)
 

@@ -95,12 +95,13 @@ def save_apart(
     metadata: Mapping[str, str],
     read: Iterable[Source],
     together: Publication | None,
+    *,
     texts: Mapping[Path, str] | None = None,
 ) -> Path:
     """Write a network with other weights, whole or not at all, onto nothing that was ``read``; the path.
 
-    ``texts`` are files that appear with it. With ``together`` all appear when that is published. Raises InputError where it cannot be written, UsageError where
-    ``path`` is one of the files that were read.
+    ``texts`` are files that appear with it. With ``together`` all appear when that is published. Raises InputError
+    where it cannot be written, UsageError where ``path`` is one of the files that were read.
     """
     target = Path(path).absolute()
     beside = texts or {}

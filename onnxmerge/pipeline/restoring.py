@@ -203,9 +203,10 @@ def task_vectors_added(job: Job, method: TaskVectorMethod[Any]) -> Arrays:
     prepared, own = job.prepared, job.options.own_of(method)
     base = None if job.base is None else job.base.weights
     found = add_task_vectors(prepared.models, base, prepared.typing, method, own, job.shares, seed=job.options.seed)
-    owned, still = prepared.models.owned, [{}] * (len(prepared.models.weights) - 1)
+    owned = prepared.models.owned
     if owned is None:
         return found
+    still: Matchings = [{}] * (len(prepared.models.weights) - 1)
     return owned.keeping(combine(prepared.models, prepared.typing, still, weights=job.shares), found)
 
 

@@ -28,6 +28,7 @@ from onnxmerge.model.tokens import (
 from onnxmerge.pipeline.options import MergeOptions, VocabChoice
 from onnxmerge.pipeline.prepare import Base, Prepared
 from onnxmerge.resizing.vocabulary import looked_up, vocabulary_axes, vocabulary_rows, with_vocabulary
+from onnxmerge.units.zips import Matchings
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Vocabulary:
 
 
 def token_files(lists: Sequence[TokenSource], model: Path) -> tuple[Path, ...]:
-    """The token list that is written beside a merged ``model`` of models with these lists; none where there are none."""
+    """The token list that is written beside a merged ``model`` of models with these ``lists``, if there are any."""
     return (token_file(model, json_=is_json(lists[0])),) if lists else ()
 
 
@@ -150,7 +151,7 @@ def with_owners(prepared: Prepared, base: Base | None, vocabulary: Vocabulary) -
     owned = OwnedRows(found.axes, every[:count], None if base is None else every[count])
     models = replace(models, owned=owned)
     if base is not None:
-        still = [{}] * (count - 1)
+        still: Matchings = [{}] * (count - 1)
         means = combine(models, prepared.typing, still, weights=shares_of(None, count))
         start, weights = owned.from_base(base.weights, means, models.weights)
         models, base = replace(models, weights=weights), replace(base, weights=start)

@@ -38,9 +38,7 @@ _BAR = 10
 """Columns of a bar."""
 
 
-def print_merge(
-    report: MergeReport, written: Path, again: str | None = None, *, beside: Path | None = None
-) -> None:
+def print_merge(report: MergeReport, written: Path, again: str | None = None, *, beside: Path | None = None) -> None:
     """The summary of a merge: groups, similarities, what was chosen and proved, costs, stages, how to repeat it.
 
     ``beside`` is a file that was written with the model.

@@ -25,6 +25,7 @@ from onnxmerge.model.hoist import trace_inside
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.lookups import Table, handed_on, hands_on, table_of, tables_of
 from onnxmerge.model.network import ModelSet, Network
+from onnxmerge.model.owned import along
 from onnxmerge.model.sample import SampleInput, synthesize
 from onnxmerge.model.session import open_session
 from onnxmerge.model.signature import STANDARD
@@ -35,7 +36,6 @@ from onnxmerge.resizing.proof import same_output
 from onnxmerge.text import reason
 from onnxmerge.types import Array, Arrays, Positions
 from onnxmerge.units.layout import TensorLayout, Typing
-
 
 _PIECE = 1 << 10
 """Rows that are added up at a time."""
@@ -137,7 +137,7 @@ def with_vocabulary(
         _replace(graph.initializers[name], weights.tensor(name), axis, own)
     for value, before in zip(graph.outputs, network.graph.outputs, strict=True):
         if value.name in found.outputs and before.shape is not None:
-            value.shape = ir.Shape([*before.shape][:-1] + [len(own)])
+            value.shape = ir.Shape([*list(before.shape)[:-1], len(own)])
     _prove(network, made, found, places, trace.sample)
     return made
 
@@ -192,9 +192,7 @@ def _floating(value: ir.Value, trace: Trace) -> bool:
     return dtype is not None and is_floating(dtype)
 
 
-def _carried(
-    network: Network, trace: Trace, typing: Typing, spaces: Collection[str]
-) -> Iterator[tuple[str, int]]:
+def _carried(network: Network, trace: Trace, typing: Typing, spaces: Collection[str]) -> Iterator[tuple[str, int]]:
     """The initializers that have something for each token, and along which axis."""
     for name in network.graph.initializers:
         layout = typing.initializers.get(name) or typing.activations.get(name)
@@ -209,8 +207,8 @@ def _carried(
             continue
         if name not in typing.initializers:
             raise InputError(
-                f"{network.label}: initializer {name!r} ({trace.dtypes[name]}) says something of each token that has no "
-                "mean; export the model without it"
+                f"{network.label}: initializer {name!r} ({trace.dtypes[name]}) says something of each token, "
+                "and has no mean; export the model without it"
             )
         if len(found) > 1 or _space(layout, found[0]) is None:
             raise InputError(
@@ -228,8 +226,8 @@ def _require_all(network: Network, typing: Typing, axes: Mapping[str, int], rows
             known = axes.get(name) == axis or any(typing.spaces[each].free for each in names)
             if size == rows and not known and not any((name, axis, each) in typing.consumed for each in names):
                 raise InputError(
-                    f"{network.label}: axis {axis} of initializer {name!r} has {rows:,} positions, as many as there are "
-                    "tokens, and whether they are tokens cannot be told"
+                    f"{network.label}: axis {axis} of initializer {name!r} has {rows:,} positions, as many as "
+                    "there are tokens, and whether they are tokens cannot be told"
                 )
 
 
@@ -275,7 +273,7 @@ def _replace(value: ir.Value, tensor: ir.TensorProtocol, axis: int, own: Positio
     def read() -> ir.TensorProtocol:
         found = tensor.numpy().take(np.maximum(own, 0), axis)
         if lacking.size:
-            found[(*(slice(None),) * axis, lacking)] = mean()
+            found[along(axis, lacking)] = mean()
         return ir.Tensor(found, dtype=tensor.dtype, name=name)
 
     value.const_value = ir.LazyTensor(read, tensor.dtype, ir.Shape(shape), name=name)
