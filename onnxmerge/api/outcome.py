@@ -270,7 +270,9 @@ def _other_parts(report: MergeReport) -> dict[str, str]:
     if report.width is not None:
         found["onnxmerge.width"] = repr(report.width)
     if report.vocabulary is not None:
-        found["onnxmerge.vocabulary"] = f"{report.vocabulary.sha256} {report.vocabulary.kept}"
+        found["onnxmerge.vocabulary"] = (
+            f"{report.vocabulary.tokens} {report.vocabulary.sha256} {report.vocabulary.kept}"
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from onnxmerge.checking.finding import Finding, Severity
 from onnxmerge.checking.gate import READ, RUNS, Gate
@@ -17,6 +18,9 @@ BATCHES = (1, 2, 3)
 
 HEADS = "onnxmerge.heads"
 """In the metadata of a merge that kept its parents' heads apart: outputs are named after the parents."""
+
+VOCABULARY = "onnxmerge.vocabulary"
+"""In the metadata of a merge of models whose vocabularies differ: how many tokens it has, their digest, whose."""
 
 
 def _schema(subject: Subject) -> Iterator[Finding]:
@@ -34,7 +38,23 @@ def _parents(subject: Subject) -> Iterator[Finding]:
         wanted = interface_of(parent)
         if HEADS in subject.metadata:
             wanted = Interface(wanted.inputs, None)
+        tokens = subject.metadata.get(VOCABULARY, "").split(" ")[0]
+        if tokens.isdecimal():
+            wanted = _with_tokens(wanted, interface_of(subject.network), int(tokens))
         yield from _differences(subject, PARENTS.id, wanted, name, names=place == 0)
+
+
+def _with_tokens(wanted: Interface, found: Interface, tokens: int) -> Interface:
+    """The outputs of a parent with as many numbers as there are tokens where the merged model has one for each."""
+    if wanted.outputs is None or found.outputs is None or len(wanted.outputs) != len(found.outputs):
+        return wanted
+    outputs = tuple(
+        replace(own, shape=(*own.shape[:-1], tokens))
+        if own.shape and other.shape and other.shape[-1] == tokens
+        else own
+        for own, other in zip(wanted.outputs, found.outputs, strict=True)
+    )
+    return replace(wanted, outputs=outputs)
 
 
 def _differences(subject: Subject, gate: str, wanted: Interface, of: str, *, names: bool) -> Iterator[Finding]:
