@@ -59,7 +59,7 @@ def test_units_in_another_order_are_found_as_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kept", "tokens"), [("union", MERGED), ("first", [*A])])
 def test_a_token_is_the_mean_of_the_models_that_have_it(kept: str, tokens: list[int]) -> None:
     a, b = parents()
-    given = {"vocab": [words(A), words(B)], "merged_vocab": kept, "method": "average", "repair": "none"}
+    given: dict[str, Any] = {"vocab": [words(A), words(B)], "merged_vocab": kept, "method": "average", "repair": "none"}
     result = merge([a, b], weights=(3.0, 1.0), **given)
     found, one, other = weights_of(result), initializers(a), initializers(b)
     assert result.vocabulary is not None
@@ -89,7 +89,7 @@ WAYS: Mapping[str, dict[str, Any]] = {
 def test_no_row_that_was_made_up_gets_into_the_merge(way: str) -> None:
     """Units of the first model stay where they are, so rows that it alone has are its own, bit by bit."""
     a, b = parents()
-    how = {"vocab": [words(A), words(B)], "calibration": some_ids(len(MERGED)), **WAYS[way]}
+    how: dict[str, Any] = {"vocab": [words(A), words(B)], "calibration": some_ids(len(MERGED)), **WAYS[way]}
     result = merge([a, b], **how)
     found, one, other = weights_of(result), initializers(a), initializers(b)
     alone = [token for token in A if token not in B]
@@ -157,7 +157,9 @@ def test_a_plan_and_the_recipe_of_the_file_say_which_tokens() -> None:
 
 def test_models_whose_vocabularies_differ_are_told_of_the_option() -> None:
     a, b = parents()
-    with pytest.raises(StructureError, match=r"their vocabularies differ \(12 rows of 'table' against 11 .*\(--vocab\)"):
+    with pytest.raises(
+        StructureError, match=r"their vocabularies differ \(12 rows of 'table' against 11 .*\(--vocab\)"
+    ):
         merge([a, b])
 
 
