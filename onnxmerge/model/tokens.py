@@ -157,7 +157,10 @@ def _added(found: Any, label: str) -> dict[str, Any]:
     """The tokens that a tokenizer adds to those of its model."""
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise InputError(f"{label}: added_tokens: expected a list of tokens, found {shown(found)}")
-    return {str(each.get("content")): each.get("id") for each in found}
+    for each in found:
+        if not isinstance(each.get("content"), str):
+            raise InputError(f"{label}: added token {shown(each.get('content'))} is no text")
+    return {each["content"]: each.get("id") for each in found}
 
 
 def _by_id(ids: Mapping[str, Any], label: str) -> tuple[str | None, ...]:

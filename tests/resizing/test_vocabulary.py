@@ -103,14 +103,14 @@ def test_ids_that_the_network_itself_knows(nodes: str, also: dict[str, int], say
             rewritten(model, own)
 
 
-def bert(tokens: int, positions: int, *, head: str = "") -> onnx.ModelProto:
+def bert(tokens: int, positions: int) -> onnx.ModelProto:
     """An encoder with a table for ids, one for positions and one for kinds, which are inputs all three."""
-    nodes = f"""(int64[n,4] ids, int64[n,4] positions, int64[n,4] kinds) => (float[n,4,6] y) {{
+    nodes = """(int64[n,4] ids, int64[n,4] positions, int64[n,4] kinds) => (float[n,4,6] y) {
         a = Gather(table, ids) b = Gather(places, positions) c = Gather(sorts, kinds) s = Add(a, b) t = Add(s, c)
-        h = MatMul(t, w1) r = Relu(h) y = MatMul(r, w2) {head}
-    }}"""
-    shapes = {"table": (tokens, 5), "places": (positions, 5), "sorts": (2, 5), "w1": (5, 7), "w2": (7, 6)}
-    return build(nodes, normal(**shapes))
+        h = MatMul(t, w1) r = Relu(h) y = MatMul(r, w2)
+    }"""
+    weights = normal(table=(tokens, 5), places=(positions, 5), sorts=(2, 5), w1=(5, 7), w2=(7, 6))
+    return build(nodes, weights)
 
 
 def test_the_table_of_tokens_is_told_by_its_rows() -> None:
