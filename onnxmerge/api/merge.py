@@ -90,7 +90,7 @@ def merge(
         base: The model that all others were fine-tuned from: for the methods that add task vectors to it.
         vocab: For language models whose vocabularies differ, the tokens of each model in order of their ids, and those
             of the base behind them: a file (one token a line, or in a .json a mapping of tokens to ids), or the tokens.
-            ``merged_vocab`` says which the merged model has; calibration data is in *its* ids (docs/vocabularies.md).
+            ``merged_vocab`` says which the merged model has; calibration data is in *its* ids (docs/merging.md).
         labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead: by
             the mean over tasks of accuracies, or scaled scores of regressions (``selection.labelled``).
         tasks: What labels mean, and which output answers: see `evaluate`. By default classes of the first output.

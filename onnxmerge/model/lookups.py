@@ -15,11 +15,12 @@ _HANDING_ON = ("reshapes", "repeats", "takes", "joins", "copies", "selects")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """An initializer whose positions along ``axis`` a node looks up by number."""
+    """An initializer whose ``rows`` along ``axis`` a node looks up by number, each of ``width`` numbers."""
 
     value: ir.Value
     axis: int
     rows: int
+    width: int
 
 
 def hands_on(node: ir.Node) -> bool:
@@ -62,7 +63,8 @@ def table_of(node: ir.Node, slot: int) -> Table | None:
     shape = value.const_value.shape.numpy()
     if not -len(shape) <= axis < len(shape):
         return None
-    return Table(value, axis % len(shape), int(shape[axis]))
+    rows = int(shape[axis])
+    return Table(value, axis % len(shape), rows, value.const_value.size // max(rows, 1))
 
 
 def initializer_behind(value: ir.Value | None) -> ir.Value | None:

@@ -33,7 +33,7 @@ from onnxmerge.pipeline.quantising import require_restorable
 from onnxmerge.pipeline.resizing import resize
 from onnxmerge.pipeline.selection.held_out import divide, held_out
 from onnxmerge.pipeline.separation import Parents, inputs_of, part, part_with_base, sample_for
-from onnxmerge.pipeline.vocabulary import Vocabulary, in_one_vocabulary, vocabularies_differ, with_owners
+from onnxmerge.pipeline.vocabulary import Vocabulary, in_one_vocabulary, tables_differ, with_owners
 from onnxmerge.validation.certificate import Certificate
 
 
@@ -216,10 +216,10 @@ def _parted(
     except AdapterError:
         raise
     except StructureError as error:
-        help_ = vocabularies_differ(networks) if vocab is None else None
-        if help_ is None:
+        helps = tables_differ(networks)
+        if helps is None:
             raise
-        raise StructureError(f"{error}; {help_}") from error
+        raise StructureError(f"{error}; {helps}") from error
 
 
 def _only_batch(parents: Parents, source: CalibrationSource, provider: str) -> int | None:

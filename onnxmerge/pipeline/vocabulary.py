@@ -158,11 +158,16 @@ def with_owners(prepared: Prepared, base: Base | None, vocabulary: Vocabulary) -
     return replace(prepared, models=models), base
 
 
-def vocabularies_differ(networks: Sequence[Network]) -> str | None:
-    """What helps where networks differ in the number of rows of a table that ids look up; None where none does."""
-    first, *others = ([list(found) for found in looked_up(network.graph).values()] for network in networks)
+def tables_differ(networks: Sequence[Network]) -> str | None:
+    """What helps where tables that ids look up differ in width, else in rows; None where none does."""
+    first, *others = ([table for found in looked_up(network.graph).values() for table in found] for network in networks)
     for network, own in zip(networks[1:], others, strict=True):
-        for one, other in zip((t for each in first for t in each), (t for each in own for t in each), strict=False):
+        for one, other in zip(first, own, strict=False):
+            if one.width != other.width:
+                return (
+                    f"their widths differ ({one.width} numbers in a row of {one.value.name!r} against {other.width} in "
+                    f"{network.label}): merge models of one configuration, or fine-tunes of one model"
+                )
             if one.rows != other.rows:
                 return (
                     f"their vocabularies differ ({one.rows:,} rows of {one.value.name!r} against {other.rows:,} in "

@@ -179,5 +179,6 @@ def test_options_that_do_not_go_with_token_lists(settings: dict[str, Any], says:
 
 def test_other_differences_are_refused_as_ever() -> None:
     a, b = language_model(12), language_model(11, width=6)
-    with pytest.raises(StructureError, match="differ in structure"):
-        merge([a, b], vocab=[words(A), words(B)])
+    for vocab in (None, [words(A), words(B)]):
+        with pytest.raises(StructureError, match=r"their widths differ \(8 numbers in a row of 'table' against 6 in"):
+            merge([a, b], vocab=vocab)

@@ -85,6 +85,18 @@ def texts(folder: Path) -> None:
     (folder / "bad.yaml").write_text("models: [a.onnx, b.onnx]\nmethod: average\noutput: sub/../b.onnx\n")
 
 
+LISTS = ("--vocab", "t.txt", "--vocab", "u.vocab.txt")
+
+
+def token_lists(folder: Path) -> None:
+    """Token lists, of which one lies where that of an output goes."""
+    for name in LISTS[1::2]:
+        (folder / name).write_text("a\nb\n")
+    (folder / "v.yaml").write_text(
+        "models: [a.onnx, b.onnx]\nvocab: [t.txt, u.vocab.txt]\nmethod: average\noutput: u.onnx\n"
+    )
+
+
 def data_beside(folder: Path) -> None:
     """An input that lies where a large output's data would."""
     shutil.copy(folder / "x.npy", folder / "m.onnx.data")
@@ -144,6 +156,10 @@ COLLISIONS = (
     refused(
         "data beside", *AVERAGE, "--calib", "data", "-o", "x.onnx", says="its data in x.onnx.data", also=data_beside
     ),
+    refused("token list", *AVERAGE, *LISTS, "-o", "t.txt", says="is one of the token lists", also=token_lists),
+    refused("merged tokens", *AVERAGE, *LISTS, "-o", "u.onnx", says="u.vocab.txt is one of", also=token_lists),
+    refused("tokens and json", *AVERAGE, *LISTS, "-o", "m", "--json", "m.vocab.txt", says="one file", also=token_lists),
+    refused("a recipe's tokens", "run", "v.yaml", says="u.vocab.txt is one of the token lists", also=token_lists),
     refused("two outputs", *AVERAGE, "-o", "m.onnx", "--json", "./m.onnx", says="are one file"),
     refused("two outputs by case", *AVERAGE, "-o", "m.onnx", "--json", "M.onnx", says="are one file"),
     refused("json and recipe", *AVERAGE, "-o", "m", "--json", "n", "--save-recipe", "sub/../n", also=subfolder),
@@ -206,6 +222,11 @@ def recipe_of_nul_models(folder: Path) -> None:
     (folder / "r.yaml").write_text('models: ["a\\0.onnx", b.onnx]\nmethod: average\noutput: m.onnx\n')
 
 
+def tokens_folder(folder: Path) -> None:
+    token_lists(folder)
+    (folder / "m.vocab.txt").mkdir()
+
+
 def unwritable(name: str, *arguments: str, says: str, also: Prepare = nothing) -> Attack:
     """A command whose output cannot be written where it is to go."""
 
@@ -233,6 +254,9 @@ def unwritable(name: str, *arguments: str, says: str, also: Prepare = nothing) -
     unwritable("pipe", "permute", "a.onnx", "-o", "m.onnx", says="only files are replaced", also=pipe),
     unwritable("protected", *AVERAGE, "-o", "m.onnx", says="protected from writing", also=protected),
     unwritable("long name", *AVERAGE, "-o", "m" * 300, says="File name too long"),
+    unwritable(
+        "no place for tokens", *AVERAGE, *LISTS, "-o", "m.onnx", says="m.vocab.txt: is a directory", also=tokens_folder
+    ),
     unwritable("not UTF-8", *AVERAGE, "-o", "m\udcff.onnx", says="m\\xff.onnx: is not UTF-8"),
     unwritable("long path", *AVERAGE, "-o", "m/" * 3000 + "m.onnx", says="File name too long"),
     unwritable("NUL in a recipe's output", "run", "r.yaml", says="is no path", also=recipe_of_nul),
