@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnxruntime.quantization import quantize_dynamic
 
 from onnxmerge import StructureError, UsageError, merge, permute, plan
 from tests.graphs import execute, initializers
@@ -175,6 +176,18 @@ def test_models_whose_vocabularies_differ_are_told_of_the_option() -> None:
 def test_options_that_do_not_go_with_token_lists(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         merge([*parents()], **settings)
+
+
+def test_quantised_models_are_merged_as_floats(tmp_path: Path) -> None:
+    for name, model in zip("ab", parents(), strict=True):
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        quantize_dynamic(tmp_path / f"{name}.onnx", tmp_path / f"{name}q.onnx")
+    given: dict[str, Any] = {"vocab": [words(A), words(B)], "method": "average"}
+    files = [tmp_path / "aq.onnx", tmp_path / "bq.onnx"]
+    with pytest.raises(UsageError, match="has another vocabulary cannot be quantised as that was"):
+        merge(files, **given)
+    merged = merge(files, output_type="float", **given)
+    assert any(array.shape[:1] == (len(MERGED),) for array in weights_of(merged).values())
 
 
 def test_other_differences_are_refused_as_ever() -> None:

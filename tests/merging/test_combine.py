@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -14,8 +15,10 @@ from onnxmerge.errors import InputError, UsageError
 from onnxmerge.merging.combine import combine
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import ModelSet
+from onnxmerge.model.owned import OwnedRows
 from onnxmerge.units.layout import Space, Typing
 from onnxmerge.units.permutations import invert, random_permutations, transported
+from onnxmerge.units.zips import Matchings, Zipped
 from tests.layouts import typed
 from tests.merging.networks import models, network
 
@@ -107,3 +110,35 @@ def test_senseless_weights_are_refused(weights: list[float]) -> None:
 def test_one_matching_for_each_other_model() -> None:
     with pytest.raises(UsageError, match="one matching"):
         combine(pair(random(0), random(1)), TYPING, [])
+
+
+OWNERS = np.array([[True, True, False, True], [True, False, True, True], [True, True, True, False]])
+"""Which of three models own which of the four positions of axis 1 of w; those of v are units and outputs."""
+
+
+@pytest.mark.parametrize("zipping", [False, True], ids=["matched", "zipped"])
+def test_positions_that_some_models_own_are_the_mean_of_those(*, zipping: bool) -> None:
+    given = [random(seed) for seed in range(3)]
+    perms = [random_permutations(TYPING.spaces, seed) for seed in (4, 5)]
+    labels = [{"h": np.array(each)} for each in ([0, 1, 2, 3, 4, 5], [1, 0, 2, 2, 5, 4], [5, 4, 3, 2, 1, 0])]
+    matchings: Matchings = Zipped(tuple(labels)) if zipping else perms
+    shares = [2.0, 1.0, 1.0]
+    merged = combine(replace(pair(*given), owned=OwnedRows({"w": 1}, OWNERS)), TYPING, matchings, weights=shares)
+    for position, owners in enumerate(OWNERS.T):
+        alone = [share if owned else 0.0 for share, owned in zip(shares, owners, strict=True)]
+        expected = combine(pair(*given), TYPING, matchings, weights=alone)["w"]
+        np.testing.assert_allclose(merged["w"][:, position], expected[:, position], rtol=1e-6)
+    np.testing.assert_array_equal(merged["v"], combine(pair(*given), TYPING, matchings, weights=shares)["v"])
+
+
+def test_what_its_one_owner_has_keeps_its_bits_and_nothing_of_others_gets_in() -> None:
+    owners = np.array([[False, True, True, True], [True, True, True, False]])
+    masked = {"w": random(0)["w"], "v": random(0)["v"]}
+    masked["w"][:, 0] = -np.inf
+    merged = combine(replace(pair(masked, random(1)), owned=OwnedRows({"w": 1}, owners)), TYPING, [{}])
+    np.testing.assert_array_equal(merged["w"][:, 0], random(1)["w"][:, 0])
+    np.testing.assert_array_equal(merged["w"][:, 3], random(0)["w"][:, 3])
+    zips = Zipped(({"h": np.arange(6)}, {"h": np.arange(6)}))
+    merged = combine(replace(pair(masked, random(1)), owned=OwnedRows({"w": 1}, owners)), TYPING, zips)
+    np.testing.assert_allclose(merged["w"][:, 0], random(1)["w"][:, 0], rtol=1e-6)
+    assert np.isfinite(merged["w"]).all()

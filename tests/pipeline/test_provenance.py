@@ -36,6 +36,7 @@ OTHER: dict[str, Any] = {
     "share": 0.5,
     "width": 0.5,
     "output_type": "float16",
+    "merged_vocab": "first",
 }
 """Another value for each option; those of ``operators`` and ``provider`` depend on the machine."""
 
