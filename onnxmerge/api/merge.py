@@ -50,6 +50,7 @@ from onnxmerge.pipeline.selection.weighing import weighed
 from onnxmerge.pipeline.separation import MergedModel, Parents, joined
 from onnxmerge.pipeline.store import NO_STORE, begin, work_folder
 from onnxmerge.pipeline.tasks import TaskSpec
+from onnxmerge.pipeline.training import for_training
 from onnxmerge.pipeline.validate import errors, footprints, require_finite
 from onnxmerge.pipeline.vocabulary import require_lists
 from onnxmerge.units.flow import flow_of
@@ -161,6 +162,7 @@ def merge(
             result, answers = answered(selected.job, result, apart=parents.separation is not None)
             floats = _product(parents, selected, result)
             product, quantised = in_output_type(job, prepared_merge.schemes, floats, prepared_merge.source)
+            product, roles, told = for_training(prepared_merge.job, product)
         with clock.stage("check"):
             require_finite(parents, job.prepared, product, how.provider)
         with clock.stage("compare"):
@@ -181,19 +183,20 @@ def merge(
                     held=None if prepared_merge.split is None else prepared_merge.split.held,
                 )
         report = report_of(selected, prepared_merge.certificates, result, repair, product, seconds=clock.seconds)
-        notes = tuple(dict.fromkeys((*prepared_merge.notes, *report.notes, *of_data(prepared_merge), *store.notes())))
+        notes = (*prepared_merge.notes, *report.notes, *told, *of_data(prepared_merge), *store.notes())
         report = replace(
             report,
             footprints=costs,
             reconstruction=found,
             held_out=prepared_merge.split is not None,
-            notes=notes,
+            notes=tuple(dict.fromkeys(notes)),
             recipe=made_from(how, asked=asked),
             answers=answers,
             effort=tried,
             weighing=weighing,
             quantised=quantised,
             layers=layers,
+            training=roles,
             labelled=asked is not None,
             vectors=bool(known),
             vocabulary=None if vocabulary is None else vocabulary.report(how.merged_vocab),

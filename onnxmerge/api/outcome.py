@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxmerge.api.compare import json_values
@@ -22,6 +23,7 @@ from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.network import Network
 from onnxmerge.model.paths import absolute, short_names
 from onnxmerge.model.publication import Publication
+from onnxmerge.model.training import ROLES, Roles
 from onnxmerge.pipeline.details.layers import LayersReport
 from onnxmerge.pipeline.details.merge import MergeDetails
 from onnxmerge.pipeline.forecasting import Forecast
@@ -86,7 +88,8 @@ class MergeReport:
     found, and ``weighing`` how its weights were (None: by the user). ``layers`` says what became of the linear layers
     (None without data). ``labelled``: labels decided something in the merge that was done. ``vectors``: class vectors
     were read, whether there are labels or not. ``quantised`` says how the merged model was quantised again (None: it
-    was not), ``vocabulary`` which tokens it has (None: the models have one vocabulary). ``recipe`` is all that
+    was not), ``vocabulary`` which tokens it has (None: the models have one vocabulary), ``training`` what training
+    does with each of its tensors (None: nobody asked). ``recipe`` is all that
     was asked for (``pipeline.provenance``). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
@@ -133,6 +136,7 @@ class MergeReport:
     vectors: bool = False
     quantised: QuantisedReport | None = None
     vocabulary: VocabularyReport | None = None
+    training: Roles | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data, for JSON."""
@@ -216,11 +220,20 @@ class MergeResult:
         With ``together`` it appears when that is published. Raises InputError where it cannot be written, UsageError
         where ``path`` is one of the files that were merged or measured on (``read``).
         """
+        template = replace(self.template, model=_unsigned(self.template.model))
         found, texts = provenance(self.report), dict[Path, str]()
         if self.vocabulary is not None:
             target = absolute(path)
             texts[self.vocabulary.file(target)] = self.vocabulary.text(target)
-        return save_apart(self.template, self.weights, path, found, self.read, together, texts=texts)
+        return save_apart(template, self.weights, path, found, self.read, together, texts=texts)
+
+
+def _unsigned(model: ir.Model) -> ir.Model:
+    """The model without what its metadata says of how onnxmerge made it: the merge is made in another way."""
+    copy = model.clone()
+    for key in [key for key in copy.metadata_props if key.startswith("onnxmerge.")]:
+        del copy.metadata_props[key]
+    return copy
 
 
 def provenance(report: MergeReport) -> dict[str, str]:
@@ -261,7 +274,7 @@ def provenance(report: MergeReport) -> dict[str, str]:
 
 
 def _other_parts(report: MergeReport) -> dict[str, str]:
-    """What the merged network has otherwise than its parents: heads, widths, tokens."""
+    """What the merged network has otherwise than its parents: heads, widths, tokens, roles in training."""
     found = {}
     if report.heads is not None:
         found["onnxmerge.heads"] = " ".join(report.heads.border)
@@ -273,6 +286,8 @@ def _other_parts(report: MergeReport) -> dict[str, str]:
         found["onnxmerge.vocabulary"] = (
             f"{report.vocabulary.tokens} {report.vocabulary.sha256} {report.vocabulary.kept}"
         )
+    if report.training is not None:
+        found[ROLES] = report.training.text()
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from onnxmerge.merging.answer.answer import Answered
+from onnxmerge.model.training import ROLES
 from onnxmerge.pipeline.details.layers import DEPARTS, LayersReport
 from onnxmerge.pipeline.details.weights import Done
 from onnxmerge.pipeline.forecasting import ENOUGH, Forecast, GroupForecast
@@ -104,9 +105,13 @@ def vocabulary_told(found: VocabularyReport, called: Sequence[str]) -> str:
 
 
 def _checked(report: MergeReport, called: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """How the merged model was quantised, and what was proved of its parents."""
+    """How the merged model was quantised, or can be trained, and what was proved of its parents."""
     if report.quantised is not None:
         yield "quantised", _quantised(report.quantised)
+    if report.training is not None:
+        roles = report.training
+        told = f"{len(roles.learned)} learned, {len(roles.statistics)} running statistics, {len(roles.fixed)} fixed"
+        yield "for training", f"{told} (metadata {ROLES})"
     for certificate, model in zip(report.certificates, called, strict=True):
         yield "certificate", f"{certificate_told(certificate)}  {model}"
 

@@ -208,6 +208,11 @@ def _calib_of(context: click.Context, option: click.Parameter, values: tuple[str
     "output_type",
     "float: do not quantise the merge of quantised models again; float16: convert it, inputs and outputs apart.",
 )
+@click.option(
+    "--export-for-training",
+    is_flag=True,
+    help="Make a network that can be trained further; its metadata says what there is to train (docs/training.md).",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)

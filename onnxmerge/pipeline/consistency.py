@@ -26,6 +26,7 @@ def require_consistent(
     _require_none(_numbers(options, models))
     _require_none(_base(options, models, based=based))
     _require_none(_weighing(options))
+    _require_none(_training(options))
     if not calibrated:
         _require_none((wrong, f"{told}: give calibration data (--calib)") for wrong, told in _data(options))
     refinement = options.refinement
@@ -114,6 +115,18 @@ def _weighing(options: MergeOptions) -> Iterator[tuple[bool, str]]:
     yield options.searches, f"--weights {AUTO} weighs the models in one way to merge: give numbers in place of auto"
     told = f"--weights {AUTO} compares what the models answer together, and separate heads answer each for itself"
     yield options.heads == "separate" or bool(options.until), f"{told}: give numbers"
+
+
+def _training(options: MergeOptions) -> Iterator[tuple[bool, str]]:
+    """Merges that are to be trained further, and are no network as their parents are."""
+    if not options.export_for_training:
+        return
+    told = "--export-for-training makes a network that is trained as its parents were:"
+    parts = options.heads == "separate" or bool(options.until)
+    yield parts, f"{told} heads apart are of no parent's class; leave --heads and --until out"
+    resized = options.width is not None or options.share < 1
+    yield resized, f"{told} other widths are of no parent's class; leave --width and --share out"
+    yield options.output_type == "float16", f"{told} in floats; leave --output-type float16 out, and convert it later"
 
 
 def _data(options: MergeOptions) -> Iterator[tuple[bool, str]]:

@@ -77,6 +77,8 @@ class MergeOptions:
     float keeps the merge of quantised models in floats; else it is quantised as the first of them is.
     ``merged_vocab`` says which tokens the merged model has where those of the models differ: the ``union``, or those of
     the ``first``.
+    ``export_for_training`` makes a network that can be trained further, with the roles of its tensors in the file's
+    metadata (``model.training``).
     """
 
     method: str = DEFAULT
@@ -100,6 +102,7 @@ class MergeOptions:
     width: float | None = None
     output_type: OutputType = "keep"
     merged_vocab: VocabChoice = "union"
+    export_for_training: bool = False
 
     @property
     def matcher(self) -> Matcher[Any] | None:

@@ -45,12 +45,17 @@ class QuantisedReport:
 
 
 def require_restorable(schemes: Sequence[Scheme | None], parents: Parents, job: Job) -> None:
-    """Raise UsageError where the merged model is to be quantised and is not of the first parent's graph.
+    """Raise UsageError where the merged model is to be quantised, and trained or not of the first parent's graph.
 
     InputError where the quantised graph cannot hold its weights.
     """
     if schemes[0] is None or job.options.output_type != "keep":
         return
+    if job.options.export_for_training:
+        raise UsageError(
+            f"{schemes[0].label} is quantised, and integers are not trained: add --output-type float to "
+            "--export-for-training, and quantise what was trained"
+        )
     if parents.separation is not None or job.resized is not None:
         what = "keeps heads apart" if parents.separation is not None else "has other widths"
         raise UsageError(

@@ -71,7 +71,7 @@ def part(networks: Sequence[Network], options: MergeOptions) -> Parents:
     except AdapterError:
         raise
     except StructureError as error:
-        if options.heads == "joint":
+        if options.heads == "joint" or options.export_for_training:
             raise
         cut = _with_other_heads(whole)
         if cut is None:

@@ -37,6 +37,7 @@ OTHER: dict[str, Any] = {
     "width": 0.5,
     "output_type": "float16",
     "merged_vocab": "first",
+    "export_for_training": True,
 }
 """Another value for each option; those of ``operators`` and ``provider`` depend on the machine."""
 
