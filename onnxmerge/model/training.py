@@ -20,9 +20,11 @@ from dataclasses import asdict, dataclass, replace
 import onnx_ir as ir
 from onnx_ir.convenience import replace_all_uses_with
 
+from onnxmerge.errors import InputError
 from onnxmerge.model.arrays import identical, is_floating
 from onnxmerge.model.names import name_uniquely
 from onnxmerge.model.network import ModelSet, Network
+from onnxmerge.model.structure import passes_on
 from onnxmerge.types import Array
 
 ROLES = "onnxmerge.training"
@@ -47,6 +49,18 @@ class Roles:
     def text(self) -> str:
         """JSON on one line: {"learned": [...], "statistics": [...], "fixed": [...]}."""
         return json.dumps(asdict(self), separators=(",", ":"))
+
+
+def require_evaluating(network: Network) -> None:
+    """Raise InputError for a network that was exported as it trains: its batches' statistics, or chance, decide."""
+    for node in network.graph.all_nodes():
+        mode = node.attributes.get("training_mode")
+        trains = node.op_type == "BatchNormalization" and mode is not None and bool(mode.as_int())
+        if node.domain in ("", "ai.onnx") and (trains or (node.op_type == "Dropout" and not passes_on(node))):
+            raise InputError(
+                f"{network.label}: node {node.name!r} ({node.op_type}) is in training mode, so what the network "
+                "computes is not fixed; export it in evaluation mode (model.eval()): whoever trains it switches"
+            )
 
 
 def own_parameters(network: Network) -> Network:

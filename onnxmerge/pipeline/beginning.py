@@ -25,7 +25,7 @@ from onnxmerge.model.network import ModelSet, Network
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.model.scheme import Scheme
 from onnxmerge.model.tokens import TokenSource
-from onnxmerge.model.training import own_parameters
+from onnxmerge.model.training import own_parameters, require_evaluating
 from onnxmerge.pipeline.job import Job, Progress, Stages
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.ordering import in_one_order
@@ -119,6 +119,8 @@ def prepare_merge(
         networks, schemes, stuck = read_floats([*models, *([] if base is None else [base])], given.inputs)
         vocabulary = None
         if how.export_for_training:
+            for network in networks:
+                require_evaluating(network)
             networks = tuple(own_parameters(network) for network in networks)
         try:
             if given.vocab is not None:
