@@ -63,7 +63,7 @@ def test_running_means_are_means_where_layers_were_solved(digits: Path, tmp_path
         images = data["images"]
     far = []
     for wanted in (False, True):
-        how = {"method": "act-align", "refine": "ls", "export_for_training": wanted}
+        how: dict[str, Any] = {"method": "act-align", "refine": "ls", "export_for_training": wanted}
         result = merge(parents(digits), calibration=digits / "calib.npz", samples=400, **how)
         far.append(furthest(result.save(tmp_path / "m.onnx"), images))
     assert far[1] < 0.15 < far[0]

@@ -64,9 +64,7 @@ def test_roles_are_told_by_what_parents_learned() -> None:
     assert sorted(roles.learned) == ["a.bias", "a.scale", "b.bias", "b.scale"]
     assert sorted(roles.statistics) == ["a.mean", "a.var", "b.mean", "b.var"]
     assert roles.fixed == ("two",)
-    assert json.loads(roles.text()) == {
-        name: [*getattr(roles, name)] for name in ("learned", "statistics", "fixed")
-    }
+    assert json.loads(roles.text()) == {name: [*getattr(roles, name)] for name in ("learned", "statistics", "fixed")}
 
 
 def test_what_only_the_merge_changed_was_learned_too() -> None:
@@ -81,7 +79,8 @@ def test_layer_normalisation_declares_its_moments(outputs: list[str]) -> None:
     before = read_network(network([node], {"scale": np.ones(4)}))
     after = declaring_moments(before)
     names = [value.name for value in after.graph[0].outputs]
-    assert len(names) == 3 and all(names) and len({*names}) == 3
+    assert all(names)
+    assert len({*names}) == 3
     feed = {"x": np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)}
     one, other = (open_session(each.model, weights=each.weights).run(feed)["y"] for each in (before, after))
     assert np.array_equal(one, other)
@@ -101,7 +100,7 @@ def test_a_network_in_training_mode_is_refused(node: onnx.NodeProto) -> None:
     if node.op_type == "Dropout":
         del model.graph.initializer[:]
         model.graph.initializer.extend(
-            [numpy_helper.from_array(np.float32(0.5), "half"), numpy_helper.from_array(np.array(True), "on")]
+            [numpy_helper.from_array(np.float32(0.5), "half"), numpy_helper.from_array(np.ones((), bool), "on")]
         )
     with pytest.raises(InputError, match=r"node 'drop' .* is in training mode"):
         require_evaluating(read_network(model))
