@@ -100,7 +100,7 @@ def test_a_network_in_training_mode_is_refused(node: onnx.NodeProto) -> None:
     if node.op_type == "Dropout":
         del model.graph.initializer[:]
         model.graph.initializer.extend(
-            [numpy_helper.from_array(np.float32(0.5), "half"), numpy_helper.from_array(np.ones((), bool), "on")]
+            [numpy_helper.from_array(np.full((), 0.5, np.float32), "half"), numpy_helper.from_array(np.ones((), bool), "on")]
         )
     with pytest.raises(InputError, match=r"node 'drop' .* is in training mode"):
         require_evaluating(read_network(model))
