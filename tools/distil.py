@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Distil the ensemble of a pair's parents into one network, for as long as the merge takes, and compare with it.
 
-    PYTHONPATH=. taskset -c 1 nice -n 5 PYTHON tools/distil.py [--pair NAME ...] [--times N ...]
-        [--start parent merge] [--append FILE] [--keep FOLDER] [--markdown]
+    PYTHONPATH=. taskset -c 1 nice -n 5 PYTHON tools/distil.py [--pair NAME ...] [--method NAME]
+        [--times N ...] [--start parent merge] [--append FILE] [--keep FOLDER]
+        [--merge FILE --took SECONDS] [--markdown]
 
 PYTHON has onnxmerge, torch, onnx and Pillow. Merge and distillation have the same: the two files, the unlabelled
-calibration images, the class vectors of the tasks. The merge is what `onnxmerge run --tasks` does by default. Seconds
+calibration images, the class vectors of the tasks. The merge is what `onnxmerge run --tasks` does by default, or
+`--method NAME --refine ls --answer ensemble`: one way, where the default tries three and does the best. Seconds
 are of processor time, all threads together, for the machine may do other things; a distillation has N times as many as
 the merge took, whatever is needed in them included.
 
@@ -25,6 +27,7 @@ import argparse
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,12 +51,19 @@ def main() -> None:
     """Merge and distil, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", nargs="*", default=PAIRS, choices=PAIRS)
+    parser.add_argument("--method", help="merge by this, solved for the ensemble's answer, not by what is found best")
     parser.add_argument("--times", nargs="*", type=float, default=[1, 10])
     parser.add_argument("--start", nargs="*", default=["parent", "merge"], choices=["parent", "merge"])
     parser.add_argument("--append", type=Path, metavar="FILE", help="write the rows to a file too, one by one")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="put the merges there, as PAIR.onnx")
+    parser.add_argument("--merge", type=Path, metavar="FILE", help="a merge of the (one) pair that was kept")
+    parser.add_argument("--took", type=float, metavar="SECONDS", help="what that merge took")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
+    if (arguments.merge is None) != (arguments.took is None):
+        parser.error("--merge FILE and --took SECONDS go together")
+    if arguments.merge is not None and len(arguments.pair) != 1:
+        parser.error("--merge is of one pair: name it (--pair)")
     torch.set_num_threads(1)
 
     def show(*cells: str) -> None:
@@ -70,7 +80,10 @@ def main() -> None:
         for name in arguments.pair:
             pair, made = open_pair(name), Path(folder, "made.onnx")
             show(name, "ensemble of the parents", f"{pair.accuracy(None):.2f}", "", "")
-            merged, seconds = _merged(pair, made)
+            if arguments.merge is not None:
+                made.write_bytes(arguments.merge.read_bytes())
+            seconds = _merged(pair, made, arguments.method) if arguments.took is None else arguments.took
+            merged = onnx.load(made)
             if arguments.keep is not None:
                 onnx.save(merged, arguments.keep / f"{name}.onnx")
             show(name, "merge", f"{pair.accuracy(made):.2f}", f"{seconds:.0f}", "")
@@ -84,12 +97,13 @@ def main() -> None:
                     show(name, what, f"{pair.accuracy(made):.2f}", f"{spent:.0f}", f"{epochs:.1f}")
 
 
-def _merged(pair: Pair, path: Path) -> tuple[onnx.ModelProto, float]:
-    """The merge by default, and the processor seconds until it was written."""
+def _merged(pair: Pair, path: Path, method: str | None) -> float:
+    """Merge by default or by a method; the processor seconds until that was written."""
+    how: dict[str, Any] = {} if method is None else {"method": method, "refine": "ls", "answer": "ensemble"}
     began = processor_seconds()
-    result = merge(pair.models, calibration=pair.calibration, tasks=pair.tasks, export_for_training=True)
+    result = merge(pair.models, calibration=pair.calibration, tasks=pair.tasks, export_for_training=True, **how)
     result.save(path)
-    return onnx.load(path), processor_seconds() - began
+    return processor_seconds() - began
 
 
 def _distilled(

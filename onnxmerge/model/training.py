@@ -36,7 +36,7 @@ _STATISTICS = (3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Names of a network's initializers, in its order, by what training does with them.
+    """Names of the initializers that a network reads, in its order, by what training does with them.
 
     ``learned``: changed by gradients. ``statistics``: running means and variances of BatchNormalization. ``fixed``: the
     same in all parents and in the merge, such as sizes, constants, and layers that nobody trained.
@@ -112,7 +112,7 @@ def roles_of(models: ModelSet, merged: Mapping[str, Array]) -> Roles:
         and is_floating(first[name].dtype)
         and any(not identical(first[name], own[name]) for own in (*others, merged))
     }
-    every = [str(name) for name in graph.initializers]
+    every = [str(name) for name, value in graph.initializers.items() if value.uses() or value.is_graph_output()]
     return Roles(
         tuple(name for name in every if name in learned),
         tuple(name for name in every if name in statistics),
