@@ -99,8 +99,7 @@ def test_a_network_in_training_mode_is_refused(node: onnx.NodeProto) -> None:
     model = network([node], {"half4": np.full(4, 0.5)})
     if node.op_type == "Dropout":
         del model.graph.initializer[:]
-        model.graph.initializer.extend(
-            [numpy_helper.from_array(np.full((), 0.5, np.float32), "half"), numpy_helper.from_array(np.ones((), bool), "on")]
-        )
+        given = {"half": np.full((), 0.5, np.float32), "on": np.ones((), bool)}
+        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in given.items())
     with pytest.raises(InputError, match=r"node 'drop' .* is in training mode"):
         require_evaluating(read_network(model))
