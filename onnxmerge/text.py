@@ -56,6 +56,11 @@ def reason(error: BaseException) -> str:
     return clamped(said(error), _LONGEST_REASON)
 
 
+def counted(number: float, what: str) -> str:
+    """A number of things: 1 point, 0.5 points."""
+    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
+
+
 def shown(value: object) -> str:
     """A value out of a file as messages show it: however large, deep or odd it is, in a few characters."""
     try:

@@ -33,8 +33,8 @@ from onnxmerge.pipeline.forecasting import Forecast
 from onnxmerge.pipeline.forecasting import forecast as forecast_of
 from onnxmerge.pipeline.job import Progress, Stages, silent
 from onnxmerge.pipeline.matching import measured
-from onnxmerge.pipeline.meanings import known_vectors, output_names, outputs_of
-from onnxmerge.pipeline.options import MergeOptions, merge_options
+from onnxmerge.pipeline.meanings import at_its_widths, known_vectors, output_names, outputs_of
+from onnxmerge.pipeline.options import Effort, MergeOptions, merge_options
 from onnxmerge.pipeline.prepare import ModelSource
 from onnxmerge.pipeline.provenance import canonical_recipe
 from onnxmerge.pipeline.publish import sources
@@ -43,10 +43,11 @@ from onnxmerge.pipeline.restoring import Merged, merged
 from onnxmerge.pipeline.selection.choosing import SelectedMatching, chosen_by, matched_by
 from onnxmerge.pipeline.selection.effort import chosen_way, possible_ways
 from onnxmerge.pipeline.selection.held_out import PLENTY, HeldOutEvaluators
-from onnxmerge.pipeline.selection.labelled import evaluation_tasks
+from onnxmerge.pipeline.selection.labelled import EvaluationTasks, evaluation_tasks
 from onnxmerge.pipeline.selection.repairing import choose_repair
 from onnxmerge.pipeline.selection.search import choices
-from onnxmerge.pipeline.selection.weighing import weighed
+from onnxmerge.pipeline.selection.weighing import WeightsReport, weighed
+from onnxmerge.pipeline.selection.widening import WidthsReport, widened
 from onnxmerge.pipeline.separation import MergedModel, Parents, joined
 from onnxmerge.pipeline.store import NO_STORE, begin, work_folder
 from onnxmerge.pipeline.tasks import TaskSpec
@@ -146,8 +147,7 @@ def merge(
                 prepared_merge, job=replace(prepared_merge.job, outputs=outputs, store=store, executor=executor)
             )
             how, tried = chosen_way(prepared_merge.job, asked_for, every, asked)
-        with clock.stage("weigh") if how.weighs else nullcontext():
-            how, weighing = weighed(prepared_merge.job, how, asked, asked_for.effort)
+        prepared_merge, how, weighing, widening = _with_numbers(prepared_merge, how, asked, asked_for.effort)
         asked = asked if decidable(how) else None  # labels may have decided all that there was to decide
         prepared_merge = divided(prepared_merge, how, labelled=asked is not None)
         job = prepared_merge.job
@@ -194,6 +194,7 @@ def merge(
             answers=answers,
             effort=tried,
             weighing=weighing,
+            widening=widening,
             quantised=quantised,
             layers=layers,
             training=roles,
@@ -206,6 +207,20 @@ def merge(
         read += sources("one of the token lists", *(vocab or ())) + sources("the data", *data)
         flow = flow_of(job.prepared.traced.graph, job.prepared.typing)
         return MergeResult(product.network, product.weights, report, read, flow, seen, vocabulary)
+
+
+def _with_numbers(
+    prepared_merge: PreparedMerge, how: MergeOptions, asked: EvaluationTasks | None, effort: Effort | None
+) -> tuple[PreparedMerge, MergeOptions, WeightsReport | None, WidthsReport | None]:
+    """The merge, and the way to do it, with the weights and widths that were left to be found, and how they were."""
+    clock = prepared_merge.clock
+    with clock.stage("weigh") if how.weighs else nullcontext():
+        how, weighing = weighed(prepared_merge.job, how, asked, effort)
+    with clock.stage("widen") if how.widens else nullcontext():
+        how, widening = widened(prepared_merge.job, how, asked, effort)
+        if widening is not None:
+            prepared_merge = replace(prepared_merge, job=at_its_widths(replace(prepared_merge.job, options=how)))
+    return prepared_merge, how, weighing, widening
 
 
 def plan(

@@ -36,6 +36,7 @@ from onnxmerge.pipeline.selection.repairing import RepairCandidate
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.pipeline.selection.weighing import WeightsReport
+from onnxmerge.pipeline.selection.widening import WidthsReport
 from onnxmerge.pipeline.vocabulary import Vocabulary, VocabularyReport
 from onnxmerge.units.flow import Flow
 from onnxmerge.validation.certificate import Certificate
@@ -80,16 +81,16 @@ class MergeReport:
     alpha were chosen (None: by the user), ``rules`` are those for single groups, ``rotated`` the spaces that
     were rotated, ``repairs`` what the repair was chosen from (empty: by the user, or by rule). ``heads`` is None where
     everything was merged, ``share`` the fraction of each group's units that was merged, ``width`` that of a model's
-    units which a zip made of each group (None: all); see ``pipeline.resizing``. ``footprints`` are of each parent, then
-    of the merged model.
+    units which a zip made of each group, or of single ones (None: all); see ``pipeline.resizing``. ``footprints`` are
+    of each parent, then of the merged model.
     ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
     ``held_out`` data or else on that of calibration; None without any. ``answers`` says of each output what it is
     and what its layer was solved for (empty where that was not asked for). ``effort`` says how the way to merge was
-    found, and ``weighing`` how its weights were (None: by the user). ``layers`` says what became of the linear layers
-    (None without data). ``labelled``: labels decided something in the merge that was done. ``vectors``: class vectors
-    were read, whether there are labels or not. ``quantised`` says how the merged model was quantised again (None: it
-    was not), ``vocabulary`` which tokens it has (None: the models have one vocabulary), ``training`` what training
-    does with each of its tensors (None: nobody asked). ``recipe`` is all that
+    found, ``weighing`` how its weights were, and ``widening`` how its widths were (None: by the user). ``layers`` says
+    what became of the linear layers (None without data). ``labelled``: labels decided something in the merge that was
+    done. ``vectors``: class vectors were read, whether there are labels or not. ``quantised`` says how the merged model
+    was quantised again (None: it was not), ``vocabulary`` which tokens it has (None: the models have one vocabulary),
+    ``training`` what training does with each of its tensors (None: nobody asked). ``recipe`` is all that
     was asked for (``pipeline.provenance``). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
 
@@ -114,7 +115,7 @@ class MergeReport:
     calibration: str | None
     heads: HeadsReport | None
     share: float
-    width: float | None
+    width: float | str | None
     groups: tuple[GroupReport, ...]
     coverage: Coverage
     certificates: tuple[Certificate, ...]
@@ -131,6 +132,7 @@ class MergeReport:
     effort: EffortReport | None = None
     scales: ScaleReport | None = None
     weighing: WeightsReport | None = None
+    widening: WidthsReport | None = None
     layers: LayersReport | None = None
     labelled: bool = False
     vectors: bool = False
@@ -281,7 +283,7 @@ def _other_parts(report: MergeReport) -> dict[str, str]:
     if report.share < 1:
         found["onnxmerge.share"] = repr(report.share)
     if report.width is not None:
-        found["onnxmerge.width"] = repr(report.width)
+        found["onnxmerge.width"] = str(report.width)
     if report.vocabulary is not None:
         found["onnxmerge.vocabulary"] = (
             f"{report.vocabulary.tokens} {report.vocabulary.sha256} {report.vocabulary.kept}"

@@ -13,7 +13,9 @@ from onnxmerge.pipeline.forecasting import ENOUGH, Forecast, GroupForecast
 from onnxmerge.pipeline.quantising import QuantisedReport
 from onnxmerge.pipeline.selection.search import Candidate
 from onnxmerge.pipeline.selection.weighing import WeightsReport
+from onnxmerge.pipeline.selection.widening import WidthsReport
 from onnxmerge.pipeline.vocabulary import VocabularyReport
+from onnxmerge.text import counted
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
 
@@ -62,8 +64,7 @@ def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str,
         yield "output", _answer(answer)
     if report.share < 1:
         yield "shared", f"{report.share:.0%} of the units of each group that can be widened"
-    if report.width is not None:
-        yield "width", f"{report.width:g} times that of a parent, of each group that can have another one"
+    yield from _widths(report)
     if report.vocabulary is not None:
         yield "vocabulary", vocabulary_told(report.vocabulary, [*called, "the base"])
     if report.heads is not None:
@@ -82,6 +83,47 @@ def _weights(report: MergeReport) -> Iterator[tuple[str, str]]:
             yield "weights", told
     elif len(set(report.weights)) > 1:
         yield "weights", ", ".join(f"{weight:.4g}" for weight in report.weights)
+
+
+def _widths(report: MergeReport) -> Iterator[tuple[str, str]]:
+    """How wide the merged groups are, where that was asked for or found."""
+    width = report.width
+    if isinstance(width, str):
+        yield "width", f"times that of a parent, of single groups: {width}"
+    elif width is not None:
+        yield "width", f"{width:g} times that of a parent, of each group that can have another one"
+    if report.widening is not None:
+        yield "widths", widths_found(report.widening)
+        for told in report.widening.notes:
+            yield "widths", told
+
+
+def widths_found(found: WidthsReport) -> str:
+    """What the smallest network costs that is good enough, and what it had to reach."""
+    small, chosen = found.candidates[0], found.candidates[found.chosen]
+    size = getattr(chosen, found.smallest_in) / max(getattr(small, found.smallest_in), 1)
+    named = {"parameters": "parameters", "flops": "FLOPs"}[found.smallest_in]
+    aim = "the ensemble" if found.reached else "the better one of the narrowest and the widest"
+    return (
+        f"{size:.2f} times the {named} of a parent, the least of {len(found.candidates)} tried within "
+        f"{counted(found.within, 'point')} of {aim}: {found.criterion} {chosen.score:.4f}, {found.least:.4f} wanted"
+    )
+
+
+def width_heads(found: WidthsReport) -> tuple[str, ...]:
+    """The heads of ``width_rows``: with labels, the last is the accuracy."""
+    heads = "parameters", "of a parent", "FLOPs a sample", "groups widened", "agreement"
+    return heads if found.candidates[0].accuracy is None else (*heads, "accuracy")
+
+
+def width_rows(found: WidthsReport) -> Iterator[tuple[str, ...]]:
+    """What each network that was tried costs, and how it did."""
+    for each in found.candidates:
+        size = each.parameters / max(found.candidates[0].parameters, 1)
+        widened = each.widths.count("=") if "=" in each.widths else len(found.groups) * (each.widths != "1")
+        row = f"{each.parameters:,}", f"{size:.2f}x", f"{each.flops:,}", f"{widened} of {len(found.groups)}"
+        accuracy = () if each.accuracy is None else (f"{each.accuracy:.4f}",)
+        yield (*row, f"{each.agreement:.4f}", *accuracy)
 
 
 def _answer(found: Answered) -> str:

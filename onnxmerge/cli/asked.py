@@ -166,5 +166,5 @@ def note_files(context: click.Context, recipe: Recipe) -> None:
 
 def size_factor(options: MergeOptions) -> float:
     """How large the merged model is at least, in sizes of a parent."""
-    narrower = 1.0 if options.width is None else min(1.0, options.width) ** 2
+    narrower = min([1.0, *(width for _, width in options.given_widths)]) ** 2
     return narrower * (0.5 if options.output_type == "float16" else 1.0)

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from onnxmerge.contracts import AUTO, Contract, Described, flag
+from onnxmerge.errors import UsageError
 from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.merging.repair.repairs import REPAIRS
 from onnxmerge.merging.task_vectors.methods import TASK_VECTORS
 from onnxmerge.pipeline.methods import METHODS, OWN_OPTIONS
-from onnxmerge.pipeline.options import CHOICES, MergeOptions
+from onnxmerge.pipeline.options import CHOICES, MergeOptions, widths_of_groups
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +40,33 @@ class NumberOrAuto(click.ParamType):  # type: ignore[type-arg]  # generic from c
         if not self.described.holds(found):
             self.fail(f"{value!r}: expected {self.described.expected}", param, ctx)
         return found
+
+
+class WidthOption(click.ParamType):  # type: ignore[type-arg]  # the same
+    """One width for all groups, or widths of single ones; "auto" where they may be found."""
+
+    name = "width"
+
+    def __init__(self, *, auto: bool) -> None:
+        self.words = (AUTO,) if auto else ()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Convert one value."""
+        if value in self.words or not isinstance(value, str):
+            found: float | str = value
+            return found
+        try:
+            widths = [(value, float(value))] if "=" not in value else widths_of_groups(value)
+        except (ValueError, UsageError):
+            widths = []
+        if not widths or not all(width > 0 for _, width in widths):
+            told = " or ".join(["a number above 0", "GROUP=NUMBER,... such as p0=1.5,p2=2", *self.words])
+            self.fail(f"{value!r}: expected {told}", param, ctx)
+        return value if "=" in value else widths[0][1]
+
+    def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The words that it may be."""
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
 
 
 def own_method_options(command: F) -> F:

@@ -13,7 +13,7 @@ from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
 from onnxmerge.cli.options import known_inputs, model_options, sample_options
-from onnxmerge.cli.own import word_option
+from onnxmerge.cli.own import WidthOption, word_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.cli.vocabulary import vocab_options
 from onnxmerge.report.console import print_forecast
@@ -34,8 +34,8 @@ from onnxmerge.report.terminal import emit
 @vocab_options
 @click.option(
     "--width",
-    type=click.FloatRange(0, min_open=True),
-    metavar="FRACTION",
+    type=WidthOption(auto=False),
+    metavar="FRACTION|GROUP=FRACTION,...",
     help="Merged units for each unit of a model, as `run` takes it; by default 1.",
 )
 @click.option(

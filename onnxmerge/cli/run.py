@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from onnxmerge.api import merge, plan
+from onnxmerge.api import MergeOptions, merge, plan
 from onnxmerge.api.outcome import MergeReport, MergeResult
 from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, OutputFolder, publishing
 from onnxmerge.cli.images import image_options, numbers
 from onnxmerge.cli.options import known_inputs, model_options, sample_options, scripts_option
-from onnxmerge.cli.own import base_methods, listed, own_method_options, word_option
+from onnxmerge.cli.own import WidthOption, base_methods, listed, own_method_options, word_option
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
 from onnxmerge.cli.vocabulary import vocab_options
 from onnxmerge.contracts import AUTO
@@ -51,8 +51,8 @@ _WRITTEN = "onnxmerge.written"
 
 def _again(context: click.Context, report: MergeReport) -> str | None:
     """The command that merges in the way that was chosen, and tries nothing; None where nothing was chosen."""
-    effort, weighing = report.effort, report.weighing
-    if effort is None and weighing is None:
+    effort, weighing, widening = report.effort, report.weighing, report.widening
+    if effort is None and weighing is None and widening is None:
         return None
     dropped = {"resume"} if report.labelled else {"labels", "resume"}
     if not report.labelled and not report.vectors:
@@ -64,6 +64,9 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     if weighing is not None:
         chosen += weighing.chosen_flags
         dropped.add("weights")
+    if widening is not None:
+        chosen += widening.chosen_flags
+        dropped |= {"width", "within", "smallest_in"}
     options = {name: option for option in context.command.params for name in option.opts if name.startswith("-")}
     kept: list[str] = []
     words = iter(context.meta[_WRITTEN])
@@ -200,10 +203,20 @@ def _calib_of(context: click.Context, option: click.Parameter, values: tuple[str
 )
 @click.option(
     "--width",
-    type=click.FloatRange(0, min_open=True),
-    metavar="FRACTION",
-    help="Merged units for each unit of a model, up to the number of models (zip methods); by default 1.",
+    type=WidthOption(auto=True),
+    metavar="FRACTION|GROUP=FRACTION,...|auto",
+    help="Merged units for each unit of a model, up to the number of models (zip methods); by default 1. auto finds "
+    "the smallest network --within so many points of the ensemble.",
 )
+@click.option(
+    "--within",
+    type=click.FloatRange(0, 100),
+    default=MergeOptions().within,
+    show_default=True,
+    metavar="POINTS",
+    help="For --width auto: how far from the ensemble the agreement may be, in points of 100.",
+)
+@word_option("smallest_in", "For --width auto: what is to be small.")
 @word_option(
     "output_type",
     "float: do not quantise the merge of quantised models again; float16: convert it, inputs and outputs apart.",

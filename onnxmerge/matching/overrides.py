@@ -54,13 +54,7 @@ def overrides(rules: Sequence[GroupRule], typing: Typing) -> Overrides:
     names = _names(typing)
     pinned, shares = set[str](), dict[str, float]()
     for rule in rules:
-        named = [space for space, known in names.items() if any(fnmatchcase(each, rule.match) for each in known)]
-        if not named:
-            raise UsageError(
-                f"rule for groups {rule.match!r}: no group has that name and none stands in such an initializer; "
-                "see `onnxmerge inspect`"
-            )
-        for space in named:
+        for space in _named(rule.match, names, f"rule for groups {rule.match!r}"):
             pinned.discard(space)
             shares.pop(space, None)
             if rule.share is None:
@@ -68,6 +62,20 @@ def overrides(rules: Sequence[GroupRule], typing: Typing) -> Overrides:
             else:
                 shares[space] = rule.share
     return Overrides(frozenset(pinned), shares)
+
+
+def spaces_named(pattern: str, typing: Typing, what: str) -> list[str]:
+    """The free spaces that a pattern names; ``what`` says in messages where it stands. Raises UsageError for none."""
+    return _named(pattern, _names(typing), what)
+
+
+def _named(pattern: str, names: Mapping[str, set[str]], what: str) -> list[str]:
+    found = [space for space, known in names.items() if any(fnmatchcase(each, pattern) for each in known)]
+    if not found:
+        raise UsageError(
+            f"{what}: no group has that name and none stands in such an initializer; see `onnxmerge inspect`"
+        )
+    return found
 
 
 def _names(typing: Typing) -> dict[str, set[str]]:

@@ -27,17 +27,20 @@ class Footprint:
 
 
 def footprint(network: Network, shapes: Mapping[str, Shape], batch: int = 1) -> Footprint:
-    """The footprint of a network whose tensors have ``shapes`` for ``batch`` samples."""
+    """The footprint of a network whose tensors, initializers among them, have ``shapes`` for ``batch`` samples."""
     operations = sum(_operations(node, shapes) for node in network.graph)
-    return Footprint(parameters(network), round(operations / batch))
+    return Footprint(parameters(network, shapes), round(operations / batch))
 
 
-def parameters(network: Network) -> int:
-    """How many numbers of a network are learned: all floats, and the integers of quantised weights."""
-    values = network.graph.initializers.values()
+def parameters(network: Network, shapes: Mapping[str, Shape] | None = None) -> int:
+    """How many numbers of a network are learned: all floats, and the integers of quantised weights.
+
+    Initializers that ``shapes`` knows are taken to have these.
+    """
+    known = shapes or {}
     return sum(
-        value.const_value.size
-        for value in values
+        prod(known[name]) if name in known else value.const_value.size
+        for name, value in network.graph.initializers.items()
         if value.const_value is not None and (value.const_value.dtype.is_floating_point() or is_quantised_weight(value))
     )
 

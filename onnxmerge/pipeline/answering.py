@@ -98,6 +98,6 @@ def _less_than_a_parent(found: Answered, *, weighable: bool) -> list[str]:
     told = (
         f"output {found.meaning.output!r}: the merged model agrees with the parents' ensemble less "
         f"({found.after:.4f} of 1, on {found.samples} held-out samples) than model {best + 1} does alone "
-        f"({found.parents[best]:.4f}); a wider merge (--width with a zip method), {weights}, or fewer models may help"
+        f"({found.parents[best]:.4f}); a wider merge (--width auto), {weights}, or fewer models may help"
     )
     return [told]

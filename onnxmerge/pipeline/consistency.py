@@ -40,7 +40,7 @@ def require_consistent(
         told = f"--labels decide nothing where what models learnt is added up (method {options.method}); leave them out"
         no_choice = (
             not decidable(options),
-            "--labels decide a choice: give --method auto, --alpha auto, --weights auto or --repair auto",
+            "--labels decide a choice: give --method auto, --alpha auto, --weights auto, --width auto or --repair auto",
         )
         _require_none([no_data, (added, told), no_choice])
     _require_none(_pairs(options))
@@ -63,18 +63,29 @@ def _numbers(options: MergeOptions, models: int) -> Iterator[tuple[bool, str]]:
         yield wrong, f"{flag(name)}: expected a number {bound}, found {shown(value)}"
     both = bool(options.until) and options.heads == "joint"
     yield both, "--until keeps a head for each model, --heads joint merges them; leave one of them out"
-    weights, width = options.given_weights or (1.0,) * models, options.width
+    weights = options.given_weights or (1.0,) * models
     told = f"--weights: expected a number for each of the {models} models, found {len(weights)}"
     yield len(weights) != models, told
     given = ",".join(f"{weight:g}" for weight in weights)
     told = f"--weights {given}: expected positive numbers; leave out a model that is to count for nothing"
     yield not all(0 < weight < math.inf for weight in weights), told
-    if width is not None:
-        zips = ", ".join(name for name, each in MATCHERS.items() if each.zips)
-        told = f"--width {width:g} is for methods {zips}; method {options.method} does not use it"
-        yield options.matcher is None or not options.matcher.zips, told
-        told = f"--width {width:g}: expected a number above 0, at most the number of models, {models}"
+    yield from _widths(options, models)
+
+
+def _widths(options: MergeOptions, models: int) -> Iterator[tuple[bool, str]]:
+    """Widths that cannot be meant, or of what has its parents' own."""
+    if options.width is None:
+        return
+    given = options.width if isinstance(options.width, str) else f"{options.width:g}"
+    zips = ", ".join(name for name, each in MATCHERS.items() if each.zips)
+    told = f"--width {given} is for methods {zips}; method {options.method} does not use it"
+    yield options.matcher is None or not options.matcher.zips, told
+    for _, width in options.given_widths:
+        told = f"--width {given}: expected a number above 0, at most the number of models, {models}"
         yield not 0 < width <= models, told
+    yield not 0 <= options.within <= 100, f"--within: expected points from 0 to 100, found {shown(options.within)}"
+    told = f"--width {AUTO} finds the widths of one way to merge: give numbers in place of auto"
+    yield options.widens and options.searches, told
 
 
 def _base(options: MergeOptions, models: int, *, based: bool) -> Iterator[tuple[bool, str]]:
@@ -134,6 +145,7 @@ def _data(options: MergeOptions) -> Iterator[tuple[bool, str]]:
     given = differing(options)
     yield "samples" in given, "--samples says how much calibration data to use"
     yield options.weighs, f"--weights {AUTO} compares what the models answer"
+    yield options.widens, f"--width {AUTO} compares what the models answer"
     yield options.searches, "a search for method or alpha compares activations"
     yield options.searches_scale, "--scale auto and --depth auto compare answers with the parents'"
     yield options.compares_activations, f"method {options.method} compares activations"
@@ -163,6 +175,8 @@ def _pairs(options: MergeOptions) -> Iterator[tuple[bool, str]]:
 USES: Mapping[str, tuple[Callable[[MergeOptions], bool], str]] = {
     "rotate": (lambda options: options.task_vectors is None, "methods that match units; method {0.method}"),
     "output_mean": (lambda options: options.answer in ("ensemble", AUTO), "--answer ensemble; --answer {0.answer}"),
+    "within": (lambda options: options.widens, "--width auto; a merge of given widths"),
+    "smallest_in": (lambda options: options.widens, "--width auto; a merge of given widths"),
 }
 """Options that only some merges look at: which, and in words (others say so where they are read)."""
 
@@ -180,4 +194,6 @@ def require_use(options: MergeOptions, names: Iterable[str]) -> None:
 
 def decidable(options: MergeOptions) -> bool:
     """Whether a merge has something to choose that labels could decide."""
-    return options.searches or options.weighs or (options.repair == AUTO and options.refinement is None)
+    return (
+        options.searches or options.weighs or options.widens or (options.repair == AUTO and options.refinement is None)
+    )

@@ -28,7 +28,7 @@ import numpy as np
 
 from onnxmerge.activations.joint import joint_variance
 from onnxmerge.activations.sample_size import needed
-from onnxmerge.activations.statistics import GramRequest
+from onnxmerge.activations.statistics import Gram, GramRequest
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.errors import UsageError
@@ -169,21 +169,14 @@ def expected_agreement(
 
 def group_forecasts(job: Job) -> tuple[list[GroupForecast], int, list[str]]:
     """Every group that has room for less than all of its parents' units, the samples it was seen on, and notes."""
-    prepared, typing = job.prepared, job.prepared.typing
-    models, traced, source = len(prepared.models.weights), rows(prepared.trace.sample), job.source
+    models, typing = len(job.prepared.models.weights), job.prepared.typing
     sizes = {name: math.prod(composite_shape(name, typing.spaces)) for name in typing.taps}
     wide = [name for name, size in sizes.items() if models * size > WIDEST]
-    requests = [GramRequest(name, taps) for name, taps in typing.taps.items() if name not in wide]
-    if source is None or not requests:
-        return [], 0, _left(wide, sizes)
-    wanted = max(needed(typing, each, traced, 2 * models) for each in requests)
-    seen = Spread(source, min(max(wanted, FEWEST), MOST))
-    pairs = [(one, other) for other in range(models) for one in range(other + 1)]
-    statistics = compared(job, requests, seen, pairs)
+    grams, samples = compared_together(job)
     streams = set(_streams(job))
     widths = {} if job.resized is None else job.resized.widths
     found, few = list[GroupForecast](), list[str]()
-    for name, gram in statistics.gram.items():
+    for name, gram in grams.items():
         if gram.count < models * sizes[name]:
             few.append(name)
         joint = joint_variance(gram, models)
@@ -191,7 +184,24 @@ def group_forecasts(job: Job) -> tuple[list[GroupForecast], int, list[str]]:
             width = widths.get(name, sizes[name])
             kept, directions = joint.share(width), joint.needed(ENOUGH)
             found.append(GroupForecast(name, sizes[name], width, name in streams, kept, directions))
-    return found, sum(seen.sizes), [*_left(wide, sizes), *_few(few)]
+    return found, samples, [*_left(wide, sizes), *_few(few)]
+
+
+def compared_together(job: Job) -> tuple[Mapping[str, Gram], int]:
+    """The products between the units of all models in every group that is not too wide, and on how many samples."""
+    typing, source, models = job.prepared.typing, job.source, len(job.prepared.models.weights)
+    requests = [
+        GramRequest(name, taps)
+        for name, taps in typing.taps.items()
+        if models * math.prod(composite_shape(name, typing.spaces)) <= WIDEST
+    ]
+    if source is None or not requests:
+        return {}, 0
+    traced = rows(job.prepared.trace.sample)
+    wanted = max(needed(typing, each, traced, 2 * models) for each in requests)
+    seen = Spread(source, min(max(wanted, FEWEST), MOST))
+    pairs = [(one, other) for other in range(models) for one in range(other + 1)]
+    return compared(job, requests, seen, pairs).gram, sum(seen.sizes)
 
 
 def _streams(job: Job) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxmerge.merging.reconstruction import Feature, answers_of, features_of, l
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import ModelSource
+from onnxmerge.pipeline.resizing import resize
 from onnxmerge.pipeline.separation import Parents
 from onnxmerge.pipeline.tasks import TaskSpec, tasks_learned, tasks_of
 
@@ -39,10 +41,9 @@ def outputs_of(job: Job, known: ClassVectors) -> Outputs:
     """
     if job.source is None or job.prepared.models.border:
         return NO_OUTPUTS
-    models, typing = job.prepared.models, job.prepared.typing
+    models = job.prepared.models
     asked = asked_meanings(job.options.outputs, output_names(models.template.graph))
-    layers, without = last_layers(job.network.graph, typing)
-    layers = [layer for layer in layers if _in_one_order(job, layer)]
+    layers, without = _layers(job)
     looked = _looked_at(models.template.graph, job, layers)
     settled = all(
         known_meaning(value, asked=asked.get(str(value.name)), vectors=str(value.name) in known) is not None
@@ -50,7 +51,7 @@ def outputs_of(job: Job, known: ClassVectors) -> Outputs:
         if str(value.name) in looked
     )
     feeds = list(Spread(job.source, 1 if settled else LOOKED_AT)) if looked else []  # then for their width alone
-    answers = () if settled or not looked else last_features(models.template.graph, typing)
+    answers = () if settled or not looked else last_features(models.template.graph, job.prepared.typing)
     features = {feature.tensor: feature for feature in (*looked.values(), *answers) if feature.answer}
     every = [
         features_of(models.template, own, list(features.values()), feeds, job.options.provider)[0]
@@ -68,6 +69,21 @@ def outputs_of(job: Job, known: ClassVectors) -> Outputs:
     answered = answers_of(answers, feeds, every, job.options.provider) if answers else None
     kept = answered if answered is not None and answered.nbytes <= KEPT_BYTES else None
     return Outputs(found, tuple(layers), tuple(without), known, kept)
+
+
+def at_its_widths(job: Job) -> Job:
+    """The job with the graph at the widths of its options, and the layers of that graph that give its outputs."""
+    wide = replace(job, resized=resize(job.prepared, job.options))
+    if not job.outputs.layers:
+        return wide
+    layers, without = _layers(wide)
+    return replace(wide, outputs=replace(job.outputs, layers=tuple(layers), without=tuple(without)))
+
+
+def _layers(job: Job) -> tuple[list[LastLayer], list[str]]:
+    """The layers that give outputs whose units stand in one order, and the names of the outputs that none gives."""
+    layers, without = last_layers(job.network.graph, job.prepared.typing)
+    return [layer for layer in layers if _in_one_order(job, layer)], without
 
 
 def class_vectors(

@@ -26,6 +26,7 @@ HeadsChoice = Literal["auto", "joint", "separate"]
 AnswerChoice = Literal["auto", "mean", "ensemble"]
 VocabChoice = Literal["union", "first"]
 Effort = Literal["fast", "balanced", "best"]
+Size = Literal["parameters", "flops"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DEFAULT = "default"
 """The method where nobody asks for one: what an effort finds best (``selection.effort``)."""
@@ -46,6 +47,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "heads": get_args(HeadsChoice),
     "output_type": get_args(OutputType),
     "merged_vocab": get_args(VocabChoice),
+    "smallest_in": get_args(Size),
 }
 
 
@@ -73,7 +75,9 @@ class MergeOptions:
     trailing parts differ, from where they differ. ``until`` names the last nodes (or tensors) to merge instead, and
     implies separate heads. ``share`` below 1 merges that fraction of each group's units, the most similar ones, and
     keeps the others apart. ``width`` is of how many merged units a zip makes each group, as a fraction of a model's
-    units: from above 0 to the number of models (None: 1). ``output_type`` float16 converts the merged model at the end,
+    units: from above 0 to the number of models (None: 1), or for single groups GROUP=FRACTION,... by id or pattern;
+    "auto" finds the widths of the smallest network, by ``smallest_in``, that is within so many points, ``within``, of
+    the ensemble (``selection.widening``). ``output_type`` float16 converts the merged model at the end,
     float keeps the merge of quantised models in floats; else it is quantised as the first of them is.
     ``merged_vocab`` says which tokens the merged model has where those of the models differ: the ``union``, or those of
     the ``first``.
@@ -99,7 +103,9 @@ class MergeOptions:
     heads: HeadsChoice = "auto"
     until: tuple[str, ...] = ()
     share: float = 1.0
-    width: float | None = None
+    width: float | str | None = None
+    within: float = 1.0
+    smallest_in: Size = "parameters"
     output_type: OutputType = "keep"
     merged_vocab: VocabChoice = "union"
     export_for_training: bool = False
@@ -196,6 +202,8 @@ class MergeOptions:
                 raise UsageError(f"{flag(name)}: expected one of {', '.join(known)}, found {shown(value)}")
         if isinstance(self.weights, str) and self.weights != AUTO:
             raise UsageError(f"--weights: expected {AUTO}, or a number for each model, found {shown(self.weights)}")
+        if isinstance(self.width, str) and self.width != AUTO:
+            widths_of_groups(self.width)
 
     @property
     def searches(self) -> bool:
@@ -210,6 +218,21 @@ class MergeOptions:
         return self.weights == AUTO
 
     @property
+    def widens(self) -> bool:
+        """Whether the widths of groups are to be found."""
+        return self.width == AUTO
+
+    @property
+    def given_widths(self) -> tuple[tuple[str, float], ...]:
+        """Patterns of groups, each with how many merged units there are for each unit of a model; of two, the last.
+
+        Empty where none are asked for, or as long as they are to be found.
+        """
+        if self.width is None or self.widens:
+            return ()
+        return widths_of_groups(self.width) if isinstance(self.width, str) else (("*", self.width),)
+
+    @property
     def given_weights(self) -> tuple[float, ...] | None:
         """The weight of each model, where it is said; None where all are equal, or as long as it is to be found."""
         return None if isinstance(self.weights, str) else self.weights
@@ -219,6 +242,21 @@ class MergeOptions:
         """Whether the scale of what is added to a base, or how it changes with depth, is to be found."""
         own = None if self.task_vectors is None else self.own_of(self.task_vectors)
         return isinstance(own, Scaled) and AUTO in (own.scale, own.depth)
+
+
+def widths_of_groups(text: str) -> tuple[tuple[str, float], ...]:
+    """Patterns of groups with their widths, of GROUP=FRACTION,...; raises UsageError for any other text."""
+    found = []
+    for part in text.split(","):
+        pattern, _, number = part.rpartition("=")
+        try:
+            found.append((pattern.strip(), float(number)))
+        except ValueError:
+            pattern = ""
+        if not pattern.strip():
+            told = f"a number, {AUTO}, or GROUP=NUMBER,... such as p0=1.5,p2=2"
+            raise UsageError(f"--width: expected {told}, found {shown(text)}")
+    return tuple(found)
 
 
 def _require_own(options: MergeOptions, *, named: bool) -> None:

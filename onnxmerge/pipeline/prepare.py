@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.axes.infer import type_graph
 from onnxmerge.axes.operators import OperatorTable, read_operators
+from onnxmerge.calibration.specs import input_specs, is_batched
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.heads.assembly import inseparable
 from onnxmerge.model.arrays import holds_nan, is_floating
@@ -46,6 +47,13 @@ class Prepared:
     def traced(self) -> Network:
         """The template as it was traced and typed: with the branches of its Ifs hoisted (see ``model.hoist``)."""
         return self.trace.network
+
+    @property
+    def batch(self) -> int:
+        """How many samples the trace is of."""
+        if not is_batched(input_specs(self.models.template.model)):
+            return 1
+        return max((len(array) for array in self.trace.sample.values()), default=1)
 
     def certify(self, index: int, *, seed: int, provider: str) -> Certificate:
         """The certificate of one of the models."""

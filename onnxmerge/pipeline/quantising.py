@@ -56,7 +56,7 @@ def require_restorable(schemes: Sequence[Scheme | None], parents: Parents, job: 
             f"{schemes[0].label} is quantised, and integers are not trained: add --output-type float to "
             "--export-for-training, and quantise what was trained"
         )
-    if parents.separation is not None or job.resized is not None:
+    if parents.separation is not None or job.resized is not None or job.options.widens:
         what = "keeps heads apart" if parents.separation is not None else "has other widths"
         raise UsageError(
             f"{schemes[0].label} is quantised, and what {what} cannot be quantised as that was: add "

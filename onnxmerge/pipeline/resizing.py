@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.statistics import Statistics
 from onnxmerge.matching.method import MatchResult
-from onnxmerge.matching.overrides import overrides
+from onnxmerge.matching.overrides import overrides, spaces_named
 from onnxmerge.pipeline.job import Job, Resized
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Prepared
@@ -19,24 +19,22 @@ from onnxmerge.resizing.layout import apart
 from onnxmerge.resizing.network import resized_network
 from onnxmerge.resizing.proof import provable
 from onnxmerge.units.groups import make_plan
+from onnxmerge.units.layout import Typing
 from onnxmerge.units.permutations import composite, composite_shape, composite_sources, identity, invert
 from onnxmerge.units.resize import resizable_spaces
 
 
 def resize(prepared: Prepared, options: MergeOptions) -> Resized | None:
     """The merged graph where the options ask for other widths, of the groups that can have them; None elsewhere."""
-    if options.width is None and options.share == 1:
+    if not options.given_widths and options.share == 1:
         return None
     models, typing, parents = prepared.models, prepared.typing, len(prepared.models.weights)
-    groups = {name: space.size for name, space in typing.spaces.items() if space.free and space.size > 1}
-    names = resizable_spaces(typing)
-    if options.width is not None:
-        names = _zipped(names, prepared, options)
-    widths = {
-        name: _width(groups[name], options, parents) for name in provable(names, models, typing, prepared.trace.sample)
-    }
+    groups = _groups(typing)
+    wanted = _wanted(groups, prepared, options)
+    names = [name for name in _resizable(prepared, options) if name in wanted]
+    widths = {name: wanted[name] for name in provable(names, models, typing, prepared.trace.sample)}
     around = {name: next((each for each in typing.spaces[name].varies_with if each in widths), name) for name in groups}
-    whole = [name for name in groups if around[name] not in widths]
+    whole = [name for name in wanted if around[name] not in widths]
     told = "keep their width" if options.width is not None else "cannot be widened, so wholly shared"
     return Resized(
         resized_network(models, typing, widths),
@@ -46,20 +44,49 @@ def resize(prepared: Prepared, options: MergeOptions) -> Resized | None:
     )
 
 
-def _zipped(names: Sequence[str], prepared: Prepared, options: MergeOptions) -> list[str]:
-    """Those of the spaces that a zip makes of any width: not those that are pinned, or hold others (whole heads)."""
-    typing = prepared.typing
+def widenable(prepared: Prepared, options: MergeOptions) -> tuple[list[str], list[str]]:
+    """The groups that a merge by these options can make of any width, and those that keep their own."""
+    found = provable(_resizable(prepared, options), prepared.models, prepared.typing, prepared.trace.sample)
+    return found, [name for name in _groups(prepared.typing) if name not in found]
+
+
+def _groups(typing: Typing) -> dict[str, int]:
+    """The sizes of the spaces whose units are merged."""
+    return {name: space.size for name, space in typing.spaces.items() if space.free and space.size > 1}
+
+
+def _resizable(prepared: Prepared, options: MergeOptions) -> list[str]:
+    """The spaces that may have another width, if that holds on the model.
+
+    A zip makes any width of those that are not pinned, and hold no others (whole heads).
+    """
+    names, typing = resizable_spaces(prepared.typing), prepared.typing
+    if options.width is None:
+        return names
     holding = {outer for space in typing.spaces.values() for outer in space.varies_with}
     matched = make_plan(typing, overrides(options.groups, typing).pinned).groups
     return [name for name in names if name in matched and name not in holding]
 
 
-def _width(size: int, options: MergeOptions, parents: int) -> int:
-    """The merged units of a group of ``size`` units."""
-    if options.width is not None:
-        return max(round(options.width * size), 1)
-    shared = shared_units(options.share, size)
-    return shared + parents * (size - shared)
+def _wanted(groups: Mapping[str, int], prepared: Prepared, options: MergeOptions) -> dict[str, int]:
+    """The merged units of every group, of these sizes, that is to have another width.
+
+    Raises UsageError for a pattern that names no group.
+    """
+    if options.width is None:
+        parents = len(prepared.models.weights)
+        shared = {name: shared_units(options.share, size) for name, size in groups.items()}
+        return {name: shared[name] + parents * (size - shared[name]) for name, size in groups.items()}
+    found = dict[str, float]()
+    for pattern, width in options.given_widths:
+        named = groups if pattern == "*" else spaces_named(pattern, prepared.typing, f"--width {options.width}")
+        found |= dict.fromkeys((name for name in named if name in groups), width)
+    return {name: merged_units(width, groups[name]) for name, width in found.items()}
+
+
+def merged_units(width: float, size: int) -> int:
+    """How many merged units there are at a width, of ``size`` in a model."""
+    return max(round(width * size), 1)
 
 
 def kept_apart(job: Job, matched: MatchResult, statistics: Statistics | None) -> MatchResult:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.calibration.specs import input_specs, is_batched
 from onnxmerge.errors import ValidationError
 from onnxmerge.merging.reconstruction import Answers
 from onnxmerge.model.exposed import Exposed
@@ -23,10 +22,7 @@ from onnxmerge.validation.reconstruction import reconstruct, reconstructed
 
 def footprints(parents: Parents, prepared: Prepared, product: MergedModel) -> tuple[Footprint, ...]:
     """Of each parent, then of the merged model."""
-    template, sample = prepared.models.template, prepared.trace.sample
-    batch = 1
-    if is_batched(input_specs(template.model)):
-        batch = max((len(array) for array in sample.values()), default=1)
+    template, sample, batch = prepared.models.template, prepared.trace.sample, prepared.batch
     if product.network is template:
         return (footprint(template, prepared.trace.shapes, batch),) * (len(parents.networks) + 1)
 

@@ -18,9 +18,10 @@ from onnxmerge.api.describe import KEPT
 from onnxmerge.api.evaluation_result import EvaluationResult
 from onnxmerge.api.outcome import MergeReport
 from onnxmerge.api.score_table import ScoreTable, accuracies, regressions
-from onnxmerge.api.summary import facts
+from onnxmerge.api.summary import facts, width_heads, width_rows
 from onnxmerge.checking.provenance import RECIPE
 from onnxmerge.model.paths import short_names
+from onnxmerge.pipeline.selection.widening import WidthsReport
 from onnxmerge.text import printable
 from onnxmerge.version import __version__
 
@@ -61,6 +62,7 @@ def merge_card(report: MergeReport, output: str, command: str, found: Interface)
         _opening(output, names, "" if report.base is None else origins[-1]),
         *_section("How it was merged", _table(ScoreTable(("", ""), tuple(how)))),
         *_section("Agreement with its parents", _agreement(report, names)),
+        *_section("Widths that were tried", _widths(report.widening)),
         *_section("Use", _use(output, found)),
         *_section("The same again", _code(command, "sh")),
         *_section("Digests", _table(ScoreTable(("model", "SHA-256"), tuple(zip(origins, digests, strict=True))))),
@@ -124,6 +126,16 @@ def _agreement(report: MergeReport, names: Sequence[str]) -> str:
     rows += [("merged", sizes[-1], "")] if len(sizes) > len(names) else []
     heads = ("model", "parameters", "relative error of the merged model's outputs")
     return f"Measured on {data}.\n\n{_table(ScoreTable(heads, tuple(rows)))}"
+
+
+def _widths(found: WidthsReport | None) -> str:
+    """What each network that was tried costs, and how it did."""
+    if found is None:
+        return ""
+    rows = [(*row, "chosen" if index == found.chosen else "") for index, row in enumerate(width_rows(found))]
+    return f"By {found.criterion} on {found.samples} held-out samples.\n\n" + _table(
+        ScoreTable((*width_heads(found), ""), tuple(rows))
+    )
 
 
 def _use(output: str, found: Interface) -> str:

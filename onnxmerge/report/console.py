@@ -22,13 +22,17 @@ from onnxmerge.api.summary import (
     similarity_told,
     tried,
     vocabulary_told,
+    width_heads,
+    width_rows,
 )
 from onnxmerge.axes.explain import AxisReason
 from onnxmerge.pipeline.selection.effort import EffortReport
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.pipeline.selection.weighing import WeightsReport
+from onnxmerge.pipeline.selection.widening import WidthsReport
 from onnxmerge.report.terminal import Terminal, terminal
+from onnxmerge.text import counted
 from onnxmerge.validation.certificate import Certificate
 from onnxmerge.validation.coverage import Coverage
 
@@ -50,6 +54,8 @@ def print_merge(report: MergeReport, written: Path, again: str | None = None, *,
         _print_effort(console, report.effort)
     if report.weighing is not None:
         _print_weighing(console, report.weighing)
+    if report.widening is not None:
+        _print_widening(console, report.widening)
     if report.search is not None:
         _print_search(console, report.search)
     if report.scales is not None:
@@ -81,6 +87,10 @@ def print_plan(plan: MergePlan) -> None:
         console.say("weights          to be found by what each model knows, on held-out calibration data")
     if plan.vocabulary is not None:
         console.say(f"vocabulary       {vocabulary_told(plan.vocabulary, [*plan.models, 'the base'])}")
+    if how.widens:
+        console.say(
+            f"widths           to be found, within {counted(how.within, 'point')} of the ensemble on held-out data"
+        )
     if plan.border is not None:
         console.say(f"merged up to     {', '.join(plan.border)}")
     for certificate, model in zip(plan.certificates, plan.models, strict=True):
@@ -166,6 +176,17 @@ def _print_weighing(console: Terminal, weighing: WeightsReport) -> None:
         accuracy = () if each.accuracy is None else (f"{each.accuracy:.4f}",)
         mark = "*" if index == weighing.chosen else ""
         table.add_row(mark, each.found, listed_weights(each.weights), f"{each.agreement:.4f}", *accuracy)
+    console.print(table)
+
+
+def _print_widening(console: Terminal, widening: WidthsReport) -> None:
+    """The widths that were tried, from small to large, the chosen ones marked."""
+    title = f"--width auto: judged by {widening.criterion} on {widening.samples} held-out samples"
+    table = Table(title=title, title_justify="left", box=None)
+    for heading in ("", *width_heads(widening)):
+        table.add_column(heading, justify="right" if heading else "left")
+    for index, row in enumerate(width_rows(widening)):
+        table.add_row("*" if index == widening.chosen else "", *row)
     console.print(table)
 
 

@@ -37,6 +37,7 @@ from onnxmerge.report.html import (
 from onnxmerge.report.page_data import shades
 from onnxmerge.report.picture import svg
 from onnxmerge.report.section import Section
+from onnxmerge.report.width_curve import widths_section
 from onnxmerge.units.flow import Flow
 
 _ASKED = (
@@ -79,6 +80,8 @@ def merge_sections(
     if details is not None and details.layers:
         yield Section("drift", "Drift by layer", _drift(details, names))
     yield Section("tried", "Ways that were tried", _tried(report))
+    if report.widening is not None:
+        yield widths_section(report.widening)
     yield Section("times", "Time and memory", _times(report))
 
 

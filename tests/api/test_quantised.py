@@ -124,8 +124,10 @@ def test_what_cannot_be_quantised_again_is_said_before_the_work(cli: Cli, tmp_pa
     assert "add --output-type float" in ended.stderr
     assert not (tmp_path / "m.onnx").exists()
     assert cli(*given, "--heads", "separate", "--output-type", "float").returncode == 0
-    with pytest.raises(UsageError, match="has other widths"):
-        merge([tmp_path / "a.onnx", tmp_path / "b.onnx"], calibration=DATA, method="zipit", width=1.5)
+    widths: list[float | str] = [1.5, "auto"]
+    for width in widths:
+        with pytest.raises(UsageError, match="has other widths"):
+            merge([tmp_path / "a.onnx", tmp_path / "b.onnx"], calibration=DATA, method="zipit", width=width)
 
 
 def unknown(seed: int, head: int) -> onnx.ModelProto:

@@ -14,6 +14,8 @@ from onnxmerge.cli.main import commands
         ([], "la", {"landscape": "plain"}),
         (["run"], "--work-", {"--work-dir": "plain"}),
         (["run", "--method"], "c2", {"c2m3": "plain"}),
+        (["run", "--width"], "a", {"auto": "plain"}),
+        (["run", "--smallest-in"], "f", {"flops": "plain"}),
         (["run"], "a.on", {"a.on": "file"}),
         (["run", "a.onnx", "b.onnx", "--calib"], "da", {"da": "file"}),
         (["run", "a.onnx", "b.onnx", "-o"], "m", {"m": "file"}),

@@ -47,7 +47,7 @@ def check(options: MergeOptions, *, based: bool = False) -> None:
 def test_every_method_is_in_the_table() -> None:
     assert set(USED) == {*METHODS, "auto"}
     own = {option for matcher in MATCHERS.values() for option in matcher.option_names}
-    assert {*CHANGED, "output_mean"} == own | set(USES)
+    assert {*CHANGED, "output_mean", "within", "smallest_in"} == own | set(USES)
 
 
 def test_an_embedding_s_mean_is_of_the_ensemble_s_answer() -> None:
@@ -126,6 +126,11 @@ def test_an_option_is_taken_where_it_has_an_effect_alone(method: str, name: str)
         ({"samples": 0}, "--samples"),
         ({"batch_size": 0}, "--batch-size"),
         ({"method": "zipit", "zip_a": math.inf}, "--zip-a"),
+        ({"method": "zipit", "width": "auto", "within": math.nan}, "--within"),
+        ({"method": "zipit", "width": "auto", "within": -1}, "--within"),
+        ({"method": "zipit", "width": "auto", "smallest_in": "bytes"}, "--smallest-in"),
+        ({"method": "zipit", "width": "p0=nan"}, "--width"),
+        ({"method": "zipit", "width": "p0=3"}, "--width"),
         ({"method": "zipit", "zip_b": -0.1}, "--zip-b"),
         ({"heads": "joint", "until": ("n",)}, "--until"),
         ({"share": math.nan}, "--share"),

@@ -35,6 +35,8 @@ OTHER: dict[str, Any] = {
     "until": ("node",),
     "share": 0.5,
     "width": 0.5,
+    "within": 2.0,
+    "smallest_in": "flops",
     "output_type": "float16",
     "merged_vocab": "first",
     "export_for_training": True,

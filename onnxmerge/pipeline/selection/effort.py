@@ -21,7 +21,6 @@ from onnxmerge.contracts import AUTO, describe, flag
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.matching.method import Matcher
 from onnxmerge.matching.methods import MATCHERS
-from onnxmerge.merging.answer.answer import agreement, reading_of
 from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.pipeline.consistency import decidable, require_consistent
@@ -37,11 +36,7 @@ from onnxmerge.pipeline.selection.held_out import (
 )
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 from onnxmerge.pipeline.selection.scaling import answers_in, choose_scale, scaled_methods
-from onnxmerge.pipeline.selection.trials import Trials, trials_on
-from onnxmerge.types import Arrays
-
-_Score: TypeAlias = tuple[float, float | None, int]
-"""Agreement, the mark by labels, and on how many samples these were found."""
+from onnxmerge.pipeline.selection.trials import TrialScore, trials_on
 
 WITHOUT_DATA = (
     "there is no calibration data, so units were matched by weights alone and nothing was measured; with --calib DATA "
@@ -236,7 +231,7 @@ def _best(
     )
 
 
-_Scores: TypeAlias = Iterator["_Score | InputError"]
+_Scores: TypeAlias = Iterator[TrialScore | InputError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +245,9 @@ class _Judge:
 def _by_parents(job: Job, every: Sequence[MergeOptions], split: Split, evaluator: HeldOutEvaluator) -> _Judge:
     """By agreement with the parents' answers, or by labels."""
     trials = trials_on(job, split, every, job.options.effort)
-    by_ensemble = trials.together and evaluator.by_labels is None
-    trying = _Trying(partial(_score, trials, evaluator))
+    trying = _Trying(partial(trials.score, evaluator))
     return _Judge(
-        "agreement with the ensemble" if by_ensemble else evaluator.criterion,
+        trials.criterion(evaluator),
         lambda every: trials.kept_each("effort", every, trying),
     )
 
@@ -276,12 +270,12 @@ def _by_what_was_learnt(job: Job, split: Split, evaluator: HeldOutEvaluator) -> 
 class _Trying:
     """The work of trying ways to merge: options go in, ``score`` comes out, or why the models cannot be merged so."""
 
-    score: Callable[[MergeOptions], _Score]
+    score: Callable[[MergeOptions], TrialScore]
 
-    def open(self) -> Callable[[MergeOptions], _Score | InputError]:
+    def open(self) -> Callable[[MergeOptions], TrialScore | InputError]:
         """Nothing is to be got ready."""
 
-        def score(how: MergeOptions) -> _Score | InputError:
+        def score(how: MergeOptions) -> TrialScore | InputError:
             try:
                 return self.score(how)
             except InputError as error:  # a zip cannot merge what an alignment can
@@ -290,28 +284,7 @@ class _Trying:
         return score
 
 
-def _learnt(few: Job, evaluator: HeldOutEvaluator, how: MergeOptions) -> _Score:
+def _learnt(few: Job, evaluator: HeldOutEvaluator, how: MergeOptions) -> TrialScore:
     """How well a merge agrees with its parents on what they learnt, at the best scale, and on how many samples."""
     _, report = choose_scale(replace(few, options=how), evaluator)
     return report.candidates[report.chosen].agreement, None, report.samples
-
-
-def _score(trials: Trials, evaluator: HeldOutEvaluator, how: MergeOptions) -> _Score:
-    """How well a merge agrees with its parents, its mark by labels, and on how many samples that was found."""
-    weights, matchings = trials.merged(how)
-    if not trials.together:
-        score = evaluator(weights, matchings)
-        return score.reconstruction, score.accuracy, evaluator.samples
-    mark = None if evaluator.by_labels is None else evaluator.by_labels(weights, matchings)
-    agreed, samples = _agreement(trials, weights)
-    return agreed, mark, samples
-
-
-def _agreement(trials: Trials, weights: Arrays) -> tuple[float, int]:
-    """How well merged weights agree with the parents' ensemble, the mean over outputs, and on how many samples."""
-    job, rows = trials.job, trials.answers(weights)
-    agreed = []
-    for (layer, meaning), found in zip(trials.together, rows, strict=True):
-        reading = reading_of(meaning, found.parents, job.outputs.vectors_of(meaning), job.options.seed)
-        agreed.append(float(agreement(layer, reading, job.shares)(found.merged, found.parents).mean()))
-    return float(np.mean(agreed)), len(np.unique(rows[0].samples))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
+
+import numpy as np
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Split, Spread, cuts
 from onnxmerge.errors import InputError
 from onnxmerge.executor import Work
+from onnxmerge.merging.answer.answer import agreement, reading_of
 from onnxmerge.merging.answer.last_layer import Answers, LastLayer, ParentAnswers, answers_of
 from onnxmerge.merging.answer.meaning import OutputMeaning
 from onnxmerge.merging.repair.choice import repair_step
@@ -19,10 +22,14 @@ from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match, measured
 from onnxmerge.pipeline.options import Effort, MergeOptions
 from onnxmerge.pipeline.restoring import merged
+from onnxmerge.pipeline.selection.held_out import HeldOutEvaluator
 from onnxmerge.types import Arrays
 from onnxmerge.units.zips import Matchings
 
 T = TypeVar("T")
+
+TrialScore: TypeAlias = tuple[float, float | None, int]
+"""Agreement with the parents, the mark by labels, and on how many samples these were found."""
 
 TRIED_ON: dict[Effort, int] = {"balanced": 1024, "best": 4096}
 """Samples that a merge is tried on, at most, by effort."""
@@ -50,6 +57,33 @@ class Trials:
         before = merged(own, matched, self.measurements, step)
         result, _ = answered(own, before, apart=False, theirs=lambda: self.on_fit)
         return result.weights, matched.matchings
+
+    def score(self, evaluator: HeldOutEvaluator, how: MergeOptions) -> TrialScore:
+        """How well the merge by ``how`` does. Raises InputError where that cannot be merged.
+
+        ``evaluator`` knows the labels, and compares with each parent where these answer nothing together.
+        """
+        weights, matchings = self.merged(how)
+        if not self.together:
+            found = evaluator(weights, matchings)
+            return found.reconstruction, found.accuracy, evaluator.samples
+        mark = None if evaluator.by_labels is None else evaluator.by_labels(weights, matchings)
+        agreed, samples = self._agreement(weights)
+        return agreed, mark, samples
+
+    def criterion(self, evaluator: HeldOutEvaluator) -> str:
+        """What decides between scores."""
+        by_ensemble = self.together and evaluator.by_labels is None
+        return "agreement with the ensemble" if by_ensemble else evaluator.criterion
+
+    def _agreement(self, weights: Arrays) -> tuple[float, int]:
+        """How well merged weights agree with the parents' ensemble, the mean over outputs, and on how many samples."""
+        job, rows = self.job, self.answers(weights)
+        agreed = []
+        for (layer, meaning), found in zip(self.together, rows, strict=True):
+            reading = reading_of(meaning, found.parents, job.outputs.vectors_of(meaning), job.options.seed)
+            agreed.append(float(agreement(layer, reading, job.shares)(found.merged, found.parents).mean()))
+        return float(np.mean(agreed)), len(np.unique(rows[0].samples))
 
     def answers(self, weights: Arrays) -> list[Answers]:
         """What a merge answers to the held-out samples, at each of the outputs ``together``."""
