@@ -68,6 +68,7 @@ def last_features(graph: ir.Graph, typing: Typing) -> tuple[Feature, ...]:
             same = layer is not None and _rank(typing, layer.output) == _rank(typing, str(value.name))
             axis = layer.channel_axis if layer is not None and same else -1
             if _rank(typing, str(value.name)):
+                axis = _moving_axis(typing, str(value.name), axis)
                 found[str(value.name)] = Feature(str(value.name), axis, answer=True)
         if layer is not None and source is not None and source.name in typing.activations:
             found.setdefault(str(source.name), Feature(str(source.name), layer.channel_axis, answer=False))
@@ -98,6 +99,21 @@ def _last_layer(
 
 def _computed(value: ir.Value | None) -> bool:
     return value is not None and not value.is_initializer() and value.const_value is None
+
+
+def _moving_axis(typing: Typing, tensor: str, otherwise: int) -> int:
+    """The one axis along which free units stand; ``otherwise`` where there is none, or that is it, or several are.
+
+    Those of a network's own outputs are fixed; those that heads read behind a trunk are free.
+    """
+    layout = typing.activations[tensor]
+    moving = {
+        axis
+        for block in layout.blocks
+        for axis, own in enumerate(block.axes)
+        if any(typing.spaces[space].free for space in own.spaces)
+    }
+    return otherwise if len(moving) != 1 or otherwise % len(layout.shape) in moving else moving.pop()
 
 
 def _rank(typing: Typing, tensor: str) -> int:

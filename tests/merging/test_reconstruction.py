@@ -59,6 +59,31 @@ def test_outputs_are_compared_and_what_the_last_layer_reads() -> None:
     assert last_features(net.graph, TYPING) == (Feature("y", -1, answer=True), Feature("r", -1, answer=False))
 
 
+def test_units_that_a_head_reads_are_compared_along_their_own_axis() -> None:
+    """A trunk may end in anything: here in a sum of what two convolutions give, whose units are its channels."""
+    text = """(float[n,2,6,5] x) => (float[n,4,6,5] y) {
+        a = Conv(x, w) r = Relu(a) b = Conv(r, v) s = Add(a, b) y = Relu(s)
+    }"""
+    net = network(text, normal(w=(4, 2, 1, 1), v=(4, 4, 1, 1)))
+    images, hidden = ["2", "2", "6", "5"], ["2", "c", "6", "5"]
+    free = typed(
+        [Space("c", 4)],
+        {"w": ["c", "2", "1", "1"], "v": ["c", "c", "1", "1"]},
+        {"x": images, **dict.fromkeys("arbsy", hidden)},
+    )
+    assert last_features(net.graph, free) == (Feature("y", 1, answer=True),)
+    perms = random_permutations(free.spaces, 3)
+    copy = network(text, dict(transported(net.weights, free, invert(perms, free.spaces))))
+    feeds = [{"x": np.random.default_rng(1).normal(size=(9, 2, 6, 5)).astype(np.float32)}]
+    known = reference(models(net, copy), free, feeds, "cpu")
+    (rows,) = known.rows_of(net.weights)
+    assert rows["y"].shape == (9 * 6 * 5, 4)
+    assert known.compare(rows, [perms]) == pytest.approx(1.0, abs=1e-5)
+    assert known.compare(rows, [{}]) < 0.95
+    labels = (identity_zip(free.spaces), invert(perms, free.spaces))
+    assert known.compare(rows, Zipped(labels)) == pytest.approx(1.0, abs=1e-5)
+
+
 def test_a_network_without_float_outputs_or_a_last_layer_is_refused() -> None:
     net = network("(float[n,3] x) => (int64[n,1] y) { s = Add(x, x)  y = ArgMax<axis=1>(s) }", {})
     with pytest.raises(InputError, match="nothing can be compared"):
