@@ -155,7 +155,8 @@ def _file(folder: Path, group: str, task: str) -> Path:
 
 def _material(tasks: Sequence[str], samples: int, test: int) -> Material:
     data = np.load(SHARED / "data" / "cifar10.npz")
-    images, labels = images_of(data, "test", np.arange(test)), data["y_test"][:test].astype(np.int64)
+    chosen = np.random.default_rng(0).permutation(len(data["y_test"]))[:test]  # they are sorted by class
+    images, labels = images_of(data, "test", chosen), data["y_test"][chosen].astype(np.int64)
     questions = {name: questions_of(name, images, labels) for name in tasks}
     return Material(images_of(data, "train", data["calib"][:samples]), questions)
 
