@@ -263,6 +263,19 @@ def test_a_border_that_no_order_of_axes_brings_back_is_fixed(tmp_path: Path) -> 
     assert len([group for group in result.report.groups if group.varies_with]) == 1, free
 
 
+def test_every_way_is_tried_where_heads_begin_behind_a_residual_block(tmp_path: Path) -> None:
+    """Units of a feature map stand along its channels; a copy in another order is judged as the same network."""
+    model = cnn()
+    (file,) = copies(model, 1, tmp_path)
+    effort = merge([model, file], until=("r",), calibration=data(model, 250)).report.effort
+    assert effort is not None
+    assert not effort.notes
+    tried = {way.flags[1]: way.agreement for way in effort.ways}
+    assert list(tried) == ["mudsc-align", "zipit", "average"]
+    assert tried["mudsc-align"] == pytest.approx(1, abs=1e-3)
+    assert tried["average"] < 0.95
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     files = [merge([cnn(0), cnn(1)], method="rebasin", heads="separate").save(tmp_path / f"{i}.onnx") for i in "ab"]
     assert files[0].read_bytes() == files[1].read_bytes()
