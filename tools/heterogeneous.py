@@ -238,7 +238,8 @@ def tables(rows: Sequence[Row], *, detail: bool) -> list[str]:
     found = [_parents_table(parents, groups, tasks)]
     for group in groups:
         own = [row for row in merges if row["group"] == group]
-        found.append(_methods_table(group, own, tasks))
+        learned = [name for name in tasks if any(name in row["tasks"] for row in own)]
+        found.append(_methods_table(group, own, learned))
         if detail:
             found.append(_pairs_table(group, own))
     return found
@@ -248,8 +249,10 @@ def _parents_table(parents: Sequence[Row], groups: Sequence[str], tasks: Sequenc
     losses = {(row["group"], row["tasks"][0]): (row["losses"][0], row["mean_answer"][0]) for row in parents}
     rows = [["task", "what is asked", "mean answer", *groups]]
     for task in tasks:
-        own = [losses[group, task] for group in groups]
-        rows.append([task, TASKS[task].summary, f"{own[0][1]:.4f}", *(f"{loss:.4f}" for loss, _ in own)])
+        own = [losses.get((group, task)) for group in groups]
+        mean = next(each[1] for each in own if each is not None)
+        cells = ("" if each is None else f"{each[0]:.4f}" for each in own)
+        rows.append([task, TASKS[task].summary, f"{mean:.4f}", *cells])
     return _markdown(rows)
 
 
