@@ -72,19 +72,27 @@ def known_activations(plan: Plan, activations: ActivationSimilarity, models: int
 
     Each side of a matrix has the units of ``models`` models. Raises StructureError where it has another size.
     """
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    for name, similarity in activations.items():
+    parts: dict[str, list[str]] = {}
+    for name in activations:
         units = math.prod(composite_shape(name, plan.spaces))
-        if similarity.shape != (models * units, models * units):
-            raise StructureError(
-                f"space {name}: expected activation similarities of {models * units} x {models * units} units, "
-                f"found {list(similarity.shape)}; gather them again for these models"
-            )
         outers = [name, *reversed(plan.spaces[name].varies_with)]
         owner = next((outer for outer in outers if plan.spaces[outer].size > 1), name)
         if plan.spaces[owner].free and units == math.prod(composite_shape(owner, plan.spaces)):
-            found.setdefault(owner, []).append(similarity)
-    return {name: _known(sum(several[1:], several[0]) / len(several)) for name, several in found.items()}
+            parts.setdefault(owner, []).append(name)
+
+    def similarity(name: str) -> NDArray[np.float64]:
+        found, units = activations[name], models * math.prod(composite_shape(name, plan.spaces))
+        if found.shape != (units, units):
+            raise StructureError(
+                f"space {name}: expected activation similarities of {units} x {units} units, "
+                f"found {list(found.shape)}; gather them again for these models"
+            )
+        return found
+
+    return {  # one after the other: they are computed as they are read, and none is needed behind this
+        owner: _known(sum(map(similarity, names[1:]), similarity(names[0])) / len(names))
+        for owner, names in parts.items()
+    }
 
 
 def _known(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
