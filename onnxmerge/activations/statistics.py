@@ -321,7 +321,9 @@ class _Measuring:
     def open(self) -> Callable[[Sequence[Feed]], _Sums]:
         """Open all models as one network that gives the statistics."""
         measured, own = instrument(self.model, self.weights, self.plan.views, self.plan.products)
-        session = open_session(measured, weights=own, provider=self.provider, optimise=True, at_once=True)
+        session = open_session(
+            measured, weights=own, provider=self.provider, optimise=True, at_once=True, looked_into=True
+        )
         inputs = tuple(value.name or "" for value in self.model.graph.inputs)
 
         def sums(shard: Sequence[Feed]) -> _Sums:

@@ -14,20 +14,19 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.matching.similarity import UnitSums, unit_sums, unit_view
-from onnxmerge.memory import roomy
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Group, Occurrence, Plan
 from onnxmerge.units.layout import Space
 from onnxmerge.units.permutations import bind, block_content, composite_shape
 
-KEPT_BYTES = 1 << 30
+KEPT_BYTES = 1 << 29
 """Products of so many bytes are kept; those that were used longest ago are dropped, and computed anew when needed."""
 
 WORTH = 1 << 30
@@ -99,9 +98,7 @@ class ProductsOfPair:
     def _anew(self, group: Group, orders: Sequence[Positions]) -> _Kept | None:
         """All products; None where a weight is infinite, as its features count only where both models' are finite."""
         sizes = {name: math.prod(composite_shape(name, self.plan.spaces)) for name in group.members}
-        sums = {
-            name: replace(unit_sums(size, paired=True), products=roomy((size, size))) for name, size in sizes.items()
-        }
+        sums = {name: unit_sums(size, paired=False) for name, size in sizes.items()}
         for occurrence, order in zip(group.occurrences, orders, strict=True):
             x, y = self._sides(occurrence)
             if not (np.isfinite(x).all() and np.isfinite(y).all()):

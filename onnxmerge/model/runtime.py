@@ -53,6 +53,7 @@ class SessionOptions:
         at_once: Whether a node runs as soon as it can, that which comes first in the graph first: where outputs are
             measured of what is inside, none of it waits for the last of them.
         weights: Inputs that are weights.
+        looked_into: Whether most of what is inside is read whole, so that values are to lie as the graph has them.
 
     """
 
@@ -60,6 +61,7 @@ class SessionOptions:
     alternating: bool = False
     at_once: bool = False
     weights: frozenset[str] = frozenset()
+    looked_into: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,7 @@ def open_session(
     optimise: bool = False,
     alternating: bool = False,
     at_once: bool = False,
+    looked_into: bool = False,
 ) -> Session:
     """Open a model, which is not changed.
 
@@ -66,6 +67,7 @@ def open_session(
         optimise: As `SessionOptions` has it, like those that follow.
         alternating: Whether other networks run between its runs.
         at_once: Whether nodes run in the order of the graph.
+        looked_into: Whether most of what is inside is read whole.
 
     bfloat16 models run in float32 (see ``widen``): their inputs and outputs are float32 in the session.
 
@@ -84,7 +86,8 @@ def open_session(
     runtime = PROVIDERS[chosen]
     with translated(f"{where}: {runtime.summary} does not accept it"):
         try:
-            running = runtime.open(ready, chosen, SessionOptions(optimise, alternating, at_once, frozenset(fed)))
+            asked = SessionOptions(optimise, alternating, at_once, frozenset(fed), looked_into)
+            running = runtime.open(ready, chosen, asked)
         except Exception as error:
             cause = own_cause(error)
             if isinstance(cause, OSError):

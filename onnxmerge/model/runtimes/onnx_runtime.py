@@ -167,12 +167,10 @@ def _options(asked: SessionOptions) -> Any:
     # come from tools/buffer_planning.py.
     options.enable_mem_reuse = options.enable_mem_pattern = False
     level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if asked.optimise else level.ORT_DISABLE_ALL
+    # The last level has convolutions take blocks of channels: weights stand twice, and so does what is looked into.
+    fused = level.ORT_ENABLE_EXTENDED if asked.looked_into else level.ORT_ENABLE_ALL
+    options.graph_optimization_level = fused if asked.optimise else level.ORT_DISABLE_ALL
     if asked.at_once:
-        # What is measured all along is read in the layout of the graph: in blocks of channels (the last level) weights
-        # and activations would stand twice.
-        if asked.optimise:
-            options.graph_optimization_level = level.ORT_ENABLE_EXTENDED
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if asked.weights:  # it is kept for long: what a run took is given back behind it
         options.enable_cpu_mem_arena = False
