@@ -8,6 +8,7 @@ instead of having the system slow down and kill whom it pleases. By default the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import mmap
 import os
@@ -88,11 +89,24 @@ def roomy(shape: Sequence[int]) -> NDArray[np.float64]:
     where there is no room for it, or it cannot be had beforehand, the array is one in memory.
     """
     size = math.prod(shape) * np.dtype(np.float64).itemsize
-    if size >= LARGE and hasattr(os, "posix_fallocate"):  # else a full disk would be told by a signal, later
+    # Without posix_fallocate a full disk would be told by a signal, later.
+    if size >= LARGE and hasattr(os, "posix_fallocate") and not _lies_in_memory(tempfile.gettempdir()):
         with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix="onnxmerge-") as stream:
             os.posix_fallocate(stream.fileno(), 0, size)
             return np.frombuffer(mmap.mmap(stream.fileno(), size), np.float64).reshape(shape)
     return np.zeros(shape)
+
+
+@functools.cache
+def _lies_in_memory(folder: str, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether files of a folder are in memory themselves (Linux), where no limit would hold for them."""
+    kinds: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+            place, kind = line.split(" - ", 1)
+            kinds[place.split()[4]] = kind.split()[0]
+    path = Path(folder).resolve()
+    return next((kinds[str(each)] for each in (path, *path.parents) if str(each) in kinds), "") in {"tmpfs", "ramfs"}
 
 
 def require_room(size: int, what: str) -> None:

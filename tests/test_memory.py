@@ -10,13 +10,16 @@ import pytest
 
 from onnxmerge.errors import ResourceError, UsageError
 from onnxmerge.memory import (
+    LARGE,
     _free_in_groups,
+    _lies_in_memory,
     free_memory,
     memory_budget,
     memory_limit,
     parse_size,
     readable,
     require_room,
+    roomy,
 )
 
 
@@ -96,3 +99,23 @@ def test_control_groups_of_either_version_count_with_all_above_them(tmp_path: Pa
     proc.write_text("0::/host/path/unknown/here\n")
     assert _free_in_groups(proc, root) == []
     assert _free_in_groups(tmp_path / "absent", root) == []
+
+
+def test_files_that_are_in_memory_themselves_are_told(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/a rw\n"
+        f"2 1 0:5 / {tmp_path / 'ram'} rw shared:1 - tmpfs tmpfs rw\n"
+        f"3 2 0:6 / {tmp_path / 'ram' / 'disk'} rw - ext4 /dev/b rw\n"
+    )
+    found = {name: _lies_in_memory(str(tmp_path / name), mounts) for name in ("own", "ram", "ram/own", "ram/disk/own")}
+    assert found == {"own": False, "ram": True, "ram/own": True, "ram/disk/own": False}
+
+
+def test_a_roomy_array_is_one_of_zeros_that_can_be_written() -> None:
+    for shape in ((3, 2), (1, LARGE // 8)):
+        found = roomy(shape)
+        assert found.shape == shape
+        assert not found.any()
+        found += 1
+        assert found.all()

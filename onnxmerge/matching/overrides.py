@@ -70,6 +70,8 @@ def spaces_named(pattern: str, typing: Typing, what: str) -> list[str]:
 
 
 def _named(pattern: str, names: Mapping[str, set[str]], what: str) -> list[str]:
+    if pattern in names:  # an initializer may be called as a group is
+        return [pattern]
     found = [space for space, known in names.items() if any(fnmatchcase(each, pattern) for each in known)]
     if not found:
         raise UsageError(

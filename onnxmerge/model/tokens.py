@@ -125,9 +125,10 @@ def merged_tokens(lists: Sequence[Sequence[str]], *, union: bool, merged: int) -
 def require_lines(tokens: Iterable[str], file: str) -> None:
     """Raise InputError where tokens cannot stand on lines of their own, as in ``file``."""
     for token in tokens:
-        if "\n" in token or token.endswith("\r"):
+        if "\n" in token or token.endswith("\r") or "\0" in token or token.startswith("\ufeff"):
+            what = "a byte order mark" if token.startswith("\ufeff") else "NUL" if "\0" in token else "a line break"
             raise InputError(
-                f"{file}: token {shown(token)} holds a line break, and the merged list is to have a line for each; "
+                f"{file}: token {shown(token)} holds {what}, and the merged list is to have a line for each; "
                 "give the first model's list as JSON"
             )
 

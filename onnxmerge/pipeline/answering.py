@@ -58,6 +58,9 @@ def answered(
         f"output {name!r}: no linear layer gives it, so its answer is as the layers before left it"
         for name in outputs.without
     ]
+    owned = job.prepared.models.owned
+    if owned is not None and owned.partly.size:
+        notes.append("not all models have all tokens: what is said of tokens is averaged, not solved for the ensemble")
     layers, source = solved_layers(job), Spread(job.source, ENOUGH)
     if not layers:
         return replace(before, notes=(*before.notes, *notes)), ()

@@ -34,7 +34,7 @@ from onnxmerge.pipeline.quantising import require_restorable
 from onnxmerge.pipeline.resizing import resize
 from onnxmerge.pipeline.selection.held_out import divide, held_out
 from onnxmerge.pipeline.separation import Parents, inputs_of, part, part_with_base, sample_for
-from onnxmerge.pipeline.vocabulary import Vocabulary, in_one_vocabulary, tables_differ, with_owners
+from onnxmerge.pipeline.vocabulary import Vocabulary, filled_from_base, in_one_vocabulary, tables_differ, with_owners
 from onnxmerge.validation.certificate import Certificate
 
 
@@ -143,7 +143,7 @@ def prepare_merge(
         sample = _first_rows(parents.models, source) if source is not None else sample_for(parents, given.inputs)
         prepared = type_models(parents.models, sample, how.operators)
         if vocabulary is not None:
-            prepared, start = with_owners(prepared, start, vocabulary)
+            prepared = with_owners(prepared, vocabulary, based=start is not None)
             parents = replace(parents, models=prepared.models)
     job = Job(prepared, source, how, progress, tuple(found), start)
     with clock.stage("certify"):
@@ -162,11 +162,13 @@ def prepare_merge(
 
 def ordered(prepared_merge: PreparedMerge) -> PreparedMerge:
     """The merge with its models in one order, where nothing matches them later (see ``pipeline.ordering``)."""
-    job = prepared_merge.job
-    if job.options.task_vectors is None:
-        return prepared_merge
-    with prepared_merge.clock.stage("match"):
-        job, notes = in_one_order(job)
+    job, notes = prepared_merge.job, tuple[str, ...]()
+    if job.options.task_vectors is not None:
+        with prepared_merge.clock.stage("match"):
+            job, notes = in_one_order(job)
+    if job.base is not None:  # rows of tokens that a model lacks are the base's, and in its order
+        prepared, base = filled_from_base(job.prepared, job.base)
+        job = replace(job, prepared=prepared, base=base)
     parents = replace(prepared_merge.parents, models=job.prepared.models)
     return replace(prepared_merge, job=job, parents=parents, notes=(*prepared_merge.notes, *notes))
 

@@ -83,7 +83,7 @@ def at_its_widths(job: Job) -> Job:
 def _layers(job: Job) -> tuple[list[LastLayer], list[str]]:
     """The layers that give outputs whose units stand in one order, and the names of the outputs that none gives."""
     layers, without = last_layers(job.network.graph, job.prepared.typing)
-    return [layer for layer in layers if _in_one_order(job, layer)], without
+    return [layer for layer in layers if _in_one_order(job, layer) and _of_all(job, layer)], without
 
 
 def class_vectors(
@@ -135,6 +135,12 @@ def _looked_at(graph: ir.Graph, job: Job, layers: Sequence[LastLayer]) -> dict[s
         if str(layer.output.name) in found
     }
     return found | behind
+
+
+def _of_all(job: Job, layer: LastLayer) -> bool:
+    """Whether a layer has no numbers of tokens that some models lack: these would not be to the scale of the others."""
+    owned, own = job.prepared.models.owned, layer.target.layer
+    return owned is None or not owned.partly.size or not {own.weight, own.bias} & owned.axes.keys()
 
 
 def _in_one_order(job: Job, layer: LastLayer) -> bool:

@@ -139,23 +139,28 @@ def _unnamed(own: TokenList, rows: int) -> list[str]:
     return [told] if named < rows else []
 
 
-def with_owners(prepared: Prepared, base: Base | None, vocabulary: Vocabulary) -> tuple[Prepared, Base | None]:
-    """The paired parents with a note of which tokens are whose; of a base, rows of what it or they lack filled in."""
+def with_owners(prepared: Prepared, vocabulary: Vocabulary, *, based: bool) -> Prepared:
+    """The paired parents with a note of which tokens are whose, and which the base has where there is one."""
     models, tokens = prepared.models, vocabulary.tokens
     every = np.array([rows >= 0 for rows in tokens.rows])
     if every.all():
-        return prepared, base
+        return prepared
     count = len(models.weights)
     trace = prepared.trace
     found, _ = vocabulary_axes(trace, models.weights, len(tokens.tokens), prepared.operators)
-    owned = OwnedRows(found.axes, every[:count], None if base is None else every[count])
-    models = replace(models, owned=owned)
-    if base is not None:
-        still: Matchings = [{}] * (count - 1)
-        means = combine(models, prepared.typing, still, weights=shares_of(None, count))
-        start, weights = owned.from_base(base.weights, means, models.weights)
-        models, base = replace(models, weights=weights), replace(base, weights=start)
-    return replace(prepared, models=models), base
+    owned = OwnedRows(found.axes, every[:count], every[count] if based else None)
+    return replace(prepared, models=replace(models, owned=owned))
+
+
+def filled_from_base(prepared: Prepared, base: Base) -> tuple[Prepared, Base]:
+    """Models in the order of their base, and the base, with the rows of what it or they lack filled in."""
+    models, owned = prepared.models, prepared.models.owned
+    if owned is None:
+        return prepared, base
+    still: Matchings = [{}] * (len(models.weights) - 1)
+    means = combine(models, prepared.typing, still, weights=shares_of(None, len(models.weights)))
+    start, weights = owned.from_base(base.weights, means, models.weights)
+    return replace(prepared, models=replace(models, weights=weights)), replace(base, weights=start)
 
 
 def tables_differ(networks: Sequence[Network]) -> str | None:

@@ -69,10 +69,10 @@ def vocabulary_rows(network: Network, tokens: int, *, whole: bool, label: str) -
     rows = sorted({table.rows for tables in looked_up(network.graph).values() for table in tables})
     if not rows:
         raise InputError(f"{network.label}: no integer input looks rows of a table up, so it has no vocabulary")
-    if tokens in rows:
-        return tokens
     wider = [each for each in rows if each > tokens]
-    if not whole and len(wider) == 1:
+    if tokens in rows and (whole or not wider):  # a list that leaves rows out may be of a wider table
+        return tokens
+    if not whole and len(wider) == 1 and tokens not in rows:
         return wider[0]
     found = ", ".join(f"{each:,}" for each in rows)
     raise InputError(
@@ -257,10 +257,13 @@ def _require_fixed_ids(trace: Trace, found: VocabularyAxes, places: Positions, t
 
 
 def _constants(trace: Trace, node: ir.Node) -> list[int]:
-    """The integers that a node reads as constants."""
-    names = [str(value.name) for value in node.inputs if value is not None and value.name in trace.constants]
-    arrays = [trace.values[name] for name in names if name in trace.values]
-    return [int(number) for array in arrays if array.dtype.kind in "iu" for number in array.reshape(-1)]
+    """The whole numbers that a node reads as constants, as floats too."""
+    values = [value for value in node.inputs if value is not None]
+    arrays = [trace.values[str(value.name)] for value in values if value.name in trace.constants & trace.values.keys()]
+    stored = [value.const_value for value in values if value.name not in trace.constants]
+    arrays += [tensor.numpy() for tensor in stored if tensor is not None and tensor.dtype.is_floating_point()]
+    wide = [array.astype(np.float64).reshape(-1) for array in arrays if array.dtype.kind in "iuf"]
+    return [int(number) for array in wide for number in array if np.isfinite(number) and number == int(number)]
 
 
 def _replace(value: ir.Value, tensor: ir.TensorProtocol, axis: int, own: Positions) -> None:

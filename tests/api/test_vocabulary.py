@@ -100,6 +100,50 @@ def test_no_row_that_was_made_up_gets_into_the_merge(way: str) -> None:
         assert np.array_equal(ours, np.sort(other[name].take([B.index(each) for each in (13, 14)], axis), axis=None))
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{"effort": "fast"}, {"method": "act-align", "answer": "ensemble", "outputs": "logits", "repair": "none"}],
+    ids=["by default", "act-align"],
+)
+def test_a_head_over_tokens_that_not_all_have_keeps_one_scale(how: dict[str, Any]) -> None:
+    """Solved for the ensemble, shared tokens would be log-probabilities beside raw logits of tokens of one model."""
+    a, b = parents()
+    given: dict[str, Any] = {"vocab": [words(A), words(B)], "calibration": some_ids(len(MERGED)), **how}
+    result = merge([a, b], **given)
+    found, one, other = weights_of(result), initializers(a), initializers(b)
+    shared = [token for token in A if token in B]
+    wanted = (one["bias"][shared] + other["bias"][[B.index(token) for token in shared]]) / 2
+    if "method" in how:
+        assert np.allclose(found["bias"][shared], wanted, atol=1e-6)
+    assert not result.report.answers
+    assert any("not solved for the ensemble" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize("method", ["ties", "task-arithmetic"])
+def test_rows_of_the_base_are_put_into_fine_tunes_that_stand_in_its_order(tmp_path: Path, method: str) -> None:
+    base, rng = language_model(40, 7), np.random.default_rng(2)
+
+    def tuned(tokens: int) -> onnx.ModelProto:
+        found = reworded(base, range(tokens))
+        for item in found.graph.initializer:
+            array = onnx.numpy_helper.to_array(item)
+            noise = (0.01 * rng.standard_normal(array.shape)).astype(np.float32)
+            item.CopyFrom(onnx.numpy_helper.from_array(array + noise, item.name))
+        found.graph.output[0].type.tensor_type.shape.dim[-1].dim_value = tokens
+        return found
+
+    one, other = tuned(40), tuned(25)
+    onnx.save(other, tmp_path / "plain.onnx")
+    permute(tmp_path / "plain.onnx", seed=3).save(tmp_path / "turned.onnx")
+    lists = [words(range(count)) for count in (40, 25, 40)]
+    plain, turned = (
+        weights_of(merge([one, tmp_path / f"{name}.onnx"], base=base, vocab=lists, method=method))
+        for name in ("plain", "turned")
+    )
+    for name, array in plain.items():
+        assert np.allclose(turned[name], array, atol=1e-6), name
+
+
 def test_three_models_of_other_heads_and_tokens(tmp_path: Path) -> None:
     lists = [[0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 9, 10, 11], [11, 0, 12, 1, 6, 5]]
     models = [language_model(len(own), seed, TIED) for seed, own in enumerate(lists)]

@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from onnxmerge import UsageError, inspect, merge, permute
-from onnxmerge.matching.overrides import GroupRule
+from onnxmerge.matching.overrides import GroupRule, spaces_named
+from onnxmerge.pipeline.prepare import load, type_models
 from tests.graphs import build, initializers, normal
 
 MLP = """(float[n,6] x) => (float[n,3] y) {
@@ -62,3 +63,10 @@ def test_rules_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         merge([model, copy], method="rebasin", groups=(GroupRule("nothing", pin=True),))
     with pytest.raises(UsageError, match="does not look at activations"):
         merge([model, copy], method="rebasin", groups=(GroupRule("w1", alpha=0.5),))
+
+
+def test_a_group_is_meant_by_its_id_where_an_initializer_is_called_so() -> None:
+    model = build(MLP.replace("w1, b1", "p1, b1"), normal(p1=(5, 6), b1=(5,), w2=(7, 5), b2=(7,), w3=(7, 3)))
+    typing = type_models(load([model]), None, None).typing
+    assert spaces_named("p1", typing, "rule") == ["p1"]
+    assert spaces_named("b1", typing, "rule") == ["p0"]

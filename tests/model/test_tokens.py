@@ -114,3 +114,9 @@ def test_a_written_list_is_read_as_it_was(tmp_path: Path, name: str, tokens: lis
 def test_a_token_with_a_line_break_needs_json(token: str) -> None:
     with pytest.raises(InputError, match=r"t.txt: token .* holds a line break"):
         require_lines(["a", token], "t.txt")
+
+
+@pytest.mark.parametrize(("token", "told"), [("a\0", "NUL"), ("\ufeffa", "a byte order mark")])
+def test_a_token_that_would_not_be_read_back_needs_json(token: str, told: str) -> None:
+    with pytest.raises(InputError, match=f"holds {told}"):
+        require_lines([token], "t.txt")

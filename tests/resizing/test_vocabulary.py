@@ -103,6 +103,18 @@ def test_ids_that_the_network_itself_knows(nodes: str, also: dict[str, int], say
             rewritten(model, own)
 
 
+@pytest.mark.parametrize(("pad", "refused"), [(3.0, True), (5.0, False), (3.5, False)])
+def test_ids_that_are_compared_as_floats(pad: float, refused: bool) -> None:  # noqa: FBT001
+    own = np.array([0, 1, 2, 4, 3, 5, *range(6, 12), -1])
+    nodes = "f = Cast<to=1>(ids) same = Equal(f, pad) known = Where(same, other, ids)"
+    model = language_model(TOKENS, ids=nodes, also={"pad": np.float32(pad), "other": np.int64(5)})
+    if not refused:
+        assert rewritten(model, own).graph.outputs
+        return
+    with pytest.raises(InputError, match="knows token id 3"):
+        rewritten(model, own)
+
+
 def bert(tokens: int, positions: int) -> onnx.ModelProto:
     """An encoder with a table for ids, one for positions and one for kinds, which are inputs all three."""
     nodes = """(int64[n,4] ids, int64[n,4] positions, int64[n,4] kinds) => (float[n,4,6] y) {
@@ -125,6 +137,8 @@ def test_the_table_of_tokens_is_told_by_its_rows() -> None:
     assert vocabulary_rows(network, 10, whole=False, label="t") == 12
     with pytest.raises(InputError, match=r"t: has 10 tokens, .* rows: 2, 8, 12; give a token for each row"):
         vocabulary_rows(network, 10, whole=True, label="t")
+    with pytest.raises(InputError, match="has 8 tokens"):  # of the table of 12, or all of the other's
+        vocabulary_rows(network, 8, whole=False, label="t")
     with pytest.raises(InputError, match="has 6 tokens"):  # the table of 8 rows would do as well as that of 12
         vocabulary_rows(network, 6, whole=False, label="t")
 
