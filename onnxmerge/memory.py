@@ -20,11 +20,13 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from onnxmerge.errors import ResourceError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 if sys.platform != "win32":
     import resource
@@ -88,6 +90,8 @@ def roomy(shape: Sequence[int]) -> NDArray[np.float64]:
     So what is measured between all units does not add up in memory. The file has no name and is gone with the array;
     where there is no room for it, or it cannot be had beforehand, the array is one in memory.
     """
+    import numpy as np  # help lists the commands without it
+
     size = math.prod(shape) * np.dtype(np.float64).itemsize
     # Without posix_fallocate a full disk would be told by a signal, later.
     if size >= LARGE and hasattr(os, "posix_fallocate") and not _lies_in_memory(tempfile.gettempdir()):
