@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--peer", type=Path, metavar="CODE", help="another implementation to time beside (see above)")
     parser.add_argument("--page", type=Path, metavar="FILE.md")
+    parser.add_argument("--note", default="", metavar="TEXT", help="what the page is to say of the measurement")
     parser.add_argument("--list", action="store_true", help="print the names of all jobs")
     arguments = parser.parse_args()
     chosen = [job for name, job in JOBS.items() if not arguments.jobs or name.startswith(tuple(arguments.jobs))]
@@ -66,7 +67,9 @@ def main() -> None:
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     if arguments.page is not None:
-        arguments.page.write_text(page({name: known[name] for name in JOBS if name in known}), encoding="utf-8")
+        arguments.page.write_text(
+            page({name: known[name] for name in JOBS if name in known}, arguments.note), encoding="utf-8"
+        )
 
 
 def _measured(job: Job, folder: Path, repeats: int, peer: Path | None) -> dict[str, Any]:

@@ -11,9 +11,9 @@ _GIGA = 10**9
 
 _INTRODUCTION = """# Performance
 
-    PYTHONPATH=. python tools/bench.py --json bench.json --page docs/performance.md
+    PYTHONPATH=. python tools/bench.py {jobs} --json bench.json --page docs/performance.md
 
-made this page on {machine}. Every row is `onnxmerge run` as a process of its own, from its start to the
+made this page on {machine}. {note}Every row is `onnxmerge run` as a process of its own, from its start to the
 written file, certificates included, beside the *floor*: the forward pass of all parents over the same samples by ONNX
 Runtime, one product of all units of each group at the speed of BLAS here, one assignment for each group, the parents
 read once and the result written once. Both were measured in turn; *ratio* is of the two. *Memory* is the peak of
@@ -37,10 +37,14 @@ def row(name: str, found: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def page(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The whole page."""
+def page(rows: Mapping[str, Mapping[str, Any]], note: str = "") -> str:
+    """The whole page; ``note`` is what else is to be known of the measurement."""
     machine = f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()})"
-    lines = [_INTRODUCTION.format(machine=machine), *_HEAD, *(row(name, found) for name, found in rows.items())]
+    lines = [
+        _INTRODUCTION.format(machine=machine, jobs=" ".join(rows), note=f"{note} " if note else ""),
+        *_HEAD,
+        *(row(name, found) for name, found in rows.items()),
+    ]
     lines += ["", "## Where the time goes", "", "Seconds by stage.", ""]
     stages = list(dict.fromkeys(stage for found in rows.values() for stage in found["stages"]))
     lines += [f"| job | {' | '.join(stages)} |", f"| --- |{' --- |' * len(stages)}"]
