@@ -35,7 +35,7 @@ SHARE = 0.9
 """Of the free memory, by default."""
 
 LARGE = 1 << 23
-"""Bytes from which on ``roomy`` takes a file."""
+"""Bytes from which on ``mapped_zeros`` maps a file."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -84,7 +84,7 @@ def memory_budget() -> int:
     return max(0, limit.size - max(0, _taken() - limit.before))
 
 
-def roomy(shape: Sequence[int]) -> NDArray[np.float64]:
+def mapped_zeros(shape: Sequence[int]) -> NDArray[np.float64]:
     """An array of zeros that is kept for long. A large one is a temporary file, mapped, which the system may write out.
 
     So what is measured between all units does not add up in memory. The file has no name and is gone with the array;

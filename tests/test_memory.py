@@ -14,12 +14,12 @@ from onnxmerge.memory import (
     _free_in_groups,
     _lies_in_memory,
     free_memory,
+    mapped_zeros,
     memory_budget,
     memory_limit,
     parse_size,
     readable,
     require_room,
-    roomy,
 )
 
 
@@ -112,9 +112,9 @@ def test_files_that_are_in_memory_themselves_are_told(tmp_path: Path) -> None:
     assert found == {"own": False, "ram": True, "ram/own": True, "ram/disk/own": False}
 
 
-def test_a_roomy_array_is_one_of_zeros_that_can_be_written() -> None:
+def test_a_mapped_array_is_one_of_zeros_that_can_be_written() -> None:
     for shape in ((3, 2), (1, LARGE // 8)):
-        found = roomy(shape)
+        found = mapped_zeros(shape)
         assert found.shape == shape
         assert not found.any()
         found += 1

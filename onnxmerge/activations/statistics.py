@@ -33,7 +33,7 @@ from onnxmerge.calibration.chunks import Feed, rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
 from onnxmerge.executor import HERE, Executor
-from onnxmerge.memory import roomy
+from onnxmerge.memory import mapped_zeros
 from onnxmerge.model.network import Network
 from onnxmerge.model.session import open_session
 from onnxmerge.types import Floats
@@ -379,7 +379,7 @@ class _Accumulators:
         for product in self.plan.products:
             found = outputs[product_output(product)]
             if product not in self.cross:
-                self.cross[product] = roomy(found.shape)
+                self.cross[product] = mapped_zeros(found.shape)
             self.cross[product] += found
         self.waiting.append((counts, means))
         if len(self.waiting) >= _FLUSH_ROWS:

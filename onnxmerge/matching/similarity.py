@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.errors import StructureError
 from onnxmerge.matching.problem import GroupProblem, Term
-from onnxmerge.memory import roomy
+from onnxmerge.memory import mapped_zeros
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Group, Occurrence, Plan
 from onnxmerge.units.permutations import block_content, composite_shape
@@ -97,7 +97,7 @@ def known_activations(plan: Plan, activations: ActivationSimilarity, models: int
 
 def _known(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
     """Correlations to the digits that they carry; one that is not told from 1 is 1, whichever way it was rounded."""
-    rounded = roomy(correlations.shape)
+    rounded = mapped_zeros(correlations.shape)
     np.round(correlations, DIGITS, out=rounded)
     rounded[rounded > 1 - 2.5 * 10.0**-DIGITS] = 1.0
     return rounded
