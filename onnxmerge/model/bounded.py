@@ -15,7 +15,7 @@ CLIPPED = 6.0
 ROUNDED = 1e-3
 """What an end may be above CLIPPED, relative to it."""
 
-_KEEPS_SIGN = ("reshapes", "takes", "repeats", "joins", "inert", "pools")
+_KEEPS_BOUNDS = ("reshapes", "takes", "repeats", "joins", "inert", "bounded_by_inputs")
 
 
 def is_clipped(node: ir.Node, *, high: bool) -> bool:
@@ -50,9 +50,9 @@ def is_bounded(value: ir.Value, *, high: bool) -> bool:
             continue
         if has(node, "not_negative") and not high:
             continue
-        if has(node, *_KEEPS_SIGN) or (node.op_type in {"GlobalAveragePool", "ReduceMean", "GlobalMaxPool"}):
+        if has(node, *_KEEPS_BOUNDS):
             following = list(node.inputs) if has(node, "joins") else [node.inputs[0]]
-        elif node.op_type in {"Add", "Mul", "Max", "Sum"} and not high:
+        elif has(node, "not_negative_of_such") and not high:
             following, is_computed = list(node.inputs), True
         else:
             return False

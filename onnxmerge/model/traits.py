@@ -20,6 +20,7 @@ KEY = "traits"
 TRAITS: Mapping[str, str] = {
     "arithmetic": "computes each element from those of its operands that it meets, and from nothing else",
     "attends": "attends by products of these operands: queries, keys and values",
+    "bounded_by_inputs": "gives nothing above the largest of its inputs, or below the least of them and zero",
     "commutative": "gives the same for its operands in any order",
     "convolves": "slides the taps of a weight over positions",
     "copies": "hands its first operand on, perhaps as another type",
@@ -30,6 +31,7 @@ TRAITS: Mapping[str, str] = {
     "looks_up": "takes rows of its first operand by the indices in its second",
     "normalises": "divides by a statistic of what it reads",
     "not_negative": "gives nothing below zero",
+    "not_negative_of_such": "gives nothing below zero where none of its operands does",
     "pools": "slides a window without a weight over positions",
     "random": "gives something else each time",
     "repeats": "hands all elements of its first operand on, some of them several times",

@@ -42,10 +42,15 @@ def test_a_trait_names_its_operands(operator: str, domain: str, trait: str, oper
     assert traits.has(node(operator, domain), trait) == bool(operands)
 
 
-def test_an_alias_and_every_variant_have_the_traits() -> None:
-    assert traits.has(node("LpPool"), "convolves", "pools")
+def test_every_variant_has_the_traits() -> None:
     assert traits.has(node("MaxPool"), "pools")
     assert traits.has(node("BatchNormalization", "ai.onnx"), "normalises")
+
+
+def test_a_norm_of_a_window_may_be_above_all_that_is_in_it() -> None:
+    assert traits.has(node("LpPool"), "pools")
+    assert not traits.has(node("LpPool"), "bounded_by_inputs")
+    assert traits.has(node("AveragePool"), "bounded_by_inputs")
 
 
 def test_a_trait_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
