@@ -9,14 +9,20 @@ import click
 from click.core import ParameterSource
 
 from onnxmerge import api
-from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.checking.finding import nothing
 from onnxmerge.checking.formats import FORMATS
 from onnxmerge.checking.report import CheckReport, exit_code_of
 from onnxmerge.checking.settings import FILES
 from onnxmerge.cli.files import InputFile, OutputFile, files_of, publishing
 from onnxmerge.cli.images import image_options, take_image_options
-from onnxmerge.cli.options import known_inputs, model_options, require_allowed, sample_options, scripts_option
+from onnxmerge.cli.options import (
+    batch_size_option,
+    known_inputs,
+    model_options,
+    require_allowed,
+    sample_options,
+    scripts_option,
+)
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.errors import UsageError
 from onnxmerge.report.check import print_check
@@ -123,7 +129,7 @@ class _Check(click.Command):
 @click.option("--config", type=InputFile("the configuration"), metavar="FILE", help="onnxmerge.toml or pyproject.toml.")
 @scripts_option
 @click.option("--all", "every", is_flag=True, help="List skipped gates too, and why.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@batch_size_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @image_options
 @sample_options

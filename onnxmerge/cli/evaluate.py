@@ -12,10 +12,9 @@ import click
 
 from onnxmerge import api
 from onnxmerge.api.evaluation_result import Baseline, EvaluationResult
-from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
-from onnxmerge.cli.options import provider_option
+from onnxmerge.cli.options import batch_size_option, provider_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.model.read import read_network
@@ -69,7 +68,7 @@ def _top_k(_context: click.Context, _option: click.Parameter, value: str) -> tup
     metavar="MEANING | NAME=MEANING,...",
     help="What outputs are: logits, probabilities, embedding or regression; by default it is found out.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@batch_size_option
 @image_options
 @provider_option
 @click.option(

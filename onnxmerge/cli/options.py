@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxmerge.calibration.known_inputs import known, parse
+from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.files import InputFile
 from onnxmerge.errors import UsageError
 from onnxmerge.files import named
@@ -32,6 +33,18 @@ def model_options(command: F) -> F:
         help="Signatures of operators of your own (YAML, see docs/operators.md).",
     )
     return operators(provider_option(command))
+
+
+def measuring_options(command: F) -> F:
+    """``--seed``, ``--samples`` and ``--batch-size``: what of the calibration data is measured, and how."""
+    seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+    samples = click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
+    return seed(samples(batch_size_option(command)))
+
+
+def batch_size_option(command: F) -> F:
+    """``--batch-size``: samples that are read at once."""
+    return click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)(command)
 
 
 def _as_path(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:

@@ -9,10 +9,9 @@ from typing import Any
 import click
 
 from onnxmerge import api
-from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, publishing
 from onnxmerge.cli.images import image_options, take_image_options
-from onnxmerge.cli.options import known_inputs, model_options, sample_options
+from onnxmerge.cli.options import known_inputs, measuring_options, model_options, sample_options
 from onnxmerge.cli.own import WidthOption, word_option
 from onnxmerge.cli.tasks import read_tasks, take_tasks, task_options
 from onnxmerge.cli.vocabulary import vocab_options
@@ -44,9 +43,7 @@ from onnxmerge.report.terminal import emit
     help="What outputs are: logits, probabilities, embedding, regression or features; by default it is found out.",
 )
 @word_option("output_type", "As `run` takes it: of quantised models, heads apart and other widths need float.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@measuring_options
 @image_options
 @sample_options
 @model_options

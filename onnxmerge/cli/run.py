@@ -14,11 +14,10 @@ import click
 
 from onnxmerge.api import MergeOptions, merge, plan
 from onnxmerge.api.outcome import MergeReport, MergeResult
-from onnxmerge.calibration.sources import BATCH_SIZE
 from onnxmerge.cli.asked import asked_for, note_files, output_of, size_factor
 from onnxmerge.cli.files import STANDARD_OUTPUT, InputFile, OutputFile, OutputFolder, publishing
 from onnxmerge.cli.images import image_options, numbers
-from onnxmerge.cli.options import known_inputs, model_options, sample_options, scripts_option
+from onnxmerge.cli.options import known_inputs, measuring_options, model_options, sample_options, scripts_option
 from onnxmerge.cli.own import WidthOption, base_methods, listed, own_method_options, word_option
 from onnxmerge.cli.tasks import TASK_OPTIONS, read_tasks, task_options
 from onnxmerge.cli.vocabulary import vocab_options
@@ -226,9 +225,7 @@ def _calib_of(context: click.Context, option: click.Parameter, values: tuple[str
     is_flag=True,
     help="Make a network that can be trained further; its metadata says what there is to train (docs/training.md).",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--samples", type=click.IntRange(min=1), help="Use so many calibration samples.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, show_default=True)
+@measuring_options
 @scripts_option
 @image_options
 @sample_options
