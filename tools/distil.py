@@ -39,7 +39,7 @@ from torch.nn import functional
 from onnxmerge import merge
 from onnxmerge.model import read_network
 from onnxmerge.model.session import open_session
-from tools.pairs import PAIRS, Images, Pair, open_pair
+from tools.pairs import PAIRS, Images, Pair, open_pair, row_printer
 from tools.torch_network import TorchNetwork, roles_of
 from tools.torch_training import TEMPERATURE, View, log_chances, processor_seconds, questions, trained_for
 
@@ -65,17 +65,8 @@ def main() -> None:
     if arguments.merge is not None and len(arguments.pair) != 1:
         parser.error("--merge is of one pair: name it (--pair)")
     torch.set_num_threads(1)
-
-    def show(*cells: str) -> None:
-        line = f"| {' | '.join(cells)} |" if arguments.markdown else "".join(f"{cell:28s}" for cell in cells)
-        print(line, flush=True)
-        if arguments.append is not None:
-            with arguments.append.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
+    show = row_printer(28, markdown=arguments.markdown, file=arguments.append)
     show("pair", "what", "accuracy", "processor seconds", "epochs")
-    if arguments.markdown:
-        show(*["---"] * 5)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.pair:
             pair, made = open_pair(name), Path(folder, "made.onnx")

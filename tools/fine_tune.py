@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnxmerge import merge
-from tools.pairs import PAIRS, Pair, open_pair
+from tools.pairs import PAIRS, Pair, open_pair, row_printer
 from tools.torch_network import TorchNetwork, roles_of
 from tools.torch_training import log_chances, questions, trained_for
 
@@ -43,14 +43,8 @@ def main() -> None:
     if arguments.merge is not None and len(arguments.pair) != 1:
         parser.error("--merge is of one pair: name it (--pair)")
     torch.set_num_threads(1)
-
-    def show(*cells: str) -> None:
-        line = f"| {' | '.join(cells)} |" if arguments.markdown else "".join(f"{cell:22s}" for cell in cells)
-        print(line, flush=True)
-
+    show = row_printer(22, markdown=arguments.markdown)
     show("pair", "network", "before", "after", "epochs")
-    if arguments.markdown:
-        show(*["---"] * 5)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.pair:
             pair, made = open_pair(name), Path(folder, "made.onnx")

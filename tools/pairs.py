@@ -8,7 +8,7 @@ digits, the folder of real material beside the checkout (or in ONNXMERGE_SHARED)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,24 @@ SAMPLES = 5000
 
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
+
+
+def row_printer(width: int, *, markdown: bool, file: Path | None = None) -> Callable[..., None]:
+    """What prints the cells of a row, the head's first: of markdown, or of columns so wide; to ``file`` as well."""
+    written: list[str] = []
+
+    def show(*cells: str) -> None:
+        lines = [f"| {' | '.join(cells)} |" if markdown else "".join(cell.ljust(width) for cell in cells)]
+        if markdown and not written:
+            lines.append(f"|{' --- |' * len(cells)}")
+        written.extend(lines)
+        text = "\n".join(lines)
+        print(text, flush=True)
+        if file is not None:
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(f"{text}\n")
+
+    return show
 
 
 @dataclass(frozen=True, slots=True, eq=False)

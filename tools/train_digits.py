@@ -133,19 +133,19 @@ def accuracy(net: Net, images: Images, targets: Labels, vectors: Images) -> floa
     return float((found.numpy() == targets).mean())
 
 
-def export(net: Net, path: Path) -> None:
+def export(net: nn.Module, path: Path, shape: tuple[int, ...] = (2, 1, 8, 8), answer: str = "embedding") -> None:
     """Write ``net`` with BatchNorm as it is; TorchScript's exporter folds it in unless the mode is preserved."""
     torch.onnx.export(
         net,
-        (torch.zeros(2, 1, 8, 8),),
+        (torch.zeros(shape),),
         path,
         dynamo=False,
         training=torch.onnx.TrainingMode.PRESERVE,
         do_constant_folding=False,
         opset_version=17,
         input_names=["images"],
-        output_names=["embedding"],
-        dynamic_axes={"images": {0: "n"}, "embedding": {0: "n"}},
+        output_names=[answer],
+        dynamic_axes={"images": {0: "n"}, answer: {0: "n"}},
     )
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tools.train_digits import export
 from tools.vision_tasks import TASKS, Answers, Images, VisionTask
 
 WIDTHS = (16, 32, 64)
@@ -99,22 +100,6 @@ def train(images: Images, labels: Answers, task: VisionTask, initialisation: int
     return net.eval()
 
 
-def export(net: Net, path: Path) -> None:
-    """Write a network with BatchNorm as it is; TorchScript's exporter folds it in unless the mode is preserved."""
-    torch.onnx.export(
-        net,
-        (torch.zeros(2, 3, 32, 32),),
-        path,
-        dynamo=False,
-        training=torch.onnx.TrainingMode.PRESERVE,
-        do_constant_folding=False,
-        opset_version=17,
-        input_names=["images"],
-        output_names=["answer"],
-        dynamic_axes={"images": {0: "n"}, "answer": {0: "n"}},
-    )
-
-
 def main() -> None:
     """Train a network and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,7 +115,7 @@ def main() -> None:
     task = TASKS[arguments.task]
     net = train(data["images"], data["labels"], task, arguments.initialisation, arguments.seed)
     unfinished = arguments.target.with_suffix(".part")
-    export(net, unfinished)
+    export(net, unfinished, (2, 3, 32, 32), "answer")
     unfinished.replace(arguments.target)
     print(f"{arguments.target}: {time.process_time() - started:.0f} s of one processor")
 
