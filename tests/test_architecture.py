@@ -5,14 +5,26 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
-from tools.architecture import drawn, imports, rooms
+from tools.architecture import PAGE, drawn, imports, rooms
 
 
 @pytest.fixture(scope="module")
-def page(checkout: Path) -> str:
-    return (checkout / "docs" / "architecture.md").read_text()
+def page() -> str:
+    return PAGE.read_text()
+
+
+@pytest.fixture(scope="module")
+def found(checkout: Path) -> list[tuple[str, str]]:
+    """Every import: to parse all files takes seconds."""
+    return list(imports(checkout / "onnxmerge"))
+
+
+@pytest.fixture(scope="module")
+def graph(checkout: Path, found: list[tuple[str, str]]) -> nx.DiGraph:
+    return rooms(checkout / "onnxmerge", found)
 
 
 def floors(page: str) -> dict[str, int]:
@@ -22,30 +34,29 @@ def floors(page: str) -> dict[str, int]:
 
 
 @pytest.mark.smoke
-def test_imports_go_down(page: str, checkout: Path) -> None:
-    found = floors(page)
+def test_imports_go_down(page: str, found: list[tuple[str, str]]) -> None:
+    floor = floors(page)
     wrong = []
-    for one, other in imports(checkout / "onnxmerge"):
+    for one, other in found:
         room, below = one.partition(".")[0], other.partition(".")[0]
-        if room != below and below in found and room not in ("__init__", "__main__"):
-            wrong += [] if found.get(room, -1) > found[below] else [f"{one} imports {other}"]
+        if room != below and below in floor and room not in ("__init__", "__main__"):
+            wrong += [] if floor.get(room, -1) > floor[below] else [f"{one} imports {other}"]
+    assert found
     assert not wrong
 
 
-def test_every_room_has_its_floor(page: str, checkout: Path) -> None:
-    assert floors(page).keys() == set(rooms(checkout / "onnxmerge")) - {"examples"}
+def test_every_room_has_its_floor(page: str, graph: nx.DiGraph) -> None:
+    assert floors(page).keys() == set(graph) - {"examples"}
 
 
-def test_the_picture_is_that_of_the_imports(page: str, checkout: Path) -> None:
-    assert drawn(page, checkout / "onnxmerge") == page, "run PYTHONPATH=. python tools/architecture.py"
+def test_the_picture_is_that_of_the_imports(page: str, graph: nx.DiGraph) -> None:
+    assert drawn(page, graph) == page, "run PYTHONPATH=. python tools/architecture.py"
 
 
 def test_the_glossary_s_names_are_in_the_code(checkout: Path) -> None:
     table = (checkout / "docs" / "glossary.md").read_text().splitlines()
     names = {name for line in table if line.startswith("| ") for name in re.findall(r"`([\w.]+)` \|$", line)}
     code = "".join(path.read_text() for path in (checkout / "onnxmerge").rglob("*.py"))
-    missing = [
-        name for name in names if not re.search(rf"^ *(class |def )?{name.split('.')[-1]}\b[:( ]", code, re.MULTILINE)
-    ]
+    defined = set(re.findall(r"^ *(?:class |def )?(\w+)\b[:( ]", code, re.MULTILINE))
     assert names
-    assert not missing
+    assert not {name for name in names if name.split(".")[-1] not in defined}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import networkx as nx
@@ -24,11 +24,11 @@ def imports(package: Path) -> Iterator[tuple[str, str]]:
             yield from ((own, name.partition(".")[2]) for name in names if name.startswith(f"{package.name}."))
 
 
-def rooms(package: Path) -> nx.DiGraph:
-    """The rooms (folders), with an edge from each to every other that it imports from."""
+def rooms(package: Path, found: Iterable[tuple[str, str]]) -> nx.DiGraph:
+    """The rooms (folders), with an edge from each to every other that it imports from, by the imports ``found``."""
     graph = nx.DiGraph()
     graph.add_nodes_from(sorted(each.name for each in package.iterdir() if any(each.glob("*.py"))))
-    for one, other in imports(package):
+    for one, other in found:
         edge = one.partition(".")[0], other.partition(".")[0]
         if edge[0] != edge[1] and all(room in graph for room in edge):
             graph.add_edge(*edge)
@@ -41,10 +41,11 @@ def mermaid(graph: nx.DiGraph) -> str:
     return "\n".join(["```mermaid", "graph TD", *(f"    {one} --> {other}" for one, other in edges), "```", ""])
 
 
-def drawn(page: str, package: Path) -> str:
-    """The page with the picture as the imports are now."""
-    return PICTURE.sub(mermaid(rooms(package)), page)
+def drawn(page: str, graph: nx.DiGraph) -> str:
+    """The page with this picture."""
+    return PICTURE.sub(mermaid(graph), page)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(drawn(PAGE.read_text(), CHECKOUT / "onnxmerge"))
+    package = CHECKOUT / "onnxmerge"
+    PAGE.write_text(drawn(PAGE.read_text(), rooms(package, imports(package))))
