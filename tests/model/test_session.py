@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.model import open_session, read_network
+from onnxmerge.model.runtime import SessionOptions, cores
 from onnxmerge.model.runtimes import available, onnx_runtime
 from tests import graphs
 from tests.graphs import execute, normal
@@ -118,3 +120,17 @@ def test_a_provider_that_is_listed_but_does_not_load_is_refused(monkeypatch: pyt
     for choice in ("cuda", "tensorrt"):
         with pytest.raises(UsageError, match=f"--provider {choice}: not available here"):
             available(choice)
+
+
+def test_a_process_that_may_use_one_core_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads(allowed: int, asked: int | None = None) -> int:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(allowed)), raising=False)
+        monkeypatch.setattr("os.cpu_count", lambda: 4)
+        context = contextvars.copy_context()
+        context.run(cores.set, asked)
+        return int(context.run(onnx_runtime._options, SessionOptions()).intra_op_num_threads)
+
+    assert threads(1) == 1
+    assert threads(3) == 3
+    assert threads(4) == 0  # one for each core
+    assert threads(4, asked=2) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,7 +161,7 @@ def _opened(model: ir.Model, size: int, options: Any, providers: list[Any]) -> o
 def _options(asked: SessionOptions) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
-    options.intra_op_num_threads = cores.get() or 0  # 0: as many as there are cores
+    options.intra_op_num_threads = _threads()
     # It plans which node may take over whose buffer by a search that takes most of the time to open
     # networks of thousands of nodes, and keeps what it plans. Without, a buffer is freed behind its last reader.
     # enable_mem_pattern allocates, from the second run on, one more block as large as all that a run takes. The numbers
@@ -177,6 +178,16 @@ def _options(asked: SessionOptions) -> Any:
     if not asked.optimise or asked.alternating:  # threads would spin while they wait for the next operator
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _threads() -> int:
+    """How many a session has; 0: one for each core of the machine.
+
+    It does not ask which of them the process may use (``taskset``, the cores of a container). Threads that share a core
+    wait busily while the other works: two on one take twice the time of one.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    return cores.get() or (allowed if allowed < (os.cpu_count() or 0) else 0)
 
 
 def _providers(provider: str) -> list[Any]:
