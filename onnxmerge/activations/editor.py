@@ -28,6 +28,7 @@ class GraphEditor:
         self._opset = make_measurable(self.model)
         self._cursor: ir.Node | None = None
         self._count = 0
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def at(self, node: ir.Node | None) -> None:
         """Insert what follows right behind a node."""
@@ -48,10 +49,14 @@ class GraphEditor:
         return node.outputs[0]
 
     def constant(self, array: NDArray[Any]) -> ir.Value:
-        self._count += 1
-        value = ir.val(f"onnxmerge::constant_{self._count}", const_value=ir.tensor(array))
-        self.graph.register_initializer(value)
-        return value
+        """An initializer of this value: one for all nodes that read it."""
+        key = array.dtype.name, array.shape, array.tobytes()
+        if key not in self._constants:
+            self._count += 1
+            name = f"onnxmerge::constant_{self._count}"
+            self._constants[key] = ir.val(name, const_value=ir.Tensor(array))  # ir.tensor looks for what it is first
+            self.graph.register_initializer(self._constants[key])
+        return self._constants[key]
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
         """Another input of the graph: what each batch brings with it."""
