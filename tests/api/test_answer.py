@@ -26,6 +26,7 @@ def test_class_vectors_bring_the_merge_near_the_ensemble(digits: Path) -> None:
         answer: merge(
             parents,
             calibration=digits / "calib.npz",
+            samples=400,
             tasks=tasks if answer == "ensemble" else None,
             method="act-align",
             answer=answer,
@@ -46,7 +47,12 @@ def test_class_vectors_bring_the_merge_near_the_ensemble(digits: Path) -> None:
 
 @pytest.mark.parametrize("refine", ["none", "ls"])
 def test_equal_parents_keep_their_answer(digits: Path, refine: str) -> None:
-    options: dict[str, Any] = {"method": "act-align", "refine": refine, "calibration": digits / "calib.npz"}
+    options: dict[str, Any] = {
+        "method": "act-align",
+        "refine": refine,
+        "calibration": digits / "calib.npz",
+        "samples": 100,
+    }
     results = [merge([digits / "a.onnx"] * 2, **options, answer=answer) for answer in ("mean", "ensemble")]
     (told,) = results[1].report.answers
     assert told.form == "as it was"
@@ -142,7 +148,8 @@ def test_a_merge_that_is_less_than_one_of_its_parents_is_said_to_be(count: int, 
 
 
 def test_the_summary_says_what_the_output_is(digits: Path, cli: Cli, tmp_path: Path) -> None:
-    command = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "--method", "act-align"]
+    command = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "--samples", 100]
+    command += ["--method", "act-align"]
     ended = cli(*command, "--answer", "ensemble", "-o", "m.onnx", "--json", "m.json")
     assert ended.returncode == 0, ended.stderr
     told = " ".join(ended.stdout.split())
@@ -180,6 +187,7 @@ def test_what_would_have_no_effect_is_refused(
 
 def test_heads_that_are_apart_answer_for_themselves(digits: Path) -> None:
     parents = [digits / "a.onnx", digits / "b.onnx"]
-    found = merge(parents, calibration=digits / "calib.npz", method="act-align", heads="separate", answer="ensemble")
+    asked: dict[str, Any] = {"samples": 100, "method": "act-align", "heads": "separate", "answer": "ensemble"}
+    found = merge(parents, calibration=digits / "calib.npz", **asked)
     assert not found.report.answers
     assert any("heads are apart" in note for note in found.report.notes)

@@ -157,7 +157,7 @@ def test_a_plain_average_is_midway_whatever_it_was_made_on(
     """Other batches and a repair lead the method to another order of the second than the merge has inside."""
     one, other, data = digits / "a.onnx", digits / "b.onnx", digits / "calib.npz"
     merged = tmp_path / "m.onnx"
-    onnxmerge.merge([one, other], calibration=data, method=method, repair="none").save(merged)
+    onnxmerge.merge([one, other], calibration=data, samples=300, method=method, repair="none").save(merged)
     found = onnxmerge.landscape(one, other, merged, data, method=method, points=2, samples=16)
     assert found.plane.merged == pytest.approx((0.5, 0), abs=1e-3)
     assert found.to_merge

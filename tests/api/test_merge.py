@@ -23,7 +23,7 @@ def pair_of(digits: Path) -> list[Path]:
 
 
 def test_merging_beats_the_plain_average_on_the_example(digits: Path) -> None:
-    _, result, scores = compare(digits, MergeOptions(method="mudsc-align"))
+    _, result, scores = compare(digits, MergeOptions(method="mudsc-align", samples=300))
     merged, average = scores["merged (mudsc-align)"].scores, scores["plain average"].scores
     assert merged.average is not None
     assert average.average is not None
@@ -39,9 +39,8 @@ def test_merging_beats_the_plain_average_on_the_example(digits: Path) -> None:
 def test_a_model_merged_with_its_permuted_copy_is_the_model(digits: Path, tmp_path: Path, method: str) -> None:
     model = digits / "a.onnx"
     copy = permute(model, seed=3).save(tmp_path / "copy.onnx")
-    merged = merge([model, copy], calibration=digits / "calib.npz", method=method, repair="none").save(
-        tmp_path / "merged.onnx"
-    )
+    given: dict[str, Any] = {"calibration": digits / "calib.npz", "samples": 100, "repair": "none"}
+    merged = merge([model, copy], method=method, **given).save(tmp_path / "merged.onnx")
     before, after = initializers(onnx.load(model)), initializers(onnx.load(merged))
     same = all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
     assert same == (method != "average")
@@ -49,7 +48,9 @@ def test_a_model_merged_with_its_permuted_copy_is_the_model(digits: Path, tmp_pa
 
 def test_the_same_inputs_and_seed_give_the_same_bytes(digits: Path, tmp_path: Path) -> None:
     files = [
-        merge(pair_of(digits), calibration=digits / "calib.npz", seed=5, effort="fast").save(tmp_path / f"{run}.onnx")
+        merge(pair_of(digits), calibration=digits / "calib.npz", samples=200, seed=5, effort="fast").save(
+            tmp_path / f"{run}.onnx"
+        )
         for run in "ab"
     ]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -12,10 +13,11 @@ import onnxmerge
 from onnxmerge.model import session
 from onnxmerge.model.runtime import Running, SessionOptions
 from onnxmerge.model.runtimes import PROVIDERS
-from onnxmerge.resources import PACKAGE
+from tests.graphs import build, normal
 
-DIGITS = PACKAGE / "examples" / "digits"
-PAIR = [DIGITS / "a.onnx", DIGITS / "b.onnx"]
+MLP = "(float[n,6] x) => (float[n,3] y) { h = Gemm(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"
+PAIR = [build(MLP, normal(w1=(6, 8), b1=(8,), w2=(8, 3), b2=(3,), seed=seed)) for seed in range(2)]
+DATA = {"x": np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)}
 
 
 @pytest.fixture
@@ -39,10 +41,9 @@ def test_plain_average_opens_one_network_for_all_proofs(opened: Counter[str]) ->
 
 
 def test_parents_are_measured_once_for_all_that_is_searched(opened: Counter[str]) -> None:
-    data = DIGITS / "calib.npz"
-    onnxmerge.merge(PAIR, calibration=data, samples=64, method="mudsc-align", alpha=0.5, repair="repair")
+    onnxmerge.merge(PAIR, calibration=DATA, method="mudsc-align", alpha=0.5, repair="repair")
     once = opened["measuring"]
     opened.clear()
-    onnxmerge.merge(PAIR, calibration=data, samples=64, method="mudsc-align", alpha="auto", repair="repair")
+    onnxmerge.merge(PAIR, calibration=DATA, method="mudsc-align", alpha="auto", repair="repair")
     average = once - 1 - len(PAIR)  # beside it statistics of units, and moments of each parent
     assert opened["measuring"] == once + len(PAIR) + 11 * average  # parents on few samples, an average for each alpha

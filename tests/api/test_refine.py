@@ -35,7 +35,7 @@ def test_it_answers_more_as_its_parents_do(digits: Path) -> None:
     goal = np.mean([directions(model, read_network(path).weights, feed) for path in parents(digits)], axis=0)
     labels, scores = {}, {}
     for choice in ("none", "ls"):
-        result = merge(parents(digits), calibration=calibration, method="act-align", refine=choice)
+        result = merge(parents(digits), calibration=calibration, samples=300, method="act-align", refine=choice)
         scores[choice] = float((goal * directions(model, result.weights, feed)).sum(axis=1).mean())
         labels[choice] = result.report.repair
     assert scores["ls"] > scores["none"]
@@ -44,7 +44,14 @@ def test_it_answers_more_as_its_parents_do(digits: Path) -> None:
 
 def test_regmean_is_followed_by_what_restores_statistics(digits: Path) -> None:
     plain, found = (
-        merge(parents(digits), calibration=digits / "calib.npz", method="act-align", repair="repair", refine=refine)
+        merge(
+            parents(digits),
+            calibration=digits / "calib.npz",
+            samples=300,
+            method="act-align",
+            repair="repair",
+            refine=refine,
+        )
         for refine in ("none", "regmean")
     )
     assert found.report.repair == f"RegMean, {plain.report.repair}"

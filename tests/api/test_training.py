@@ -64,7 +64,7 @@ def test_running_means_are_means_where_layers_were_solved(digits: Path, tmp_path
     far = []
     for wanted in (False, True):
         how: dict[str, Any] = {"method": "act-align", "refine": "ls", "export_for_training": wanted}
-        result = merge(parents(digits), calibration=digits / "calib.npz", samples=400, **how)
+        result = merge(parents(digits), calibration=digits / "calib.npz", samples=200, **how)
         far.append(furthest(result.save(tmp_path / "m.onnx"), images))
     assert far[1] < 0.15 < far[0]
 

@@ -17,6 +17,7 @@ import pytest
 
 from onnxmerge.cli.commands import COMMANDS
 from tests.attacks.attack import CHECKOUT, contents
+from tests.attacks.pair import write_pair
 from tests.graphs import build, normal
 
 _RUN = """
@@ -46,9 +47,11 @@ def _python(code: str, folder: Path, *, lines: str = "", **more: str) -> subproc
     )
 
 
-def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> None:
-    a, b, calib = (digits / name for name in ("a.onnx", "b.onnx", "calib.npz"))
-    np.save(tmp_path / "y.npy", np.zeros(len(np.load(calib)["images"]), np.int64))
+def test_no_command_writes_outside_its_outputs(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    a, b, calib = "a.onnx", "b.onnx", "x.npy"
+    np.save(tmp_path / calib, np.random.default_rng(0).normal(size=(96, 6)).astype(np.float32))
+    np.save(tmp_path / "y.npy", np.zeros(96, np.int64))
     branch = "h = MatMul(x, w) p = MatMul(x, a) q = MatMul(p, b) y = Add(h, q)"
     lora = build(f"(float[n,6] x) => (float[n,8] y) {{ {branch} }}", normal(w=(6, 8), a=(6, 2), b=(2, 8)))
     onnx.save(lora, tmp_path / "lora.onnx")
@@ -71,8 +74,8 @@ def test_no_command_writes_outside_its_outputs(tmp_path: Path, digits: Path) -> 
     assert ended.returncode == 0, ended.stderr
     assert "merged (zipit)" in ended.stdout  # the demo's table
     assert "plain average" in ended.stdout
-    models = {"permuted.onnx", "merged.onnx", "lora.onnx", "plain.onnx"}
-    assert set(contents(tmp_path)) == models | {"y.npy", "page.html"}
+    models = {"a.onnx", "b.onnx", "permuted.onnx", "merged.onnx", "lora.onnx", "plain.onnx"}
+    assert set(contents(tmp_path)) == models | {"x.npy", "y.npy", "page.html"}
 
 
 @pytest.mark.slow  # matplotlib looks for fonts

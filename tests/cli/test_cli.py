@@ -18,6 +18,7 @@ import onnxmerge
 from onnxmerge.cli.commands import COMMANDS
 from onnxmerge.cli.main import commands
 from onnxmerge.pipeline.methods import METHODS
+from tests.attacks.pair import write_pair
 from tests.command_line import Cli
 from tests.graphs import build, normal
 
@@ -71,6 +72,12 @@ def test_the_command_is_a_program(digits: Path, tmp_path: Path, checkout: Path) 
     onnx.checker.check_model(str(tmp_path / "m.onnx"))
 
 
+def small_pair(folder: Path, samples: int) -> None:
+    """a.onnx and b.onnx, and data in x.npy."""
+    write_pair(folder)
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(samples, 6)).astype(np.float32))
+
+
 @pytest.mark.smoke
 def test_run_writes_a_model_and_a_summary(cli: Cli, digits: Path, tmp_path: Path) -> None:
     arguments = ["run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "-o", "m.onnx"]
@@ -87,11 +94,12 @@ def test_run_writes_a_model_and_a_summary(cli: Cli, digits: Path, tmp_path: Path
     assert all(group["similarity_after"] > group["similarity_before"] for group in report["groups"])
 
 
-def test_run_takes_many_models_with_weights(cli: Cli, digits: Path, tmp_path: Path) -> None:
-    for name in "ab":
-        assert cli("permute", digits / f"{name}.onnx", "-o", f"{name}.onnx").returncode == 0
-    models = [digits / "a.onnx", digits / "b.onnx", "a.onnx", "b.onnx"]
-    options = ["--calib", digits / "calib.npz", "--samples", 64, "--weights", "1,2,1,1", "-o", "m.onnx"]
+def test_run_takes_many_models_with_weights(cli: Cli, tmp_path: Path) -> None:
+    small_pair(tmp_path, samples=64)
+    for name, other in ("ac", "bd"):
+        assert cli("permute", f"{name}.onnx", "-o", f"{other}.onnx").returncode == 0
+    models = [f"{name}.onnx" for name in "abcd"]
+    options = ["--calib", "x.npy", "--weights", "1,2,1,1", "-o", "m.onnx"]
     done = cli("run", *models, "--method", "c2m3", *options, "--json", "r.json")
     assert done.returncode == 0, done.stderr
     assert "weights          0.2, 0.4, 0.2, 0.2" in done.stdout
@@ -118,11 +126,9 @@ def test_run_lists_every_method_and_what_it_needs(cli: Cli) -> None:
         assert line.endswith(method.needed or method.summary)
 
 
-def test_run_searches_for_alpha_and_says_what_it_tried(cli: Cli, digits: Path, tmp_path: Path) -> None:
-    done = cli(
-        *("run", digits / "a.onnx", digits / "b.onnx", "--calib", digits / "calib.npz", "--samples", 200),
-        *("--alpha", "auto", "-o", "m.onnx", "--json", "r.json"),
-    )
+def test_run_searches_for_alpha_and_says_what_it_tried(cli: Cli, tmp_path: Path) -> None:
+    small_pair(tmp_path, samples=200)
+    done = cli("run", "a.onnx", "b.onnx", "--calib", "x.npy", "--alpha", "auto", "-o", "m.onnx", "--json", "r.json")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "r.json").read_text())
     tried = report["search"]["candidates"]

@@ -15,6 +15,7 @@ from onnxmerge import merge
 from onnxmerge.cli.main import commands
 from onnxmerge.errors import OnnxmergeError, UsageError
 from onnxmerge.recipes.file import read_recipe
+from tests.attacks.pair import write_pair
 
 
 def run(*arguments: object) -> Result:
@@ -22,13 +23,13 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def pair(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """a.onnx and b.onnx with a.npz and b.npz in the current folder, of other sizes."""
     monkeypatch.chdir(tmp_path)
-    images = np.load(digits / "calib.npz")["images"]
-    for name, part in (("a", images[:90]), ("b", images[90:150])):
-        shutil.copy(digits / f"{name}.onnx", f"{name}.onnx")
-        np.savez(f"{name}.npz", images=part)
+    write_pair(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(150, 6)).astype(np.float32)
+    for name, part in (("a", rows[:90]), ("b", rows[90:])):
+        np.savez(f"{name}.npz", x=part)
     return tmp_path
 
 
@@ -78,7 +79,7 @@ def test_samples_are_of_each(pair: Path) -> None:
     given = ("a.onnx", "b.onnx", "--method", "average", "--refine", "regmean")
     run(*given, *OWN, "--samples", "50", "-o", "m.onnx")
     for name in "ab":
-        np.savez(f"{name}50.npz", images=np.load(f"{name}.npz")["images"][:50])
+        np.savez(f"{name}50.npz", x=np.load(f"{name}.npz")["x"][:50])
     run(*given, "--calib-of", "a.onnx=a50.npz", "--calib-of", "b.onnx=b50.npz", "-o", "n.onnx")
     one, other = (onnx.load(pair / name) for name in ("m.onnx", "n.onnx"))
     assert [each.raw_data for each in one.graph.initializer] == [each.raw_data for each in other.graph.initializer]
