@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def blobs(samples: int, seed: int) -> tuple[Any, Any]:
     return (centres[right] + rng.normal(size=(samples, 8))).astype(np.float32), right
 
 
+@cache
 def uneven(index: int, sure: float, end: str) -> onnx.ModelProto:
     """A classifier of ``blobs`` that has seen a 25th of every other class, by logistic regression on random features.
 

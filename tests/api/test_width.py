@@ -80,7 +80,7 @@ def test_own_units_keep_their_weights_and_meet_no_others() -> None:
     np.testing.assert_array_equal(wide, np.block([[one, zero], [zero, other]]))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     sizes=st.tuples(st.integers(2, 9), st.integers(2, 9)),
     count=st.integers(2, 3),

@@ -52,6 +52,8 @@ def test_as_wide_as_both_parents_each_head_gives_its_parent_s_answers(digits: Pa
         *files,
         "--calib",
         digits / "calib.npz",
+        "--samples",
+        "200",
         "--method",
         "zipit",
         "--heads",

@@ -284,11 +284,12 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 def test_heads_on_the_example_pair(digits: Path, tmp_path: Path) -> None:
     """With BatchNorm re-estimated and nothing else: each head answers near its own parent."""
     files = [digits / "a.onnx", digits / "b.onnx"]
-    result = merge(files, calibration=digits / "calib.npz", method="mudsc-align", heads="separate")
+    given: dict[str, Any] = {"calibration": digits / "calib.npz", "samples": 300, "method": "mudsc-align"}
+    result = merge(files, heads="separate", **given)
     assert result.report.repair == "BatchNorm re-estimated"
     model = onnx.load(result.save(tmp_path / "m.onnx"))
     assert [value.name for value in model.graph.output] == ["embedding_a", "embedding_b"]
-    joint = onnx.load(merge(files, calibration=digits / "calib.npz", method="mudsc-align").save(tmp_path / "j.onnx"))
+    joint = onnx.load(merge(files, **given).save(tmp_path / "j.onnx"))
     with np.load(digits / "calib.npz") as held:
         x = next(iter(held.values()))[:200]
     apart, together = (execute(each, {model.graph.input[0].name: x}) for each in (model, joint))

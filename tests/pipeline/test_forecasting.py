@@ -37,8 +37,9 @@ def test_a_permuted_copy_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_models_that_differ_lose_and_a_wider_merge_loses_less(digits: Path) -> None:
-    models, how = [digits / "a.onnx", digits / "b.onnx"], {"tasks": digits / "task.json"}
-    by_width = [forecast(*models, calibration=digits / "calib.npz", width=width, **how) for width in (0.5, None, 2.0)]
+    models = [digits / "a.onnx", digits / "b.onnx"]
+    how = {"tasks": digits / "task.json", "calibration": digits / "calib.npz", "samples": 300}
+    by_width = [forecast(*models, width=width, **how) for width in (0.5, None, 2.0)]
     narrow, same, wide = by_width
     assert narrow.arriving < same.arriving < wide.arriving == pytest.approx(1.0)
     told = [each.agreement for each in by_width if each.agreement is not None]

@@ -16,6 +16,7 @@ from onnxmerge.matching.overrides import GroupRule
 from onnxmerge.merging.task_vectors import ParameterRule
 from onnxmerge.pipeline.options import COMMON, MergeOptions, merge_options
 from onnxmerge.pipeline.provenance import canonical_recipe
+from tests.attacks.pair import write_pair
 
 MODELS = ("1" * 64, "2" * 64)
 OTHER: dict[str, Any] = {
@@ -105,12 +106,13 @@ def test_a_number_is_the_same_however_it_was_given() -> None:
     assert canonical_recipe(whole, models=MODELS) == canonical_recipe(broken, models=MODELS)
 
 
-def test_it_is_written_into_the_model(digits: Path, tmp_path: Path) -> None:
-    labels = np.arange(40) % 10
+def test_it_is_written_into_the_model(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    x, labels = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32), np.arange(40) % 3
 
     def written(given: np.ndarray[Any, Any] | None) -> str:
-        models, calibration = [digits / "a.onnx", digits / "b.onnx"], digits / "calib.npz"
-        result = onnxmerge.merge(models, calibration=calibration, labels=given, method="rebasin", samples=40)
+        models = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+        result = onnxmerge.merge(models, calibration=x, labels=given, method="rebasin", samples=40)
         found = onnx.load(result.save(tmp_path / "m.onnx"))
         recipe = next(str(entry.value) for entry in found.metadata_props if entry.key == "onnxmerge.recipe")
         assert recipe == result.report.to_dict()["recipe"]

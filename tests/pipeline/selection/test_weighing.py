@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def blobs(samples: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int6
     return (centres[right] + rng.normal(size=(samples, 8))).astype(np.float32), right
 
 
+@cache
 def classifier(index: int, noise: float = 0.0, end: str = "Softmax") -> onnx.ModelProto:
     """Logistic regression on random features of ``blobs``, with noise on all weights, relative to their deviation."""
     rng = np.random.default_rng(index)

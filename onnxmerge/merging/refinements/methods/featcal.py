@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve
 
 from onnxmerge.activations.patches import Picks, pick
 from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, frontier
@@ -235,7 +235,7 @@ class _LayerSums:
         weight: Floats = anchor.copy()
         for group, products in enumerate(found.xx):
             if whole[group] > 0:
-                weight[group] += cho_solve(factor(products, pull / whole[group]), residual[group]).T
+                weight[group] += scipy.linalg.cho_solve(factor(products, pull / whole[group]), residual[group]).T
         bias = found.y - np.einsum("gud,gd->gu", weight, found.x)
         return Solution(weight, bias, pull, float(np.mean(found.errors(weight))))
 
