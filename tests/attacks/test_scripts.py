@@ -155,7 +155,7 @@ def test_an_interrupt_of_the_users_goes_through_whatever_the_script_makes_of_it(
 
 
 def test_a_script_without_end_is_bounded_and_says_so(tmp_path: Path, cli: Cli) -> None:
-    text = "def feeds():\n    while True:\n        yield np.random.normal(size=(8, 6))\n"
+    text = "def feeds():\n    while True:\n        yield np.random.normal(size=(64, 6))\n"
     attack = Attack(
         "for ever",
         lambda folder: [each for each in script(text, "--repair", "none")(folder) if each != "-q"],

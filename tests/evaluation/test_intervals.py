@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+import scipy  # scipy.stats takes a second to load: when it is needed
 
 from onnxmerge.evaluation.intervals import of_mean, of_mean_of_rates, of_paired_difference, wilson
 
@@ -13,7 +13,7 @@ from onnxmerge.evaluation.intervals import of_mean, of_mean_of_rates, of_paired_
     ("count", "samples"), [(0, 1), (1, 1), (0, 40), (40, 40), (1, 3), (723, 1000), (49_999, 50_000)]
 )
 def test_wilson_is_that_of_scipy(count: int, samples: int) -> None:
-    expected = binomtest(count, samples).proportion_ci(method="wilson")
+    expected = scipy.stats.binomtest(count, samples).proportion_ci(method="wilson")
     assert wilson(count, samples) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from onnxmerge.evaluation.metrics import Hits, errors, hits, ranks, reliability, scaled_score
 
@@ -76,7 +76,7 @@ def test_intervals_of_mean_errors() -> None:
     found = errors(values, np.zeros_like(values))
     for loss, losses in (("absolute", np.abs(values)), ("squared", values**2)):
         ((low, high),) = found.intervals(loss)  # type: ignore[arg-type]
-        reach = 1.959964 * stats.sem(losses)[0]
+        reach = 1.959964 * scipy.stats.sem(losses)[0]
         assert (low, high) == pytest.approx((losses.mean() - reach, losses.mean() + reach))
 
 
