@@ -57,8 +57,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, width_in, H, W] to [N, width, H / stride, W / stride]."""
+        return functional.relu(self.added(x))
+
+    def added(self, x: Tensor) -> Tensor:
+        """What the convolutions add to the shortcut, and that."""
         inner = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
+        found: Tensor = self.bn2(self.conv2(inner)) + self.shortcut(x)
+        return found
 
 
 class Net(nn.Module):

@@ -22,31 +22,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.train_digits import export
+from tools.train_digits import Block, export
 from tools.vision_tasks import TASKS, Answers, Images, VisionTask
 
 WIDTHS = (16, 32, 64)
 EPOCHS, BATCH, RATE, DECAY = 3, 64, 4e-3, 1e-2
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+class NamedBlock(Block):
+    """A block whose last node has a name in the export, by which heads can be told to begin behind it."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        super().__init__(width_in, width, stride)
         self.last = nn.ReLU()
-        self.shortcut = nn.Sequential()
-        if stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, width_in, h, w] to [n, width, h / stride, w / stride]."""
-        inner = functional.relu(self.bn1(self.conv1(x)))
-        found: Tensor = self.last(self.bn2(self.conv2(inner)) + self.shortcut(x))
+        found: Tensor = self.last(self.added(x))
         return found
 
 
@@ -59,7 +51,7 @@ class Net(nn.Module):
         first = WIDTHS[0]
         stem = (nn.Conv2d(3, first, 3, 2, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU())
         steps = zip((first, *WIDTHS[:-1]), WIDTHS, strict=True)
-        self.encoder = nn.Sequential(*stem, *(Block(before, width, width // before) for before, width in steps))
+        self.encoder = nn.Sequential(*stem, *(NamedBlock(before, width, width // before) for before, width in steps))
         torch.manual_seed(seed)
         self.head = nn.Sequential(*_head(task))
 
