@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onnxmerge.api.cluster import executor_on
-from onnxmerge.api.outcome import MergePlan, MergeResult, group_reports
+from onnxmerge.api.outcome import MergePlan, MergeReport, MergeResult, group_reports
 from onnxmerge.api.reporting import report_of
 from onnxmerge.calibration.sources import SourceSpec
 from onnxmerge.calibration.subset import Split, holds
@@ -20,31 +20,33 @@ from onnxmerge.heads.assembly import readings
 from onnxmerge.matching.overrides import overrides
 from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.merging.answer.meaning import asked_meanings
-from onnxmerge.merging.answer.outputs import Outputs
+from onnxmerge.merging.answer.outputs import ClassVectors
+from onnxmerge.model.footprint import Footprint
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.sample import SampleInput
 from onnxmerge.model.tokens import TokenSource
+from onnxmerge.model.training import Roles
 from onnxmerge.pipeline.answering import answered
 from onnxmerge.pipeline.beginning import MergeInputs, PreparedMerge, divided, of_data, ordered, prepare_merge, read_data
 from onnxmerge.pipeline.consistency import decidable
 from onnxmerge.pipeline.details.layers import LayersReport, layers_report
-from onnxmerge.pipeline.details.merge import details_of
+from onnxmerge.pipeline.details.merge import MergeDetails, details_of
 from onnxmerge.pipeline.forecasting import Forecast
 from onnxmerge.pipeline.forecasting import forecast as forecast_of
-from onnxmerge.pipeline.job import Progress, Stages, silent
+from onnxmerge.pipeline.job import Job, Progress, Stages, silent
 from onnxmerge.pipeline.matching import measured
 from onnxmerge.pipeline.meanings import at_its_widths, known_vectors, output_names, outputs_of
 from onnxmerge.pipeline.options import Effort, MergeOptions, merge_options
 from onnxmerge.pipeline.prepare import ModelSource
 from onnxmerge.pipeline.provenance import canonical_recipe
 from onnxmerge.pipeline.publish import sources
-from onnxmerge.pipeline.quantising import in_output_type
+from onnxmerge.pipeline.quantising import QuantisedReport, in_output_type
 from onnxmerge.pipeline.restoring import Merged, merged
 from onnxmerge.pipeline.selection.choosing import SelectedMatching, chosen_by, matched_by
-from onnxmerge.pipeline.selection.effort import chosen_way, possible_ways
+from onnxmerge.pipeline.selection.effort import EffortReport, chosen_way, possible_ways
 from onnxmerge.pipeline.selection.held_out import PLENTY, HeldOutEvaluators
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks, evaluation_tasks
-from onnxmerge.pipeline.selection.repairing import choose_repair
+from onnxmerge.pipeline.selection.repairing import ChosenRepair, choose_repair
 from onnxmerge.pipeline.selection.search import choices
 from onnxmerge.pipeline.selection.weighing import WeightsReport, weighed
 from onnxmerge.pipeline.selection.widening import WidthsReport, widened
@@ -124,103 +126,186 @@ def merge(
     every = _possible(models, given, asked_for, labelled=labels is not None)
     work = _work(work_dir, resume=resume)
     with executor_on(cluster, worker_cpus, asked_for.provider) as executor:
-        prepared_merge = ordered(read_data(prepare_merge(models, given, every[0], progress or silent, stages)))
-        parents, clock, vocabulary = prepared_merge.parents, prepared_merge.clock, prepared_merge.vocabulary
-        asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=parents)
-        known = known_vectors(tasks, vectors, models, parents, every[0], labelled=labels is not None)
-        made_from = partial(
-            canonical_recipe,
-            models=tuple(network.sha256 for network in prepared_merge.job.prepared.models.sources),
-            base=None if prepared_merge.job.base is None else prepared_merge.job.base.network.sha256,
-            calibration=None
-            if calibration is None or prepared_merge.source is None
-            else prepared_merge.source.digest(),
-            calibration_of=tuple(source.digest() for source in prepared_merge.own) or None,
-            inputs=given.inputs,
-            vectors=known,
-            vocabulary=None if vocabulary is None else vocabulary.tokens,
-        )
-        store = NO_STORE if work is None else begin(work, asked_for, partial(made_from, asked=asked), resume=resume)
-        with clock.stage("try"):
-            outputs = outputs_of(prepared_merge.job, known)
-            prepared_merge = replace(
-                prepared_merge, job=replace(prepared_merge.job, outputs=outputs, store=store, executor=executor)
-            )
-            how, tried = chosen_way(prepared_merge.job, asked_for, every, asked)
-        prepared_merge, how, weighing, widening = _with_numbers(prepared_merge, how, asked, asked_for.effort)
-        asked = asked if decidable(how) else None  # labels may have decided all that there was to decide
-        prepared_merge = divided(prepared_merge, how, labelled=asked is not None)
-        job = prepared_merge.job
-        with clock.stage("calibrate"):
-            measurements = measured(job, choices(how, len(job.prepared.models.weights)))
-        with clock.stage("match"):
-            evaluators = chosen_by(prepared_merge.split, asked)
-            selected = matched_by(job, measurements, evaluators)
-        with clock.stage("merge"):
-            repair = choose_repair(selected.job, selected.matched, selected.measurements, evaluators)
-            result = repair.merged or merged(selected.job, selected.matched, selected.measurements, repair.step)
-            result, answers = answered(selected.job, result, apart=parents.separation is not None)
-            floats = _product(parents, selected, result)
-            product, quantised = in_output_type(job, prepared_merge.schemes, floats, prepared_merge.source)
-            product, roles, told = for_training(prepared_merge.job, product)
-        with clock.stage("check"):
-            require_finite(parents, job.prepared, product, how.provider)
-        with clock.stage("compare"):
-            found = _errors(prepared_merge, product, outputs, evaluators)
-            costs = footprints(parents, job.prepared, floats)
-            layers = _layers(selected, result, answers, prepared_merge.split)
-        seen = None
-        if details:
-            with clock.stage("details"):
-                seen = details_of(
-                    selected.job,
-                    selected.matched,
-                    selected.measurements,
-                    result.weights,
-                    answers,
-                    parents=parents,
-                    product=product,
-                    held=None if prepared_merge.split is None else prepared_merge.split.held,
-                )
-        report = report_of(selected, prepared_merge.certificates, result, repair, product, seconds=clock.seconds)
-        notes = (*prepared_merge.notes, *report.notes, *told, *of_data(prepared_merge), *store.notes())
-        report = replace(
-            report,
-            footprints=costs,
-            reconstruction=found,
-            held_out=prepared_merge.split is not None,
-            notes=tuple(dict.fromkeys(notes)),
-            recipe=made_from(how, asked=asked),
-            answers=answers,
-            effort=tried,
-            weighing=weighing,
-            widening=widening,
-            quantised=quantised,
-            layers=layers,
-            training=roles,
-            labelled=asked is not None,
-            vectors=bool(known),
-            vocabulary=None if vocabulary is None else vocabulary.report(how.merged_vocab),
-        )
-        read = sources("one of the models", *models, base, model=True)
-        data = (calibration, *(calibration_of or ()), labels, tasks, vectors, how.operators)
-        read += sources("one of the token lists", *(vocab or ())) + sources("the data", *data)
-        flow = flow_of(job.prepared.traced.graph, job.prepared.typing)
-        return MergeResult(product.network, product.weights, report, read, flow, seen, vocabulary)
+        begun = ordered(read_data(prepare_merge(models, given, every[0], progress or silent, stages)))
+        asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=begun.parents)
+        known = known_vectors(tasks, vectors, models, begun.parents, every[0], labelled=labels is not None)
+        recipe = _recipe(begun, given, known)
+        store = NO_STORE if work is None else begin(work, asked_for, partial(recipe, asked=asked), resume=resume)
+        with begun.clock.stage("try"):
+            outputs = outputs_of(begun.job, known)
+            begun = replace(begun, job=replace(begun.job, outputs=outputs, store=store, executor=executor))
+            how, effort = chosen_way(begun.job, asked_for, every, asked)
+        way = _settled_way(begun, how, effort, asked, asked_for.effort)
+        selected, evaluators = _selected(way)
+        product = _produced(way, selected, evaluators)
+        with begun.clock.stage("check"):
+            require_finite(begun.parents, way.job.prepared, product.model, way.job.options.provider)
+        compared = _compared(way, selected, product, evaluators)
+        seen = _details(way, selected, product) if details else None
+        report = _report(way, selected, product, compared, recipe, vectors=bool(known))
+    read = sources("one of the models", *models, base, model=True)
+    data = (calibration, *(calibration_of or ()), labels, tasks, vectors, way.job.options.operators)
+    read += sources("one of the token lists", *(vocab or ())) + sources("the data", *data)
+    flow = flow_of(way.job.prepared.traced.graph, way.job.prepared.typing)
+    return MergeResult(product.model.network, product.model.weights, report, read, flow, seen, begun.vocabulary)
 
 
-def _with_numbers(
-    prepared_merge: PreparedMerge, how: MergeOptions, asked: EvaluationTasks | None, effort: Effort | None
-) -> tuple[PreparedMerge, MergeOptions, WeightsReport | None, WidthsReport | None]:
-    """The merge, and the way to do it, with the weights and widths that were left to be found, and how they were."""
-    clock = prepared_merge.clock
-    with clock.stage("weigh") if how.weighs else nullcontext():
-        how, weighing = weighed(prepared_merge.job, how, asked, effort)
-    with clock.stage("widen") if how.widens else nullcontext():
-        how, widening = widened(prepared_merge.job, how, asked, effort)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Way:
+    """The way to merge that was chosen, and how: the options of its ``job`` have numbers for all that was to be found.
+
+    ``asked`` are the tasks that decide what is left to decide (None: labels decided all, or there are none).
+    """
+
+    prepared: PreparedMerge
+    asked: EvaluationTasks | None
+    effort: EffortReport | None
+    weighing: WeightsReport | None
+    widening: WidthsReport | None
+
+    @property
+    def job(self) -> Job:
+        return self.prepared.job
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Product:
+    """The ``model`` as it will be written, ``floats`` before it was quantised or halved, and what made it."""
+
+    repair: ChosenRepair
+    merged: Merged
+    answers: tuple[Answered, ...]
+    floats: MergedModel
+    model: MergedModel
+    quantised: QuantisedReport | None
+    training: Roles | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compared:
+    """How the product compares with its parents: relative errors, what they cost, and layer by layer."""
+
+    errors: tuple[float | None, ...] | None
+    footprints: tuple[Footprint, ...]
+    layers: LayersReport | None
+
+
+def _recipe(begun: PreparedMerge, given: MergeInputs, known: ClassVectors) -> Callable[..., str]:
+    """What writes down all that the merge is made from, for options (and ``asked``) that are not settled yet."""
+    base, source, vocabulary = begun.job.base, begun.source, begun.vocabulary
+    return partial(
+        canonical_recipe,
+        models=tuple(network.sha256 for network in begun.job.prepared.models.sources),
+        base=None if base is None else base.network.sha256,
+        calibration=None if given.calibration is None or source is None else source.digest(),
+        calibration_of=tuple(own.digest() for own in begun.own) or None,
+        inputs=given.inputs,
+        vectors=known,
+        vocabulary=None if vocabulary is None else vocabulary.tokens,
+    )
+
+
+def _settled_way(
+    begun: PreparedMerge,
+    how: MergeOptions,
+    tried: EffortReport | None,
+    asked: EvaluationTasks | None,
+    effort: Effort | None,
+) -> _Way:
+    """The way with the weights and widths that were left to be found, and with data held out for what it chooses."""
+    with begun.clock.stage("weigh") if how.weighs else nullcontext():
+        how, weighing = weighed(begun.job, how, asked, effort)
+    with begun.clock.stage("widen") if how.widens else nullcontext():
+        how, widening = widened(begun.job, how, asked, effort)
         if widening is not None:
-            prepared_merge = replace(prepared_merge, job=at_its_widths(replace(prepared_merge.job, options=how)))
-    return prepared_merge, how, weighing, widening
+            begun = replace(begun, job=at_its_widths(replace(begun.job, options=how)))
+    asked = asked if decidable(how) else None  # labels may have decided all that there was to decide
+    return _Way(divided(begun, how, labelled=asked is not None), asked, tried, weighing, widening)
+
+
+def _selected(way: _Way) -> tuple[SelectedMatching, HeldOutEvaluators]:
+    """The parents measured and matched, and what judges on held-out data."""
+    job, clock = way.job, way.prepared.clock
+    with clock.stage("calibrate"):
+        measurements = measured(job, choices(job.options, len(job.prepared.models.weights)))
+    with clock.stage("match"):
+        evaluators = chosen_by(way.prepared.split, way.asked)
+        return matched_by(job, measurements, evaluators), evaluators
+
+
+def _produced(way: _Way, selected: SelectedMatching, evaluators: HeldOutEvaluators) -> _Product:
+    """The average, repaired or refined, with its answers settled, in the type and form in which it will be written."""
+    prepared, parents = way.prepared, way.prepared.parents
+    with prepared.clock.stage("merge"):
+        repair = choose_repair(selected.job, selected.matched, selected.measurements, evaluators)
+        result = repair.merged or merged(selected.job, selected.matched, selected.measurements, repair.step)
+        result, answers = answered(selected.job, result, apart=parents.separation is not None)
+        floats = _whole(parents, selected, result)
+        model, quantised = in_output_type(way.job, prepared.schemes, floats, prepared.source)
+        model, roles, notes = for_training(way.job, model)
+    return _Product(repair, result, answers, floats, model, quantised, roles, notes)
+
+
+def _compared(way: _Way, selected: SelectedMatching, product: _Product, evaluators: HeldOutEvaluators) -> _Compared:
+    """What became of the parents in the product."""
+    prepared = way.prepared
+    with prepared.clock.stage("compare"):
+        return _Compared(
+            _errors(prepared, product.model, evaluators),
+            footprints(prepared.parents, way.job.prepared, product.floats),
+            _layers(selected, product.merged, product.answers, prepared.split),
+        )
+
+
+def _details(way: _Way, selected: SelectedMatching, product: _Product) -> MergeDetails:
+    """What a report shows unit by unit."""
+    prepared = way.prepared
+    with prepared.clock.stage("details"):
+        return details_of(
+            selected.job,
+            selected.matched,
+            selected.measurements,
+            product.merged.weights,
+            product.answers,
+            parents=prepared.parents,
+            product=product.model,
+            held=None if prepared.split is None else prepared.split.held,
+        )
+
+
+def _report(
+    way: _Way,
+    selected: SelectedMatching,
+    product: _Product,
+    compared: _Compared,
+    recipe: Callable[..., str],
+    *,
+    vectors: bool,
+) -> MergeReport:
+    """All that the stages found, in one report."""
+    prepared, how = way.prepared, way.job.options
+    certificates, seconds = prepared.certificates, prepared.clock.seconds
+    report = report_of(selected, certificates, product.merged, product.repair, product.model, seconds=seconds)
+    notes = (*prepared.notes, *report.notes, *product.notes, *of_data(prepared), *way.job.store.notes())
+    return replace(
+        report,
+        footprints=compared.footprints,
+        reconstruction=compared.errors,
+        held_out=prepared.split is not None,
+        notes=tuple(dict.fromkeys(notes)),
+        recipe=recipe(how, asked=way.asked),
+        answers=product.answers,
+        effort=way.effort,
+        weighing=way.weighing,
+        widening=way.widening,
+        quantised=product.quantised,
+        layers=compared.layers,
+        training=product.training,
+        labelled=way.asked is not None,
+        vectors=vectors,
+        vocabulary=None if prepared.vocabulary is None else prepared.vocabulary.report(how.merged_vocab),
+    )
 
 
 def plan(
@@ -320,12 +405,12 @@ def _work(folder: str | Path | None, *, resume: bool) -> Path | None:
 
 
 def _errors(
-    prepared_merge: PreparedMerge, product: MergedModel, outputs: Outputs, evaluators: HeldOutEvaluators
+    prepared_merge: PreparedMerge, product: MergedModel, evaluators: HeldOutEvaluators
 ) -> tuple[float | None, ...] | None:
     """The relative error of each parent's outputs, by what the parents answered where they were run before."""
-    split, provider = prepared_merge.split, prepared_merge.job.options.provider
-    held, known = (prepared_merge.source, outputs.answered) if split is None else (split.held, evaluators.answers)
-    return errors(prepared_merge.parents, product, held, provider, known)
+    split, job = prepared_merge.split, prepared_merge.job
+    held, known = (prepared_merge.source, job.outputs.answered) if split is None else (split.held, evaluators.answers)
+    return errors(prepared_merge.parents, product, held, job.options.provider, known)
 
 
 def _layers(
@@ -338,7 +423,7 @@ def _layers(
     return layers_report(selected.job, selected.matched, result.weights, answers, data)
 
 
-def _product(parents: Parents, selected: SelectedMatching, result: Merged) -> MergedModel:
+def _whole(parents: Parents, selected: SelectedMatching, result: Merged) -> MergedModel:
     """The merged network, with the heads behind it where they are apart."""
     job, matched = selected.job, selected.matched
     reads = readings(job.prepared.typing, sorted(job.prepared.models.border), matched.matchings)
