@@ -136,13 +136,10 @@ def outer_widened(result: MergeResult) -> list[str]:
     return [group.id for group in result.report.groups if group.id in holding and group.width > group.size]
 
 
+@pytest.mark.slow  # five seconds a network; small ones are widened in tests/resizing
 @pytest.mark.parametrize(
     ("name", "layers"),
-    [
-        ("transformers/llama.dynamo", 3),
-        pytest.param("transformers/gpt2.dynamo", 3, marks=pytest.mark.slow),
-        pytest.param("hand/denoiser.dynamo", 2, marks=pytest.mark.slow),
-    ],
+    [("transformers/llama.dynamo", 3), ("transformers/gpt2.dynamo", 3), ("hand/denoiser.dynamo", 2)],
 )
 def test_half_of_the_heads_stay_apart(name: str, layers: int) -> None:
     result = merged("mudsc-align", name, share=0.5)
