@@ -82,7 +82,9 @@ def test_a_bad_model_counts_less_and_the_merge_is_better_for_it(end: str, tmp_pa
 
 def test_models_that_know_alike_count_alike() -> None:
     models = [classifier(index) for index in range(3)]
-    result = merge(models, calibration=blobs(1000, 50)[0], method="average", answer="ensemble", weights="auto")
+    result = merge(
+        models, calibration=blobs(1000, 50)[0], method="average", repair="none", answer="ensemble", weights="auto"
+    )
     assert result.report.weighing is not None
     assert result.report.weighing.weights == (1, 1, 1)
     assert result.report.weights == pytest.approx((1 / 3,) * 3)
@@ -90,14 +92,18 @@ def test_models_that_know_alike_count_alike() -> None:
 
 def test_models_that_never_agree_count_alike_and_that_is_said() -> None:
     models = [classifier(index, 1e3) for index in range(4)]
-    result = merge(models, calibration=blobs(600, 50)[0], method="average", answer="ensemble", weights="auto")
+    result = merge(
+        models, calibration=blobs(600, 50)[0], method="average", repair="none", answer="ensemble", weights="auto"
+    )
     found = result.report.weighing
     assert found is not None
     assert (found.weights, len(found.candidates)) == ((1, 1, 1, 1), 1)
     assert "agree too little" in found.notes[0]
     labels = np.arange(600) % 5
-    given: dict[str, Any] = {"method": "average", "answer": "ensemble", "weights": "auto", "labels": labels}
-    told = merge(models, calibration=blobs(600, 50)[0], **given).report.weighing  # labels tell, whoever agrees
+    given: dict[str, Any] = {"method": "average", "repair": "none", "answer": "ensemble", "weights": "auto"}
+    told = merge(
+        models, calibration=blobs(600, 50)[0], labels=labels, **given
+    ).report.weighing  # labels tell, whoever agrees
     assert told is not None
     assert len(told.candidates) > 1
     assert told.notes == ()
@@ -138,7 +144,8 @@ def test_what_it_says_repeats_it(given: tuple[str, ...], folder: Path, cli: Cli)
 
 
 def test_a_recipe_has_it(folder: Path, cli: Cli) -> None:
-    asked = ("run", "0.onnx", "1.onnx", "2.onnx", "--calib", "x.npy", "--method", "average", "--weights", "auto")
+    how = ("--method", "average", "--repair", "none", "--weights", "auto")
+    asked = ("run", "0.onnx", "1.onnx", "2.onnx", "--calib", "x.npy", *how)
     assert cli(*asked, "-o", "m.onnx", "--save-recipe", "r.yaml").returncode == 0
     assert "weights: auto" in (folder / "r.yaml").read_text()
     assert read_recipe(folder / "r.yaml").options.weights == "auto"
