@@ -20,7 +20,7 @@ from onnxmerge.text import shown
 
 AUTO: Literal["auto"] = "auto"
 NumberOrAuto: TypeAlias = float | Literal["auto"]
-Need: TypeAlias = Literal["weights", "activations", "own data", "base"]
+Need: TypeAlias = Literal["weights", "activations", "own data", "base", "labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def own_options(contracts: Iterable[Contract[Any]]) -> dict[str, OwnOption]:
 
 def in_words(needs: Iterable[Need]) -> str:
     """What is needed beside the models, as the command line calls it."""
-    words = {"activations": "--calib", "own data": "--calib-of", "base": "--base"}
+    words = {"activations": "--calib", "own data": "--calib-of", "base": "--base", "labels": "--labels"}
     return ", ".join(word for need, word in words.items() if need in {*needs})
 
 

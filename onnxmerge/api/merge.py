@@ -95,8 +95,9 @@ def merge(
         vocab: For language models whose vocabularies differ, the tokens of each model in order of their ids, and those
             of the base behind them: a file (one token a line, or in a .json a mapping of tokens to ids), or the tokens.
             ``merged_vocab`` says which the merged model has; calibration data is in *its* ids (docs/merging.md).
-        labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead: by
-            the mean over tasks of accuracies, or scaled scores of regressions (``selection.labelled``).
+        labels: Labels of the calibration samples (see `evaluate`; -1: none), by which a search is decided instead, and
+            the models of a greedy soup are taken: by the mean over tasks of accuracies, or scaled scores of regressions
+            (``selection.labelled``).
         tasks: What labels mean, and which output answers: see `evaluate`. By default classes of the first output.
             With class vectors in them, also what the ensemble's answer is read by (``answer="ensemble"``).
         vectors: File of class vectors that outputs are compared with: see `evaluate`.
@@ -334,7 +335,7 @@ def plan(
         raise UsageError("tasks and class vectors are for a forecast: ask for one (forecast=True)")
     given = MergeInputs(calibration, base, image_options or {}, inputs or {}, calibration_of, vocab)
     asked_for = _settled(options, settings)
-    every = _possible(models, given, asked_for, labelled=False)
+    every = _possible(models, given, asked_for, labelled=None)
     how = every[0]
     begun = prepare_merge(models, given, how, progress or silent, nullcontext)
     expected = _forecast(begun, models, tasks, vectors) if forecast else None
@@ -376,10 +377,13 @@ def _settled(options: MergeOptions | None, settings: Mapping[str, Any]) -> Merge
 
 
 def _possible(
-    models: Sequence[ModelSource], given: MergeInputs, how: MergeOptions, *, labelled: bool
+    models: Sequence[ModelSource], given: MergeInputs, how: MergeOptions, *, labelled: bool | None
 ) -> tuple[MergeOptions, ...]:
-    """The ways to merge that are to be tried. Raises UsageError where there is none."""
-    _require_own(models, given, labelled=labelled)
+    """The ways to merge that are to be tried. Raises UsageError where there is none.
+
+    ``labelled`` is None where nobody says yet whether there are labels.
+    """
+    _require_own(models, given, labelled=bool(labelled))
     require_lists(given.vocab, len(models), how, based=given.base is not None)
     own = given.calibration_of is not None
     calibrated, based = given.calibrated, given.base is not None

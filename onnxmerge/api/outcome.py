@@ -32,6 +32,7 @@ from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.publish import Source, save_apart
 from onnxmerge.pipeline.quantising import QuantisedReport
 from onnxmerge.pipeline.selection.effort import EffortReport
+from onnxmerge.pipeline.selection.ingredients import SoupReport
 from onnxmerge.pipeline.selection.repairing import RepairCandidate
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
@@ -86,7 +87,8 @@ class MergeReport:
     ``reconstruction`` is the relative error of each parent's outputs (see ``validation.reconstruction``), on
     ``held_out`` data or else on that of calibration; None without any. ``answers`` says of each output what it is
     and what its layer was solved for (empty where that was not asked for). ``effort`` says how the way to merge was
-    found, ``weighing`` how its weights were, and ``widening`` how its widths were (None: by the user). ``layers`` says
+    found, ``weighing`` how its weights were, and ``widening`` how its widths were (None: by the user). ``soup`` says
+    which models were taken for a greedy soup (None: it is none); those left out have no share. ``layers`` says
     what became of the linear layers (None without data). ``labelled``: labels decided something in the merge that was
     done. ``vectors``: class vectors were read, whether there are labels or not. ``quantised`` says how the merged model
     was quantised again (None: it was not), ``vocabulary`` which tokens it has (None: the models have one vocabulary),
@@ -131,6 +133,7 @@ class MergeReport:
     answers: tuple[Answered, ...] = ()
     effort: EffortReport | None = None
     scales: ScaleReport | None = None
+    soup: SoupReport | None = None
     weighing: WeightsReport | None = None
     widening: WidthsReport | None = None
     layers: LayersReport | None = None

@@ -56,6 +56,7 @@ def report_of(
         method_options={name: value for name, value in own.items() if name not in _TOLD},
         search=selected.search,
         scales=selected.scales,
+        soup=selected.soup,
         rotated=selected.rotated,
         repairs=repaired.tried,
         rules=options.groups,

@@ -11,6 +11,7 @@ from onnxmerge.pipeline.details.layers import DEPARTS, LayersReport
 from onnxmerge.pipeline.details.weights import Done
 from onnxmerge.pipeline.forecasting import ENOUGH, Forecast, GroupForecast
 from onnxmerge.pipeline.quantising import QuantisedReport
+from onnxmerge.pipeline.selection.ingredients import SoupReport
 from onnxmerge.pipeline.selection.search import Candidate
 from onnxmerge.pipeline.selection.weighing import WeightsReport
 from onnxmerge.pipeline.selection.widening import WidthsReport
@@ -43,6 +44,8 @@ def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str,
     ``names`` are what the models are called, by default as they were given.
     """
     called = names or report.models
+    if report.soup is not None:
+        yield "soup", soup_told(report.soup, called)
     yield from _weights(report)
     before, after = _mean(report.groups)
     if after is not None:
@@ -83,6 +86,23 @@ def _weights(report: MergeReport) -> Iterator[tuple[str, str]]:
             yield "weights", told
     elif len(set(report.weights)) > 1:
         yield "weights", ", ".join(f"{weight:.4g}" for weight in report.weights)
+
+
+def soup_told(soup: SoupReport, called: Sequence[str]) -> str:
+    """Which models were taken, in which order, and how accurate their mean became."""
+    taken, left = soup.taken, [called[each.model] for each in soup.models if not each.taken]
+    told = ", then ".join(f"{called[each.model]} ({each.together:.4f})" for each in taken)
+    out = f"; left out: {', '.join(left)}" if left else ""
+    return f"{len(taken)} of {len(soup.models)} models: {told}{out}"
+
+
+SOUP_HEADS = ("model", "alone", "mean with it")
+
+
+def soup_rows(soup: SoupReport, called: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """How accurate each model is, and the mean with it, in the order in which they were tried."""
+    for each in soup.models:
+        yield called[each.model], f"{each.accuracy:.4f}", f"{each.together:.4f}"
 
 
 def _widths(report: MergeReport) -> Iterator[tuple[str, str]]:

@@ -138,7 +138,7 @@ def _calib_of(context: click.Context, option: click.Parameter, values: tuple[str
     "--labels",
     type=InputFile("the labels"),
     metavar="FILE",
-    help="A label for each calibration sample (see docs/choosing.md): auto decides by accuracy.",
+    help="A label for each calibration sample (see docs/choosing.md): auto decides by accuracy, and greedy-soup.",
 )
 @task_options
 @click.option(

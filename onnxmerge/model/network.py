@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -121,6 +121,15 @@ class ModelSet:
     sources: tuple[Network, ...]
     border: frozenset[str] = frozenset()
     owned: OwnedRows | None = None
+
+    def only(self, places: Sequence[int]) -> ModelSet:
+        """Some of the models, by their places, under the same template."""
+        return replace(
+            self,
+            weights=tuple(self.weights[place] for place in places),
+            sources=tuple(self.sources[place] for place in places),
+            owned=None if self.owned is None else replace(self.owned, owners=self.owned.owners[list(places)]),
+        )
 
 
 def label(model: ir.Model) -> str:

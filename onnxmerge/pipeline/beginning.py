@@ -103,7 +103,7 @@ def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool)
     split = None
     if source is not None and how.task_vectors is None:
         split = divide(source, job.prepared.models, how, labelled=labelled)
-    elif source is not None and how.searches_scale:
+    elif source is not None and (how.searches_scale or how.chooses_models):
         split = held_out(source, job.prepared.models)
     on = job.on(source if split is None else split.fit)
     return replace(prepared_merge, split=split, job=replace(on, options=how))

@@ -20,13 +20,21 @@ _MOST = (1 << 63) - 1
 
 
 def require_consistent(
-    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool, own: bool = False
+    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool | None, based: bool, own: bool = False
 ) -> None:
-    """Raise UsageError where this number of models cannot be merged by these options and with this data."""
+    """Raise UsageError where this number of models cannot be merged by these options and with this data.
+
+    ``labelled`` is None where nobody says yet whether there are labels.
+    """
     _require_none(_numbers(options, models))
     _require_none(_base(options, models, based=based))
     _require_none(_weighing(options))
     _require_none(_training(options))
+    told = (
+        f"method {options.method} takes models by their accuracy on held-out samples: give samples and their labels "
+        "(--calib, --labels)"
+    )
+    _require_none([(options.chooses_models and labelled is False, told)])
     if not calibrated:
         _require_none((wrong, f"{told}: give calibration data (--calib)") for wrong, told in _data(options))
     refinement = options.refinement
@@ -35,13 +43,11 @@ def require_consistent(
     _require_none([(needs_own, told)])
     require_use(options, differing(options))
     if labelled:
-        added = options.task_vectors is not None
+        added = options.task_vectors is not None and not options.chooses_models
         no_data = not calibrated, "--labels are of calibration samples: give calibration data (--calib)"
         told = f"--labels decide nothing where what models learnt is added up (method {options.method}); leave them out"
-        no_choice = (
-            not decidable(options),
-            "--labels decide a choice: give --method auto, --alpha auto, --weights auto, --width auto or --repair auto",
-        )
+        choices = "--method auto, --method greedy-soup, --alpha auto, --weights auto, --width auto or --repair auto"
+        no_choice = not decidable(options), f"--labels decide a choice: give {choices}"
         _require_none([no_data, (added, told), no_choice])
     _require_none(_pairs(options))
 
@@ -144,6 +150,7 @@ def _data(options: MergeOptions) -> Iterator[tuple[bool, str]]:
     """What is to be measured."""
     given = differing(options)
     yield "samples" in given, "--samples says how much calibration data to use"
+    yield options.chooses_models, f"method {options.method} takes models by their accuracy on held-out samples"
     yield options.weighs, f"--weights {AUTO} compares what the models answer"
     yield options.widens, f"--width {AUTO} compares what the models answer"
     yield options.searches, "a search for method or alpha compares activations"
@@ -194,6 +201,5 @@ def require_use(options: MergeOptions, names: Iterable[str]) -> None:
 
 def decidable(options: MergeOptions) -> bool:
     """Whether a merge has something to choose that labels could decide."""
-    return (
-        options.searches or options.weighs or options.widens or (options.repair == AUTO and options.refinement is None)
-    )
+    searched = options.searches or options.weighs or options.widens or options.chooses_models
+    return searched or (options.repair == AUTO and options.refinement is None)

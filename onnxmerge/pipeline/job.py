@@ -11,7 +11,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import gathered, own_parts
 from onnxmerge.executor import HERE, Executor
 from onnxmerge.merging.answer.outputs import NO_OUTPUTS, Outputs
-from onnxmerge.merging.combine import shares_of
+from onnxmerge.merging.combine import shares_among, shares_of
 from onnxmerge.model.network import Network
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.pipeline.prepare import Base, Prepared
@@ -45,7 +45,8 @@ class Job:
     ``own`` is data of each model's own, for what measures each model on its own task; empty where none was given.
     ``base`` is the model that all others were fine-tuned from, where it was given; ``resized`` what merging makes of
     the parents' graph, where groups of it get another width; ``outputs`` what the parents' outputs mean; ``store`` has
-    what stages found before, and ``executor`` runs what does not depend on each other.
+    what stages found before, and ``executor`` runs what does not depend on each other. ``ingredients`` are the places
+    of the models that are averaged, in order (None: all are).
     """
 
     prepared: Prepared
@@ -58,6 +59,7 @@ class Job:
     outputs: Outputs = NO_OUTPUTS
     store: Store = NO_STORE
     executor: Executor = HERE
+    ingredients: tuple[int, ...] | None = None
 
     def __reduce__(self) -> tuple[type[Job], tuple[object, ...]]:
         """What another process gets of it: it keeps no results, shows no progress, and sends nothing on."""
@@ -80,8 +82,25 @@ class Job:
 
     @property
     def shares(self) -> list[float]:
-        """Each model's share in the merged one; equal ones as long as they are to be found."""
-        return shares_of(self.options.given_weights, len(self.prepared.models.weights))
+        """Each model's share in the merged one: equal ones as long as they are to be found, none for one left out."""
+        every = shares_of(self.options.given_weights, len(self.prepared.models.weights))
+        return every if self.ingredients is None else shares_among(self.ingredients, every)
+
+    @property
+    def averaged(self) -> Job:
+        """The job of those models alone that are averaged."""
+        if self.ingredients is None:
+            return self
+        prepared, options = self.prepared, self.options
+        if options.given_weights is not None:
+            options = replace(options, weights=tuple(options.given_weights[place] for place in self.ingredients))
+        return replace(
+            self,
+            prepared=replace(prepared, models=prepared.models.only(self.ingredients)),
+            options=options,
+            own=tuple(self.own[place] for place in self.ingredients if self.own),
+            ingredients=None,
+        )
 
 
 @contextmanager

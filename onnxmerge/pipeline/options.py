@@ -238,6 +238,11 @@ class MergeOptions:
         return None if isinstance(self.weights, str) else self.weights
 
     @property
+    def chooses_models(self) -> bool:
+        """Whether it is to be found by labels which of the models are averaged."""
+        return self.task_vectors is not None and "labels" in self.task_vectors.needs
+
+    @property
     def searches_scale(self) -> bool:
         """Whether the scale of what is added to a base, or how it changes with depth, is to be found."""
         own = None if self.task_vectors is None else self.own_of(self.task_vectors)

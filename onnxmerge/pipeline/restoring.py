@@ -184,7 +184,7 @@ def _task_vectors(
     """The base with the merged task vector, refined; of statistics only those of kept BatchNorm are measured anew."""
     origin = "the base" if "base" in method.needs else "one network"
     notes = [f"units are taken in the order of {origin}: {method.name} takes the models to be fine-tuned from it"]
-    added = task_vectors_added(job, method)
+    added, job = task_vectors_added(job, method), job.averaged
     if job.options.refinement is None or job.source is None:
         found = with_statistics(job, added, step)
     else:
@@ -200,9 +200,9 @@ def _task_vectors(
 
 def task_vectors_added(job: Job, method: TaskVectorMethod[Any]) -> Arrays:
     """The origin with the merged task vector, computed when read."""
-    prepared, own = job.prepared, job.options.own_of(method)
-    base = None if job.base is None else job.base.weights
-    found = add_task_vectors(prepared.models, base, prepared.typing, method, own, job.shares, seed=job.options.seed)
+    prepared, part, own = job.prepared, job.averaged, job.options.own_of(method)
+    models, base = part.prepared.models, None if job.base is None else job.base.weights
+    found = add_task_vectors(models, base, prepared.typing, method, own, part.shares, seed=job.options.seed)
     owned = prepared.models.owned
     if owned is None:
         return found

@@ -12,6 +12,7 @@ from onnxmerge.api.inspection import FixedAxis, Inspection, UnitGroup
 from onnxmerge.api.outcome import GroupReport, MergePlan, MergeReport
 from onnxmerge.api.summary import (
     FORECAST_HEADS,
+    SOUP_HEADS,
     certificate_told,
     coverage_told,
     expectations,
@@ -20,6 +21,7 @@ from onnxmerge.api.summary import (
     listed_weights,
     own_option,
     similarity_told,
+    soup_rows,
     tried,
     vocabulary_told,
     width_heads,
@@ -27,6 +29,7 @@ from onnxmerge.api.summary import (
 )
 from onnxmerge.axes.explain import AxisReason
 from onnxmerge.pipeline.selection.effort import EffortReport
+from onnxmerge.pipeline.selection.ingredients import SoupReport
 from onnxmerge.pipeline.selection.scaling import ScaleReport
 from onnxmerge.pipeline.selection.search import SearchReport
 from onnxmerge.pipeline.selection.weighing import WeightsReport
@@ -60,6 +63,8 @@ def print_merge(report: MergeReport, written: Path, again: str | None = None, *,
         _print_search(console, report.search)
     if report.scales is not None:
         _print_scales(console, report.scales)
+    if report.soup is not None:
+        _print_soup(console, report.soup, report.models)
     for title, told in facts(report):
         console.say(f"{title:16} {told}")
     _print_costs(console, report)
@@ -85,6 +90,8 @@ def print_plan(plan: MergePlan) -> None:
         console.say(f"to be tried      {plan.candidates} ways to merge, on held-out calibration data")
     if how.weighs:
         console.say("weights          to be found by what each model knows, on held-out calibration data")
+    if how.chooses_models:
+        console.say("models           to be taken by accuracy, on held-out calibration data and its labels")
     if plan.vocabulary is not None:
         console.say(f"vocabulary       {vocabulary_told(plan.vocabulary, [*plan.models, 'the base'])}")
     if how.widens:
@@ -200,6 +207,17 @@ def _print_scales(console: Terminal, scales: ScaleReport) -> None:
         table.add_row(
             "*" if index == scales.chosen else "", f"{each.scale:g}", f"{each.depth:g}", f"{each.agreement:.4f}"
         )
+    console.print(table)
+
+
+def _print_soup(console: Terminal, soup: SoupReport, models: Sequence[str]) -> None:
+    """The models from the most accurate on, those that are averaged marked."""
+    title = f"greedy soup: taken by {soup.criterion} on {soup.samples} held-out samples"
+    table = Table(title=title, title_justify="left", box=None)
+    for heading in ("", *SOUP_HEADS):
+        table.add_column(heading, justify="left" if heading in ("", "model") else "right", overflow="fold")
+    for each, row in zip(soup.models, soup_rows(soup, models), strict=True):
+        table.add_row("*" if each.taken else "", *row)
     console.print(table)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxmerge.api.outcome import MergeReport, MergeResult
-from onnxmerge.api.summary import listed_weights, tried, weights_found
+from onnxmerge.api.summary import SOUP_HEADS, listed_weights, soup_rows, tried, weights_found
 from onnxmerge.checking.report import CheckReport
 from onnxmerge.merging.answer.answer import AS_IT_WAS
 from onnxmerge.model.paths import short_names
@@ -79,7 +79,7 @@ def merge_sections(
     yield Section("groups", "Groups of units", _groups(report, details))
     if details is not None and details.layers:
         yield Section("drift", "Drift by layer", _drift(details, names))
-    yield Section("tried", "Ways that were tried", _tried(report))
+    yield Section("tried", "Ways that were tried", _tried(report, names))
     if report.widening is not None:
         yield widths_section(report.widening)
     yield Section("times", "Time and memory", _times(report))
@@ -278,7 +278,7 @@ def _drift(details: MergeDetails, names: Sequence[str]) -> str:
     return paragraph(about, "hint") + found
 
 
-def _tried(report: MergeReport) -> str:
+def _tried(report: MergeReport, names: Sequence[str]) -> str:
     parts = []
     if report.effort is not None:
         effort = report.effort
@@ -329,6 +329,14 @@ def _tried(report: MergeReport) -> str:
         ]
         parts.append(paragraph(f"Scale by what the parents learnt, on {report.scales.samples} held-out samples."))
         parts.append(table(("scale", "depth", "agreement", ""), scales, "Scales", numbers=(1, 2)))
+    if report.soup is not None:
+        soup = report.soup
+        models = [
+            (*row, "taken" if each.taken else "left out")
+            for each, row in zip(soup.models, soup_rows(soup, names), strict=True)
+        ]
+        parts.append(paragraph(f"Models by {soup.criterion} on {soup.samples} held-out samples, in this order."))
+        parts.append(table((*SOUP_HEADS, ""), models, "Models of the soup", numbers=(1, 2)))
     return "".join(parts)
 
 

@@ -37,6 +37,8 @@ def tuned(seed: int) -> onnx.ModelProto:
 
 BASE = build(GRAPH, weights(0))
 MODELS = [tuned(1), tuned(2), tuned(3)]
+UNLABELLED = [name for name, method in TASK_VECTORS.items() if "labels" not in method.needs]
+"""The methods that take models without labels; tests/pipeline/selection/test_ingredients.py has the other."""
 
 
 def test_task_arithmetic_without_data(tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def reordered(model: onnx.ModelProto, seed: int, folder: Path) -> onnx.ModelProt
     return onnx.load(permute(model, seed=seed).save(folder / f"permuted-{seed}.onnx"))
 
 
-@pytest.mark.parametrize("method", TASK_VECTORS)
+@pytest.mark.parametrize("method", UNLABELLED)
 def test_a_fine_tune_of_a_permuted_base_is_brought_into_its_order(tmp_path: Path, method: str) -> None:
     models = MODELS[: TASK_VECTORS[method].models]
     expected = merge(models, base=base_for(method), method=method)
@@ -102,7 +104,7 @@ def base_for(method: str) -> onnx.ModelProto | None:
     return BASE if TASK_VECTORS[method].takes_base else None
 
 
-@pytest.mark.parametrize("method", TASK_VECTORS)
+@pytest.mark.parametrize("method", UNLABELLED)
 def test_batchnorm_is_measured_anew(tmp_path: Path, method: str) -> None:
     result = merge(MODELS[: TASK_VECTORS[method].models], base=base_for(method), calibration={"x": X}, method=method)
     found = initializers(onnx.load(result.save(tmp_path / "m.onnx")))
@@ -150,7 +152,7 @@ def test_the_base_must_have_the_models_structure() -> None:
 
 
 def test_merged_models_run(tmp_path: Path) -> None:
-    for method in TASK_VECTORS:
+    for method in UNLABELLED:
         model = onnx.load(
             merge(MODELS[: TASK_VECTORS[method].models], base=base_for(method), method=method).save(tmp_path / "m.onnx")
         )
@@ -160,7 +162,7 @@ def test_merged_models_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "based", "message"),
     [
-        ({"method": "ties"}, False, r"give it \(--base\); without it cart, slerp, soup merge"),
+        ({"method": "ties"}, False, r"give it \(--base\); without it cart, greedy-soup, slerp, soup merge"),
         ({"method": "average"}, True, "--base is for methods .*task-arithmetic, ties.*; name one, or leave --base out"),
         ({"alpha": 0.3}, True, "does not use it; name one, or leave --base out"),
         ({"labels": np.arange(500) % 3}, True, r"--labels decide nothing .*\(method tsv-m\); leave them out"),

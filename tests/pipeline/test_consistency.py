@@ -41,7 +41,7 @@ USED = {
 
 def check(options: MergeOptions, *, based: bool = False) -> None:
     (how, *_) = ways(options.settled(), 2, calibrated=True)
-    require_consistent(how, 2, calibrated=True, labelled=False, based=based)
+    require_consistent(how, 2, calibrated=True, labelled=how.chooses_models, based=based)
 
 
 def test_every_method_is_in_the_table() -> None:

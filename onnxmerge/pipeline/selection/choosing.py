@@ -10,6 +10,7 @@ from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match
 from onnxmerge.pipeline.rotating import RotationResult, rotate
 from onnxmerge.pipeline.selection.held_out import HeldOutEvaluators, in_brief
+from onnxmerge.pipeline.selection.ingredients import SoupReport, choose_ingredients
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks
 from onnxmerge.pipeline.selection.scaling import ScaleReport, choose_scale
 from onnxmerge.pipeline.selection.search import SearchReport, search
@@ -17,7 +18,10 @@ from onnxmerge.pipeline.selection.search import SearchReport, search
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectedMatching:
-    """The job with the method, alpha and models (perhaps rotated) that were settled on, and their matching."""
+    """The job with the method, alpha and models (perhaps rotated) that were settled on, and their matching.
+
+    ``scales`` and ``soup`` say how a scale was found, and which models are averaged.
+    """
 
     job: Job
     measurements: Measurements
@@ -25,6 +29,7 @@ class SelectedMatching:
     search: SearchReport | None
     rotated: tuple[str, ...]
     scales: ScaleReport | None = None
+    soup: SoupReport | None = None
 
 
 def chosen_by(split: Split | None, asked: EvaluationTasks | None) -> HeldOutEvaluators:
@@ -33,7 +38,7 @@ def chosen_by(split: Split | None, asked: EvaluationTasks | None) -> HeldOutEval
 
 
 def matched_by(job: Job, measurements: Measurements, evaluators: HeldOutEvaluators) -> SelectedMatching:
-    """Match, after a search where method, alpha or scale are to be found, and rotate where that was asked for."""
+    """Match, after a search where method, alpha, scale or models are to be found, and rotate where asked for."""
     searched = None
     if job.options.searches and (evaluator := evaluators(job)) is not None:
         found = search(job, measurements, evaluator)
@@ -44,5 +49,9 @@ def matched_by(job: Job, measurements: Measurements, evaluators: HeldOutEvaluato
     if job.options.searches_scale and (evaluator := evaluators(job)) is not None:
         how, scales = choose_scale(in_brief(job), evaluator)
         job = replace(job, options=how)
+    soup = None
+    if job.options.chooses_models and evaluators.split is not None and evaluators.asked is not None:
+        ingredients, soup = choose_ingredients(in_brief(job), evaluators.split, evaluators.asked)
+        job = replace(job, ingredients=ingredients)
     rotation = rotate(job, matched, measurements) if job.options.rotate else RotationResult(job, measurements, ())
-    return SelectedMatching(rotation.job, rotation.measurements, matched, searched, rotation.spaces, scales)
+    return SelectedMatching(rotation.job, rotation.measurements, matched, searched, rotation.spaces, scales, soup)

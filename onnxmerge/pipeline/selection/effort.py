@@ -149,9 +149,12 @@ def flags(options: MergeOptions) -> tuple[str, ...]:
 
 
 def possible_ways(
-    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool, based: bool, own: bool = False
+    options: MergeOptions, models: int, *, calibrated: bool, labelled: bool | None, based: bool, own: bool = False
 ) -> tuple[MergeOptions, ...]:
-    """Those of the `ways` that can be done with what is given. Raises UsageError where none can."""
+    """Those of the `ways` that can be done with what is given. Raises UsageError where none can.
+
+    ``labelled`` is None where nobody says yet whether there are labels.
+    """
     found, errors = [], []
     for way in ways(options, models, calibrated=calibrated, based=based, own=own):
         decides = labelled and (based or options.effort is None or decidable(way))
