@@ -8,7 +8,7 @@ digits, the folder of real material beside the checkout (or in ONNXMERGE_SHARED)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ PAIRS = ("digits", "mnist-mlp", "cifar5-resnet20", "cifar5-resnet20gn", "cifar5-
 DIGITS = Path(__file__).resolve().parents[1] / "onnxmerge" / "examples" / "digits"
 SAMPLES = 5000
 """Calibration images, as of shared/tools/calib.py; the digits have fewer."""
+
+Accuracies = tuple[float | None, float]
+"""Percent of the test images that are answered rightly: joint (None: the tasks label the same images), and the mean
+over tasks."""
 
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -67,19 +71,34 @@ class Pair:
 
     def accuracy(self, model: Path | None) -> float:
         """Percent of the test images that a model answers rightly; None: the parents' ensemble."""
-        parents = self.models if model is None else ()
-        models = {} if model is None else {"model": model}
+        joint, average = self.scored([model])[0] if model is not None else self.ensembles()[0]
+        return average if joint is None else joint
+
+    def scored(self, models: Sequence[Path]) -> list[Accuracies]:
+        """The accuracies of some models on the test images."""
+        return self._accuracies({str(place): model for place, model in enumerate(models)}, (), ("model",))
+
+    def ensembles(self) -> list[Accuracies]:
+        """Those of the parents' ensemble, and of their ensemble as ``--answer ensemble`` forms it."""
+        return self._accuracies({}, self.models, ("ensemble", "answer"))
+
+    def _accuracies(
+        self, models: Mapping[str, Path], parents: Sequence[Path], roles: Sequence[str]
+    ) -> list[Accuracies]:
         found = evaluate(models, self.test["images"], self.test["labels"], tasks=self.tasks, parents=parents)
-        (own,) = [each for each in found.models if each.role == ("ensemble" if model is None else "model")]
-        accuracy = own.scores.joint.top if self.joint and own.scores.joint is not None else own.scores.average
-        if accuracy is None:
-            raise SystemExit(f"{self.name}: {model} does not answer all tasks")
-        return 100 * float(accuracy[0])
+        every = []
+        for own in (each for role in roles for each in found.models if each.role == role):
+            if own.scores.average is None:
+                raise SystemExit(f"{self.name}: {own.name} does not answer all tasks")
+            joint = own.scores.joint.top[0] if self.joint and own.scores.joint is not None else None
+            every.append((None if joint is None else 100 * float(joint), 100 * float(own.scores.average[0])))
+        return every
 
 
-def open_pair(name: str) -> Pair:
-    """A pair with its images."""
-    folder = DIGITS if name == "digits" else SHARED / "pairs" / name
+def open_pair(name: str, folder: Path | None = None) -> Pair:
+    """A pair with its images, by default of shared/ or of the examples."""
+    if folder is None:
+        folder = DIGITS if name == "digits" else SHARED / "pairs" / name
     tasks = folder / ("task.json" if name == "digits" else "pair.json")
     told = json.loads(tasks.read_text(encoding="utf-8"))
     calibration, labels, test = _images(told)

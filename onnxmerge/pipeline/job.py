@@ -64,7 +64,8 @@ class Job:
     def __reduce__(self) -> tuple[type[Job], tuple[object, ...]]:
         """What another process gets of it: it keeps no results, shows no progress, and sends nothing on."""
         own = () if self.source is None else tuple(gathered(each) for each in self.own)
-        return Job, (self.prepared, self.source, self.options, silent, own, self.base, self.resized, self.outputs)
+        found = self.prepared, self.source, self.options, silent, own, self.base, self.resized, self.outputs
+        return Job, (*found, NO_STORE, HERE, self.ingredients)
 
     def on(self, source: CalibrationSource | None) -> Job:
         """The job on some of its data: of each model's own data the same part, where it was put together of that."""
