@@ -19,7 +19,8 @@ class TaskVectorMethod(Contract[O]):
     """A method that puts task vectors together: what ``rule`` makes of those of one tensor is added to the ``origin``.
 
     ``matrices``: the rule takes the matrices of linear layers alone, [models, out, in] however they are stored, and all
-    other tensors get the mean. ``models`` is the number that it takes, where not any.
+    other tensors get the mean. ``models`` is the number that it takes, where not any. One that needs labels is given
+    those models alone that labels speak for (``pipeline.selection.ingredients``).
     """
 
     needs: tuple[Need, ...] = ("base",)
