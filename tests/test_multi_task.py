@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from tests.graphs import build, execute, normal
-from tools.multi_task import ENSEMBLES, HALVES, Row, halves, measured, table, trained
+from tools.multi_task import ENSEMBLES, HALVES, Row, halves, measured, some_tested, table, trained
 from tools.pairs import Pair
 
 VECTORS = np.random.default_rng(0).standard_normal((100, 6)).astype(np.float32)
@@ -70,6 +70,15 @@ def test_a_merge_is_scored_over_all_classes_and_within_its_tasks(tmp_path: Path)
     for each in rows:
         assert each["joint"] is not None
         assert each["joint"] < each["average"]
+
+
+def test_some_test_images_keep_their_labels(tmp_path: Path) -> None:
+    every = pair(tmp_path)
+    some = some_tested(every, 40).test
+    assert len(some["labels"]) == 40
+    places = [int(np.flatnonzero((every.test["images"] == image).all(axis=1))[0]) for image in some["images"]]
+    np.testing.assert_array_equal(every.test["labels"][places], some["labels"])
+    assert len(some_tested(every, 10000).test["labels"]) == 300
 
 
 def row(name: str, way: str, joint: float | None, average: float) -> Row:
