@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tools.train_digits import export
-from tools.train_encoders import Block
+from tools.train_digits import Block
 
 WIDTHS, DEPTH = (32, 64, 128), 3
 """Channels of the three stages, and the blocks of each: those of shared/pairs/cifar5-resnet20."""
