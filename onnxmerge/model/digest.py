@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
+import numpy as np
 import onnx_ir as ir
+
+from onnxmerge.model.external import reopened
+
+Content: TypeAlias = "bytes | memoryview"
 
 WEIGHTS = "onnxmerge.weights_sha256"
 """Key in the metadata of what was written."""
@@ -17,13 +24,32 @@ def tensors_of(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     return {name: value.const_value for name, value in values if value.const_value is not None}
 
 
-def weights_digest(tensors: Mapping[str, ir.TensorProtocol]) -> str:
-    """SHA-256 of the initializers of a graph, in the order of their names: name, type, shape and bytes of each."""
+def weights_digest(
+    tensors: Mapping[str, ir.TensorProtocol], put: Callable[[str, Content], None] = lambda _name, _content: None
+) -> str:
+    """SHA-256 of the initializers of a graph, in the order of their names: name, type, shape and bytes of each.
+
+    ``put`` is given the bytes of each on the way, by name, so that who writes them need not read them again.
+    """
     sha256 = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         shape = ",".join(map(str, tensor.shape.numpy()))
         sha256.update(f"{name!r} {tensor.dtype.name} [{shape}]\n".encode("utf-8", "backslashreplace"))
-        text = tensor.dtype == ir.DataType.STRING
-        sha256.update(str(tensor.numpy().tolist()).encode() if text else tensor.tobytes())
+        content = _content(tensor)
+        sha256.update(content)
+        put(name, content)
     return sha256.hexdigest()
+
+
+def _content(tensor: ir.TensorProtocol) -> Content:
+    """The bytes of a tensor as a file has them (of text those of its list); no copy where they lie so in memory."""
+    if tensor.dtype == ir.DataType.STRING:
+        return str(tensor.numpy().tolist()).encode()
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor = reopened(tensor)
+    array = tensor.numpy()
+    packed = tensor.dtype.bitwidth != 8 * array.dtype.itemsize
+    if packed or sys.byteorder != "little" or not (array.flags.c_contiguous and array.dtype.isnative):
+        return tensor.tobytes()
+    return memoryview(array.reshape(-1).view(np.uint8))

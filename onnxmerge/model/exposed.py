@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import onnx_ir as ir
-
 from onnxmerge.model.network import Network
-from onnxmerge.model.quantised import is_constant
 from onnxmerge.model.runtimes import available
 from onnxmerge.model.session import Session, fitting, inputs_of, open_session, wide
-from onnxmerge.model.stretches import Values, arrays, is_large, run_by_stretches
+from onnxmerge.model.stretches import Values, arrays, feedable, is_large, may_change, run_by_stretches
 from onnxmerge.model.traits import has
 from onnxmerge.types import Array
 
@@ -30,10 +27,9 @@ class Exposed:
         self.network, self.large = network, is_large(network.model)
         self.outputs_alone = outputs_alone
         self.computed = dict.fromkeys(str(value.name) for node in network.graph for value in node.outputs if value.name)
-        weights = [value for value in network.graph.initializers.values() if _may_change(value)]
-        feedable = all(value.const_value is not None and _feedable(value.const_value.dtype) for value in weights)
+        weights = [value for value in network.graph.initializers.values() if may_change(value)]
         self._random = any(has(node, "random") for node in network.model.graph.all_nodes())
-        self._fed = [str(value.name) for value in weights] if feedable and not self._random else []
+        self._fed = [str(value.name) for value in weights] if all(map(feedable, weights)) and not self._random else []
         self._sessions: dict[tuple[str, tuple[str, ...]], Session] = {}
 
     def runs(
@@ -103,13 +99,3 @@ class Exposed:
         if shared:
             self._sessions[place, outputs] = opened
         return opened
-
-
-def _may_change(value: ir.Value) -> bool:
-    tensor = value.const_value
-    return tensor is not None and tensor.dtype != ir.DataType.STRING and not is_constant(value)
-
-
-def _feedable(dtype: ir.DataType) -> bool:
-    """Whether numpy has the type, or it is widened to one that it has."""
-    return dtype == ir.DataType.BFLOAT16 or dtype.numpy().kind != "V"

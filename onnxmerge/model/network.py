@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError
+from onnxmerge.model.arrays import holds_nan, is_floating
 from onnxmerge.model.external import reopened
 from onnxmerge.model.owned import OwnedRows
 from onnxmerge.text import reason
@@ -19,6 +20,9 @@ SOURCE = "onnxmerge.source"
 
 UNREAD_NAN = "onnxmerge.unread_nan"
 """Key in the graph's ``meta``: names of initializers that hold nan and were left out, because nothing reads them."""
+
+HOLDS_NAN = "onnxmerge.holds_nan"
+"""Key in the ``meta`` of an external tensor (in memory only): whether it holds nan, once that was looked up."""
 
 
 class Weights(Mapping[str, Array]):
@@ -51,6 +55,14 @@ class Weights(Mapping[str, Array]):
         view = array.view()
         view.flags.writeable = False
         return view
+
+    def holds_nan(self, name: str) -> bool:
+        """Whether there is nan among the floats behind a name; external data that was read from a file is known."""
+        tensor = self._tensors[name]
+        if not is_floating(tensor.dtype.numpy()):
+            return False
+        known = tensor.meta.get(HOLDS_NAN) if isinstance(tensor, ir.ExternalTensor) else None
+        return holds_nan(self[name]) if known is None else bool(known)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
@@ -24,7 +23,7 @@ from onnxmerge.model.functions import drop_shadowed, require_inlinable
 from onnxmerge.model.hoist import captured_values
 from onnxmerge.model.lift import complete_calls, detach_subgraph_outputs, lift_scalers
 from onnxmerge.model.names import name_uniquely
-from onnxmerge.model.network import SOURCE, UNREAD_NAN, Network, Weights
+from onnxmerge.model.network import HOLDS_NAN, SOURCE, UNREAD_NAN, Network, Weights
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.stretches import LARGE
 from onnxmerge.model.valid import require_declared, require_valid
@@ -70,9 +69,7 @@ def read_network(source: str | os.PathLike[str] | ir.Model | onnx.ModelProto) ->
     model = _deserialize(proto, str(path))
     remember(model)
     for file in dict.fromkeys(files[name] for name in sorted(files)):
-        with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                sha256.update(chunk)
+        _look_through(file, sha256, model)
     return _normalised(model, path, sha256.hexdigest(), str(path))
 
 
@@ -151,6 +148,22 @@ def _parse_into(proto: onnx.ModelProto, mapped: mmap.mmap, path: Path) -> None:
         view.release()
 
 
+def _look_through(file: Path, sha256: hashlib._Hash, model: ir.Model) -> None:
+    """Read a data file once: its digest goes on, and of every tensor in it is noted whether it holds nan."""
+    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    held = [each for each in tensors if isinstance(each, ir.ExternalTensor) and each.path == str(file)]
+    with file.open("rb") as stream:
+
+        def read(until: int | None) -> None:
+            while chunk := stream.read(CHUNK if until is None else min(CHUNK, max(until - stream.tell(), 0))):
+                sha256.update(chunk)
+
+        for tensor in sorted(held, key=lambda each: (each.offset or 0) + each.nbytes):
+            read((tensor.offset or 0) + tensor.nbytes)
+            tensor.meta[HOLDS_NAN] = Weights({"it": tensor}).holds_nan("it")  # while what was read is at hand
+        read(None)
+
+
 def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     try:
         model = ir.from_proto(proto)
@@ -219,9 +232,7 @@ def _read(node: ir.Node) -> list[ir.Value]:
 
 def _holds_nan(value: ir.Value) -> bool:
     tensor = value.const_value
-    if tensor is None or not tensor.dtype.is_floating_point():
-        return False
-    return bool(np.isnan(Weights({"value": tensor})["value"]).any())
+    return tensor is not None and Weights({"it": tensor}).holds_nan("it")
 
 
 def _check_defined(model: ir.Model, label: str) -> None:

@@ -2,7 +2,7 @@
 
 Nodes are taken in their order until the weights that they read come to ``STRETCH`` bytes. What the stretch gives that
 a later one reads is kept until then; all versions of the network and all inputs go through a stretch before the next
-one is opened.
+one is opened. Its weights are fed to it, so that those of a file are read where they lie, and none is copied.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import InputError, StructureError
 from onnxmerge.model.network import SOURCE, label
+from onnxmerge.model.quantised import is_constant
 from onnxmerge.model.runtime import Value
 from onnxmerge.model.session import Session, fitting, inputs_of, open_session, prepared, wide
 from onnxmerge.model.signature import operands
@@ -61,11 +62,11 @@ def run_by_stretches(
     given = [fitting(inputs_of(ready), feed, label(model)) for feed in feeds]
     wanted, nodes = set(outputs), list(ready.graph)
     known = _without_nodes(ready, wanted)
+    stored = ready.graph.initializers
     for number, own in enumerate(given) if known else ():
-        every = []
+        every = list[Values]()
         for now in versions:  # noqa: B007  (what the functions above read)
-            stored = {name: _value(ready.graph.initializers[name]) for name in known if name not in own}
-            every.append({**stored, **{name: own[name] for name in known if name in own}})
+            every += [{name: own[name] if name in own else _value(stored[name]) for name in known}]
         yield number, every
     held = [[dict(own) for _ in versions] for own in given]
     last, start = _last_reads(nodes), 0
@@ -74,9 +75,12 @@ def run_by_stretches(
         names = [name for name in made if name in wanted or last.get(name, -1) >= end]
         computed: list[list[Values]] = [[] for _ in feeds]
         for place, now in enumerate(versions):  # noqa: B007  (the same)
-            session = _opened(ready, held[0][place], names, label(model), provider)
+            session, fed = _opened(ready, held[0][place], names, label(model), provider)
+            weights = {name: _value(stored[name]) for name in fed}
             for before, into in zip(held, computed, strict=True):
-                into.append(session.values({name: before[place][name] for name in session.inputs}))
+                every_input = {**weights, **before[place]}
+                into.append(session.values({name: every_input[name] for name in session.inputs}))
+            del weights  # before those of the next version are read
         later = [name for name in names if last.get(name, -1) >= end]
         if not all(each[name].dtype is not None for found in computed for each in found for name in later):
             continue  # what is no tensor is not handed on: all this is run again, with the next stretch
@@ -107,15 +111,30 @@ def _value(initializer: ir.Value) -> Value:
     return found
 
 
-def _opened(model: ir.Model, held: Values, outputs: Sequence[str], where: str, provider: str) -> Session:
-    """A session over the nodes between values that are held and the outputs."""
+def may_change(initializer: ir.Value) -> bool:
+    """Whether networks that pair up may hold other values there. All else stays in the graph: shapes follow from it."""
+    tensor = initializer.const_value
+    return tensor is not None and tensor.dtype != ir.DataType.STRING and not is_constant(initializer)
+
+
+def feedable(initializer: ir.Value) -> bool:
+    """Whether numpy has its type, or it is widened to one that it has."""
+    dtype = initializer.dtype if initializer.const_value is None else initializer.const_value.dtype
+    return dtype is not None and (dtype == ir.DataType.BFLOAT16 or dtype.numpy().kind != "V")
+
+
+def _opened(
+    model: ir.Model, held: Values, outputs: Sequence[str], where: str, provider: str
+) -> tuple[Session, list[str]]:
+    """A session over the nodes between values that are held and the outputs, and which weights it is to be fed."""
     graph = ir.convenience.extract(model.graph, list(held), outputs)
     for value in graph.inputs:
         value.type, value.shape = ir.TensorType(_type_of(held[str(value.name)])), None
     graph.inputs[:] = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
     graph.meta[SOURCE] = where
     part = ir.Model(graph, ir_version=model.ir_version, functions=tuple(model.functions.values()))
-    return open_session(part, provider=provider)
+    fed = [str(value.name) for value in graph.initializers.values() if may_change(value) and feedable(value)]
+    return open_session(part, provider=provider, fed=fed), fed
 
 
 def _type_of(value: Value) -> ir.DataType:

@@ -7,6 +7,7 @@ large file is put together of what is in front of each tensor's data, the data, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,52 +138,41 @@ def _delimited(number: int, size: int) -> bytes:
     return bytes(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """A tensor of the main graph whose ``size`` bytes ``write`` puts into a file."""
-
-    size: int
-    write: Callable[[IO[bytes]], None]
-
-
 def write_model(
-    stream: IO[bytes], model: onnx.ModelProto, data: Sequence[Data | None], finish: Callable[[list[int]], None]
+    stream: IO[bytes], model: onnx.ModelProto, sizes: Sequence[int | None], fill: Callable[[list[int]], None]
 ) -> None:
     """Write a model as it would be serialised if the tensors of its main graph held their data.
 
     Args:
         stream: A new file that is open for writing.
-        model: The model. Those of its tensors that have ``data`` hold none themselves.
-        data: For each initializer of the main graph what it holds; None: it is in the message.
-        finish: Called when all tensors are in the file, with the places of those that have data; it may change what
-            stands behind the graph (metadata).
+        model: The model. Those of its tensors that are to have data hold none themselves.
+        sizes: How many bytes of data each initializer of the main graph is to have; None: it is in the message.
+        fill: Called with the places of these data when all that is around them is written: it puts them there, and may
+            change what stands behind the graph (metadata).
 
     """
     front, behind = _parted(model.graph, _GRAPH_INITIALIZER)
-    parts: list[tuple[bytes, bytes, Data | None]] = []
-    size = len(front) + len(behind)
-    for tensor, own in zip(model.graph.initializer, data, strict=True):
+    parts: list[tuple[bytes, bytes, int]] = []
+    for tensor, data in zip(model.graph.initializer, sizes, strict=True):
         before, after = (
-            (tensor.SerializeToString(deterministic=True), b"") if own is None else _parted(tensor, _TENSOR_RAW)
+            (tensor.SerializeToString(deterministic=True), b"") if data is None else _parted(tensor, _TENSOR_RAW)
         )
-        held = b"" if own is None else _delimited(_TENSOR_RAW, own.size)
-        whole = len(before) + len(held) + len(after) + (0 if own is None else own.size)
-        head = _delimited(_GRAPH_INITIALIZER, whole) + before + held
-        parts.append((head, after, own))
-        size += len(head) + len(after) + (0 if own is None else own.size)
+        held = b"" if data is None else _delimited(_TENSOR_RAW, data)
+        whole = len(before) + len(held) + len(after) + (data or 0)
+        parts.append((_delimited(_GRAPH_INITIALIZER, whole) + before + held, after, data or 0))
+    size = len(front) + len(behind) + sum(len(head) + data + len(after) for head, after, data in parts)
     stream.write(_parted(model, _MODEL_GRAPH)[0] + _delimited(_MODEL_GRAPH, size) + front)
     places: list[int] = []
-    for head, after, own in parts:
+    for (head, after, data), known in zip(parts, sizes, strict=True):
         stream.write(head)
-        if own is not None:
+        if known is not None:
             places.append(stream.tell())
-            own.write(stream)
-            if stream.tell() != places[-1] + own.size:
-                raise ValueError(f"{stream.tell() - places[-1]} bytes were written instead of {own.size}")
+            stream.seek(data, os.SEEK_CUR)
         stream.write(after)
     stream.write(behind)
-    stream.flush()
-    finish(places)
+    end = stream.tell()
+    fill(places)
+    stream.seek(end)
     stream.write(_parted(model, _MODEL_GRAPH)[1])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -15,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from onnxmerge.errors import InputError
-from onnxmerge.model.digest import WEIGHTS, tensors_of, weights_digest
+from onnxmerge.model.digest import WEIGHTS, Content, tensors_of, weights_digest
 from onnxmerge.model.network import SOURCE, label
 from onnxmerge.model.paths import absolute
 from onnxmerge.model.publication import Publication, naming
@@ -24,7 +23,7 @@ from onnxmerge.model.session import lazy, open_session, own_cause
 from onnxmerge.model.stretches import LARGE
 from onnxmerge.model.valid import complaint
 from onnxmerge.model.widen import has_bfloat16
-from onnxmerge.model.wire import Data, skeleton, write_model
+from onnxmerge.model.wire import skeleton, write_model
 from onnxmerge.types import Array
 
 EMBEDDED = 2_000_000_000
@@ -103,17 +102,14 @@ def _write(model: ir.Model, target: Path, files: Publication) -> Path:
         files.stage(apart)  # in front of the model: whoever sees the model sees its data too
     path = files.stage(target)
     try:
-        if LARGE < size <= EMBEDDED:
-            _stream(model, path)
-            return path
         if size > EMBEDDED:
-            ir.save(model, path, external_data=apart.name, size_threshold_bytes=INLINE)
-            proto, written = onnx.load(path, load_external_data=False), ir.load(path)
+            _write_apart(model, path, files.staged(apart))
+        elif size > LARGE:
+            _write_within(model, path)
         else:
             proto = ir.to_proto(model)
-            written = ir.from_proto(proto)
-        _record(proto, weights_digest(tensors_of(written)))
-        path.write_bytes(proto.SerializeToString(deterministic=True))
+            _record(proto, weights_digest(tensors_of(ir.from_proto(proto))))
+            path.write_bytes(proto.SerializeToString(deterministic=True))
     except Exception as error:
         cause = own_cause(error)
         if cause is None or cause is error:
@@ -122,45 +118,64 @@ def _write(model: ir.Model, target: Path, files: Publication) -> Path:
     return path
 
 
-def _stream(model: ir.Model, path: Path) -> None:
-    """Write a model tensor by tensor, so that no more than one of them is in memory."""
-    values = list(model.graph.initializers.values())
-    kept = [value.const_value for value in values]
-    large = [tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > INLINE for tensor in kept]
-    for value, tensor, apart in zip(values, kept, large, strict=True):
-        if apart and tensor is not None:  # what stands beside the data of a tensor is written of an empty one
-            empty = np.zeros(0, tensor.dtype.numpy())
-            value.const_value = ir.Tensor(empty, dtype=tensor.dtype, name=value.name, doc_string=tensor.doc_string)
-    proto = ir.to_proto(model)
-    data: list[Data | None] = []
-    for own, tensor, apart in zip(proto.graph.initializer, kept, large, strict=True):
-        data.append(Data(tensor.nbytes, partial(_put, tensor)) if apart and tensor is not None else None)
-        if apart and tensor is not None:
-            own.dims[:] = tensor.shape.numpy()
-            own.ClearField("raw_data")
-
-    def finish(places: list[int]) -> None:
-        found: dict[str, ir.TensorProtocol] = {}
-        left = iter(places)
-        for value, tensor, apart in zip(values, kept, large, strict=True):
-            if tensor is not None:
-                name, shape = str(value.name), ir.Shape(tensor.shape.numpy())
-                found[name] = (
-                    ir.ExternalTensor(str(path), next(left), tensor.nbytes, tensor.dtype, shape=shape, name=name)
-                    if apart
-                    else tensor
-                )
-        _record(proto, weights_digest(found))
-
+def _write_within(model: ir.Model, path: Path) -> None:
+    """Write a large model of one file."""
+    proto, large = _without_large(model)
+    names = [tensor.name for tensor in proto.graph.initializer]
     with path.open("wb") as stream:
-        write_model(stream, proto, data, finish)
+
+        def fill(places: list[int]) -> None:
+            _fill(stream, model, proto, dict(zip((name for name in names if name in large), places, strict=True)))
+
+        write_model(stream, proto, [large.get(name) for name in names], fill)
 
 
-def _put(tensor: ir.TensorProtocol, stream: IO[bytes]) -> None:
-    if isinstance(tensor, ir.LazyTensor | ir.Tensor | ir.ExternalTensor):
-        tensor.tofile(stream)  # without a copy, where it is laid out as it is stored
-    else:
-        stream.write(tensor.tobytes())
+def _write_apart(model: ir.Model, path: Path, data: Path) -> None:
+    """Write a model whose large tensors are in a file of their own."""
+    proto, large = _without_large(model)
+    places, end = dict[str, int](), 0
+    for tensor in proto.graph.initializer:
+        if tensor.name in large:
+            places[tensor.name], size = end, large[tensor.name]
+            end += size
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", data.name), ("offset", places[tensor.name]), ("length", size)):
+                tensor.external_data.add(key=key, value=str(value))
+    with data.open("wb") as stream:
+        _fill(stream, model, proto, places)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _without_large(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """The model as a message in which its large tensors hold no data, and how many bytes each of them has."""
+    kept = {name: tensor for name, tensor in tensors_of(model).items() if tensor.dtype != ir.DataType.STRING}
+    large = {name: tensor for name, tensor in kept.items() if tensor.nbytes > INLINE}
+    values = model.graph.initializers
+    for name, tensor in large.items():  # what stands beside the data of a tensor is written of an empty one
+        empty = np.zeros(0, tensor.dtype.numpy())
+        values[name].const_value = ir.Tensor(empty, dtype=tensor.dtype, name=name, doc_string=tensor.doc_string)
+    proto = ir.to_proto(model)
+    for own in proto.graph.initializer:
+        if own.name in large:
+            own.dims[:] = large[own.name].shape.numpy()
+            own.ClearField("raw_data")
+            values[own.name].const_value = large[own.name]
+    return proto, {name: tensor.nbytes for name, tensor in large.items()}
+
+
+def _fill(stream: IO[bytes], model: ir.Model, proto: onnx.ModelProto, places: Mapping[str, int]) -> None:
+    """Put tensors where they belong, each computed once, and the digest of all into the metadata of the message."""
+    tensors = tensors_of(model)
+
+    def put(name: str, content: Content) -> None:
+        if name not in places:
+            return
+        if len(content) != tensors[name].nbytes:
+            raise ValueError(f"{name}: {len(content)} bytes were to be written instead of {tensors[name].nbytes}")
+        stream.seek(places[name])
+        stream.write(content)
+
+    _record(proto, weights_digest(tensors, put))
 
 
 def _record(proto: onnx.ModelProto, digest: str) -> None:

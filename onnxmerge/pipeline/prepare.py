@@ -18,7 +18,6 @@ from onnxmerge.axes.operators import OperatorTable, read_operators
 from onnxmerge.calibration.specs import input_specs, is_batched
 from onnxmerge.errors import InputError, ValidationError
 from onnxmerge.heads.assembly import inseparable
-from onnxmerge.model.arrays import holds_nan, is_floating
 from onnxmerge.model.dequantise import dequantised
 from onnxmerge.model.hoist import trace_inside
 from onnxmerge.model.interface import declared_alike
@@ -105,8 +104,7 @@ def _usable(networks: Sequence[Network], inputs: Mapping[str, SampleInput] | Non
     for network in networks:
         weights = network.weights
         for name in weights:
-            array = weights[name]
-            if is_floating(array.dtype) and holds_nan(array):
+            if weights.holds_nan(name):
                 raise InputError(
                     f"{network.label}: initializer {name!r} holds nan; the model was not trained to its end"
                 )
