@@ -27,7 +27,16 @@ from onnxmerge.model.sample import SampleInput
 from onnxmerge.model.tokens import TokenSource
 from onnxmerge.model.training import Roles
 from onnxmerge.pipeline.answering import answered
-from onnxmerge.pipeline.beginning import MergeInputs, PreparedMerge, divided, of_data, ordered, prepare_merge, read_data
+from onnxmerge.pipeline.beginning import (
+    MergeInputs,
+    PreparedMerge,
+    divided,
+    of_data,
+    ordered,
+    prepare_merge,
+    read_data,
+    relies_on_groups,
+)
 from onnxmerge.pipeline.consistency import decidable
 from onnxmerge.pipeline.details.layers import LayersReport, layers_report
 from onnxmerge.pipeline.details.merge import MergeDetails, details_of
@@ -127,7 +136,8 @@ def merge(
     every = _possible(models, given, asked_for, labelled=labels is not None)
     work = _work(work_dir, resume=resume)
     with executor_on(cluster, worker_cpus, asked_for.provider) as executor:
-        begun = ordered(read_data(prepare_merge(models, given, every[0], progress or silent, stages)))
+        shown, prove = progress or silent, relies_on_groups(given, every)
+        begun = ordered(read_data(prepare_merge(models, given, every[0], shown, stages, prove=prove)))
         asked = evaluation_tasks(labels, tasks, vectors, data=calibration, models=models, parents=begun.parents)
         known = known_vectors(tasks, vectors, models, begun.parents, every[0], labelled=labels is not None)
         recipe = _recipe(begun, given, known)
@@ -337,7 +347,7 @@ def plan(
     asked_for = _settled(options, settings)
     every = _possible(models, given, asked_for, labelled=None)
     how = every[0]
-    begun = prepare_merge(models, given, how, progress or silent, nullcontext)
+    begun = prepare_merge(models, given, how, progress or silent, nullcontext, prove=relies_on_groups(given, every))
     expected = _forecast(begun, models, tasks, vectors) if forecast else None
     prepared_merge = divided(begun, how, labelled=False)
     job, prepared = prepared_merge.job, prepared_merge.job.prepared

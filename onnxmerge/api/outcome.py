@@ -91,7 +91,8 @@ class MergeReport:
     which models were taken for a greedy soup (None: it is none); those left out have no share. ``layers`` says
     what became of the linear layers (None without data). ``labelled``: labels decided something in the merge that was
     done. ``vectors``: class vectors were read, whether there are labels or not. ``quantised`` says how the merged model
-    was quantised again (None: it was not), ``vocabulary`` which tokens it has (None: the models have one vocabulary),
+    was quantised again (None: it was not), ``certificates`` has one for each model (empty: no unit was moved and none
+    measured, so none was needed), ``vocabulary`` which tokens it has (None: the models have one vocabulary),
     ``training`` what training does with each of its tensors (None: nobody asked). ``recipe`` is all that
     was asked for (``pipeline.provenance``). ``seconds`` is by stage, ``peak_memory`` in bytes (None: unknown).
     """
@@ -165,7 +166,8 @@ class MergeReport:
 class MergePlan:
     """What a merge would do: the models, paired up and certified, and how many ways to match them would be tried.
 
-    ``border`` are the tensors that heads read where they stay apart (None: everything would be merged). ``notes`` are
+    ``border`` are the tensors that heads read where they stay apart (None: everything would be merged).
+    ``certificates`` has one for each model (empty: as long as no unit is moved, none is needed). ``notes`` are
     what is odd about the models. ``forecast`` is what the merge is expected to come to (None: nobody asked),
     ``vocabulary`` which tokens the merged model would have (None: the models have one vocabulary).
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from onnxmerge.matching.methods import MATCHERS
 from onnxmerge.merging.answer.answer import Answered
 from onnxmerge.model.training import ROLES
 from onnxmerge.pipeline.details.layers import DEPARTS, LayersReport
@@ -50,6 +51,8 @@ def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str,
     before, after = _mean(report.groups)
     if after is not None:
         yield "mean similarity", f"{similarity_told(before)} -> {similarity_told(after)}"
+    elif report.method in MATCHERS and not MATCHERS[report.method].moves:
+        yield "mean similarity", "not measured: every unit stays where it is"
     if any(report.sweeps):
         ended = "converged" if report.converged else "stopped at the limit"
         yield "sweeps", f"{', '.join(map(str, report.sweeps))} ({ended})"
@@ -174,7 +177,9 @@ def _checked(report: MergeReport, called: Sequence[str]) -> Iterator[tuple[str, 
         roles = report.training
         told = f"{len(roles.learned)} learned, {len(roles.statistics)} running statistics, {len(roles.fixed)} fixed"
         yield "for training", f"{told} (metadata {ROLES})"
-    for certificate, model in zip(report.certificates, called, strict=True):
+    if not report.certificates:
+        yield "certificate", "none needed: no unit was moved"
+    for certificate, model in zip(report.certificates, called, strict=False):
         yield "certificate", f"{certificate_told(certificate)}  {model}"
 
 

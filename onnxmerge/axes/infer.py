@@ -18,6 +18,7 @@ from onnxmerge.axes.operators import OperatorTable, builtin_operators, find_oper
 from onnxmerge.axes.resolve import resolve
 from onnxmerge.axes.roles import consumed
 from onnxmerge.axes.signature import NEUTRAL, Axes, MisfitError
+from onnxmerge.model.arrays import same_numbers
 from onnxmerge.model.hoist import bodies, captured_values
 from onnxmerge.model.network import Network
 from onnxmerge.model.quantised import is_quantised_weight
@@ -25,6 +26,9 @@ from onnxmerge.model.trace import Trace
 from onnxmerge.model.traits import has
 from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
+
+CORNER = 8
+"""Numbers along each axis of the part of a tensor that tells most often whether it is the same along an axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +156,12 @@ class _Walk:
         """A free cell for each axis, except where all models are uniform along it or hold the same table."""
         shape = self.trace.shapes[name]
         uniform = [not statistic] * len(shape)
-        equal = len(self.weights) > 1
+        equal = len(self.weights) > 1 and not statistic
         first = np.asarray(self.weights[0][name])
-        for weights in self.weights:
+        for index, weights in enumerate(self.weights):
             array = np.asarray(weights[name])
             uniform = [flag and _uniform(array, axis) for axis, flag in enumerate(uniform)]
-            equal = equal and not statistic and np.array_equal(array, first)
+            equal = equal and (index == 0 or same_numbers(array, first))
         axes = []
         for size, neutral in zip(shape, uniform, strict=True):
             if neutral and size > 1:
@@ -269,9 +273,12 @@ class _Walk:
 
 
 def _uniform(array: NDArray[Any], axis: int) -> bool:
-    """Whether all slices along an axis are equal. Looks at two slices first: most tensors differ there already."""
+    """Whether all slices along an axis are equal. Looks at a corner first: most tensors differ there already."""
     if array.shape[axis] <= 1 or array.size == 0:
         return True
+    corner = array[(slice(CORNER),) * array.ndim]
+    if not np.array_equal(corner, np.broadcast_to(corner.take([0], axis), corner.shape)):
+        return False
     first = array.take([0], axis)
     if not np.array_equal(first, array.take([-1], axis)):
         return False

@@ -23,7 +23,7 @@ from onnxmerge.matching.method import (
     with_twins_told_apart,
     without_activations,
 )
-from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction, matched_activations
+from onnxmerge.matching.objective import ObjectiveFunction, matched_activations
 from onnxmerge.matching.overrides import Overrides
 from onnxmerge.matching.products import ProductsOfPair
 from onnxmerge.matching.similarity import Objective, PairOfModels, known_activations
@@ -45,11 +45,10 @@ def align(
     alpha: float,
     *,
     objective: Objective = "correlation",
-    matched: bool = True,
 ) -> MatchResult:
     """Match every other model to the first; ``alpha`` is the share of weights in what is compared.
 
-    Unless ``matched`` every model is left in its order. Raises UsageError where rules or problem do not fit ``alpha``.
+    Raises UsageError where rules or problem do not fit ``alpha``.
     """
     compared, others = alpha < 1.0, range(len(problem.weights) - 1)
     if not compared:
@@ -57,7 +56,7 @@ def align(
     elif len(problem.activations) != len(others):
         raise without_activations()
     executor = problem.executor if len(others) > 1 else HERE
-    found = list(executor.map(_Aligning(problem, overrides, alpha, objective, matched), others))
+    found = list(executor.map(_Aligning(problem, overrides, alpha, objective), others))
     permutations, searches = zip(*found, strict=True)
     return MatchResult(permutations, searches=searches)
 
@@ -70,7 +69,6 @@ class _Aligning:
     overrides: Overrides
     alpha: float
     objective: Objective
-    matched: bool
 
     def open(self) -> Callable[[int], tuple[Permutations, Search]]:
         """Find the groups of units; weights of the first model are kept from one pair to the next."""
@@ -90,8 +88,7 @@ class _Aligning:
             # Weights that are not finite end in the error of ``assign``, which names their space, not in warnings.
             with np.errstate(invalid="ignore", over="ignore"):
                 before = objective_of(identity(plan.spaces))
-                rng, moves = np.random.default_rng([problem.seed, index]), self.matched
-                sweeps = _match(objective_of, alpha, problem, rng) if moves else _left(identity(plan.spaces), before)
+                sweeps = _match(objective_of, alpha, problem, np.random.default_rng([problem.seed, index]))
             notes = notes_on(plan, shares, overrides, activations=compared)
             return sweeps.matching, search_of(sweeps, before, started, notes)
 
@@ -114,10 +111,6 @@ def _trained_apart(pair: PairOfModels, start: Permutations) -> bool:
     """Whether units matched by activations do other things in both models, those left out that do nothing."""
     matched = np.concatenate([matched_activations(pair, name, start) for name in pair.activations] or [np.zeros(0)])
     return bool(np.any(matched)) and float(matched[matched != 0].mean()) < RELATED
-
-
-def _left(unmoved: Permutations, before: ModelSimilarity) -> Sweeps[Permutations]:
-    return Sweeps(unmoved, before, (before.total,), (), converged=True)
 
 
 def _best_sweeps(

@@ -26,7 +26,7 @@ from onnxmerge.matching.sweeps import Sweeps
 from onnxmerge.types import Floats
 from onnxmerge.units.groups import Plan, make_plan
 from onnxmerge.units.layout import Typing
-from onnxmerge.units.permutations import Permutations, composite_shape
+from onnxmerge.units.permutations import Permutations, composite_shape, is_still
 from onnxmerge.units.resize import Widths
 from onnxmerge.units.zips import Matchings, Zipped
 
@@ -111,6 +111,12 @@ class MatchResult:
     searches: tuple[Search, ...] = ()
 
     @property
+    def moves(self) -> bool:
+        """Whether any unit comes to another place, or becomes one with another."""
+        perms = (perm for each in self.permutations for perm in each.values())
+        return self.zipped is not None or not all(map(is_still, perms))
+
+    @property
     def matchings(self) -> Matchings:
         """What ``combine`` merges by."""
         return self.permutations if self.zipped is None else self.zipped
@@ -122,17 +128,22 @@ class Matcher(Contract[O]):
 
     ``zips``: units of one model may be merged with each other, so that they are not matched one to one, and groups can
     get another width. ``all_pairs``: it reads ``together``, not ``activations``. ``least_models``: with fewer it finds
-    what others do, so that a search leaves it out. An option ``alpha`` is the share of weights in what is compared.
+    what others do, so that a search leaves it out. ``moves``: units may come to other places; of a method that leaves
+    all where they are nothing need be proved. An option ``alpha`` is the share of weights in what is compared.
     """
 
     match: Callable[[MatchProblem, O], MatchResult]
     zips: bool = False
     all_pairs: bool = False
     least_models: int = 2
+    moves: bool = True
 
     def __call__(self, problem: MatchProblem, options: O | None = None) -> MatchResult:
         """Match the units of all models. Raises UsageError where options and problem contradict each other."""
-        return self.match(problem, self.options() if options is None else options)
+        found = self.match(problem, self.options() if options is None else options)
+        if not self.moves and found.moves:
+            raise ValueError(f"method {self.name} says that it moves no unit, and moved some: it must not say so")
+        return found
 
     @property
     def mixes(self) -> bool:

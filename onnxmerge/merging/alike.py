@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.model.arrays import identical, is_floating
+from onnxmerge.model.arrays import identical, is_floating, pieces
 from onnxmerge.model.signature import operands, subgraphs
 from onnxmerge.types import Arrays
 
@@ -63,10 +63,15 @@ def equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
         return False
     precision = ROUNDINGS * float(np.spacing(np.ones((), one.dtype)))
     wide = np.result_type(one.dtype, np.float32) if one.dtype.kind == "f" else np.dtype(np.float32)
-    left, right = one.astype(wide, copy=False), other.astype(wide, copy=False)
-    with np.errstate(invalid="ignore"):
-        near = np.abs(left - right) <= np.maximum(precision * np.minimum(np.abs(left), np.abs(right)), TINY)
-    return bool(np.all((left == right) | (near & np.isfinite(left) & np.isfinite(right))))
+    ours, theirs = one.reshape(-1), other.reshape(-1)
+
+    def near(piece: slice) -> bool:
+        left, right = ours[piece].astype(wide, copy=False), theirs[piece].astype(wide, copy=False)
+        with np.errstate(invalid="ignore"):
+            close = np.abs(left - right) <= np.maximum(precision * np.minimum(np.abs(left), np.abs(right)), TINY)
+        return bool(np.all((left == right) | (close & np.isfinite(left) & np.isfinite(right))))
+
+    return all(map(near, pieces(ours.size)))
 
 
 def _made_inside(node: ir.Node) -> Iterator[ir.Value]:

@@ -75,8 +75,9 @@ class MergeInputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedMerge:
-    """A merge whose models are read, paired up, typed and certified.
+    """A merge whose models are read, paired up and typed, and proved where that is needed.
 
+    ``certificates`` has one for each model, or none where nothing that is done so far relies on groups of units.
     ``data`` is all that was opened; ``source`` what all models are measured on, as they take it, and ``own`` data of
     each model's own.
 
@@ -109,10 +110,24 @@ def divided(prepared_merge: PreparedMerge, how: MergeOptions, *, labelled: bool)
     return replace(prepared_merge, split=split, job=replace(on, options=how))
 
 
+def relies_on_groups(given: MergeInputs, every: Sequence[MergeOptions]) -> bool:
+    """Whether a merge by one of the ways does more than add up what stands at one place in all models.
+
+    Units are moved, or their statistics measured, or rows of a table told to be tokens.
+    """
+    return given.calibrated or given.vocab is not None or any(how.moves for how in every)
+
+
 def prepare_merge(
-    models: Sequence[ModelSource], given: MergeInputs, how: MergeOptions, progress: Progress, stages: Stages
+    models: Sequence[ModelSource],
+    given: MergeInputs,
+    how: MergeOptions,
+    progress: Progress,
+    stages: Stages,
+    *,
+    prove: bool = True,
 ) -> PreparedMerge:
-    """Read the models and the data, pair up, type and certify. Raises what `merge` raises so far."""
+    """Read the models and the data, pair up and type; certify where ``prove``. Raises what `merge` raises so far."""
     base = given.base
     clock = Clock(stages)
     with clock.stage("read"):
@@ -147,7 +162,7 @@ def prepare_merge(
             parents = replace(parents, models=prepared.models)
     job = Job(prepared, source, how, progress, tuple(found), start)
     with clock.stage("certify"):
-        certificates = tuple(_certificate(job, index) for index in range(len(prepared.models.weights)))
+        certificates = _certificates(job) if prove else ()
         job = replace(job, resized=resize(prepared, how))
     require_restorable(schemes, parents, job)
     notes = (
@@ -162,15 +177,19 @@ def prepare_merge(
 
 def ordered(prepared_merge: PreparedMerge) -> PreparedMerge:
     """The merge with its models in one order, where nothing matches them later (see ``pipeline.ordering``)."""
-    job, notes = prepared_merge.job, tuple[str, ...]()
+    job, notes, certificates = prepared_merge.job, tuple[str, ...](), prepared_merge.certificates
     if job.options.task_vectors is not None:
         with prepared_merge.clock.stage("match"):
             job, notes = in_one_order(job)
+        if job is not prepared_merge.job and not certificates:  # units were moved
+            with prepared_merge.clock.stage("certify"):
+                certificates = _certificates(prepared_merge.job)
     if job.base is not None:  # rows of tokens that a model lacks are the base's, and in its order
         prepared, base = filled_from_base(job.prepared, job.base)
         job = replace(job, prepared=prepared, base=base)
     parents = replace(prepared_merge.parents, models=job.prepared.models)
-    return replace(prepared_merge, job=job, parents=parents, notes=(*prepared_merge.notes, *notes))
+    notes = (*prepared_merge.notes, *notes)
+    return replace(prepared_merge, job=job, parents=parents, certificates=certificates, notes=notes)
 
 
 def read_data(prepared_merge: PreparedMerge) -> PreparedMerge:
@@ -295,7 +314,10 @@ def of_data(prepared_merge: PreparedMerge) -> list[str]:
     return [*notes, few] if few is not None and matches else notes
 
 
-def _certificate(job: Job, index: int) -> Certificate:
-    found = job.prepared.certify(index, seed=job.options.seed, provider=job.options.provider)
-    require(found, job.prepared.models.sources[index].label)
-    return found
+def _certificates(job: Job) -> tuple[Certificate, ...]:
+    """The certificate of every model. Raises ValidationError where one did not pass."""
+    found = list[Certificate]()
+    for index, network in enumerate(job.prepared.models.sources):
+        found.append(job.prepared.certify(index, seed=job.options.seed, provider=job.options.provider))
+        require(found[-1], network.label)
+    return tuple(found)

@@ -150,6 +150,16 @@ class MergeOptions:
         return replace(found, own=tuple((name, differ[name]) for name in OWN_OPTIONS if name in names & {*differ}))
 
     @property
+    def moves(self) -> bool:
+        """Whether units are matched, rotated or made more of: for all of this their groups must be proved.
+
+        Of task vectors that shows later, when all models are found to be in one order, or not.
+        """
+        if self.rotate or self.share < 1 or self.width is not None:
+            return True
+        return self.method not in TASK_VECTORS and (self.matcher is None or self.matcher.moves)
+
+    @property
     def alpha(self) -> float | None:
         """The share of weight space in what the method compares; None where that is not known, or it matches nothing.
 

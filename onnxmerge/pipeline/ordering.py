@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.matching.objective import ObjectiveFunction
 from onnxmerge.matching.similarity import PairOfModels, weight_shares
@@ -21,7 +19,7 @@ from onnxmerge.pipeline.matching import match, measured
 from onnxmerge.pipeline.options import MergeOptions
 from onnxmerge.types import Arrays
 from onnxmerge.units.groups import Plan, make_plan
-from onnxmerge.units.permutations import Permutations, identity, transported
+from onnxmerge.units.permutations import Permutations, identity, is_still, transported
 
 OWN = 0.9
 """Mean correlation of weight vectors from which on units are taken to stand where they stood before fine-tuning."""
@@ -32,7 +30,10 @@ APART = 0.75
 
 
 def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
-    """The job with every model in the order of the base, or of the first model where no base is given, and notes."""
+    """The job with every model in the order of the base, or of the first model where no base is given, and notes.
+
+    It is the job itself where every model stands in that order.
+    """
     prepared = job.prepared
     models, plan = prepared.models, make_plan(prepared.typing)
     origin = models.weights[0] if job.base is None else job.base.weights
@@ -49,7 +50,7 @@ def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
             method, found = "act-align", _matched(job, origin, own, "act-align", job.source)
             after = alike(plan, origin, own, found)
         name = models.sources[index].label
-        if any(not np.array_equal(found[space], still) for space, still in identity(plan.spaces).items()):
+        if not all(map(is_still, found.values())):
             weights[index] = transported(own, prepared.typing, found)
             notes.append(
                 f"{name}: its units were brought into the order of {label} by {method}; their weights correlate with "
@@ -60,6 +61,8 @@ def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
                 f"{name}: is no fine-tune of {label}, as far as the weights of its units say: what is added up "
                 "includes how far two trainings lie apart; for such models leave out --base and --method"
             )
+    if all(own is before for own, before in zip(weights, models.weights, strict=True)):
+        return job, tuple(notes)
     moved = replace(prepared, models=replace(models, weights=tuple(weights)))
     return replace(job, prepared=moved), tuple(notes)
 

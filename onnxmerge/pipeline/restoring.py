@@ -70,12 +70,13 @@ def averaged(job: Job, matched: MatchResult, measurements: Measurements, step: R
     typing = job.prepared.typing
     if job.options.task_vectors is not None:
         return _task_vectors(job, job.options.task_vectors, measurements, step)
+    if job.source is None:
+        told = ("statistics were averaged, not repaired: there is no calibration data",)
+        plain = combine(job.prepared.models, typing, matched.matchings, weights=job.shares)
+        return Merged(plain, notes=told if step is not None else ())
     alike = tensors_alike(job, matched)
     models = in_one_scale(job, measurements, step, alike)
     weights: Arrays = combine(models, typing, matched.matchings, weights=job.shares)
-    if job.source is None:
-        told = ("statistics were averaged, not repaired: there is no calibration data",)
-        return Merged(weights, notes=told if step is not None else ())
     return _restored(job, matched.matchings, measurements, weights, step, alike)
 
 

@@ -69,9 +69,12 @@ def require_finite(parents: Parents, prepared: Prepared, product: MergedModel, p
             found = exposed.answers(models.weights[index], sample, provider=provider)
         return list(found.values())
 
+    wrong = {name for name, array in after.items() if array.dtype.kind == "f" and not np.isfinite(array).all()}
     for index, names in enumerate(product.outputs if apart else product.outputs[:1]):
+        if not wrong.intersection(names):
+            continue
         for place, (name, own) in enumerate(zip(names, answers(index), strict=True)):
-            if own.dtype.kind == "f" and np.isfinite(own).all() and not np.isfinite(after[name]).all():
+            if name in wrong and own.dtype.kind == "f" and np.isfinite(own).all():
                 for other in () if apart else range(1, len(parents.networks)):
                     if not np.isfinite(answers(other)[place]).all():
                         raise ValidationError(

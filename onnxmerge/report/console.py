@@ -100,8 +100,7 @@ def print_plan(plan: MergePlan) -> None:
         )
     if plan.border is not None:
         console.say(f"merged up to     {', '.join(plan.border)}")
-    for certificate, model in zip(plan.certificates, plan.models, strict=True):
-        console.say(f"certificate      {certificate_told(certificate)}  {model}")
+    _say_certificates(console, plan)
     console.say(f"free             {coverage_told(plan.coverage)}")
     for note in plan.notes:
         console.say(f"note             {note}")
@@ -123,12 +122,18 @@ def print_forecast(plan: MergePlan) -> None:
         console.say(f"{title:16} {told}")
     if plan.vocabulary is not None:
         console.say(f"vocabulary       {vocabulary_told(plan.vocabulary, [*plan.models, 'the base'])}")
-    for certificate, model in zip(plan.certificates, plan.models, strict=True):
-        console.say(f"certificate      {certificate_told(certificate)}  {model}")
+    _say_certificates(console, plan)
     console.say(f"free             {coverage_told(plan.coverage)}")
     for note in (*plan.notes, *found.notes):
         console.say(f"note             {note}")
     console.say("nothing was merged or written; onnxmerge run does it")
+
+
+def _say_certificates(console: Terminal, plan: MergePlan) -> None:
+    if not plan.certificates:
+        console.say("certificate      none needed as long as no unit is moved")
+    for certificate, model in zip(plan.certificates, plan.models, strict=False):
+        console.say(f"certificate      {certificate_told(certificate)}  {model}")
 
 
 def _print_groups(console: Terminal, groups: Sequence[GroupReport], heading: str) -> None:

@@ -151,6 +151,8 @@ def _cost_cards(report: MergeReport) -> Iterator[tuple[str, str, str]]:
         about = f"their units reordered at random, outputs alike to {worst:.1e}"
         yield "Groups proved", f"{passed} of {len(report.certificates)} parents", about
         yield "Free", f"{report.coverage.free_elements:.1%}", "of weight elements can be reordered, so be matched"
+    else:
+        yield "Groups proved", "none needed", "no unit was moved"
 
 
 def _samples(details: MergeDetails | None) -> str:

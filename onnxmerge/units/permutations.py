@@ -40,6 +40,11 @@ def identity(spaces: Mapping[str, Space]) -> Permutations:
     return {name: _unmoved(composite_shape(name, spaces)) for name, space in spaces.items() if space.free}
 
 
+def is_still(perm: Positions) -> bool:
+    """Whether a space's permutation moves nothing."""
+    return bool(np.all(perm == np.arange(perm.shape[-1])))
+
+
 def random_permutations(spaces: Mapping[str, Space], seed: int) -> Permutations:
     """A uniformly random permutation of every free space, drawn anew for each index of its outer spaces."""
     rng = np.random.default_rng(seed)
@@ -119,6 +124,7 @@ def transport(
 
 def transported(weights: Mapping[str, NDArray[Any]], typing: Typing, perms: Mapping[str, Positions]) -> LazyWeights:
     """``weights`` in the coordinates to which ``perms`` lead. A tensor without a layout does not move."""
+    perms = {name: perm for name, perm in perms.items() if not is_still(perm)}
 
     def moved(name: str) -> NDArray[Any]:
         layout = typing.initializers.get(name)

@@ -54,9 +54,15 @@ def test_average_leaves_everything_alone(structure: str) -> None:
     result = MATCHERS["average"](problem(case))
     for name, perm in result.permutations[0].items():
         np.testing.assert_array_equal(perm, identity(case.typing.spaces)[name])
-    (search,) = result.searches
-    assert search.sweeps == 0
-    assert search.similarity_before == search.similarity_after
+    assert result.searches == ()
+    assert not result.moves
+
+
+def test_a_method_that_moves_units_must_not_say_that_it_does_not() -> None:
+    case = example(STRUCTURES["mlp"]())
+    lying = replace(MATCHERS["rebasin"], moves=False)
+    with pytest.raises(ValueError, match="method rebasin says that it moves no unit, and moved some"):
+        lying(problem(case))
 
 
 @pytest.mark.parametrize("method", LEARNING)

@@ -12,7 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from tests.zoo.topology import FOLDER, SUFFIX, load_topology
-from tools.benchmark.networks import BERT_BASE, DECODER, LENGTH, SIDE, VIT_B16, Transformer, bert, decoder, vit
+from tools.benchmark.networks import (
+    BERT_BASE,
+    DECODER,
+    DECODER_10G,
+    LENGTH,
+    SIDE,
+    VIT_B16,
+    Transformer,
+    bert,
+    decoder,
+    vit,
+)
 
 SHARED = Path(os.environ.get("ONNXMERGE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 """The folder of real material, for the pairs that were trained."""
@@ -115,6 +126,9 @@ BERT = Case(_drawn("bert-base", lambda path, seed: bert(path, seed, BERT_BASE)),
 TINY = Case(_drawn("tiny", lambda path, seed: decoder(path, seed, SMALL)), _tokens("tiny", 64, SMALL.words))
 
 
+DECODER_OF_10_GB = Case(_drawn("decoder-10g", lambda path, seed: decoder(path, seed, DECODER_10G)))
+
+
 def _decoder(blocks: int) -> Case:
     return Case(_drawn(f"decoder-{blocks}", lambda path, seed: decoder(path, seed, DECODER.scaled(blocks))))
 
@@ -137,6 +151,9 @@ def _jobs() -> Iterator[Job]:
     yield Job("decoder/average", _decoder(DECODER.blocks), ("--method", "average"))
     for blocks in (5, 10):
         yield Job(f"decoder-{blocks}/average", _decoder(blocks), ("--method", "average"))
+        yield Job(f"decoder-{blocks}/rebasin", _decoder(blocks), ("--method", "rebasin"))
+    yield Job("decoder-10g/average", DECODER_OF_10_GB, ("--method", "average"))
+    yield Job("decoder-10g/rebasin", DECODER_OF_10_GB, ("--method", "rebasin"))
     for samples in (128, 256):
         yield Job(f"resnet50-{samples}/mudsc-align", RESNET50, align, samples)
     for models in (3, 4):

@@ -38,6 +38,7 @@ class Transformer:
 VIT_B16 = Transformer(width=768, hidden=3072, heads=12, blocks=12, words=1000)
 BERT_BASE = Transformer(width=768, hidden=3072, heads=12, blocks=12, words=30522)
 DECODER = Transformer(width=1280, hidden=3456, heads=20, blocks=21, words=32000)
+DECODER_10G = Transformer(width=2560, hidden=6912, heads=32, blocks=29, words=32000)
 SIDE, PATCH = 224, 16
 LENGTH = 128
 """Tokens that BERT's positions and the decoder's rotary tables are for."""
