@@ -2,7 +2,10 @@
 
 Files of a few bytes can ask for any amount of memory. Whoever knows how much something takes at the least calls
 ``require_room`` before taking it. For all else there is ``memory_limit``, under which an allocation too many fails,
-instead of having the system slow down and kill whom it pleases. By default the limit is most of what is free.
+instead of having the system slow down and kill whom it pleases. By default the limit is half of what is free.
+
+What is kept only to save time has ``room_for`` it. Sizes that decide how sums are rounded (where batches are cut, which
+products are kept) are constants, whatever is free: the same input gives the same bytes under any limit.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import resource
 
-SHARE = 0.9
+SHARE = 0.5
 """Of the free memory, by default."""
 
 LARGE = 1 << 23
@@ -82,6 +85,11 @@ def memory_budget() -> int:
     if limit is None:
         return int(SHARE * free_memory())
     return max(0, limit.size - max(0, _taken() - limit.before))
+
+
+def room_for(most: int, part: int) -> int:
+    """Bytes for what is kept to save time and changes no result: ``most``, or a ``part``-th of what may be taken."""
+    return min(most, memory_budget() // part)
 
 
 def mapped_zeros(shape: Sequence[int]) -> NDArray[np.float64]:

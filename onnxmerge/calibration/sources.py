@@ -35,7 +35,7 @@ from onnxmerge.calibration.readers import Reader, is_script, reader_chunks, scri
 from onnxmerge.calibration.specs import InputSpec, fixed_batch, is_batched
 from onnxmerge.errors import InputError, UsageError
 from onnxmerge.files import is_folder, named, require_file
-from onnxmerge.memory import memory_budget
+from onnxmerge.memory import room_for
 from onnxmerge.types import Array
 
 BATCH_SIZE = 64
@@ -79,7 +79,7 @@ class CalibrationSource(Protocol):
 
 def room_for_feeds() -> int:
     """Bytes of feeds that a job may keep."""
-    return min(KEPT, memory_budget() // KEPT_SHARE)
+    return room_for(KEPT, KEPT_SHARE)
 
 
 def open_source(

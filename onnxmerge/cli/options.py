@@ -89,7 +89,7 @@ def memory_option(command: F) -> F:
         metavar="SIZE",
         callback=_limit_memory,
         expose_value=False,
-        help="Memory that models and data may take (4GB); by default 90% of what is free.",
+        help="Memory that models and data may take (4GB); by default half of what is free.",
     )(command)
 
 

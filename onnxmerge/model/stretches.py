@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmerge.errors import InputError, StructureError
+from onnxmerge.memory import room_for
 from onnxmerge.model.network import SOURCE, label
 from onnxmerge.model.quantised import is_constant
 from onnxmerge.model.runtime import Value
@@ -22,8 +23,8 @@ from onnxmerge.types import Array
 
 LARGE = 10**8
 """Bytes of weights from which on a network is large: it is run by stretches, and proved on one sample."""
-STRETCH = 1 << 27
-"""Bytes of weights in a stretch; one tensor may be larger."""
+STRETCH, STRETCH_PART = 1 << 27, 16
+"""Bytes of weights in a stretch at most, and the part of the memory that may be taken; one tensor may be larger."""
 
 Values = dict[str, Value]
 
@@ -40,7 +41,7 @@ def run_by_stretches(
     outputs: Sequence[str],
     *,
     provider: str = "cpu",
-    stretch: int = STRETCH,
+    stretch: int | None = None,
 ) -> Iterator[tuple[int, list[Values]]]:
     """Run every version of a model on every feed: (number of the feed, for each version outputs by name), by stretch.
 
@@ -50,7 +51,7 @@ def run_by_stretches(
         feeds: Inputs by name.
         outputs: Names of values of the main graph. Each comes once, with the stretch that computes it.
         provider: Where to run it.
-        stretch: Bytes of weights that are in memory at a time.
+        stretch: Bytes of weights that are in memory at a time; by default as there is room.
 
     Raises:
         InputError: ONNX Runtime does not accept the model, or it does not run on the feeds.
@@ -70,7 +71,8 @@ def run_by_stretches(
         yield number, every
     held = [[dict(own) for _ in versions] for own in given]
     last, start = _last_reads(nodes), 0
-    for end in [*_ends(nodes, stretch), len(nodes)]:
+    size = room_for(STRETCH, STRETCH_PART) if stretch is None else stretch
+    for end in [*_ends(nodes, size), len(nodes)]:
         made = [str(value.name) for node in nodes[start:end] for value in node.outputs if value.name]
         names = [name for name in made if name in wanted or last.get(name, -1) >= end]
         computed: list[list[Values]] = [[] for _ in feeds]

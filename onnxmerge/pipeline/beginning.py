@@ -32,6 +32,7 @@ from onnxmerge.pipeline.ordering import in_one_order
 from onnxmerge.pipeline.prepare import Base, ModelSource, read_floats, require, type_models
 from onnxmerge.pipeline.quantising import require_restorable
 from onnxmerge.pipeline.resizing import resize
+from onnxmerge.pipeline.room import require_memory
 from onnxmerge.pipeline.selection.held_out import divide, held_out
 from onnxmerge.pipeline.separation import Parents, inputs_of, part, part_with_base, sample_for
 from onnxmerge.pipeline.vocabulary import Vocabulary, filled_from_base, in_one_vocabulary, tables_differ, with_owners
@@ -160,6 +161,7 @@ def prepare_merge(
         if vocabulary is not None:
             prepared = with_owners(prepared, vocabulary, based=start is not None)
             parents = replace(parents, models=prepared.models)
+        require_memory(prepared, how)
     job = Job(prepared, source, how, progress, tuple(found), start)
     with clock.stage("certify"):
         certificates = _certificates(job) if prove else ()

@@ -18,7 +18,7 @@ from onnxmerge.evaluation.losses import Losses, Right
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.method import MatchProblem
 from onnxmerge.matching.methods import MATCHERS
-from onnxmerge.memory import memory_budget
+from onnxmerge.memory import room_for
 from onnxmerge.merging.combine import mean_of
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.exposed import Exposed
@@ -155,7 +155,7 @@ def corners_of(job: Job) -> Corners:
     if norms:
         notes.append("BatchNorm: between the models running statistics are the mean of theirs, not measured anew")
     variances = frozenset(norm.variance for norm in norms)
-    room = min(KEPT, memory_budget() // 16)
+    room = room_for(KEPT, 16)
     kept = tuple(CachedWeights(each, room) for each in (first, aligned, merged, second))
     return Corners(kept, plane, variances, tuple(notes), inside is not None)
 
@@ -165,7 +165,7 @@ def _nearer(job: Job, aligned: Arrays, merged: Arrays) -> LazyWeights | None:
 
     None too for a method that matches nothing.
     """
-    if job.options.matcher is None or not job.options.matcher.needs:
+    if job.options.matcher is None or not job.options.matcher.moves:
         return None
     typing = job.prepared.typing
     (order,) = MATCHERS["rebasin"](MatchProblem(typing, [merged, aligned], seed=job.options.seed)).permutations

@@ -16,6 +16,7 @@ from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, cuts
 from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchProblem, MatchResult
+from onnxmerge.memory import room_for
 from onnxmerge.merging.repair.choice import repair_step
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
@@ -25,6 +26,9 @@ from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions, without
 from onnxmerge.pipeline.resizing import kept_apart
 from onnxmerge.types import Arrays
+
+KEPT = 1 << 30
+"""Bytes of each model's weights that are kept at most between visits of a group."""
 
 _AFTER_MATCHING = ("refine", "answer", "outputs", "output_mean", "output_type", "effort")
 _AFTER_MEASURING = (*_AFTER_MATCHING, "method", "own", "repair", "rotate", "weights", "share", "width")
@@ -187,7 +191,8 @@ def _matched(job: Job, measurements: Measurements) -> MatchResult:
     statistics = measurements.statistics
     grams = statistics.gram if statistics is not None and options.compares_activations else {}
     widths = {} if job.resized is None else job.resized.widths
-    problem = MatchProblem(typing, weights, widths=widths, seed=options.seed, executor=job.executor)
+    kept = room_for(KEPT, 4 * len(weights))
+    problem = MatchProblem(typing, weights, widths=widths, seed=options.seed, cache_bytes=kept, executor=job.executor)
     if matcher.all_pairs:
         seen = [space for space, gram in grams.items() if gram.cross]
         together = LazyWeights(seen, lambda space: grams[space].correlations(len(weights)))

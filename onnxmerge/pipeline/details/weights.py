@@ -22,6 +22,7 @@ from onnxmerge.matching.matched_units import (
 )
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.overrides import overrides
+from onnxmerge.memory import room_for
 from onnxmerge.merging.alike import equal
 from onnxmerge.merging.answer.answer import AS_IT_WAS, Answered
 from onnxmerge.merging.combine import combine
@@ -33,6 +34,9 @@ from onnxmerge.types import Array, Arrays, Floats
 from onnxmerge.units.groups import Plan, make_plan
 from onnxmerge.units.permutations import composite, composite_shape
 from onnxmerge.units.zips import identity_zip
+
+KEPT = 1 << 28
+"""Bytes of each network's weights that are kept at most between the looks at its groups."""
 
 Done: TypeAlias = Literal["untouched", "averaged", "repaired", "solved", "answer", "task vectors"]
 """What was done to an initializer: it is equal in all parents, or their mean, or that with its scale or statistics set
@@ -71,7 +75,8 @@ def group_details(
         return ()
     typing, models = job.prepared.typing, job.prepared.models
     plan = make_plan(typing, overrides(job.options.groups, typing).pinned)
-    cached = [CachedWeights(own, 1 << 28) for own in models.weights]
+    room = room_for(KEPT, 4 * len(models.weights))
+    cached = [CachedWeights(own, room) for own in models.weights]
     grams = {} if measurements.statistics is None else measurements.statistics.gram
     pairs = _pairings(matched, plan)
     found: list[dict[str, UnitSimilarity]] = []
@@ -116,7 +121,7 @@ def _to_parents(
         every = [all_paired(each, plan) for each in ({}, *matched.permutations)]
     else:
         every = [pairing(merged, own, plan) for own in labels]
-    ours = CachedWeights(weights, 1 << 28)
+    ours = CachedWeights(weights, room_for(KEPT, 8))
     found = [unit_similarities(plan, ours, own, pairs, {}) for own, pairs in zip(parents, every, strict=True)]
     near: dict[str, Floats] = {}
     for name in found[0]:
