@@ -20,10 +20,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.errors import StructureError
+from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
+from onnxmerge.errors import InputError, ResourceError, StructureError
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.comparison import EXACT, Compared, Limits, compare, compare_all, is_quantised, limits_for
 from onnxmerge.model.exposed import Exposed
+from onnxmerge.model.interface import resized_batch
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.model.stretches import Values, arrays
@@ -105,7 +107,7 @@ def certify(
 ) -> Certificate:
     """Permute all that is free and compare what must not change, on the traced sample and ``samples - 1`` others.
 
-    A large network is run on the traced sample alone: it has values enough, and a run costs seconds.
+    A large network is run on one row of the traced sample alone: it has values enough, and a run costs seconds.
 
     ``weights`` replaces the own initializers of the network that was traced (another member of a set that pairs up
     with it). Raises InputError where ONNX Runtime refuses the network.
@@ -117,14 +119,28 @@ def certify(
     watched = list(dict.fromkeys([*border_tensors(network.graph, typing, trace), *outputs]))
     limits, perms = limits_for(network, trace, watched), moving_permutations(typing.spaces, seed)
 
-    feeds = list(_inputs(trace.sample, 1 if trace.exposed.large else samples, seed))
-    found = compare_all(_expecting(versions.run(watched, feeds), typing, perms), limits)
+    def compared(feeds: Sequence[Arrays]) -> Compared:
+        return compare_all(_expecting(versions.run(watched, feeds), typing, perms), limits)
+
+    if trace.exposed.large:
+        feeds: list[Arrays] = [_one_row(trace, typing, watched)]
+        try:
+            found = compared(feeds)
+        except ResourceError:
+            raise
+        except InputError:  # it takes the batch of the traced sample only
+            feeds = [trace.sample]
+            found = compared(feeds)
+    else:
+        feeds = list(_inputs(trace.sample, samples, seed))
+        found = compared(feeds)
     exact = None if found.failing is None else _compare_in_double(versions, typing, watched, feeds, trace, perms)
     if exact is not None:
         found, limits = (exact, EXACT) if exact.passes_for(found) else (found, limits)
     failure = None
     if found.failing is not None:
-        culprit = _first_divergence(versions, typing, perms, found.failing, limits)
+        failing = trace.sample if trace.exposed.large else found.failing
+        culprit = _first_divergence(versions, typing, perms, failing, limits)
         failure = f"permuting free units changes the network (relative error {found.relative:.1e}): {culprit}"
     elif found.values == 0:
         failure = "nothing was compared: no output and no tensor at a border holds finite float values"
@@ -190,6 +206,19 @@ def border_tensors(graph: ir.Graph, typing: Typing, trace: Trace) -> Iterator[st
             dtype = trace.dtypes.get(name)
             if name in typing.activations and name not in free and dtype is not None and is_floating(dtype):
                 yield name
+
+
+def _one_row(trace: Trace, typing: Typing, watched: Sequence[str]) -> Arrays:
+    """The first row of the traced sample; all of it where rows are no batch, or units of a watched tensor move.
+
+    Where these come to stand is known for tensors of the traced sizes.
+    """
+    specs = input_specs(trace.network.model)
+    layouts = [typing.activations[name] for name in watched if name in typing.activations]
+    whole = not is_batched(specs) or fixed_batch(specs) is not None
+    return (
+        trace.sample if whole or any(moves(each, typing.spaces) for each in layouts) else resized_batch(trace.sample, 1)
+    )
 
 
 def _inputs(sample: Arrays, count: int, seed: int) -> Iterator[dict[str, NDArray[Any]]]:

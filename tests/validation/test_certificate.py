@@ -30,6 +30,9 @@ from tests.layouts import typed
 MLP = "(float[n,4] x) => (float[n,3] y) { h = Gemm(x, w, b)  r = Relu(h)  y = MatMul(r, v) }"
 HIDDEN = {"h": ["2", "u"], "r": ["2", "u"], "y": ["2", "3"]}
 
+INSIDE = {"w": ["4", "u"], "b": ["u"], "v": ["u", "3"]}, {**HIDDEN, "z": ["2", "3"]}
+"""The layouts of a network whose batch is fixed by what is inside."""
+
 
 def network(text: str, weights: Any, **options: Any) -> Network:
     return read_network(build(text, weights, **options))
@@ -224,11 +227,22 @@ def test_a_large_network_is_proved_on_one_sample_by_stretches(monkeypatch: pytes
     monkeypatch.setattr(stretches, "LARGE", 0)
     found = certificate(mlp(), mlp_typing(), samples=3)
     assert found.passed
-    assert (found.tensors_compared, found.values_compared) == (1, 2 * 3)
+    assert (found.tensors_compared, found.values_compared) == (1, 3)
     wrong = certificate(mlp(), mlp_typing(bias="8"))
     assert not wrong.passed
     assert wrong.failure is not None
     assert "tensor h is the first to be wrong" in wrong.failure
+
+
+def test_a_large_network_gets_all_rows_where_one_will_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stretches, "LARGE", 0)
+    weights = {**normal(w=(4, 8), b=(8,), v=(8, 3)), "two": np.array([2, 3])}
+    inside = network(MLP.replace("y = MatMul(r, v)", "z = MatMul(r, v) y = Reshape(z, two)"), weights, check=False)
+    found = certificate(inside, typed(mlp_typing().spaces.values(), *INSIDE))
+    assert (found.passed, found.values_compared) == (True, 2 * 2 * 3)
+    units = network(MLP.replace("float[n,3] y", "float[n,3] y, float[n,8] r"), normal(w=(4, 8), b=(8,), v=(8, 3)))
+    found = certificate(units, mlp_typing())  # heads read r, in whatever order its units are
+    assert (found.passed, found.values_compared) == (True, 2 * 3 + 2 * 8)
 
 
 @pytest.mark.parametrize(
