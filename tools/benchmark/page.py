@@ -18,9 +18,9 @@ written file, certificates included, beside the *floor*: the forward pass of all
 Runtime, one product of all units of each group at the speed of BLAS here, one assignment for each group, the parents
 read once and the result written once. Both were measured in turn; *ratio* is of the two. *Memory* is the peak of
 anonymous memory, which leaves out files that the system holds anyway. Weights of ResNet-50 (25.5 M parameters, images
-of 64x64), ViT-B/16 (86 M, images of 224x224), BERT-base (109 M, sequences of 128 tokens) and the decoder (499 M, of the
-Llama family) are drawn, those of the other pairs were trained (shared/). *Reference* is what the published code took
-where the pair was made; *peer* what `tools/bench.py --peer` timed in the same run.
+of 64x64), ViT-B/16 (86 M, images of 224x224), BERT-base (109 M, sequences of 128 tokens) and decoders of the Llama
+family (499 M; decoder-10g 2.5 billion) are drawn, those of the other pairs were trained (shared/). *Reference* is what
+the published code took where the pair was made; *peer* what `tools/bench.py --peer` timed in the same run.
 """
 
 _COLUMNS = "job, floor s, of it forward, products, assignment, disk, seconds, ratio, memory GB, reference s, peer s"
