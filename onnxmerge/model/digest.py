@@ -52,4 +52,4 @@ def _content(tensor: ir.TensorProtocol) -> Content:
     packed = tensor.dtype.bitwidth != 8 * array.dtype.itemsize
     if packed or sys.byteorder != "little" or not (array.flags.c_contiguous and array.dtype.isnative):
         return tensor.tobytes()
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
