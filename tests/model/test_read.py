@@ -14,6 +14,7 @@ import pytest
 
 from onnxmerge.errors import InputError
 from onnxmerge.model import open_session, read_network
+from onnxmerge.model.network import HOLDS_NAN
 from tests import graphs
 from tests.graphs import execute, normal, tensor
 
@@ -59,6 +60,23 @@ def test_reads_a_file_and_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert network.path == path
     assert network.label == str(path)
     assert network.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_data_files_are_read_once_for_the_digest_and_for_nan(tmp_path: Path) -> None:
+    whole = build(MLP.replace("Relu(h)", "Add(h, b)"), {**normal(w=(4, 3)), "b": np.array([1, np.nan, 3], np.float32)})
+    path, data = tmp_path / "m.onnx", tmp_path / "m.data"
+    onnx.save_model(whole, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    data.write_bytes(data.read_bytes() + b"what no tensor holds")
+    network = read_network(path)
+    assert network.sha256 == hashlib.sha256(path.read_bytes() + data.read_bytes()).hexdigest()
+    held = {name: network.weights.tensor(name) for name in network.weights}
+    assert all(isinstance(tensor, ir.ExternalTensor) for tensor in held.values())
+    noted = {str(value.name): value.const_value for value in network.graph.initializers.values()}
+    assert {name: tensor.meta[HOLDS_NAN] for name, tensor in noted.items() if tensor is not None} == {
+        "w": False,
+        "b": True,
+    }
+    assert {name: network.weights.holds_nan(name) for name in noted} == {"w": False, "b": True}
 
 
 def test_leaves_a_model_in_memory_as_it_is() -> None:

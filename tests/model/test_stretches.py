@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from onnxmerge.errors import InputError
-from onnxmerge.model import read_network
-from onnxmerge.model.session import open_session
+from onnxmerge.model import read_network, stretches
+from onnxmerge.model.session import Session, open_session
 from onnxmerge.model.stretches import arrays, is_large, run_by_stretches
 from tests.graphs import build, normal
 
@@ -26,6 +26,9 @@ SEQUENCE = """(float[n,4] x) => (float[n,2] y) {
     d = MatMul(b, u) y = Add(c, d) }"""
 TEXT = """(float[n,4] x) => (float[n,4] y, string[n,4] z) {
     a = MatMul(x, w) z = Cast<to=8>(a) b = MatMul(a, v) y = Identity(b) }"""
+QUANTISED = """(float[n,4] x) => (float[n,4] y) {
+    d = DequantizeLinear(w, scale, point) a = MatMul(x, d) y = MatMul(a, v) }"""
+INTEGERS = {"scale": np.float32(0.5), "w": np.arange(16, dtype=np.int8).reshape(4, 4), "point": np.int8(3)}
 GIVEN = "(float[n,4] x) => (float[n,4] y, float[n,4] x, float[4,4] v) { y = MatMul(x, w) }"
 
 WEIGHTS = normal(w=(4, 4), v=(4, 4), u=(4, 2))
@@ -84,6 +87,24 @@ def test_wrong_inputs_are_named(feed: dict[str, Any], told: str) -> None:
     given = {name: np.ones((2, 4), np.float32) for name in feed}
     with pytest.raises(InputError, match=told):
         list(run_by_stretches(network.model, [{}], [given], ["y"]))
+
+
+@pytest.mark.parametrize("fed", [True, False])
+def test_weights_are_fed_where_they_can_be(monkeypatch: pytest.MonkeyPatch, *, fed: bool) -> None:
+    opened: list[tuple[str, ...]] = []
+
+    def noted(*given: Any, **how: Any) -> Session:
+        opened.append(tuple(sorted(how["fed"])))
+        return open_session(*given, **how)
+
+    monkeypatch.setattr(stretches, "open_session", noted)
+    if not fed:
+        monkeypatch.setattr(stretches, "feedable", lambda _initializer: False)
+    whole, found = outputs(QUANTISED, **INTEGERS)
+    np.testing.assert_array_equal(found["y"], whole["y"])
+    assert set(opened) == ({("point", "scale", "w"), ("v",)} if fed else {()})
+    assert outputs(SEQUENCE)[1].keys() == {"y"}
+    assert not {"one", "two"} & {name for each in opened for name in each}  # what shapes follow from stays
 
 
 def test_a_small_network_is_not_large() -> None:
