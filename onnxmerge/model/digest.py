@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -29,16 +30,29 @@ def weights_digest(
 ) -> str:
     """SHA-256 of the initializers of a graph, in the order of their names: name, type, shape and bytes of each.
 
-    ``put`` is given the bytes of each on the way, by name, so that who writes them need not read them again.
+    ``put`` is given the bytes of each on the way, by name, so that who writes them need not read them again. It runs in
+    a thread of its own, while the next tensor is computed: two are in memory at a time.
     """
     sha256 = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        shape = ",".join(map(str, tensor.shape.numpy()))
-        sha256.update(f"{name!r} {tensor.dtype.name} [{shape}]\n".encode("utf-8", "backslashreplace"))
-        content = _content(tensor)
+
+    def take(name: str, head: bytes, content: Content) -> None:
+        sha256.update(head)
         sha256.update(content)
         put(name, content)
+
+    with ThreadPoolExecutor(1) as behind:
+        before: Future[None] | None = None
+        for name in sorted(tensors):
+            tensor = tensors[name]
+            shape = ",".join(map(str, tensor.shape.numpy()))
+            head = f"{name!r} {tensor.dtype.name} [{shape}]\n".encode("utf-8", "backslashreplace")
+            content = _content(tensor)
+            if before is not None:
+                before.result()
+            before = behind.submit(take, name, head, content)
+            del content
+        if before is not None:
+            before.result()
     return sha256.hexdigest()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.calibration.sources import CalibrationSource
-from onnxmerge.errors import ValidationError
+from onnxmerge.errors import InputError, ResourceError, ValidationError
 from onnxmerge.merging.reconstruction import Answers
 from onnxmerge.model.exposed import Exposed
 from onnxmerge.model.footprint import Footprint, footprint
@@ -17,6 +17,7 @@ from onnxmerge.model.network import Network
 from onnxmerge.model.trace import trace
 from onnxmerge.pipeline.prepare import Prepared
 from onnxmerge.pipeline.separation import MergedModel, Parents, inputs_of
+from onnxmerge.validation.one_row import one_row
 from onnxmerge.validation.reconstruction import reconstruct, reconstructed
 
 
@@ -53,11 +54,21 @@ def errors(
 def require_finite(parents: Parents, prepared: Prepared, product: MergedModel, provider: str) -> None:
     """The merged model must run on the traced sample, and give finite values wherever the first parent does.
 
+    Of a large network one row of it will do.
+
     Where heads are apart, wherever each head's own parent does. Ranks that no model declares are noted on the way.
     """
-    exposed, models, sample = prepared.trace.exposed, prepared.models, prepared.trace.sample
+    exposed, models, sample = prepared.trace.exposed, prepared.models, one_row(prepared.trace)
     merged = exposed if product.network is models.template else Exposed(product.network)
-    after = merged.answers(product.weights, sample, provider=provider)
+    try:
+        after = merged.answers(product.weights, sample, provider=provider)
+    except ResourceError:
+        raise
+    except InputError:
+        if sample is prepared.trace.sample:
+            raise
+        sample = prepared.trace.sample
+        after = merged.answers(product.weights, sample, provider=provider)
     declare_ranks(product.model.graph, {**sample, **after})
     apart = parents.separation is not None
 

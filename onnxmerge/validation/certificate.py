@@ -20,12 +20,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.errors import InputError, ResourceError, StructureError
 from onnxmerge.model.arrays import is_floating
 from onnxmerge.model.comparison import EXACT, Compared, Limits, compare, compare_all, is_quantised, limits_for
 from onnxmerge.model.exposed import Exposed
-from onnxmerge.model.interface import resized_batch
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
 from onnxmerge.model.stretches import Values, arrays
@@ -35,6 +33,7 @@ from onnxmerge.units.layout import Space, TensorLayout, Typing
 from onnxmerge.units.permutations import Permutations, random_permutations, transport, transported
 from onnxmerge.validation.coverage import moves
 from onnxmerge.validation.double import run_in_double
+from onnxmerge.validation.one_row import one_row
 
 MOST_ELEMENTS_IN_DOUBLE = 100_000_000
 """Elements of all computed tensors up to which a check that fails is repeated in float64 (some seconds)."""
@@ -123,7 +122,7 @@ def certify(
         return compare_all(_expecting(versions.run(watched, feeds), typing, perms), limits)
 
     if trace.exposed.large:
-        feeds: list[Arrays] = [_one_row(trace, typing, watched)]
+        feeds: list[Arrays] = [_sample_of_large(trace, typing, watched)]
         try:
             found = compared(feeds)
         except ResourceError:
@@ -208,17 +207,13 @@ def border_tensors(graph: ir.Graph, typing: Typing, trace: Trace) -> Iterator[st
                 yield name
 
 
-def _one_row(trace: Trace, typing: Typing, watched: Sequence[str]) -> Arrays:
-    """The first row of the traced sample; all of it where rows are no batch, or units of a watched tensor move.
+def _sample_of_large(trace: Trace, typing: Typing, watched: Sequence[str]) -> Arrays:
+    """One row; all of the traced sample where units of a watched tensor move.
 
     Where these come to stand is known for tensors of the traced sizes.
     """
-    specs = input_specs(trace.network.model)
     layouts = [typing.activations[name] for name in watched if name in typing.activations]
-    whole = not is_batched(specs) or fixed_batch(specs) is not None
-    return (
-        trace.sample if whole or any(moves(each, typing.spaces) for each in layouts) else resized_batch(trace.sample, 1)
-    )
+    return trace.sample if any(moves(each, typing.spaces) for each in layouts) else one_row(trace)
 
 
 def _inputs(sample: Arrays, count: int, seed: int) -> Iterator[dict[str, NDArray[Any]]]:
