@@ -41,7 +41,7 @@ def weights(seed: int, text: str) -> dict[str, Any]:
 @pytest.mark.parametrize("feedable", [True, False])
 def test_any_tensor_under_any_weights(text: str, feedable: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
     if not feedable:
-        monkeypatch.setattr(exposed_module, "_feedable", lambda _dtype: False)
+        monkeypatch.setattr(exposed_module, "feedable", lambda _initializer: False)
     network = read_network(build(text, weights(0, text), check=False))
     opened: list[Any] = []
 
