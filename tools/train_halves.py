@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.train_digits import export
-from tools.train_digits import Block
+from tools.train_digits import Block, export
 
 WIDTHS, DEPTH = (32, 64, 128), 3
 """Channels of the three stages, and the blocks of each: those of shared/pairs/cifar5-resnet20."""
