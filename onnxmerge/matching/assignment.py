@@ -76,12 +76,13 @@ def _least_of_rows(costs: Floats) -> Positions | None:
 def _duals(costs: Floats) -> tuple[Floats, Floats]:
     """A number for each row and each column whose sums are near the ``costs`` of the solution, and above few others.
 
-    Any are right, so those that rounding spoils are 0. Products are not those of BLAS, whose rounding depends on the
+    Any are right, so what rounding spoils is left out. Products are not those of BLAS, whose rounding depends on the
     number of threads: among equals it would decide.
     """
     units, spread = len(costs), float(costs.mean()) or 1.0
     scaled = (costs / spread).astype(np.float32)
-    rows, columns = (np.zeros(units, np.float32) for _ in range(2))
+    rows: NDArray[np.float32] = np.zeros(units, np.float32)
+    columns: NDArray[np.float32] = np.zeros(units, np.float32)
     kernel = np.empty_like(scaled)
     with np.errstate(all="ignore"):
         for temperature, rounds in TEMPERATURES:
@@ -93,8 +94,10 @@ def _duals(costs: Floats) -> tuple[Floats, Floats]:
             for _ in range(rounds):
                 by_row = 1 / np.einsum("rc,c->r", kernel, by_column)
                 by_column = 1 / np.einsum("rc,r->c", kernel, by_row)
-            rows, columns = (
-                np.nan_to_num(duals + np.float32(temperature) * np.log(factors), nan=0.0, posinf=0.0, neginf=0.0)
-                for duals, factors in ((rows, by_row), (columns, by_column))
-            )
+            rows += _finite(np.float32(temperature) * np.log(by_row))
+            columns += _finite(np.float32(temperature) * np.log(by_column))
     return rows.astype(np.float64) * spread, columns.astype(np.float64) * spread
+
+
+def _finite(changes: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(np.isfinite(changes), changes, np.float32(0))

@@ -1,7 +1,8 @@
 """How alike two models are under a matching, space by space and in all, in one pass over the weights.
 
 A search measures one matching after another, and from one to the next most groups stay as they are; so what a block of
-weights gave is kept until its units move, and of whole matchings (which restarts meet again) what they came to.
+weights gave is kept until its units move, of whole matchings (which restarts meet again) what they came to, and for
+good the sums over each unit, which no order changes.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.matching.similarity import PairOfModels, UnitSums, unit_columns, unit_sums, unit_view, weight_similarity
 from onnxmerge.types import Floats, Positions
-from onnxmerge.units.groups import Occurrence
+from onnxmerge.units.groups import Occurrence, Plan
 from onnxmerge.units.permutations import block_content, composite_shape, composite_sources
 
 
@@ -42,6 +43,11 @@ Order: TypeAlias = Mapping[str, bytes]
 """Digest of each space's permutation."""
 
 
+_OfUnits: TypeAlias = "Mapping[tuple[int, int], tuple[tuple[Floats, Floats], tuple[Floats, Floats], int]]"
+"""Of each occurrence of a block, by its index, and each of its leaves: of both models' units, in their own order, the
+sums of weights and of their squares, and the number of features."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
     """What one block gave with its units in one order: sums by space, and its part of the models' inner product."""
@@ -57,6 +63,7 @@ class ObjectiveFunction:
 
     pair: PairOfModels
     _blocks: dict[int, _Found] = field(default_factory=dict)
+    _units: dict[int, _OfUnits | None] = field(default_factory=dict)
     _matchings: dict[tuple[tuple[str, bytes], ...], ModelSimilarity] = field(default_factory=dict)
 
     def __call__(self, perms: Mapping[str, Positions]) -> ModelSimilarity:
@@ -95,7 +102,10 @@ class ObjectiveFunction:
         for key, occurrences in _by_block(self.pair).items():
             own = tuple(order.get(name) for name in occurrences[0].block.spaces)
             if key not in self._blocks or self._blocks[key].order != own:
-                self._blocks[key] = _Found(own, *_sums_of_matched_units(self.pair, occurrences, perms))
+                if key not in self._units:
+                    self._units[key] = _of_units(self.pair, occurrences)
+                sums_and_product = _sums_of_matched_units(self.pair, occurrences, perms, self._units[key])
+                self._blocks[key] = _Found(own, *sums_and_product)
             found = self._blocks[key]
             inner_product += found.inner_product
             for name, part in found.sums:
@@ -125,9 +135,12 @@ def _similarity(
 
 
 def _sums_of_matched_units(
-    pair: PairOfModels, occurrences: Sequence[Occurrence], perms: Mapping[str, Positions]
+    pair: PairOfModels, occurrences: Sequence[Occurrence], perms: Mapping[str, Positions], known: _OfUnits | None
 ) -> tuple[tuple[tuple[str, UnitSums], ...], float]:
-    """What a block adds to the sums over its units and their partners, by space, and its part of the inner product."""
+    """What a block adds to the sums over its units and their partners, by space, and its part of the inner product.
+
+    ``known`` are the sums over each unit; None where some weight is infinite.
+    """
     plan, layout, block = pair.plan, occurrences[0].layout, occurrences[0].block
     contents = (
         block_content(pair.first[layout.name], layout, block, plan.spaces, {}),
@@ -135,18 +148,65 @@ def _sums_of_matched_units(
     )
     found: list[tuple[str, UnitSums]] = []
     inner_product = 0.0
-    for occurrence in occurrences:
-        x, y = (unit_view(content, occurrence, plan) for content in contents)
+    for place, occurrence in enumerate(occurrences):
         for leaf in occurrence.leaves:
             name = occurrence.labels[leaf]
-            into = unit_sums(math.prod(composite_shape(name, plan.spaces)), paired=True)
-            for columns_x, columns_y in unit_columns(x, y, occurrence, leaf):
-                into.products += np.einsum("uf,uf->u", columns_x, columns_y)
-                into.add_units(columns_x, columns_y)
+            if known is None:
+                into = _without_infinite(plan, contents, occurrence, leaf)
+            else:
+                (x, xx), (y, yy), features = known[place, leaf]
+                partners = _partners(pair, name, perms)
+                products = _by_unit(plan, occurrence, leaf, *contents)
+                into = UnitSums(products, x, xx, y[partners], yy[partners], features)
             if not found:  # the units of every view add up to the same product of the whole block: count one
                 inner_product = float(into.products.sum())
             found.append((name, into))
     return tuple(found), inner_product
+
+
+def _without_infinite(
+    plan: Plan, contents: tuple[NDArray[Any], NDArray[Any]], occurrence: Occurrence, leaf: int
+) -> UnitSums:
+    """Sums over units and their partners, over the features that are finite in all of both."""
+    into = unit_sums(math.prod(composite_shape(occurrence.labels[leaf], plan.spaces)), paired=True)
+    x, y = (unit_view(content, occurrence, plan) for content in contents)
+    for columns_x, columns_y in unit_columns(x, y, occurrence, leaf):
+        into.products += np.einsum("uf,uf->u", columns_x, columns_y)
+        into.add_units(columns_x, columns_y)
+    return into
+
+
+def _of_units(pair: PairOfModels, occurrences: Sequence[Occurrence]) -> _OfUnits | None:
+    """The sums over each unit of a block, which hold in whatever order its features stand, unless some are infinite."""
+    plan, layout, block = pair.plan, occurrences[0].layout, occurrences[0].block
+    sides = [
+        block_content(weights[layout.name], layout, block, plan.spaces, {}) for weights in (pair.first, pair.other)
+    ]
+    if not all(np.isfinite(side).all() for side in sides):
+        return None
+    found: dict[tuple[int, int], tuple[tuple[Floats, Floats], tuple[Floats, Floats], int]] = {}
+    for place, occurrence in enumerate(occurrences):
+        for leaf in occurrence.leaves:
+            first, other = (
+                (_by_unit(plan, occurrence, leaf, side), _by_unit(plan, occurrence, leaf, side, side)) for side in sides
+            )
+            found[place, leaf] = first, other, sides[0].size // max(len(first[0]), 1)
+    return found
+
+
+def _by_unit(plan: Plan, occurrence: Occurrence, leaf: int, *factors: NDArray[Any]) -> Floats:
+    """Sums of products [units] over all features of the units at one place of a block, in float64."""
+    block = occurrence.block
+    slots = [(axis, place) for axis, each in enumerate(block.axes) for place in range(len(each.spaces))]
+    chain = [slots.index(occurrence.kept[place]) for place in (*occurrence.outer[leaf], leaf)]
+    sizes, axes = [plan.spaces[name].size for name in block.spaces], [*range(len(slots))]
+    operands: list[Any] = []
+    for factor in factors:
+        # einsum widens what it knows in its own buffer
+        known = factor if factor.dtype in (np.float32, np.float64) else factor.astype(np.float64)
+        operands += [known.reshape(sizes), axes]
+    found: Floats = np.einsum(*operands, chain, dtype=np.float64)
+    return found.reshape(-1)
 
 
 def _by_block(pair: PairOfModels) -> dict[int, list[Occurrence]]:
@@ -161,11 +221,16 @@ def _by_block(pair: PairOfModels) -> dict[int, list[Occurrence]]:
 
 def matched_activations(pair: PairOfModels, name: str, perms: Mapping[str, Positions]) -> Floats:
     """The correlation of each composite unit's activations with those of its partner, [units]."""
-    shape = composite_shape(name, pair.plan.spaces)
-    partner = np.ravel_multi_index(composite_sources(name, pair.plan.spaces, perms), shape)
-    units = np.arange(math.prod(shape))
-    matched: Floats = pair.activations[name][units, np.broadcast_to(partner, shape).reshape(-1)]
+    partners = _partners(pair, name, perms)
+    matched: Floats = pair.activations[name][np.arange(len(partners)), partners]
     return matched
+
+
+def _partners(pair: PairOfModels, name: str, perms: Mapping[str, Positions]) -> Positions:
+    """For each composite unit of the first model, flattened, which of the other is its partner."""
+    shape = composite_shape(name, pair.plan.spaces)
+    partners = np.ravel_multi_index(composite_sources(name, pair.plan.spaces, perms), shape)
+    return np.broadcast_to(partners, shape).reshape(-1)
 
 
 def _with_outer(pair: PairOfModels, means: Mapping[str, float]) -> dict[str, float]:
