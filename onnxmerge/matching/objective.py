@@ -16,7 +16,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.matching.similarity import PairOfModels, UnitSums, unit_columns, unit_sums, unit_view, weight_similarity
+from onnxmerge.matching.similarity import (
+    PairOfModels,
+    UnitSums,
+    paired_columns,
+    unit_sums,
+    unit_view,
+    weight_similarity,
+)
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Occurrence, Plan
 from onnxmerge.units.permutations import block_content, composite_shape, composite_sources
@@ -80,7 +87,7 @@ class ObjectiveFunction:
         Units [units] stand in the order of the first model, flattened over their outer spaces.
         """
         sums, _ = self._sums(perms, {name: _digest(perm) for name, perm in perms.items()})
-        return {name: weight_similarity(into, "correlation")[0] for name, into in sums.items() if into.features}
+        return {name: weight_similarity(into) for name, into in sums.items() if into.features}
 
     def varying(self, perms: Mapping[str, Positions]) -> dict[str, NDArray[np.bool_]]:
         """Of the same units: whether the unit or its partner has a weight vector that is not constant.
@@ -126,7 +133,7 @@ def _similarity(
         share = (alpha if into.features else 0.0) + (1.0 - alpha if seen else 0.0)
         if not share:
             continue
-        similarity = alpha * weight_similarity(into, "correlation")[0]
+        similarity = alpha * weight_similarity(into)
         if seen:
             similarity += (1.0 - alpha) * matched_activations(pair, name, perms)
         correlations += float(similarity.sum())
@@ -170,7 +177,7 @@ def _without_infinite(
     """Sums over units and their partners, over the features that are finite in all of both."""
     into = unit_sums(math.prod(composite_shape(occurrence.labels[leaf], plan.spaces)), paired=True)
     x, y = (unit_view(content, occurrence, plan) for content in contents)
-    for columns_x, columns_y in unit_columns(x, y, occurrence, leaf):
+    for columns_x, columns_y in paired_columns(occurrence, leaf, x, y):
         into.products += np.einsum("uf,uf->u", columns_x, columns_y)
         into.add_units(columns_x, columns_y)
     return into

@@ -29,8 +29,8 @@ from onnxmerge.units.permutations import bind, block_content, composite_shape
 KEPT_BYTES = 1 << 29
 """Products of so many bytes are kept; those that were used longest ago are dropped, and computed anew when needed."""
 
-WORTH = 1 << 30
-"""Multiply-adds of a group's products from which on it is worth to keep them: some hundredths of a second."""
+WORTH = 1 << 26
+"""Multiply-adds of a group's products from which on it is worth to keep them: some milliseconds."""
 
 COLUMNS = 4096
 """Features of one product of float32: its rounding grows with their number."""

@@ -23,6 +23,7 @@ from onnxmerge.units.groups import Group, Occurrence, Plan
 from onnxmerge.units.permutations import bind, block_content, composite_shape
 
 POWERS = 3
+"""Of weights that are summed up: first, second and third."""
 
 TIE = 1e-7
 """What equal signatures add to a similarity: less than the last digit that correlations of activations carry."""
@@ -104,12 +105,11 @@ def _sums(plan: Plan, group: Group, name: str, weights: Arrays, marks: Mapping[s
         view = unit_view(_marked(plan, occurrence, weights, marks), occurrence, plan)
         for leaf in places:
             sums, sizes = np.zeros((2, units, POWERS))
-            for own, _ in unit_columns(view, view, occurrence, leaf):
-                power = own
-                for place in range(POWERS):
-                    sums[:, place] += power.sum(axis=1)
-                    sizes[:, place] += np.abs(power).sum(axis=1)
-                    power = power * own
+            for own in unit_columns(view, occurrence, leaf):
+                size, square = np.abs(own), own * own
+                squares = square.sum(axis=1)
+                sums += np.stack([own.sum(axis=1), squares, np.einsum("uf,uf->u", square, own)], axis=1)
+                sizes += np.stack([size.sum(axis=1), squares, np.einsum("uf,uf->u", square, size)], axis=1)
             largest = sizes.max(axis=0, initial=0.0)
             found.append(np.round(sums / np.where(largest > 0, largest, 1.0), DIGITS))
     return np.concatenate(found, axis=1)
@@ -122,8 +122,13 @@ def _marked(plan: Plan, occurrence: Occurrence, weights: Arrays, marks: Mapping[
     sizes = [plan.spaces[name].size for name in block.spaces]
     slots = [(axis, place) for axis, each in enumerate(block.axes) for place in range(len(each.spaces))]
     grid = dict(zip(slots, np.ix_(*map(np.arange, sizes)), strict=True))
-    marked = content.reshape(sizes)
+    marked, others = content.reshape(sizes), np.ones([1] * len(sizes))
     for slot, name in zip(slots, block.spaces, strict=True):
         outer = bind(layout.name, block, slot, plan.spaces) if plan.spaces[name].free else ()
-        marked = marked * marks[name][tuple(grid[each] for each in (*outer, slot))]
+        own = marks[name][tuple(grid[each] for each in (*outer, slot))]
+        if own.shape[0] > 1:
+            marked *= own
+        else:  # small ones are multiplied among themselves: a kernel's taps by themselves would be slow
+            others = others * own
+    marked *= others
     return np.asarray(marked.reshape(content.shape))

@@ -30,6 +30,9 @@ Objective: TypeAlias = Literal["correlation", "inner"]
 CHUNK_BYTES = 1 << 26
 """Weights are turned into float64 at most this many bytes at a time."""
 
+BLOCK_BYTES = 1 << 18
+"""Similarities are mixed so many bytes at a time."""
+
 
 KeptSums: TypeAlias = "Callable[[Group, Mapping[str, Positions]], Mapping[str, UnitSums] | None]"
 
@@ -213,7 +216,7 @@ def problem_of(
         x, y = (unit_view(content, occurrence, pair.plan) for content in contents(occurrence))
         for leaf in occurrence.leaves:
             into = sums[occurrence.labels[leaf]]
-            for columns_x, columns_y in unit_columns(x, y, occurrence, leaf):
+            for columns_x, columns_y in paired_columns(occurrence, leaf, x, y):
                 into.add_units(columns_x, columns_y)
                 if not occurrence.linked:
                     into.products += columns_x @ columns_y.T
@@ -225,10 +228,7 @@ def problem_of(
     similarity, scales = {}, {}
     for name, shape in shapes.items():
         alpha = pair.alphas[name]
-        mixed, rows, columns = weight_similarity(sums[name], pair.objective)
-        mixed = mixed * alpha  # not in place: inner products may be kept
-        if name in pair.activations:
-            mixed += (1.0 - alpha) * pair.activations[name]
+        mixed, rows, columns = _mixed_similarity(sums[name], pair.objective, alpha, pair.activations.get(name))
         similarity[name] = mixed.reshape(shape + shape)
         half = math.sqrt(alpha)  # for each model, so that a model's scales are the same whichever it is compared with
         scales[name] = (half * rows).reshape((1, *shape)), (half * columns).reshape(shape)
@@ -236,22 +236,51 @@ def problem_of(
     return GroupProblem(outers, similarity, scales, tuple(terms), once=pair.objective == "inner")
 
 
-def unit_columns(
-    x: NDArray[Any], y: NDArray[Any], occurrence: Occurrence, leaf: int
-) -> Iterator[tuple[Floats, Floats]]:
-    """Both sides as [units, features] for the units at one place, in float64, a bounded number of columns at a time.
+def _mixed_similarity(
+    sums: UnitSums, objective: Objective, alpha: float, seen: Floats | None
+) -> tuple[Floats, Floats, Floats]:
+    """(mix of the similarities of weights and activations, row scale, column scale), as ``weight_similarity``.
 
-    Features in which some unit of either side is infinite (the row of a table that a mask reads) are left out.
+    Some rows at a time, which stay in the processor's cache from one step to the next.
     """
+    units = len(sums.x)
+    rows, columns = scales_of(sums, objective)
+    mixed = np.empty((units, units))
+    centre = sums.y / max(sums.features, 1)
+    step = max(1, BLOCK_BYTES // (8 * max(units, 1)))
+    for begin in range(0, units, step):
+        part = slice(begin, begin + step)
+        into = mixed[part]
+        if objective == "inner":
+            np.multiply(sums.products[part], alpha, out=into)
+        else:
+            np.multiply(sums.x[part, None], centre, out=into)
+            np.subtract(sums.products[part], into, out=into)
+            into *= (alpha * rows[part])[:, None]
+            into *= columns
+        if seen is not None:
+            into += (1.0 - alpha) * seen[part]
+    return mixed, rows, columns
+
+
+def unit_columns(view: NDArray[Any], occurrence: Occurrence, leaf: int) -> Iterator[Floats]:
+    """A view of a block as [units, features] for the units at one place, in float64, some columns at a time.
+
+    Features in which some unit is infinite (the row of a table that a mask reads) are left out.
+    """
+    for (own,) in paired_columns(occurrence, leaf, view):
+        yield own
+
+
+def paired_columns(occurrence: Occurrence, leaf: int, *views: NDArray[Any]) -> Iterator[tuple[Floats, ...]]:
+    """The same of several views at once; features that are infinite in any are left out of all."""
     chain = (*occurrence.outer[leaf], leaf)
-    order = (*chain, *(axis for axis in range(x.ndim) if axis not in chain))
-    units = math.prod(x.shape[axis] for axis in chain)
-    x, y = (side.transpose(order).reshape(units, math.prod(x.shape) // max(units, 1)) for side in (x, y))
+    order = (*chain, *(axis for axis in range(views[0].ndim) if axis not in chain))
+    units = math.prod(views[0].shape[axis] for axis in chain)
+    sides = [view.transpose(order).reshape(units, math.prod(view.shape) // max(units, 1)) for view in views]
     step = max(1, CHUNK_BYTES // (8 * max(units, 1)))
-    for begin in range(0, x.shape[1], step):
-        chunk = slice(begin, begin + step)
-        own, others = finite_features(x[:, chunk].astype(np.float64), y[:, chunk].astype(np.float64))
-        yield own, others
+    for begin in range(0, sides[0].shape[1], step):
+        yield finite_features(*(side[:, begin : begin + step].astype(np.float64) for side in sides))
 
 
 def finite_features(*sides: Floats) -> tuple[Floats, ...]:
@@ -263,11 +292,12 @@ def finite_features(*sides: Floats) -> tuple[Floats, ...]:
     return tuple(side[..., kept] for side in sides)
 
 
-def weight_similarity(sums: UnitSums, objective: Objective) -> tuple[Floats, Floats, Floats]:
-    """(similarity, row scale, column scale); linked terms are not in it yet and are to be scaled in the same way."""
-    if objective == "inner":
-        return sums.products, np.ones_like(sums.x), np.ones_like(sums.y)
-    paired = sums.products.ndim == 1
+def scales_of(sums: UnitSums, objective: Objective) -> tuple[Floats, Floats]:
+    """What products are scaled by for each unit of both models; linked terms are to be scaled in the same way."""
+    return sums.scales() if objective == "correlation" else (np.ones_like(sums.x), np.ones_like(sums.y))
+
+
+def weight_similarity(sums: UnitSums) -> Floats:
+    """The correlation of each unit's weight vector with its partner's, [units], of sums that are paired."""
     rows, columns = sums.scales()
-    wide_x, wide_rows = (sums.x, rows) if paired else (sums.x[:, None], rows[:, None])
-    return (sums.products - wide_x * sums.y / max(sums.features, 1)) * wide_rows * columns, rows, columns
+    return (sums.products - sums.x * sums.y / max(sums.features, 1)) * rows * columns
