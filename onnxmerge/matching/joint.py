@@ -24,7 +24,7 @@ import numpy as np
 
 from onnxmerge.matching.problem import GroupProblem, together
 from onnxmerge.matching.structured import score, solve
-from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
+from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb, one_by_one
 from onnxmerge.matching.universe import ModelsToJoin, Universe, model_similarity, problem_of_pair
 from onnxmerge.units.groups import Group
 from onnxmerge.units.permutations import Permutations
@@ -41,7 +41,7 @@ def joint_sweep(
     return climb(
         start,
         lambda universe: model_similarity(models, universe),
-        lambda universe, root: improve(models, groups[root], universe),
+        one_by_one(lambda universe, root: improve(models, groups[root], universe)),
         models.plan.graph,
         roots,
         rng=rng,

@@ -12,7 +12,6 @@ is nothing to gain.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,10 +26,11 @@ from onnxmerge.units.layout import Space
 from onnxmerge.units.permutations import bind, block_content, composite_shape
 
 KEPT_BYTES = 1 << 29
-"""Products of so many bytes are kept; those that were used longest ago are dropped, and computed anew when needed."""
+"""Products of so many bytes are kept, those that cost most for their size; the others are computed anew when needed.
+Sweeps visit all groups in turn, so to drop what was used longest ago would be to drop what is needed next."""
 
 WORTH = 1 << 26
-"""Multiply-adds of a group's products from which on it is worth to keep them: some milliseconds."""
+"""Multiply-adds of a group's products from which on it is worth to form them here: some milliseconds."""
 
 COLUMNS = 4096
 """Features of one product of float32: its rounding grows with their number."""
@@ -48,30 +48,32 @@ class _Kept:
     sums: Mapping[str, UnitSums]
     orders: list[Positions]
 
-    @property
-    def nbytes(self) -> int:
-        return sum(each.products.nbytes for each in self.sums.values())
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProductsOfPair:
-    """The products of the groups of two models; ``first`` and ``other`` are their weights."""
+    """The products of the groups of two models; ``first`` and ``other`` are their weights.
+
+    Several threads may ask, each for groups of its own.
+    """
 
     plan: Plan
     first: Weights
     other: Weights
-    _kept: OrderedDict[str, _Kept] = field(default_factory=OrderedDict)
+    _kept: dict[str, _Kept] = field(default_factory=dict)
     _infinite: set[str] = field(default_factory=set)
+    _worth: Mapping[str, bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Choose whose products are formed here (a key), and which of them are kept (its value)."""
+        object.__setattr__(self, "_worth", _worth(self.plan))
 
     def __call__(self, group: Group, perms: Mapping[str, Positions]) -> Mapping[str, UnitSums] | None:
         """The sums over weight vectors of a group's units, by space, under the others' permutations. Not to be changed.
 
-        None where nothing is kept: the group is small or not the plan's own, weights are infinite, or the similarity of
-        two of its spaces depends on each other.
+        None where the group is small or not the plan's own, weights are infinite, or the similarity of two of its
+        spaces depends on each other.
         """
-        if group is not self.plan.groups[group.root] or not _is_worth_it(self.plan, group):
-            return None
-        if group.root in self._infinite:
+        if group is not self.plan.groups[group.root] or group.root not in self._worth or group.root in self._infinite:
             return None
         orders = [feature_order(each, self.plan.spaces, perms) for each in group.occurrences]
         kept = self._kept.pop(group.root, None)
@@ -90,9 +92,8 @@ class ProductsOfPair:
         if kept is None:
             self._infinite.add(group.root)
             return None
-        self._kept[group.root] = kept
-        while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > KEPT_BYTES:
-            self._kept.popitem(last=False)
+        if self._worth[group.root]:
+            self._kept[group.root] = kept
         return kept.sums
 
     def _anew(self, group: Group, orders: Sequence[Positions]) -> _Kept | None:
@@ -143,15 +144,28 @@ def feature_order(occurrence: Occurrence, spaces: Mapping[str, Space], perms: Ma
     return found.reshape(-1).astype(np.int64, copy=False)
 
 
-def _is_worth_it(plan: Plan, group: Group) -> bool:
-    """Whether the products cost enough to be kept, and each similarity is a sum of products alone."""
-    if any(each.linked for each in group.occurrences):
-        return False
-    cost = 0
-    for occurrence in group.occurrences:
-        units = math.prod(composite_shape(_space(occurrence), plan.spaces))
-        cost += units * math.prod(plan.spaces[name].size for name in occurrence.block.spaces)
-    return cost >= WORTH
+def _worth(plan: Plan) -> dict[str, bool]:
+    """The groups whose products cost enough, each similarity being a sum of products alone, and whether they are kept.
+
+    Those that cost most for each byte are, as long as there is room.
+    """
+    found: dict[str, bool] = {}
+    costs, sizes = dict[str, int](), dict[str, int]()
+    for root, group in plan.groups.items():
+        if any(each.linked for each in group.occurrences):
+            continue
+        units = {name: math.prod(composite_shape(name, plan.spaces)) for name in group.members}
+        costs[root] = sum(
+            units[_space(each)] * math.prod(plan.spaces[name].size for name in each.block.spaces)
+            for each in group.occurrences
+        )
+        sizes[root] = 8 * sum(size**2 for size in units.values())
+    left = KEPT_BYTES
+    for root in sorted(costs, key=lambda name: -costs[name] / max(sizes[name], 1)):
+        if costs[root] >= WORTH:
+            found[root] = sizes[root] <= left
+            left -= sizes[root] if found[root] else 0
+    return found
 
 
 def _space(occurrence: Occurrence) -> str:

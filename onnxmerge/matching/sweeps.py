@@ -9,7 +9,8 @@ axes of one tensor, whose step is linearised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -19,9 +20,10 @@ from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
 from onnxmerge.matching.signatures import alike, find_each_other, signatures
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
+from onnxmerge.matching.threads import Piece, at_once
 from onnxmerge.types import Positions
 from onnxmerge.units.groups import Group, inward
-from onnxmerge.units.permutations import Permutations, identity
+from onnxmerge.units.permutations import Permutations, composite_shape, identity
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -30,6 +32,9 @@ Matching = TypeVar("Matching")
 
 TOLERANCE = 1e-9
 """A gain below this share of the objective is rounding."""
+
+MATRICES = 4
+"""Matrices of all units of a group that its improvement holds: products, similarities, costs, two of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,13 @@ class Sweeps(Generic[Matching]):
 def by_activations(pair: PairOfModels) -> Permutations:
     """One pass with activations alone; weights only where no activations were seen."""
     alone = replace(pair, alphas={name: float(alpha == 1.0) for name, alpha in pair.alphas.items()})
-    perms = identity(pair.plan.spaces)
-    for group in pair.plan.groups.values():
-        perms |= _improve(alone, group, perms)
+    perms, groups = identity(pair.plan.spaces), pair.plan.groups
+    seen = [root for root, group in groups.items() if not any(alone.alphas[name] for name in group.members)]
+    for found in _improved(alone, seen, perms).values():  # none depends on another
+        perms |= found
+    for root, group in groups.items():
+        if root not in seen:
+            perms |= _improve(alone, group, perms)
     return perms
 
 
@@ -92,9 +101,12 @@ def sweep(
     """Improve ``perms`` of the objective's pair by sweeps over the groups ``roots``."""
     pair = objective_of.pair
 
-    def improve(current: Permutations, root: str) -> tuple[Permutations, int]:
-        found = _improve(pair, pair.plan.groups[root], current)
-        return {**current, **found}, sum(int((found[name] != current[name]).sum()) for name in found)
+    def improve(current: Permutations, apart: Sequence[str]) -> tuple[Permutations, dict[str, int]]:
+        after, moved = dict(current), dict[str, int]()
+        for root, found in _improved(pair, apart, current).items():
+            after |= found
+            moved[root] = sum(int((found[name] != current[name]).sum()) for name in found)
+        return after, moved
 
     return climb(
         perms,
@@ -110,7 +122,7 @@ def sweep(
 def climb(
     start: Matching,
     similarity_of: Callable[[Matching], ModelSimilarity],
-    improve: Callable[[Matching, str], tuple[Matching, int]],
+    improve: Callable[[Matching, Sequence[str]], tuple[Matching, Mapping[str, int]]],
     graph: nx.Graph[str],
     roots: Collection[str],
     *,
@@ -119,9 +131,9 @@ def climb(
 ) -> Sweeps[Matching]:
     """Let ``improve`` take each of the groups ``roots`` in turn, in random order, until a sweep improves nothing.
 
-    ``improve`` returns a matching and how many units it moved; a group is not taken again unless one of its neighbours
-    in the ``graph`` moved. Stops at the first sweep that does not improve the objective, and returns the best matching
-    met.
+    ``improve`` takes groups of which none is another's neighbour in the ``graph``, so that their order says nothing,
+    and returns a matching and how many units of each group it moved; a group is not taken again unless one of its
+    neighbours moved. Stops at the first sweep that does not improve the objective, and returns the best matching met.
     """
     matching = start
     best, similarity = start, similarity_of(start)
@@ -129,15 +141,15 @@ def climb(
     changed: list[int] = []
     waiting, converged = set(roots), not roots
     while not converged and len(changed) < max_sweeps:
-        moved = 0
-        for root in rng.permutation(sorted(roots)).tolist():
-            if root not in waiting:
-                continue
-            waiting.discard(root)
-            matching, units = improve(matching, root)
-            moved += units
-            if units:
-                waiting.update(other for other in graph[root] if other in roots)
+        moved, order = 0, rng.permutation(sorted(roots)).tolist()
+        while order:
+            apart, order = _first_apart(order, waiting, graph)
+            waiting.difference_update(apart)
+            matching, units = improve(matching, apart)
+            for root in apart:
+                moved += units[root]
+                if units[root]:
+                    waiting.update(other for other in graph[root] if other in roots)
         changed.append(moved)
         if not moved:
             objective.append(objective[-1])
@@ -149,6 +161,49 @@ def climb(
         if now.total > similarity.total:
             best, similarity = matching, now
     return Sweeps(best, similarity, tuple(objective), tuple(changed), converged)
+
+
+def _first_apart(order: Sequence[str], waiting: Collection[str], graph: nx.Graph[str]) -> tuple[list[str], list[str]]:
+    """The groups that come first or whose turn does not depend on those before, and the others that are left.
+
+    To take groups so is to take them in their order: whom a neighbour comes before waits for it.
+    """
+    apart, left, behind = list[str](), list[str](), set[str]()
+    for root in order:
+        if root in behind:
+            left.append(root)
+        elif root in waiting:
+            apart.append(root)
+        else:
+            continue
+        behind.update(graph[root])
+    return apart, left
+
+
+def one_by_one(
+    improve: Callable[[Matching, str], tuple[Matching, int]],
+) -> Callable[[Matching, Sequence[str]], tuple[Matching, dict[str, int]]]:
+    """What ``climb`` calls, of what improves a single group."""
+
+    def improved(matching: Matching, apart: Sequence[str]) -> tuple[Matching, dict[str, int]]:
+        moved: dict[str, int] = {}
+        for root in apart:
+            matching, moved[root] = improve(matching, root)
+        return matching, moved
+
+    return improved
+
+
+def _improved(pair: PairOfModels, roots: Sequence[str], perms: Mapping[str, Positions]) -> dict[str, Permutations]:
+    """Better permutations of groups none of which depends on another, as ``_improve``."""
+    groups = pair.plan.groups
+    sizes = {
+        root: sum(math.prod(composite_shape(name, pair.plan.spaces)) ** 2 for name in groups[root].members)
+        for root in roots
+    }
+    pieces = [Piece(root, MATRICES * 8 * sizes[root]) for root in roots]
+    found = at_once(lambda root: _improve(pair, groups[root], perms), pieces)
+    return {root: found[root] for root in roots}
 
 
 def _improve(pair: PairOfModels, group: Group, perms: Mapping[str, Positions]) -> Permutations:

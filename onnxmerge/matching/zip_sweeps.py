@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxmerge.matching.structured import solve
-from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb
+from onnxmerge.matching.sweeps import TOLERANCE, Sweeps, climb, one_by_one
 from onnxmerge.matching.zip_objective import ZipObjectiveFunction, retained_in
 from onnxmerge.matching.zip_similarity import (
     ModelsToZip,
@@ -72,7 +72,8 @@ def zip_sweep(
         found, better = _improve(objective_of, groups[root], current, rule)
         return (found, _moved(current, found, groups[root].members)) if better else (current, 0)
 
-    return climb(start, objective_of, improve, objective_of.models.plan.graph, roots, rng=rng, max_sweeps=max_sweeps)
+    graph = objective_of.models.plan.graph
+    return climb(start, objective_of, one_by_one(improve), graph, roots, rng=rng, max_sweeps=max_sweeps)
 
 
 def zip_group(models: ModelsToZip, group: Group, zips: Zipped, rule: ZipRule) -> Zipped:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+import networkx as nx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from onnxmerge.matching import sweeps
+from onnxmerge.matching import sweeps, threads
 from onnxmerge.matching.cache import CachedWeights
-from onnxmerge.matching.objective import ObjectiveFunction, measure
+from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction, measure
 from onnxmerge.matching.similarity import Objective, PairOfModels, weight_shares
 from onnxmerge.units.groups import Group, make_plan
 from onnxmerge.units.permutations import Permutations, identity, random_permutations
@@ -125,3 +129,64 @@ def test_reads_each_initializer_a_bounded_number_of_times() -> None:
     assert len(found.changed) == 2
     assert source.reads.keys() == mlp().initializers.keys()
     assert max(source.reads.values()) == source.reads["w2"] <= 1 + 2 * (2 + 1)
+
+
+@given(
+    edges=st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12),
+    start=st.integers(0, 2**14 - 1),
+    seed=st.integers(0, 99),
+)
+def test_groups_that_are_taken_at_once_are_taken_in_their_order(
+    edges: set[tuple[int, int]], start: int, seed: int
+) -> None:
+    """Each group's step depends on its neighbours' state; taken together or one by one, all end alike."""
+    roots = [f"p{index}" for index in range(7)]
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(roots)
+    graph.add_edges_from((f"p{one}", f"p{other}") for one, other in edges)
+    begin = {root: start >> (2 * index) & 3 for index, root in enumerate(roots)}
+
+    def step(state: dict[str, int], root: str) -> int:
+        return (state[root] + 2 * sum(state[other] for other in graph[root]) + len(root)) % 5
+
+    def search(*, together: bool) -> list[dict[str, int]]:
+        met = [begin]
+
+        def improve(state: dict[str, int], apart: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+            assert not any(one != other and graph.has_edge(one, other) for one in apart for other in apart)
+            found = {root: step(state, root) for root in apart}
+            return {**state, **found}, {root: int(found[root] != state[root]) for root in apart}
+
+        def similarity(state: dict[str, int]) -> ModelSimilarity:
+            met.append(state)
+            return ModelSimilarity(float(len(met)), {})
+
+        def in_order(
+            order: Sequence[str], waiting: Collection[str], _graph: nx.Graph[str]
+        ) -> tuple[list[str], list[str]]:
+            first = [index for index, root in enumerate(order) if root in waiting][:1]
+            return [order[index] for index in first], list(order[first[0] + 1 :]) if first else []
+
+        with pytest.MonkeyPatch.context() as patch:
+            if not together:
+                patch.setattr(sweeps, "_first_apart", in_order)
+            sweeps.climb(begin, similarity, improve, graph, roots, rng=np.random.default_rng(seed), max_sweeps=4)
+        return met
+
+    assert search(together=True) == search(together=False)
+
+
+def test_threads_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def matched() -> tuple[Permutations, tuple[float, ...]]:
+        pair = unrelated("mlp", "inner")
+        start = random_permutations(pair.plan.spaces, 4)
+        roots = pair.plan.groups.keys()
+        found = sweeps.sweep(ObjectiveFunction(pair), start, roots, rng=np.random.default_rng(0), max_sweeps=9)
+        return found.matching, found.objective
+
+    alone = matched()
+    monkeypatch.setattr(threads, "SMALL_BYTES", 0)
+    together = matched()
+    assert alone[1] == together[1]
+    for name, perm in alone[0].items():
+        np.testing.assert_array_equal(together[0][name], perm)
