@@ -99,7 +99,7 @@ def _match(
     objective_of: ObjectiveFunction, alpha: float, problem: MatchProblem, rng: np.random.Generator
 ) -> Sweeps[Permutations]:
     pair = objective_of.pair
-    starts = [by_activations(pair)] if alpha < 1.0 else [identity(pair.plan.spaces), by_weights(pair)]
+    starts = [by_activations(pair)] if alpha < 1.0 else [by_weights(pair), identity(pair.plan.spaces)]
     roots = depending(pair.plan, pair.alphas, alpha)
     found = _best_sweeps(objective_of, starts, roots, problem, rng)
     if not roots or (alpha < 1.0 and _trained_apart(pair, starts[0])):
@@ -120,14 +120,24 @@ def _best_sweeps(
     problem: MatchProblem,
     rng: np.random.Generator,
 ) -> Sweeps[Permutations]:
-    """Sweeps from each start, from the first in several random orders; the best objective, the first among equals.
+    """Sweeps from each start, from the last in several random orders; the best objective, the first among equals.
 
     Coordinate ascent ends where its order leads it, so where groups are small another order is cheap and worth it.
+    Where they are large, only the first start is climbed from, and others that are promising: so is the order in which
+    a model stands if it is a fine-tune of the first, or of one base with it.
     """
-    first, *others = starts
-    every = [first] * restarts(objective_of.pair.plan, roots) + others
-    found = [sweep(objective_of, start, roots, rng=rng, max_sweeps=problem.max_sweeps) for start in every]
-    return max(found, key=lambda sweeps: sweeps.similarity.total)
+    *others, last = starts
+    rounds = restarts(objective_of.pair.plan, roots)
+    found: list[Sweeps[Permutations]] = []
+    for start in (*others, *[last] * rounds):
+        if found and rounds == 1 and objective_of(start).total < PROMISING * max(map(_total, found)):
+            continue
+        found.append(sweep(objective_of, start, roots, rng=rng, max_sweeps=problem.max_sweeps))
+    return max(found, key=_total)
+
+
+def _total(sweeps: Sweeps[Permutations]) -> float:
+    return sweeps.similarity.total
 
 
 def _from_signatures(
