@@ -48,14 +48,7 @@ def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str,
     if report.soup is not None:
         yield "soup", soup_told(report.soup, called)
     yield from _weights(report)
-    before, after = _mean(report.groups)
-    if after is not None:
-        yield "mean similarity", f"{similarity_told(before)} -> {similarity_told(after)}"
-    elif report.method in MATCHERS and not MATCHERS[report.method].moves:
-        yield "mean similarity", "not measured: every unit stays where it is"
-    if any(report.sweeps):
-        ended = "converged" if report.converged else "stopped at the limit"
-        yield "sweeps", f"{', '.join(map(str, report.sweeps))} ({ended})"
+    yield from _matching(report)
     if report.rotated:
         yield "rotated", f"{len(report.rotated)} spaces: {', '.join(report.rotated)}"
     among = f"; the best of {len(report.repairs)} on held-out samples" if report.repairs else ""
@@ -79,6 +72,18 @@ def facts(report: MergeReport, names: Sequence[str] = ()) -> Iterator[tuple[str,
             yield "outputs", f"{', '.join(outputs)}  {model}"
     yield from _checked(report, called)
     yield "free", coverage_told(report.coverage)
+
+
+def _matching(report: MergeReport) -> Iterator[tuple[str, str]]:
+    """How alike units are that were matched, and how the search for them ended."""
+    before, after = _mean(report.groups)
+    if after is not None:
+        yield "mean similarity", f"{similarity_told(before)} -> {similarity_told(after)}"
+    elif report.method in MATCHERS and not MATCHERS[report.method].moves:
+        yield "mean similarity", "not measured: every unit stays where it is"
+    if any(report.sweeps):
+        ended = "converged" if report.converged else "stopped at the limit"
+        yield "sweeps", f"{', '.join(map(str, report.sweeps))} ({ended})"
 
 
 def _weights(report: MergeReport) -> Iterator[tuple[str, str]]:
