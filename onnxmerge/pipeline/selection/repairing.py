@@ -30,6 +30,9 @@ from onnxmerge.pipeline.selection.held_out import (
     in_brief,
 )
 
+FEW = 2
+"""So many ways are measured by themselves on as many samples as the chosen one: to do it again would cost as much."""
+
 WORTH = 3
 """Of so many times the samples that candidates are repaired on, they are repaired on few, and the chosen one again."""
 
@@ -89,7 +92,9 @@ def choose_repair(
 
 def _briefly(job: Job) -> Job:
     """The job on few samples, where that saves more than it takes to do the chosen repair again on all."""
-    return in_brief(job) if job.source is not None and holds(job.source, WORTH * REPAIR_SAMPLES) else job
+    ways = len(_alike(job, repair_steps(job.prepared.models.template.graph, job.prepared.typing)))
+    worth = ways > FEW and job.source is not None and holds(job.source, WORTH * REPAIR_SAMPLES)
+    return in_brief(job) if worth else job
 
 
 def _trials(
