@@ -6,13 +6,23 @@ of the pieces. So a result does not depend on where they ran, nor on how many wo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
+
+cores: ContextVar[int | None] = ContextVar("cores", default=None)
+"""How many threads what begins now may have; None where it may have all cores of the process."""
+
+
+def cores_of_process() -> int:
+    """How many cores the system lets this process run on: not all where ``taskset`` or a container says which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Work(Protocol[Item_contra, Result_co]):

@@ -25,8 +25,7 @@ from onnxmerge.activations.statistics import GramRequest, Statistics, measure_st
 from onnxmerge.calibration.sources import OpenedSource, open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.cluster.ray_cluster import LOCAL, Packed, ray_cluster
-from onnxmerge.executor import Executor, Item, Result, Work
-from onnxmerge.model.runtime import cores
+from onnxmerge.executor import Executor, Item, Result, Work, cores
 from onnxmerge.pipeline.prepare import Prepared, load, type_models
 from onnxmerge.pipeline.store import environment
 

@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.cluster.models import reduced
 from onnxmerge.errors import InputError, OnnxmergeError, ResourceError, UsageError
-from onnxmerge.executor import Executor, Item, Result, Work
-from onnxmerge.model.runtime import cores
+from onnxmerge.executor import Executor, Item, Result, Work, cores, cores_of_process
 from onnxmerge.model.scratch import scratch_folder
 from onnxmerge.text import said
 
@@ -223,7 +222,8 @@ def _connected(address: str, cpus: int) -> Iterator[None]:
         how["address"] = address
         if address == LOCAL:
             folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), "onnxmerge-"))
-            how |= {"num_cpus": max(cpus, _cores()), "_node_ip_address": "127.0.0.1", "_temp_dir": str(folder)}
+            how |= {"num_cpus": max(cpus, cores_of_process()), "_node_ip_address": "127.0.0.1"}
+            how["_temp_dir"] = str(folder)
         stack.callback(_disconnect)
         try:
             with _own_handlers(), _silent():
@@ -241,10 +241,6 @@ def _connected(address: str, cpus: int) -> Iterator[None]:
 def _disconnect() -> None:
     with _own_handlers():
         ray.shutdown()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

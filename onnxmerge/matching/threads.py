@@ -5,13 +5,15 @@ BLAS, numpy and scipy's assignment let other threads run meanwhile. What is foun
 
 from __future__ import annotations
 
-import os
+import contextvars
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+
+from onnxmerge.executor import cores, cores_of_process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,17 +37,19 @@ def at_once(run: Callable[[Item], Result], pieces: Sequence[Piece[Item]]) -> dic
     """What ``run`` gives for each piece, the largest first. Raises what it raises."""
     found: dict[Item, Result] = {}
     large = sorted((piece for piece in pieces if piece.nbytes >= SMALL_BYTES), key=lambda piece: -piece.nbytes)
-    settings = np.geterr()  # of this thread
+    settings = np.geterr()  # numpy 1 keeps it for each thread
 
-    def run_alike(item: Item) -> Result:
+    def run_alike(context: contextvars.Context, item: Item) -> Result:
         with np.errstate(**settings):
-            return run(item)
+            return context.run(run, item)
 
-    if len(large) > 1:
-        with ThreadPoolExecutor(_cores()) as pool:
+    workers = cores.get() or cores_of_process()
+    if len(large) > 1 and workers > 1:
+        with ThreadPoolExecutor(workers) as pool:
             for items in _fitting(large):
+                contexts = [contextvars.copy_context() for _ in items]
                 try:
-                    found.update(zip(items, pool.map(run_alike, items), strict=True))
+                    found.update(zip(items, pool.map(run_alike, contexts, items), strict=True))
                 except BaseException:  # an interruption too: nobody waits for what has not begun
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
@@ -65,7 +69,3 @@ def _fitting(pieces: Sequence[Piece[Item]]) -> Iterator[list[Item]]:
         items.append(piece.item)
         taken += piece.nbytes
     yield items
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,10 +16,6 @@ from onnxmerge.errors import InputError, OnnxmergeError, ResourceError
 from onnxmerge.text import clamped, said
 
 _NO_MEMORY = re.compile(r"[Ff]ailed to allocate memory|bad.alloc|out of memory|Available memory of \d+ is smaller")
-
-
-cores: ContextVar[int | None] = ContextVar("cores", default=None)
-"""How many threads networks run on that are opened now; None where they may have the whole machine."""
 
 
 class Value(Protocol):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxmerge.errors import InputError, UsageError
+from onnxmerge.executor import cores_of_process
 from onnxmerge.memory import readable
 from onnxmerge.model.publication import PREFIX, naming
 from onnxmerge.model.runtimes.onnx_runtime import VERSION
@@ -263,12 +264,11 @@ def environment() -> Mapping[str, object]:
     for path in sorted(package.rglob("*")):
         if path.suffix in (".py", ".yaml"):
             code.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "versions": {name: version(name) for name in ("numpy", "scipy", "onnx", "onnx-ir", "ml_dtypes")}
         | {"onnxruntime": VERSION, "python": platform.python_version(), "code": code.hexdigest()},
         "machine": [platform.system(), platform.machine(), _processor()],
-        "threads": [cores, *sorted(each for each in os.environ.items() if _ROUNDING.fullmatch(each[0]))],
+        "threads": [cores_of_process(), *sorted(each for each in os.environ.items() if _ROUNDING.fullmatch(each[0]))],
     }
 
 

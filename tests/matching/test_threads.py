@@ -31,13 +31,13 @@ def test_every_piece_is_done_once(sizes: list[int]) -> None:
 
 def test_large_pieces_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both wait for each other: one after the other they would wait for ever."""
-    monkeypatch.setattr(threads, "_cores", lambda: 2)
+    monkeypatch.setattr(threads, "cores_of_process", lambda: 2)
     both = threading.Barrier(2, timeout=60)
     at_once(lambda _: both.wait(), [Piece(0, LARGE), Piece(1, LARGE)])
 
 
 def test_pieces_that_do_not_fit_together_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_cores", lambda: 4)
+    monkeypatch.setattr(threads, "cores_of_process", lambda: 4)
     running, most = threading.Semaphore(1), AT_ONCE_BYTES
 
     def alone(_: int) -> None:

@@ -12,8 +12,9 @@ import onnx
 import pytest
 
 from onnxmerge.errors import InputError, UsageError
+from onnxmerge.executor import cores
 from onnxmerge.model import open_session, read_network
-from onnxmerge.model.runtime import SessionOptions, cores
+from onnxmerge.model.runtime import SessionOptions
 from onnxmerge.model.runtimes import available, onnx_runtime
 from tests import graphs
 from tests.graphs import execute, normal

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from onnxmerge.errors import InputError, ResourceError
+from onnxmerge.executor import cores, cores_of_process
 from onnxmerge.memory import unless_limited
 from onnxmerge.model.network import label
-from onnxmerge.model.runtime import Runtime, SessionOptions, Value, cores, message
+from onnxmerge.model.runtime import Runtime, SessionOptions, Value, message
 from onnxmerge.model.scratch import scratch_folder
 
 CPU = "CPUExecutionProvider"
@@ -183,10 +184,10 @@ def _options(asked: SessionOptions) -> Any:
 def _threads() -> int:
     """How many a session has; 0: one for each core of the machine.
 
-    It does not ask which of them the process may use (``taskset``, the cores of a container). Threads that share a core
-    wait busily while the other works: two on one take twice the time of one.
+    It does not ask which of them the process may use. Threads that share a core wait busily while the other works: two
+    on one take twice the time of one.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    allowed = cores_of_process()
     return cores.get() or (allowed if allowed < (os.cpu_count() or 0) else 0)
 
 
