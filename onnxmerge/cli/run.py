@@ -300,9 +300,9 @@ def run(
     Where only their trailing parts differ, the trunk is merged and each model keeps its own head, with outputs named
     after its file (logits_cats), or by letters where file names do not serve (logits_a).
 
-    The first model gives names, opset and metadata. Every model's groups of units are certified before anything is
-    matched, and OUTPUT is either complete or untouched. A recipe (see docs/recipes.md) says all this in a file; options
-    on the command line go before it.
+    The first model gives names, opset and metadata. Every model's groups of units are certified before any unit is
+    moved or measured, and OUTPUT is either complete or untouched. A recipe (see docs/recipes.md) says all this in a
+    file; options on the command line go before it.
     """
     _require_sense(report, card, work_dir, resume=resume, dry_run=dry_run)
     if dry_run and cluster is not None:

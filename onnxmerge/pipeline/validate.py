@@ -14,9 +14,10 @@ from onnxmerge.model.exposed import Exposed
 from onnxmerge.model.footprint import Footprint, footprint
 from onnxmerge.model.interface import declare_ranks
 from onnxmerge.model.network import Network
-from onnxmerge.model.trace import trace
+from onnxmerge.model.trace import Trace, trace
 from onnxmerge.pipeline.prepare import Prepared
 from onnxmerge.pipeline.separation import MergedModel, Parents, inputs_of
+from onnxmerge.types import Arrays
 from onnxmerge.validation.one_row import one_row
 from onnxmerge.validation.reconstruction import reconstruct, reconstructed
 
@@ -54,21 +55,13 @@ def errors(
 def require_finite(parents: Parents, prepared: Prepared, product: MergedModel, provider: str) -> None:
     """The merged model must run on the traced sample, and give finite values wherever the first parent does.
 
-    Of a large network one row of it will do.
+    Of a large network one row of it will do, where all ranks are declared and its parents are finite there.
 
     Where heads are apart, wherever each head's own parent does. Ranks that no model declares are noted on the way.
     """
-    exposed, models, sample = prepared.trace.exposed, prepared.models, one_row(prepared.trace)
+    exposed, models = prepared.trace.exposed, prepared.models
     merged = exposed if product.network is models.template else Exposed(product.network)
-    try:
-        after = merged.answers(product.weights, sample, provider=provider)
-    except ResourceError:
-        raise
-    except InputError:
-        if sample is prepared.trace.sample:
-            raise
-        sample = prepared.trace.sample
-        after = merged.answers(product.weights, sample, provider=provider)
+    sample, after = _looked_at(merged, product, prepared.trace, provider)
     declare_ranks(product.model.graph, {**sample, **after})
     apart = parents.separation is not None
 
@@ -80,7 +73,7 @@ def require_finite(parents: Parents, prepared: Prepared, product: MergedModel, p
             found = exposed.answers(models.weights[index], sample, provider=provider)
         return list(found.values())
 
-    wrong = {name for name, array in after.items() if array.dtype.kind == "f" and not np.isfinite(array).all()}
+    wrong = _not_finite(after)
     for index, names in enumerate(product.outputs if apart else product.outputs[:1]):
         if not wrong.intersection(names):
             continue
@@ -97,3 +90,28 @@ def require_finite(parents: Parents, prepared: Prepared, product: MergedModel, p
                     f"{parents.networks[index].label}: output {name!r} of the merged model is not finite where its "
                     "parents' is; try --repair none, or another method"
                 )
+
+
+def _looked_at(merged: Exposed, product: MergedModel, trace: Trace, provider: str) -> tuple[Arrays, Arrays]:
+    """What the merged model is run on, and its outputs: one row of a large one, where that tells enough; else all.
+
+    One row may not tell the rank of an output that declares none, and what compares rows with each other may not be
+    finite on one alone. A network may run on the batch of the traced sample only.
+    """
+    row = one_row(trace)
+    values = (*product.model.graph.inputs, *product.model.graph.outputs)
+    if row is not trace.sample and not any(value.type is None or value.shape is None for value in values):
+        try:
+            after = merged.answers(product.weights, row, provider=provider)
+        except ResourceError:
+            raise
+        except InputError:
+            after = {}
+        if after and not _not_finite(after):
+            return row, after
+    return trace.sample, merged.answers(product.weights, trace.sample, provider=provider)
+
+
+def _not_finite(outputs: Arrays) -> set[str]:
+    """The names of floats that are not all finite."""
+    return {name for name, array in outputs.items() if array.dtype.kind == "f" and not np.isfinite(array).all()}

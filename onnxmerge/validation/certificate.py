@@ -11,7 +11,7 @@ decided there, to nine digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -106,7 +106,8 @@ def certify(
 ) -> Certificate:
     """Permute all that is free and compare what must not change, on the traced sample and ``samples - 1`` others.
 
-    A large network is run on one row of the traced sample alone: it has values enough, and a run costs seconds.
+    A large network is run on one row of the traced sample alone, where each tensor has values to compare in it: a run
+    costs seconds.
 
     ``weights`` replaces the own initializers of the network that was traced (another member of a set that pairs up
     with it). Raises InputError where ONNX Runtime refuses the network.
@@ -121,17 +122,10 @@ def certify(
     def compared(feeds: Sequence[Arrays]) -> Compared:
         return compare_all(_expecting(versions.run(watched, feeds), typing, perms), limits)
 
+    feeds: list[Arrays] = list(_inputs(trace.sample, samples, seed))
     if trace.exposed.large:
-        feeds: list[Arrays] = [_sample_of_large(trace, typing, watched)]
-        try:
-            found = compared(feeds)
-        except ResourceError:
-            raise
-        except InputError:  # it takes the batch of the traced sample only
-            feeds = [trace.sample]
-            found = compared(feeds)
+        found, feeds = _of_large(compared, _sample_of_large(trace, typing, watched), trace)
     else:
-        feeds = list(_inputs(trace.sample, samples, seed))
         found = compared(feeds)
     exact = None if found.failing is None else _compare_in_double(versions, typing, watched, feeds, trace, perms)
     if exact is not None:
@@ -214,6 +208,29 @@ def _sample_of_large(trace: Trace, typing: Typing, watched: Sequence[str]) -> Ar
     """
     layouts = [typing.activations[name] for name in watched if name in typing.activations]
     return trace.sample if any(moves(each, typing.spaces) for each in layouts) else one_row(trace)
+
+
+def _of_large(
+    compare_on: Callable[[Sequence[Arrays]], Compared], row: Arrays, trace: Trace
+) -> tuple[Compared, list[Arrays]]:
+    """What one row tells of a large network, or else all of the traced sample, and which of them it was.
+
+    A network may run on the batch of the traced sample only; and what compares rows with each other may give zeros for
+    one alone, or nothing finite, so that there is nothing to compare in some tensor.
+    """
+    try:
+        found = compare_on([row])
+    except ResourceError:
+        raise
+    except InputError:
+        if row is trace.sample:
+            raise
+        return compare_on([trace.sample]), [trace.sample]
+    floats = [each for name, each in found.by_tensor.items() if is_floating(trace.dtypes[name])]
+    told = all(any(result.values for result in each) for each in floats)
+    if told or found.failing is not None or row is trace.sample:
+        return found, [row]
+    return compare_on([trace.sample]), [trace.sample]
 
 
 def _inputs(sample: Arrays, count: int, seed: int) -> Iterator[dict[str, NDArray[Any]]]:

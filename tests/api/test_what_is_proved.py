@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from onnxmerge import ValidationError, merge, permute, plan
+from onnxmerge.model import stretches
 from tests.command_line import Cli
 from tests.graphs import build, normal
 
@@ -83,6 +84,33 @@ def test_a_wrong_description_harms_nothing_where_nothing_is_moved(
     found, right = merge(**given, operators=operators), merge(**given)
     for name in ("w", "v"):
         np.testing.assert_array_equal(found.weights[name], right.weights[name])
+
+
+NORMED = (
+    "(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w) m = ReduceMean<axes=[0], keepdims=1>(h) d = Sub(h, m)"
+    " q = Mul(d, d) s = ReduceMean<axes=[0], keepdims=1>(q) t = Sqrt(s) z = Div(d, t) y = MatMul(z, v) }"
+)
+SQUEEZED = "(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w) r = Relu(h) a = MatMul(r, v) y = Squeeze(a) }"
+
+
+def test_the_rank_of_an_output_is_not_that_of_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stretches, "LARGE", 0)
+    models = [build(SQUEEZED, normal(w=(6, 8), v=(8, 3), seed=each)) for each in (1, 2)]
+    for each in models:
+        each.graph.output[0].type.tensor_type.ClearField("shape")
+    written = merge(models, method="average").save(tmp_path / "merged.onnx")
+    assert len(onnx.load(written).graph.output[0].type.tensor_type.shape.dim) == 2
+
+
+@pytest.mark.parametrize("method", ["average", "rebasin"])
+def test_what_is_finite_on_a_batch_only_is_looked_at_on_one(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setattr(stretches, "LARGE", 0)
+    models = [build(NORMED, normal(w=(6, 8), v=(8, 3), seed=each), opset=17) for each in (1, 2)]
+    assert all(each.passed for each in merge(models, method=method).report.certificates)
+    opposite = {name: -array for name, array in normal(w=(6, 8), v=(8, 3), seed=1).items()}
+    if method == "average":  # what is left of opposite units has no variance
+        with pytest.raises(ValidationError, match="output 'y' of the merged model is not finite"):
+            merge([models[0], build(NORMED, opposite, opset=17)], method=method)
 
 
 def test_summary_json_plan_and_page_say_that_nothing_was_moved(tmp_path: Path, cli: Cli) -> None:

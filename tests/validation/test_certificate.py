@@ -245,6 +245,21 @@ def test_a_large_network_gets_all_rows_where_one_will_not_do(monkeypatch: pytest
     assert (found.passed, found.values_compared) == (True, 2 * 3 + 2 * 8)
 
 
+def test_a_large_network_gets_all_rows_where_one_row_has_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Centred over the batch, one row alone is zero, so that a wrong bias of this branch would show nowhere."""
+    monkeypatch.setattr(stretches, "LARGE", 0)
+    text = (
+        "(float[n,4] x) => (float[n,3] y) { h = Gemm(x, w, b) m = ReduceMean<axes=[0], keepdims=1>(h) d = Sub(h, m)"
+        " r = Relu(d) z = MatMul(r, v) s = MatMul(x, u) y = Add(z, s) }"
+    )
+    layouts = {"h": ["2", "u"], "m": ["1", "u"], "d": ["2", "u"], "r": ["2", "u"], "z": ["2", "3"], "y": ["2", "3"]}
+    centred = network(text, normal(w=(4, 8), b=(8,), v=(8, 3), u=(4, 3)), opset=17)
+    tensors = {"w": ["4", "u"], "b": ["u"], "v": ["u", "3"], "u": ["4", "3"]}
+    found = certificate(centred, typed([Space("u", 8)], tensors, layouts))
+    assert (found.passed, found.tensors_compared) == (True, 2)
+    assert not certificate(centred, typed([Space("u", 8)], {**tensors, "v": ["8", "3"]}, layouts)).passed
+
+
 @pytest.mark.parametrize(
     "end",
     [
