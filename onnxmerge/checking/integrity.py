@@ -83,7 +83,7 @@ def _loads(subject: Subject) -> Iterator[Finding]:
     if external or subject.path is None or has_bfloat16(subject.network.model):
         inputs = len(subject.runner.specs)
     else:
-        refused = refuses(subject.path.read_bytes())
+        refused = refuses(subject.path.read_bytes(), f"{subject.label}: ONNX Runtime does not open it")
         if refused is not None:
             yield _failed(LOADS.id, "", "refused", f"ONNX Runtime {VERSION}: {refused}")
             return

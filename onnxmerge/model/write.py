@@ -198,7 +198,7 @@ def _check(path: Path, where: str) -> None:
         model.graph.meta[SOURCE] = where
         open_session(model)
         return
-    refused = refuses(str(path))
+    refused = refuses(str(path), f"{where}: ONNX Runtime does not open the result")
     if refused is not None:
         raise InputError(f"{where}: ONNX Runtime does not open the result: {refused}; nothing was written")
 

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmerge.errors import InputError, UsageError
+from onnxmerge.errors import InputError, ResourceError, UsageError
 from onnxmerge.executor import cores
 from onnxmerge.model import open_session, read_network
 from onnxmerge.model.runtime import SessionOptions
 from onnxmerge.model.runtimes import available, onnx_runtime
+from onnxmerge.model.write import save_network
 from tests import graphs
 from tests.graphs import execute, normal
 
@@ -107,6 +108,19 @@ def test_names_the_node_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
         session.run({"x": np.zeros((2, 3), np.float32)})
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_does_not_fit_is_not_called_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("Exception during initialization: std::bad_alloc")
+
+    network = read_network(build(MLP, normal(w=(4, 3), b=(3,))))
+    with monkeypatch.context() as patched:
+        patched.setattr("onnxruntime.InferenceSession", full)
+        with pytest.raises(ResourceError, match=r"does not open the result: no memory left; .* --max-memory"):
+            save_network(network.model, {}, tmp_path / "m.onnx", {})
+    assert list(tmp_path.iterdir()) == []
+    assert onnx_runtime.refuses(b"no model", "it") is not None
 
 
 def test_providers() -> None:

@@ -23,7 +23,7 @@ from onnxmerge.errors import InputError, ResourceError
 from onnxmerge.executor import cores, cores_of_process
 from onnxmerge.memory import unless_limited
 from onnxmerge.model.network import label
-from onnxmerge.model.runtime import Runtime, SessionOptions, Value, message
+from onnxmerge.model.runtime import Runtime, SessionOptions, Value, message, refusal
 from onnxmerge.model.scratch import scratch_folder
 
 CPU = "CPUExecutionProvider"
@@ -229,13 +229,19 @@ def _loads(provider: str) -> bool:
         return False
 
 
-def refuses(file: str | bytes) -> str | None:
-    """What it says against a file (its path, or all of it), opened just as it is; None where it opens it."""
+def refuses(file: str | bytes, what: str) -> str | None:
+    """What it says against a file (its path, or all of it), opened just as it is; None where it opens it.
+
+    Raises ResourceError, which begins with ``what``, where that takes more memory than it may: the file may be right.
+    """
     options = _options(SessionOptions())
     options.add_session_config_entry(*_UNPACKED)  # it is opened, not run
     try:
         ort.InferenceSession(file, options, providers=[CPU], enable_fallback=0)
-    except Exception as error:  # noqa: BLE001 - its exceptions share no base of their own
+    except Exception as error:  # its exceptions share no base of their own
+        found = refusal(error, what)
+        if isinstance(found, ResourceError):
+            raise found from error
         return message(error)
     return None
 
