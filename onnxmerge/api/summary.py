@@ -80,7 +80,7 @@ def _matching(report: MergeReport) -> Iterator[tuple[str, str]]:
     if after is not None:
         yield "mean similarity", f"{similarity_told(before)} -> {similarity_told(after)}"
     elif report.method in MATCHERS and not MATCHERS[report.method].moves:
-        yield "mean similarity", "not measured: every unit stays where it is"
+        yield "mean similarity", f"not measured: {report.method} matches nothing"
     if any(report.sweeps):
         ended = "converged" if report.converged else "stopped at the limit"
         yield "sweeps", f"{', '.join(map(str, report.sweeps))} ({ended})"

@@ -120,7 +120,7 @@ def test_summary_json_plan_and_page_say_that_nothing_was_moved(tmp_path: Path, c
     ended = cli(*given, "-o", "m.onnx", "--json", "m.json", "--report", "m.html")
     assert ended.returncode == 0, ended.stderr
     assert "certificate      none needed: no unit was moved\n" in ended.stdout
-    assert "mean similarity  not measured: every unit stays where it is\n" in ended.stdout
+    assert "mean similarity  not measured: average matches nothing\n" in ended.stdout
     report = json.loads((tmp_path / "m.json").read_text())
     assert report["certificates"] == []
     assert {group["similarity_after"] for group in report["groups"]} == {None}
