@@ -12,6 +12,8 @@ import onnx
 import onnx.shape_inference
 import onnx_ir as ir
 
+from onnxmerge.model.external import reopened
+
 _UNGUARDED = {
     "EyeLike": "",
     "RegexFullMatch": "",
@@ -28,13 +30,18 @@ _UNKNOWN = "onnxmerge.not.inferred"
 def without_weights(model: ir.Model, keeps: Callable[[ir.TensorProtocol], bool]) -> onnx.ModelProto:
     """A model as a message in which all initializers but those that ``keeps`` are inputs, of which nothing is read.
 
+    Those that are kept are in the message, also where they lie in a data file: onnx reads none.
+
     Raises whatever onnx-ir raises for what it reads but cannot write.
     """
     graph = model.graph
     inputs, initializers = list(graph.inputs), []
     for name, value in graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or keeps(tensor):
+        if tensor is not None and keeps(tensor) and isinstance(tensor, ir.ExternalTensor):
+            held = ir.Tensor(reopened(tensor).numpy(), dtype=tensor.dtype, name=name)
+            initializers.append(ir.val(name, tensor.dtype, tensor.shape.numpy(), const_value=held))
+        elif tensor is None or keeps(tensor):
             initializers.append(value)
         else:
             # Nodes say by name what they read, so the graph need not be copied to give them another value.

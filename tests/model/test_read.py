@@ -225,6 +225,15 @@ def test_refuses_bad_external_data(tmp_path: Path, entry: str, value: str, patte
     refuse(path, pattern)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int64])
+def test_small_integers_may_lie_in_a_data_file(tmp_path: Path, dtype: type) -> None:
+    model = build(
+        "(float[n,6] x) => (float[n,4] y) { c = Cast<to=1>(w) y = MatMul(x, c) }", {"w": np.ones((6, 4), dtype)}
+    )
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="d", size_threshold=0)
+    np.testing.assert_array_equal(read_network(tmp_path / "m.onnx").weights["w"], np.ones((6, 4)))
+
+
 def test_refuses_external_data_behind_a_link(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
