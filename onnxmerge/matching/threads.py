@@ -18,7 +18,7 @@ from onnxmerge.executor import cores, cores_of_process
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AT_ONCE_BYTES = 1 << 28
+AT_ONCE_BYTES = 1 << 27
 """Memory of the pieces that are worked on at once; one alone may take more."""
 
 SMALL_BYTES = 1 << 20
