@@ -4,8 +4,7 @@ scipy solves it by one shortest path for each row. A path ends soon where the ma
 what rows and columns have in common is taken off: a constant for each row and each column, which changes no
 permutation's rank. The constants that make all else vanish are the duals of the problem; near ones come from entropic
 regularisation, a few products of a matrix and a vector (Cuturi, Sinkhorn Distances, NIPS 2013, arXiv 1306.0895). The
-answer is as exact as without them, and units of networks that were trained apart are assigned three to five times
-faster.
+answer is as exact as without them, and sooner there for units of networks that were trained apart.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from onnxmerge.matching.similarity import UnitSums, unit_sums, unit_view
 from onnxmerge.types import Floats, Positions
 from onnxmerge.units.groups import Group, Occurrence, Plan
 from onnxmerge.units.layout import Space
-from onnxmerge.units.permutations import bind, block_content, composite_shape
+from onnxmerge.units.permutations import bind, block_content, composite_shape, is_still
 
 KEPT_BYTES = 1 << 29
 """Products of so many bytes are kept, those that cost most for their size; the others are computed anew when needed.
@@ -107,7 +107,7 @@ class ProductsOfPair:
             into = sums[_space(occurrence)]
             for columns in _slices(x.shape[1]):
                 into.add_units(x[:, columns].astype(np.float64), y[:, columns].astype(np.float64))
-            _add_products(into.products, x, y if _is_still(order) else y[:, order])
+            _add_products(into.products, x, y if is_still(order) else y[:, order])
         return _Kept(sums, list(orders))
 
     def _sides(self, occurrence: Occurrence) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -180,7 +180,3 @@ def _add_products(into: Floats, x: NDArray[Any], y: NDArray[Any]) -> None:
 
 def _slices(features: int) -> Iterator[slice]:
     return (slice(start, start + COLUMNS) for start in range(0, features, COLUMNS))
-
-
-def _is_still(order: Positions) -> bool:
-    return bool(np.array_equal(order, np.arange(len(order))))
