@@ -22,7 +22,7 @@ from onnxmerge.pipeline.selection.labelled import EvaluationTasks, LabelledEvalu
 from onnxmerge.types import Arrays
 from onnxmerge.units.zips import Matchings
 
-REPAIR_SAMPLES = 128
+REPAIR_SAMPLES = 256
 """Samples that a candidate's statistics are repaired on; the one that is chosen gets more."""
 
 EVALUATION_SAMPLES = 128

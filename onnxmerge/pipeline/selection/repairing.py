@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from onnxmerge.calibration.subset import holds
 from onnxmerge.contracts import AUTO
 from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchResult
@@ -21,20 +20,8 @@ from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repa
 from onnxmerge.merging.repair.plan import Which
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
-from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis, depends, merged
-from onnxmerge.pipeline.selection.held_out import (
-    REPAIR_SAMPLES,
-    CandidateScore,
-    HeldOutEvaluator,
-    HeldOutEvaluators,
-    in_brief,
-)
-
-FEW = 2
-"""So many ways are measured by themselves on as many samples as the chosen one: to do it again would cost as much."""
-
-WORTH = 3
-"""Of so many times the samples that candidates are repaired on, they are repaired on few, and the chosen one again."""
+from onnxmerge.pipeline.restoring import Merged, Repairs, averaged, basis, depends
+from onnxmerge.pipeline.selection.held_out import CandidateScore, HeldOutEvaluator, HeldOutEvaluators
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +69,7 @@ def choose_repair(
         evaluator = None
     if evaluator is None:
         return ChosenRepair(rule)
-    trials = _trials(_briefly(job), job, matched, measurements, evaluator)
+    trials = _trials(job, matched, measurements, evaluator)
     if not trials:
         return ChosenRepair(rule)
     best = max(trials, key=lambda each: each.score.rank)
@@ -90,28 +77,16 @@ def choose_repair(
     return ChosenRepair(best.step, tried, best.finish())
 
 
-def _briefly(job: Job) -> Job:
-    """The job on few samples, where that saves more than it takes to do the chosen repair again on all."""
-    ways = len(_alike(job, repair_steps(job.prepared.models.template.graph, job.prepared.typing)))
-    worth = ways > FEW and job.source is not None and holds(job.source, WORTH * REPAIR_SAMPLES)
-    return in_brief(job) if worth else job
-
-
-def _trials(
-    trying: Job, job: Job, matched: MatchResult, measurements: Measurements, evaluator: HeldOutEvaluator
-) -> list[_Trial]:
-    """Every repair that can be done and judged, the rule's first; last the refinements that do a repair's work.
-
-    They are tried by the job ``trying`` and finished by ``job``, which may be the same.
-    """
+def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluator: HeldOutEvaluator) -> list[_Trial]:
+    """Every repair that can be done and judged, the rule's first; last the refinements that do a repair's work."""
     steps = repair_steps(job.prepared.models.template.graph, job.prepared.typing)
     which: Which = "all" if any(step is not None and step.which == "all" for step in steps) else "fixed"
-    averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(trying, matched, measurements, which)
+    averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, measurements, which)
 
     def by_steps(together: Sequence[RepairStep | None]) -> list[_Trial]:
         key = basis(job, together[0])
         if key not in averages:
-            averages[key] = averaged(trying, matched, measurements, together[0])
+            averages[key] = averaged(job, matched, measurements, together[0])
         before = averages[key]
 
         def attempt() -> list[tuple[float, float | None]]:
@@ -119,24 +94,16 @@ def _trials(
             scores = evaluator.each(before.weights, changes, matched.matchings)
             return [(score.reconstruction, score.accuracy) for score in scores]
 
-        what = *depends(trying, measurements, together[0]), [*map(label, together)]
+        what = *depends(job, measurements, together[0]), [*map(label, together)]
         scores = job.store.kept("repairs", job.options, what, attempt)
-
-        def finish(step: RepairStep | None) -> Merged:
-            return repairs(before, step) if trying is job else merged(job, matched, measurements, step)
-
         return [
-            _Trial(label(step), step, CandidateScore(*score), partial(finish, step))
+            _Trial(label(step), step, CandidateScore(*score), partial(repairs, before, step))
             for step, score in zip(together, scores, strict=True)
         ]
 
     def refined(name: str) -> list[_Trial]:
-        def on(each: Job) -> Merged:
-            return averaged(replace(each, options=replace(job.options, refine=name)), matched, measurements, None)
-
-        found = on(trying)
-        finish = (lambda: found) if trying is job else partial(on, job)
-        return [_Trial(found.repaired, None, evaluator(found.weights, matched.matchings), finish)]
+        found = averaged(replace(job, options=replace(job.options, refine=name)), matched, measurements, None)
+        return [_Trial(found.repaired, None, evaluator(found.weights, matched.matchings), lambda: found)]
 
     every: list[Callable[[], list[_Trial]]] = [partial(by_steps, together) for together in _alike(job, steps)]
     every += [

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
-import pytest
 
-from onnxmerge.activations.moments import settle
-from onnxmerge.activations.sample_size import LEAST
 from onnxmerge.api import merge
 from onnxmerge.merging.repair.choice import repair_steps
 from onnxmerge.pipeline.prepare import load, type_models
-from onnxmerge.pipeline.selection import repairing
-from onnxmerge.pipeline.selection.held_out import REPAIR_SAMPLES
 from tests.graphs import build, execute, normal
 
 GRAPH = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"
@@ -101,30 +95,3 @@ def test_least_squares_is_not_tried_with_a_method_or_a_repair_that_was_asked_for
     fixed = merge([network(1), network(2)], calibration={"x": X}, method="act-align").report
     assert all("least squares" not in candidate.repair for candidate in fixed.repairs)
     assert merge([network(1), network(2)], calibration={"x": X}, method="auto", repair="bias").report.repairs == ()
-
-
-def test_what_was_chosen_on_few_samples_is_done_on_as_many_as_if_all_were_tried_on_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def merged() -> tuple[str, dict[str, np.ndarray]]:
-        result = merge([network(1), network(2)], calibration={"x": X}, method="act-align")
-        model = onnx.load(result.save(tmp_path / f"{len(seen)}.onnx"))
-        return result.report.repair, {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
-
-    seen: list[int] = []
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        seen.append(sum(arguments[3].sizes))
-        return settle(*arguments, **options)
-
-    monkeypatch.setattr("onnxmerge.merging.repair.repair.settle", counted)
-    chosen, briefly = merged()
-    assert max(seen[:-1]) < 2 * REPAIR_SAMPLES  # whole feeds are taken
-    assert seen[-1] > 0.9 * LEAST
-    seen.clear()
-    monkeypatch.setattr(repairing, "WORTH", 1000)
-    again, at_length = merged()
-    assert min(seen) > 0.9 * LEAST
-    assert chosen == again
-    for name, array in briefly.items():
-        np.testing.assert_array_equal(array, at_length[name])
