@@ -50,9 +50,22 @@ Order: TypeAlias = Mapping[str, bytes]
 """Digest of each space's permutation."""
 
 
-_OfUnits: TypeAlias = "Mapping[tuple[int, int], tuple[tuple[Floats, Floats], tuple[Floats, Floats], int]]"
-"""Of each occurrence of a block, by its index, and each of its leaves: of both models' units, in their own order, the
-sums of weights and of their squares, and the number of features."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _EachUnit:
+    """Sums of the weights of each unit at one place of a block, and of their squares, [units], in both models.
+
+    Units stand in their own order; so many ``features`` are added up.
+    """
+
+    x: Floats
+    xx: Floats
+    y: Floats
+    yy: Floats
+    features: int
+
+
+_OfUnits: TypeAlias = Mapping[tuple[int, int], _EachUnit]
+"""By the index of an occurrence of a block, and a leaf of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,10 +174,9 @@ def _sums_of_matched_units(
             if known is None:
                 into = _without_infinite(plan, contents, occurrence, leaf)
             else:
-                (x, xx), (y, yy), features = known[place, leaf]
-                partners = _partners(pair, name, perms)
+                each, partners = known[place, leaf], _partners(pair, name, perms)
                 products = _by_unit(plan, occurrence, leaf, *contents)
-                into = UnitSums(products, x, xx, y[partners], yy[partners], features)
+                into = UnitSums(products, each.x, each.xx, each.y[partners], each.yy[partners], each.features)
             if not found:  # the units of every view add up to the same product of the whole block: count one
                 inner_product = float(into.products.sum())
             found.append((name, into))
@@ -186,18 +198,19 @@ def _without_infinite(
 def _of_units(pair: PairOfModels, occurrences: Sequence[Occurrence]) -> _OfUnits | None:
     """The sums over each unit of a block, which hold in whatever order its features stand, unless some are infinite."""
     plan, layout, block = pair.plan, occurrences[0].layout, occurrences[0].block
-    sides = [
+    first, other = (
         block_content(weights[layout.name], layout, block, plan.spaces, {}) for weights in (pair.first, pair.other)
-    ]
-    if not all(np.isfinite(side).all() for side in sides):
+    )
+    if not (np.isfinite(first).all() and np.isfinite(other).all()):
         return None
-    found: dict[tuple[int, int], tuple[tuple[Floats, Floats], tuple[Floats, Floats], int]] = {}
+    found: dict[tuple[int, int], _EachUnit] = {}
     for place, occurrence in enumerate(occurrences):
         for leaf in occurrence.leaves:
-            first, other = (
-                (_by_unit(plan, occurrence, leaf, side), _by_unit(plan, occurrence, leaf, side, side)) for side in sides
+            x, xx, y, yy = (
+                _by_unit(plan, occurrence, leaf, *factors)
+                for factors in ((first,), (first, first), (other,), (other, other))
             )
-            found[place, leaf] = first, other, sides[0].size // max(len(first[0]), 1)
+            found[place, leaf] = _EachUnit(x, xx, y, yy, first.size // max(len(x), 1))
     return found
 
 
