@@ -102,7 +102,7 @@ def mapped_zeros(shape: Sequence[int]) -> NDArray[np.float64]:
 
     size = math.prod(shape) * np.dtype(np.float64).itemsize
     # Without posix_fallocate a full disk would be told by a signal, later.
-    if size >= LARGE and hasattr(os, "posix_fallocate") and not _lies_in_memory(tempfile.gettempdir()):
+    if size >= LARGE and hasattr(os, "posix_fallocate") and not lies_in_memory(tempfile.gettempdir()):
         with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix="onnxmerge-") as stream:
             os.posix_fallocate(stream.fileno(), 0, size)
             return np.frombuffer(mmap.mmap(stream.fileno(), size), np.float64).reshape(shape)
@@ -110,7 +110,7 @@ def mapped_zeros(shape: Sequence[int]) -> NDArray[np.float64]:
 
 
 @functools.cache
-def _lies_in_memory(folder: str, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+def lies_in_memory(folder: str, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     """Whether files of a folder are in memory themselves (Linux), where no limit would hold for them."""
     kinds: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):

@@ -12,8 +12,8 @@ from onnxmerge.errors import ResourceError, UsageError
 from onnxmerge.memory import (
     LARGE,
     _free_in_groups,
-    _lies_in_memory,
     free_memory,
+    lies_in_memory,
     mapped_zeros,
     memory_budget,
     memory_limit,
@@ -108,7 +108,7 @@ def test_files_that_are_in_memory_themselves_are_told(tmp_path: Path) -> None:
         f"2 1 0:5 / {tmp_path / 'ram'} rw shared:1 - tmpfs tmpfs rw\n"
         f"3 2 0:6 / {tmp_path / 'ram' / 'disk'} rw - ext4 /dev/b rw\n"
     )
-    found = {name: _lies_in_memory(str(tmp_path / name), mounts) for name in ("own", "ram", "ram/own", "ram/disk/own")}
+    found = {name: lies_in_memory(str(tmp_path / name), mounts) for name in ("own", "ram", "ram/own", "ram/disk/own")}
     assert found == {"own": False, "ram": True, "ram/own": True, "ram/disk/own": False}
 
 

@@ -20,7 +20,7 @@ from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction
 from onnxmerge.matching.signatures import alike, find_each_other, signatures
 from onnxmerge.matching.similarity import PairOfModels, group_problem
 from onnxmerge.matching.structured import score, solve
-from onnxmerge.matching.threads import Piece, at_once
+from onnxmerge.threads import Piece, at_once
 from onnxmerge.types import Positions
 from onnxmerge.units.groups import Group, inward
 from onnxmerge.units.permutations import Permutations, composite_shape, identity

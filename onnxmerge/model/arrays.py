@@ -40,6 +40,12 @@ def pieces(size: int) -> Iterator[slice]:
     return (slice(start, start + PIECE) for start in range(0, size, PIECE))
 
 
+def all_finite(array: NDArray[Any]) -> bool:
+    """Whether an array of floats holds neither nan nor an infinity: one makes the sum one."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+
+
 def holds_nan(array: NDArray[Any]) -> bool:
     """Whether an array of floats holds nan: any makes the sum nan, as infinities of both signs do too."""
     with np.errstate(invalid="ignore", over="ignore"):

@@ -32,12 +32,14 @@ class MatrixLayout:
     into: tuple[int, ...]
     split: tuple[int, int] | None = None
 
-    def matrices(self, array: Array) -> Array:
-        """The initializer as [matrices, out, in]."""
-        return np.ascontiguousarray(self._open(array)).reshape(self._sizes(array.shape))
+    def matrix(self, array: Array, index: int) -> Array:
+        """One of the matrices in an initializer [out, in]: a view where it lies so in memory."""
+        opened, (_, out, into) = self._open(array), self.sizes(array.shape)
+        counted = opened.ndim - len(self.out) - len(self.into)
+        return np.asarray(opened[np.unravel_index(index, opened.shape[:counted])]).reshape(out, into)
 
     def restored(self, matrices: Floats, shape: tuple[int, ...]) -> Floats:
-        """The inverse of ``matrices``: an array of the initializer's ``shape``."""
+        """All matrices [matrices, out, in] as an array of the initializer's ``shape``."""
         like = np.empty(shape, dtype=np.bool_)
         opened = self._open(like)
         found = np.empty(shape, dtype=matrices.dtype)
@@ -53,7 +55,8 @@ class MatrixLayout:
         parted = array.reshape(*array.shape[:axis], groups, -1, *array.shape[axis + 1 :])
         return parted.transpose([axis, *(each + (each >= axis) for each in order)])
 
-    def _sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    def sizes(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """How many matrices an initializer of such a shape holds, and the rows and columns of each."""
         stack, out, into = (math.prod(shape[axis] for axis in axes) for axes in (self.stack, self.out, self.into))
         if self.split is None:
             return stack, out, into

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ from onnxmerge.merging.repair.plan import RepairPlan, Target, Which, plan_repair
 from onnxmerge.merging.repair.repair import repair
 from onnxmerge.merging.scales import balanced
 from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
+from onnxmerge.model.digest import tensors_of
+from onnxmerge.model.kept_weights import KeptWeights
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.network import ModelSet
 from onnxmerge.model.normalisation import batchnorms
@@ -37,6 +40,9 @@ from onnxmerge.units.zips import Matchings
 T = TypeVar("T")
 
 _REESTIMATED = "BatchNorm re-estimated"
+
+COMPUTED_AT_ONCE = 1 << 28
+"""Bytes that tensors take together while what was learnt in them is put together; one alone may take more."""
 
 PARENT_ACTIVATIONS = 1 << 28
 """Bytes of measured activations in one run of a parent. Larger batches run in parts, whose moments are put together.
@@ -189,10 +195,9 @@ def _task_vectors(
     if job.options.refinement is None or job.source is None:
         found = with_statistics(job, added, step)
     else:
-        start = {name: added[name] for name in added}  # what is computed when read is read for each layer
-        alike = computed_alike(job.network.model.graph, start, job.prepared.models.weights[0])
+        alike = computed_alike(job.network.model.graph, added, job.prepared.models.weights[0])
         still: Matchings = [{}] * (len(job.prepared.models.weights) - 1)
-        found = _restored(job, still, measurements, start, step, alike)
+        found = _restored(job, still, measurements, added, step, alike)
         notes += found.notes
     if job.prepared.typing.statistics and not _reestimates(job, step):
         notes.append("running statistics were averaged, not re-estimated")
@@ -200,15 +205,21 @@ def _task_vectors(
 
 
 def task_vectors_added(job: Job, method: TaskVectorMethod[Any]) -> Arrays:
-    """The origin with the merged task vector, computed when read."""
+    """The origin with the merged task vector; each tensor is computed once, several at a time."""
     prepared, part, own = job.prepared, job.averaged, job.options.own_of(method)
     models, base = part.prepared.models, None if job.base is None else job.base.weights
     found = add_task_vectors(models, base, prepared.typing, method, own, part.shares, seed=job.options.seed)
+    tensors = {name: tensor for name, tensor in tensors_of(models.template.model).items() if name in found}
+    kept = KeptWeights(found, sum(tensor.nbytes for tensor in tensors.values()))
+    taken = {
+        name: method.takes(math.prod(tensor.shape.numpy()), len(models.weights)) for name, tensor in tensors.items()
+    }
+    kept.compute(taken, most=COMPUTED_AT_ONCE)
     owned = prepared.models.owned
     if owned is None:
-        return found
+        return kept
     still: Matchings = [{}] * (len(prepared.models.weights) - 1)
-    return owned.keeping(combine(prepared.models, prepared.typing, still, weights=job.shares), found)
+    return owned.keeping(combine(prepared.models, prepared.typing, still, weights=job.shares), kept)
 
 
 def with_statistics(job: Job, added: Arrays, step: RepairStep | None) -> Merged:

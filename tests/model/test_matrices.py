@@ -31,7 +31,8 @@ def test_a_weight_is_what_rows_are_multiplied_by(body: str, shape: tuple[int, ..
     weights = normal(w=shape)
     graph = GRAPH.format(inputs=ROWS, rank="n,6", body=body)
     layout = matrix_layouts(network(graph, weights).graph)["w"]
-    (matrix,) = layout.matrices(weights["w"])
+    matrix = layout.matrix(weights["w"], 0)
+    assert layout.sizes(weights["w"].shape) == (1, *matrix.shape)
     x = RNG.standard_normal((3, 4)).astype(np.float32)
     np.testing.assert_allclose(execute(build(graph, weights), {"x": x})["y"], x @ matrix.T, atol=1e-5)
     np.testing.assert_array_equal(layout.restored(matrix[None], shape), weights["w"])
@@ -55,7 +56,8 @@ def test_several_matrices_in_one_initializer(
 ) -> None:
     weights = {**normal(w=shape), **(normal(r=(1, 20, 5)) if "LSTM" in body else {})}
     layout = matrix_layouts(network(GRAPH.format(inputs=inputs, rank="a,b,c,d", body=body), weights).graph)["w"]
-    found = layout.matrices(weights["w"])
+    assert layout.sizes(shape) == stack
+    found = np.stack([layout.matrix(weights["w"], index) for index in range(stack[0])])
     assert found.shape == stack
     np.testing.assert_array_equal(layout.restored(found, shape), weights["w"])
 
@@ -64,9 +66,9 @@ def test_groups_have_channels_of_their_own() -> None:
     weights: dict[str, Any] = normal(w=(6, 2, 1, 1), v=(6, 2, 1, 1))
     body = "h = Conv<group=2>(x, w) y = ConvTranspose<group=2>(h, v)"
     layouts = matrix_layouts(network(GRAPH.format(inputs=IMAGE, rank="a,b,c,d", body=body), weights).graph)
-    conv, transposed = (layouts[name].matrices(weights[name]) for name in "wv")
-    np.testing.assert_array_equal(conv[1], weights["w"][3:, :, 0, 0])
-    np.testing.assert_array_equal(transposed[1], weights["v"][3:, :, 0, 0].T)
+    conv, transposed = (layouts[name].matrix(weights[name], 1) for name in "wv")
+    np.testing.assert_array_equal(conv, weights["w"][3:, :, 0, 0])
+    np.testing.assert_array_equal(transposed, weights["v"][3:, :, 0, 0].T)
 
 
 OTHERS = {

@@ -35,12 +35,13 @@ SMALL = Transformer(width=64, hidden=128, heads=4, blocks=2, words=256)
 class Case:
     """Models of one structure, made in a folder where they are missing, and data for them (None: there is none).
 
-    ``reference`` is what is known of the published implementation on them.
+    ``reference`` is what is known of the published implementation on them, ``base`` what they were fine-tuned from.
     """
 
     models: Callable[[Path, int], list[Path]]
     data: Callable[[Path], Path] | None = None
     reference: Path | None = None
+    base: Callable[[Path], Path] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,24 @@ def _drawn(name: str, write: Callable[[Path, int], None]) -> Callable[[Path, int
     """Models with weights by seed."""
 
     def made(folder: Path, count: int) -> list[Path]:
-        found = []
-        for seed in range(count):
-            path = folder / name / f"{seed}.onnx"
-            if not path.exists():  # which is written last, so it is whole
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write(path, seed)
-            found.append(path)
-        return found
+        return [_made(folder / name / f"{seed}.onnx", write, seed) for seed in range(count)]
 
     return made
+
+
+def _made(path: Path, write: Callable[[Path, int], None], seed: int) -> Path:
+    if not path.exists():  # which is written last, so it is whole
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, seed)
+    return path
+
+
+def _tuned(name: str, write: Callable[[Path, int, int | None], None]) -> Case:
+    """Fine-tunes of the network of the first seed, a task each."""
+    models = _drawn(f"{name}-tuned", lambda path, task: write(path, 0, task))
+    return Case(
+        models, base=lambda folder: _made(folder / name / "0.onnx", lambda path, seed: write(path, seed, None), 0)
+    )
 
 
 def _topology(name: str) -> Callable[[Path, int], None]:
@@ -127,6 +136,9 @@ TINY = Case(_drawn("tiny", lambda path, seed: decoder(path, seed, SMALL)), _toke
 
 
 DECODER_OF_10_GB = Case(_drawn("decoder-10g", lambda path, seed: decoder(path, seed, DECODER_10G)))
+TUNED_VIT = _tuned("vit-b16", lambda path, seed, task: vit(path, seed, VIT_B16, task))
+TUNED_DECODER = _tuned("decoder-21", lambda path, seed, task: decoder(path, seed, DECODER, task))
+TUNED_TINY = _tuned("tiny", lambda path, seed, task: decoder(path, seed, SMALL, task))
 
 
 def _decoder(blocks: int) -> Case:
@@ -137,6 +149,7 @@ def _jobs() -> Iterator[Job]:
     align = ("--method", "mudsc-align")
     yield Job("tiny/mudsc-align", TINY, align, 32)
     yield Job("tiny/average", TINY, ("--method", "average"))
+    yield Job("tiny-tuned/tsv-m", TUNED_TINY, ("--method", "tsv-m"), models=3)
     for name, case in TRAINED.items():
         yield Job(f"{name}/mudsc-align", case, align, 5000, method="mudsc_align")
         yield Job(f"{name}/act-align", case, ("--method", "act-align"), 5000, method="act_align")
@@ -154,6 +167,10 @@ def _jobs() -> Iterator[Job]:
         yield Job(f"decoder-{blocks}/rebasin", _decoder(blocks), ("--method", "rebasin"))
     yield Job("decoder-10g/average", DECODER_OF_10_GB, ("--method", "average"))
     yield Job("decoder-10g/rebasin", DECODER_OF_10_GB, ("--method", "rebasin"))
+    for method in ("tsv-m", "iso-cts", "knots", "ties"):
+        yield Job(f"vit-b16-8-tuned/{method}", TUNED_VIT, ("--method", method), models=8)
+    for method in ("tsv-m", "ties", "task-arithmetic"):
+        yield Job(f"decoder-3-tuned/{method}", TUNED_DECODER, ("--method", method), models=3)
     for samples in (128, 256):
         yield Job(f"resnet50-{samples}/mudsc-align", RESNET50, align, samples)
     for models in (3, 4):

@@ -1,6 +1,8 @@
 """Networks of real size with seeded weights: a vision transformer, an encoder and a decoder, as exporters write them.
 
-The values are drawn, not trained: time and memory do not depend on them, but for the turns that a search takes.
+The values are drawn, not trained: time and memory do not depend on them, but for the turns that a search takes. So are
+those of fine-tunes: each is the network of a seed and what a task changed, a few strong directions and a little of
+everything.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ DECODER_10G = Transformer(width=2560, hidden=6912, heads=32, blocks=29, words=32
 SIDE, PATCH = 224, 16
 LENGTH = 128
 """Tokens that BERT's positions and the decoder's rotary tables are for."""
+CHANGE = 0.02
+"""Length of what a task changes, as a part of the weight's: half of its square in DIRECTIONS, half in all entries."""
+DIRECTIONS = 16
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class _Writer:
 
     path: Path
     seed: int
+    task: int | None
     apart: bool
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
@@ -70,6 +76,8 @@ class _Writer:
         values = rng.standard_normal(shape, np.float32)
         values *= np.float32(size)
         values += np.float32(mean)
+        if self.task is not None:
+            values += _learnt(values, np.random.default_rng([self.seed, len(self.initializers), 1 + self.task]))
         if not self.apart:
             self.initializers.append(numpy_helper.from_array(values, name))
             return name
@@ -157,16 +165,33 @@ class _Writer:
         self.path.write_bytes(model.SerializeToString())
 
 
-def _writer(path: Path, seed: int, sizes: Transformer) -> _Writer:
+def _learnt(values: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """What a task changed in a weight: directions of falling strength, and noise in every entry."""
+    part = np.float32(CHANGE * np.sqrt(np.square(values, dtype=np.float64).mean() / 2))
+    noise = rng.standard_normal(values.shape, np.float32)
+    if values.ndim < 2:
+        return math.sqrt(2) * part * noise
+    rows, columns = len(values), values.size // len(values)
+    strengths = (1 + np.arange(DIRECTIONS, dtype=np.float32)) ** -0.5
+    left, right = (rng.standard_normal((size, DIRECTIONS), np.float32) for size in (rows, columns))
+    directions = (left * (strengths / np.linalg.norm(strengths))) @ right.T
+    noise += directions.reshape(values.shape)
+    return part * noise
+
+
+def _writer(path: Path, seed: int, sizes: Transformer, task: int | None = None) -> _Writer:
     weights = sizes.blocks * sizes.width * (4 * sizes.width + 3 * sizes.hidden) + 2 * sizes.words * sizes.width
-    writer = _Writer(path, seed, apart=4 * weights > EMBEDDED)
+    writer = _Writer(path, seed, task, apart=4 * weights > EMBEDDED)
     writer.data.unlink(missing_ok=True)
     return writer
 
 
-def vit(path: Path, seed: int, sizes: Transformer = VIT_B16) -> None:
-    """A vision transformer: pre-norm, a class token, learned positions. Images [batch, 3, 224, 224]."""
-    writer, width = _writer(path, seed, sizes), sizes.width
+def vit(path: Path, seed: int, sizes: Transformer = VIT_B16, task: int | None = None) -> None:
+    """A vision transformer: pre-norm, a class token, learned positions. Images [batch, 3, 224, 224].
+
+    ``task``: the number of the task that it was fine-tuned on, None where it is the base.
+    """
+    writer, width = _writer(path, seed, sizes, task), sizes.width
     kernel = writer.weight(width, 3, PATCH, PATCH, deviation=(3 * PATCH * PATCH) ** -0.5)
     patches = writer.node(
         "Conv", "image", kernel, writer.weight(width, deviation=0.05), kernel_shape=[PATCH] * 2, strides=[PATCH] * 2
@@ -202,9 +227,9 @@ def bert(path: Path, seed: int, sizes: Transformer = BERT_BASE) -> None:
     writer.save(("ids", TensorProto.INT64, ["batch", LENGTH]), scores, ["batch", 2])
 
 
-def decoder(path: Path, seed: int, sizes: Transformer = DECODER) -> None:
+def decoder(path: Path, seed: int, sizes: Transformer = DECODER, task: int | None = None) -> None:
     """A decoder as of the Llama family: RMSNorm, rotary positions, SwiGLU, no biases. Ids [batch, 128]."""
-    writer, width = _writer(path, seed, sizes), sizes.width
+    writer, width = _writer(path, seed, sizes, task), sizes.width
     stream = writer.node("Gather", writer.weight(sizes.words, width, deviation=0.5), "ids")
     for _ in range(sizes.blocks):
         mixed = writer.attention(writer.rms_norm(stream, width), sizes, bias=False, rotary=True)

@@ -6,8 +6,8 @@ The models must come from one pretraining. No units are matched: a unit is taken
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxmerge.merging.combine import mean_of
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.options import Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors, mean_vector
-from onnxmerge.model.arrays import identical, is_floating
+from onnxmerge.model.arrays import all_finite, identical, is_floating, pieces
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.matrices import MatrixLayout, layer_depths, matrix_layouts
 from onnxmerge.model.network import ModelSet
@@ -48,28 +48,26 @@ def add_task_vectors(
     weights = [share * len(models.weights) for share in shares]
 
     def merged(name: str) -> Array:
-        own = models.weights[0][name] if base is None else base[name]
-        if all(identical(own, model[name]) for model in models.weights):
+        every = [model[name] for model in models.weights]  # read once, whether they are mapped or computed
+        own = every[0] if base is None else base[name]
+        if all(identical(own, tuned) for tuned in every):
             return own
         if name in typing.statistics:
-            return mean_of(name, (model[name] for model in models.weights), shares)
+            return mean_of(name, every, shares)
         if not is_floating(own.dtype) or own.dtype.kind == "c":
             raise InputError(
                 f"initializer {name} ({own.dtype}): differs between the models and their base in values that cannot be "
                 "added up; expected equal ones"
             )
-        start = _origin(method, own if base is not None else None, name, models, shares)
-        vectors = TaskVectors(name, start.shape, weights, partial(_learnt, start, name, models), seed)
+        learnt = _Learnt(
+            name, _origin(method, None if base is None else own, name, every, shares), every, weights, seed
+        )
         scale = options.scale_of(name, depths.get(name, 0.5)) if isinstance(options, Scaled) else 1.0
         if name in layouts:
-            found = _by_matrices(layouts[name], typing.initializers.get(name), method, vectors, options)
+            found = _by_matrices(layouts[name], typing.initializers.get(name), method, learnt, options)
         else:
-            found = mean_vector(vectors) if method.matrices else method.rule(vectors, options)
-        total = np.asarray(start + scale * found)
-        for model in models.weights:  # an infinity that a model learnt to mask with is kept
-            tuned = model[name].astype(np.float64)
-            total = np.where(np.isfinite(total) & np.isinf(tuned), tuned, total)
-        return total.astype(own.dtype)
+            found = mean_vector(learnt.whole) if method.matrices else method.rule(learnt.whole, options)
+        return learnt.added(scale, found, own.dtype)
 
     return LazyWeights(models.weights[0], merged)
 
@@ -82,61 +80,103 @@ def _require_named(models: ModelSet, options: Options) -> None:
 
 
 def _origin(
-    method: TaskVectorMethod[Any], base: Array | None, name: str, models: ModelSet, shares: Sequence[float]
-) -> Floats:
-    """What the task vectors of one tensor start from, float64."""
+    method: TaskVectorMethod[Any], base: Array | None, name: str, every: Sequence[Array], shares: Sequence[float]
+) -> Array:
+    """What the task vectors of one tensor start from, in a float type."""
     if method.origin == "mean":
-        return mean_of(name, (model[name].astype(np.float64) for model in models.weights), shares)
-    return np.zeros(models.weights[0][name].shape) if base is None else base.astype(np.float64)
+        return mean_of(name, (tuned.astype(np.float64) for tuned in every), shares)
+    return np.broadcast_to(np.float64(0), every[0].shape) if base is None else base
 
 
-def _learnt(start: Floats, name: str, models: ModelSet, index: int) -> Floats:
-    """The task vector of one model; nothing is learnt where a mask's -inf stands: nothing can be added to it."""
-    tuned = models.weights[index][name].astype(np.float64)
-    return np.subtract(tuned, start, out=np.zeros(start.shape), where=np.isfinite(start) & np.isfinite(tuned))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Learnt:
+    """One tensor of all models, as it is stored, and of their ``start``: task vectors are formed of parts of it."""
+
+    name: str
+    start: Array
+    every: Sequence[Array]
+    weights: Sequence[float]
+    seed: int
+
+    @property
+    def whole(self) -> TaskVectors:
+        """The task vectors of the tensor."""
+        flat = self.start.reshape(-1), [tuned.reshape(-1) for tuned in self.every]
+
+        def part(index: int, piece: slice) -> Floats:
+            return _difference(flat[1][index][piece], flat[0][piece])
+
+        def read(index: int) -> Floats:
+            return _difference(self.every[index], self.start)
+
+        return TaskVectors(self.name, self.start.shape, self.weights, read, self.seed, part)
+
+    def of_matrix(self, layout: MatrixLayout, index: int, rows: Positions, piece: int) -> TaskVectors:
+        """Those of some rows of a matrix, which are the whole where there is one ``piece`` of it."""
+        start, *every = (layout.matrix(each, index) for each in (self.start, *self.every))
+        chosen = slice(None) if len(rows) == len(start) else rows
+        return TaskVectors(
+            f"{self.name}[{piece}]",
+            (len(rows), start.shape[1]),
+            self.weights,
+            lambda model: _difference(every[model][chosen], start[chosen]),
+            self.seed,
+        )
+
+    def added(self, scale: float, vector: Floats, dtype: np.dtype[Any]) -> Array:
+        """The start with a merged task vector; an infinity that a model learnt to mask with is kept."""
+        found = np.empty(self.start.shape, dtype)
+        into, start, more = found.reshape(-1), self.start.reshape(-1), vector.reshape(-1)
+        every = [tuned.reshape(-1) for tuned in self.every if not all_finite(tuned)]
+        for piece in pieces(into.size):
+            total = np.asarray(start[piece].astype(np.float64) + scale * more[piece])
+            for tuned in every:
+                own = tuned[piece].astype(np.float64)
+                total = np.where(np.isfinite(total) & np.isinf(own), own, total)
+            into[piece] = total.astype(dtype)
+        return found
+
+
+def _difference(tuned: Array, start: Array) -> Floats:
+    """What one model learnt, float64; nothing where a mask's -inf stands: nothing can be added to it."""
+    found, before = tuned.astype(np.float64), start.astype(np.float64, copy=False)
+    known = None if all_finite(found) and all_finite(before) else np.isfinite(found) & np.isfinite(before)
+    if known is None:
+        found -= before
+        return found
+    return np.subtract(found, before, out=np.zeros(found.shape), where=known)
 
 
 def _by_matrices(
     layout: MatrixLayout,
     units: TensorLayout | None,
     method: TaskVectorMethod[Any],
-    vectors: TaskVectors,
+    learnt: _Learnt,
     options: Options,
 ) -> Floats:
     """The merged task vector of an initializer, each of the matrices in it by itself."""
-    stack = np.stack([layout.matrices(vectors.read(index)) for index in range(len(vectors))])
-    found = np.zeros(stack.shape[1:])
-    for piece, (matrix, rows) in enumerate(
-        (matrix, rows) for matrix in range(stack.shape[1]) for rows in _packed(layout, units, stack.shape, vectors)
-    ):
-        own = TaskVectors(
-            f"{vectors.name}[{piece}]",
-            (len(rows), stack.shape[3]),
-            vectors.weights,
-            partial(_piece, stack[:, matrix], rows),
-            vectors.seed,
-        )
-        found[matrix, rows] = method.rule(own, options)
-    return layout.restored(found, vectors.shape)
+    count, out, into = layout.sizes(learnt.start.shape)
+    parts = [(matrix, rows) for matrix in range(count) for rows in _packed(layout, units, out, len(learnt.every))]
+    if len(parts) == 1:
+        only = method.rule(learnt.of_matrix(layout, 0, parts[0][1], 0), options)
+        return layout.restored(only[None], learnt.start.shape)
+    found = np.zeros((count, out, into))
+    for piece, (matrix, rows) in enumerate(parts):
+        found[matrix, rows] = method.rule(learnt.of_matrix(layout, matrix, rows, piece), options)
+    return layout.restored(found, learnt.start.shape)
 
 
-def _piece(stack: Floats, rows: Positions, index: int) -> Floats:
-    return np.asarray(stack[index][rows])
-
-
-def _packed(
-    layout: MatrixLayout, units: TensorLayout | None, shape: tuple[int, ...], vectors: TaskVectors
-) -> list[Positions]:
+def _packed(layout: MatrixLayout, units: TensorLayout | None, out: int, models: int) -> list[Positions]:
     """The rows of each projection that a matrix is packed of, such as q, k and v: all rows where it is one.
 
     Rows belong together that the same units are read from. Parts of fewer rows than there are models stay together:
     they have no directions to tell the models apart by.
     """
-    whole = [np.arange(shape[2])]
+    whole = [np.arange(out)]
     if units is None or layout.split is not None or len(layout.out) > 1:
         return whole
     (axis,) = layout.out
-    covers: list[set[int]] = [set() for _ in range(shape[2])]
+    covers: list[set[int]] = [set() for _ in range(out)]
     for index, block in enumerate(units.blocks):
         for row in block.axes[axis].positions.reshape(-1).tolist():
             covers[row].add(index)
@@ -144,4 +184,4 @@ def _packed(
     for place, blocks in enumerate(covers):
         parts.setdefault(frozenset(blocks), []).append(place)
     found = [np.array(rows) for rows in parts.values()]
-    return found if min(map(len, found)) >= len(vectors) else whole
+    return found if min(map(len, found)) >= models else whole

@@ -13,21 +13,31 @@ from onnxmerge.types import Floats
 Origin = Literal["base", "mean"]
 """What task vectors start from: the base (zero where none is given), or the mean of the models."""
 
+FLOAT64 = 8
+COPIES, TOGETHER = 6, 3
+"""Arrays of a tensor's size that a rule holds at once: whatever the number of models, and of each model."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskVectorMethod(Contract[O]):
     """A method that puts task vectors together: what ``rule`` makes of those of one tensor is added to the ``origin``.
 
     ``matrices``: the rule takes the matrices of linear layers alone, [models, out, in] however they are stored, and all
-    other tensors get the mean. ``models`` is the number that it takes, where not any. One that needs labels is given
+    other tensors get the mean. ``together``: it holds those of all models at once. ``models`` is the number that it
+    takes, where not any. One that needs labels is given
     those models alone that labels speak for (``pipeline.selection.ingredients``).
     """
 
     needs: tuple[Need, ...] = ("base",)
     rule: Callable[[TaskVectors, O], Floats]
     matrices: bool = False
+    together: bool = False
     origin: Origin = "base"
     models: int | None = None
+
+    def takes(self, entries: int, models: int) -> int:
+        """About how many bytes it takes to put the task vectors of a tensor of so many ``entries`` together."""
+        return FLOAT64 * entries * (COPIES + (TOGETHER * models if self.together else 0))
 
     @property
     def takes_base(self) -> bool:

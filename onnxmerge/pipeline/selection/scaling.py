@@ -90,7 +90,7 @@ def choose_scale(job: Job, evaluator: HeldOutEvaluator) -> tuple[MergeOptions, S
     graph, unit = job.prepared.models.template.graph, method.options().scale
     step, depths = repair_step(graph, job.prepared.typing, job.options.repair), layer_depths(graph)
     plain = how.by(how.method, how.refine, scale=1.0, depth=0.0)
-    added = dict(task_vectors_added(replace(job, options=plain), method))
+    added = task_vectors_added(replace(job, options=plain), method)
     learnt = _Learnt.of(evaluator.reference, evaluator.reference.rows_of(base.weights)[0])
     tried: list[ScaleCandidate] = []
     first = own.depth if isinstance(own.depth, float) else None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxmerge.contracts import described
+from onnxmerge.merging.task_vectors.directions import leading
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.options import Scale, Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
@@ -37,8 +38,8 @@ def cart(vectors: TaskVectors, options: Cart) -> Floats:
     kept = max(round(options.rank * min(vectors.shape)), 1)
     total = np.zeros(vectors.shape)
     for weight, vector in vectors:
-        u, s, v = np.linalg.svd(vector, full_matrices=False)
-        total += weight * (u[:, :kept] * s[:kept] @ v[:kept])
+        u, s, v = leading(vector, kept)
+        total += weight * (u * s @ v.T)
     return total
 
 

@@ -65,5 +65,6 @@ METHOD = TaskVectorMethod(
     summary="random changes, large ones rather, that agree in sign (DELLA)",
     source="Deep et al., arXiv 2406.11617",
     rule=della,
+    together=True,
     options=Della,
 )

@@ -10,9 +10,9 @@ W = W_0 + alpha t. It collapses on low-rank changes (LoRA), whose empty directio
 
 from __future__ import annotations
 
-import numpy as np
-
+from onnxmerge.merging.task_vectors.directions import leading
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
+from onnxmerge.merging.task_vectors.methods.task_arithmetic import task_arithmetic
 from onnxmerge.merging.task_vectors.options import Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
@@ -20,8 +20,8 @@ from onnxmerge.types import Floats
 
 def iso_c(vectors: TaskVectors, _options: Scaled | None = None) -> Floats:
     """The sum of the task vectors of one matrix [out, in] with equal singular values."""
-    u, s, v = np.linalg.svd(vectors.stacked.sum(axis=0), full_matrices=False)
-    return np.asarray(s.mean() * (u @ v))
+    u, s, v = leading(task_arithmetic(vectors), min(vectors.shape))
+    return s.sum() / min(vectors.shape) * u @ v.T
 
 
 METHOD = TaskVectorMethod(

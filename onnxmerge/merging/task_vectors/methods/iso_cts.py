@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxmerge.contracts import described
+from onnxmerge.merging.task_vectors.directions import leading, orthonormal
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
-from onnxmerge.merging.task_vectors.methods.tsv_m import leading, orthonormal
 from onnxmerge.merging.task_vectors.options import Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
@@ -51,6 +51,7 @@ METHOD = TaskVectorMethod(
     summary="common and single tasks' directions, all alike (Iso-CTS)",
     source="Marczak et al., arXiv 2502.04959",
     rule=iso_cts,
+    together=True,
     options=IsoCts,
     matrices=True,
 )

@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxmerge.contracts import Options, described
 from onnxmerge.errors import UsageError
+from onnxmerge.merging.task_vectors.directions import leading
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.methods.dare import Dare, dare
 from onnxmerge.merging.task_vectors.methods.iso_c import iso_c
@@ -48,10 +49,14 @@ class Knots(Scaled):
 
 def knots(vectors: TaskVectors, options: Knots) -> Floats:
     """The task vectors of one matrix [out, in], put together."""
-    stack = vectors.stacked
-    u, s, v = np.linalg.svd(np.hstack(list(stack)), full_matrices=False)
-    shared = of_arrays(v.reshape(len(s), len(stack), -1).swapaxes(0, 1), vectors.name, vectors.seed)
-    return np.asarray(u * s @ _inner(shared, options))
+    rows, columns = vectors.shape
+    side = np.empty((rows, len(vectors), columns))
+    for index, (weight, vector) in enumerate(vectors):
+        np.multiply(vector, weight, out=side[:, index])
+    u, s, v = leading(side.reshape(rows, -1), min(rows, len(vectors) * columns))
+    del side
+    shared = of_arrays(v.T.reshape(len(s), len(vectors), columns).swapaxes(0, 1), vectors.name, vectors.seed)
+    return u * s @ _inner(shared, options)
 
 
 def _inner(shared: TaskVectors, options: Knots) -> Floats:
@@ -69,6 +74,7 @@ METHOD = TaskVectorMethod(
     summary="merged in directions that all tasks share (KnOTS)",
     source="Stoica et al., arXiv 2410.19735",
     rule=knots,
+    together=True,
     options=Knots,
     matrices=True,
 )

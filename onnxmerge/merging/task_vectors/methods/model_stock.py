@@ -37,5 +37,6 @@ METHOD = TaskVectorMethod(
     summary="towards the mean as far as the models agree (model stock)",
     source="Jang et al., arXiv 2403.19522",
     rule=model_stock,
+    together=True,
     options=Options,
 )

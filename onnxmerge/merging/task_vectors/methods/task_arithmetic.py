@@ -28,6 +28,10 @@ class TaskArithmetic(Scaled):
 
 def task_arithmetic(vectors: TaskVectors, _options: TaskArithmetic | None = None) -> Floats:
     """The (weighted) sum of the task vectors of one tensor."""
+    return vectors.by_entries(_sum)
+
+
+def _sum(vectors: TaskVectors) -> Floats:
     total = np.zeros(vectors.shape)
     for weight, vector in vectors:
         total += weight * vector

@@ -13,7 +13,9 @@ vector as a whole; here every tensor is trimmed by itself, so that one tensor at
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -32,13 +34,18 @@ class Ties(Scaled):
 
 def ties(vectors: TaskVectors, options: Ties) -> Floats:
     """The disjoint mean of the trimmed task vectors of one tensor; 0 where their sum has no sign."""
-    density = options.density
-    elected = np.sign(sum(weight * trimmed(vector, density) for weight, vector in vectors))
+    least = [least_kept(vector, options.density) for _, vector in vectors]
+    return vectors.by_entries(partial(_agreeing, least))
+
+
+def _agreeing(least: Sequence[float], vectors: TaskVectors) -> Floats:
+    """The same of some entries, ``least`` being the size of the smallest that each model keeps."""
+    kept = [(weight, _trimmed(vector, own)) for own, (weight, vector) in zip(least, vectors, strict=True)]
+    elected = np.sign(sum(weight * vector for weight, vector in kept))
     total, count = np.zeros(vectors.shape), np.zeros(vectors.shape)
-    for weight, vector in vectors:
-        kept = trimmed(vector, density)
-        agrees = (kept != 0) & (np.sign(kept) == elected)
-        total += weight * np.where(agrees, kept, 0.0)
+    for weight, vector in kept:
+        agrees = (vector != 0) & (np.sign(vector) == elected)
+        total += weight * np.where(agrees, vector, 0.0)
         count += weight * agrees
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
 
@@ -48,11 +55,20 @@ def trimmed(vector: Floats, density: float) -> Floats:
 
     Entries of equal size are kept together.
     """
+    return _trimmed(vector, least_kept(vector, density))
+
+
+def least_kept(vector: Floats, density: float) -> float:
+    """The size of the smallest entry that trimming keeps."""
     size = np.abs(vector).reshape(-1)
     kept = max(math.floor(density * size.size + 1e-9), 1)
     if kept >= size.size:
-        return vector
-    least = np.partition(size, size.size - kept)[size.size - kept]
+        return 0.0
+    size.partition(size.size - kept)
+    return float(size[size.size - kept])
+
+
+def _trimmed(vector: Floats, least: float) -> Floats:
     return np.where(np.abs(vector) >= least, vector, 0.0)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxmerge.merging.task_vectors.directions import leading, orthonormal
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.options import Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
@@ -23,26 +24,10 @@ from onnxmerge.types import Floats
 
 def tsv_m(vectors: TaskVectors, _options: Scaled | None = None) -> Floats:
     """The task vectors of one matrix [out, in], put together."""
-    stack = vectors.stacked
-    kept = max(min(stack.shape[1:]) // len(stack), 1)
-    left, sizes, right = zip(*(leading(matrix, kept) for matrix in stack), strict=True)
-    return np.asarray(orthonormal(np.hstack(left)) * np.concatenate(sizes) @ orthonormal(np.hstack(right)).T)
-
-
-def leading(matrix: Floats, count: int) -> tuple[Floats, Floats, Floats]:
-    """U [out, k], S [k] and V [in, k] of the first singular triples, at most ``count``; none whose size is zero.
-
-    A direction that a task does not have (LoRA leaves most of them) would be any, and take room from those of others.
-    """
-    u, s, v = np.linalg.svd(matrix, full_matrices=False)
-    kept = min(count, int(np.sum(s > s.max(initial=0.0) * max(matrix.shape) * np.finfo(np.float64).eps)))
-    return u[:, :kept], s[:kept], v[:kept].T
-
-
-def orthonormal(columns: Floats) -> Floats:
-    """The nearest matrix with orthonormal columns [n, k] (rows, where there are more columns than rows)."""
-    p, _, q = np.linalg.svd(columns, full_matrices=False)
-    return np.asarray(p @ q)
+    kept = max(min(vectors.shape) // len(vectors), 1)
+    left, sizes, right = zip(*(leading(weight * vector, kept) for weight, vector in vectors), strict=True)
+    u = orthonormal(np.hstack(left)) * np.concatenate(sizes)
+    return u @ orthonormal(np.hstack(right)).T
 
 
 METHOD = TaskVectorMethod(

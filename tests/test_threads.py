@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
+from onnxmerge import threads
 from onnxmerge.errors import InputError
-from onnxmerge.matching import threads
-from onnxmerge.matching.threads import AT_ONCE_BYTES, SMALL_BYTES, Piece, at_once
+from onnxmerge.threads import AT_ONCE_BYTES, SMALL_BYTES, Piece, at_once
 
 LARGE = 2 * SMALL_BYTES
 
