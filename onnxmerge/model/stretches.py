@@ -23,7 +23,7 @@ from onnxmerge.types import Array
 
 LARGE = 10**8
 """Bytes of weights from which on a network is large: it is run by stretches, and proved on one sample."""
-STRETCH, STRETCH_PART = 1 << 27, 16
+STRETCH, STRETCH_PART = 1 << 26, 16
 """Bytes of weights in a stretch at most, and the part of the memory that may be taken; one tensor may be larger."""
 
 Values = dict[str, Value]
