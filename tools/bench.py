@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -75,18 +76,20 @@ def main() -> None:
 def _measured(job: Job, folder: Path, repeats: int, peer: Path | None) -> dict[str, Any]:
     """Floor and command in turn; medians over the repeats, and the first report's stages."""
     models = job.case.models(folder, job.models)
+    base = job.case.base(folder) if job.case.base is not None else None
     data = job.case.data(folder) if job.case.data is not None and job.samples else None
     method = job.options[1] if job.options[:1] == ("--method",) else "default"
     beside = None if peer is None else _call(peer, method, job.samples, data, models)
-    to_do = work(models, data, job.samples, method)
+    to_do = work(models, data, job.samples, method, base)
     runs: list[dict[str, Any]] = []
     for _ in range(repeats):
-        floor = measure(models, data, job.samples, to_do, folder)
-        seconds, peak, stages = _run(job, models, data, folder)
+        floor = measure(models, data, job.samples, to_do, folder, base)
+        seconds, processor, peak, stages = _run(job, models, data, base, folder)
         runs.append(
             {
                 "floor": {**asdict(floor), "seconds": floor.seconds},
                 "seconds": seconds,
+                "processor_seconds": processor,
                 "ratio": seconds / floor.seconds,
                 "peak_anonymous": peak,
                 "stages": stages,
@@ -101,33 +104,44 @@ def _measured(job: Job, folder: Path, repeats: int, peer: Path | None) -> dict[s
         "median_seconds": statistics.median(run["seconds"] for run in runs),
         "reference_seconds": _reference(job),
         "multiply_adds": to_do.by_weights + to_do.by_activations,
-        "command": " ".join(["onnxmerge run", *job.options]),
+        "command": " ".join(["onnxmerge run", *job.options, *([] if base is None else ["--base BASE"])]),
         "samples": job.samples,
         "models": job.models,
     }
 
 
-def _run(job: Job, models: Sequence[Path], data: Path | None, folder: Path) -> tuple[float, int, dict[str, float]]:
-    """`onnxmerge run` as a process of its own: wall seconds, the peak of its anonymous memory, seconds by stage."""
+def _run(
+    job: Job, models: Sequence[Path], data: Path | None, base: Path | None, folder: Path
+) -> tuple[float, float, int, dict[str, float]]:
+    """`onnxmerge run` as a process of its own: wall and processor seconds, the peak of its anonymous memory, stages."""
     report, output = folder / "report.json", folder / "merged.onnx"
     options = [*job.options, "-o", str(output), "--json", str(report), "--quiet"]
     if data is not None:
         options += ["--calib", str(data), "--samples", str(job.samples)]
+    if base is not None:
+        options += ["--base", str(base)]
     command = [sys.executable, "-m", "onnxmerge", "run", *map(str, models), *options]
+    before = _processor()
     started = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own command line
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous(process.pid))
         time.sleep(PAUSE)
-    seconds = time.perf_counter() - started
+    seconds, processor = time.perf_counter() - started, _processor() - before
     said = "" if process.stderr is None else process.stderr.read()
     if process.returncode:
         raise SystemExit(f"{job.name}: {' '.join(command)} ended with {process.returncode}: {said}")
     stages: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))["seconds"]
     for path in (report, output, output.with_name(f"{output.name}.data")):
         path.unlink(missing_ok=True)
-    return seconds, peak, stages
+    return seconds, processor, peak, stages
+
+
+def _processor() -> float:
+    """Processor seconds of all commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _call(peer: Path, method: str, samples: int, data: Path | None, models: Sequence[Path]) -> list[str]:

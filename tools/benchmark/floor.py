@@ -3,6 +3,9 @@
 The forward pass of all parents over the samples by ONNX Runtime; one product of all units of every group with those of
 each other model, by weights and (where the method looks at them) by activations, at the speed that BLAS has here; one
 assignment for each group; the parents read once and the result written once, at the speed of this disk.
+
+Of fine-tunes of one base no units are matched. They and their base are read; and where the method needs singular
+directions, LAPACK finds the eigenvectors of a Gram matrix for each matrix to be taken apart, on all cores.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -23,6 +26,8 @@ from numpy.typing import NDArray
 from onnxmerge.activations.statistics import POSITIONS
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
+from onnxmerge.executor import cores_of_process
+from onnxmerge.model.matrices import matrix_layouts
 from onnxmerge.model.read import data_files
 from onnxmerge.pipeline.prepare import load, type_models
 from onnxmerge.units.groups import make_plan
@@ -35,13 +40,21 @@ ROWS = 2
 """Samples that are traced, by which rows of activations are counted."""
 
 
+Decomposition: TypeAlias = tuple[int, int, int]
+"""Rows and columns of a matrix, and how many of its first directions are wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be computed: multiply-adds of products, and the sizes of assignments, each as often as it is made."""
+    """What is to be computed: multiply-adds of products, and the sizes of assignments, each as often as it is made.
+
+    ``decompositions`` are those of matrices into singular directions.
+    """
 
     by_weights: int
     by_activations: int
     assignments: Mapping[int, int]
+    decompositions: Mapping[Decomposition, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +64,18 @@ class Floor:
     forward: float
     products: float
     assignment: float
+    decomposition: float
     disk: float
 
     @property
     def seconds(self) -> float:
-        return self.forward + self.products + self.assignment + self.disk
+        return self.forward + self.products + self.assignment + self.decomposition + self.disk
 
 
-def work(models: Sequence[Path], data: Path | None, samples: int, method: str) -> Work:
-    """Count what matching by ``method`` needs once; nothing for the plain average."""
-    if method == "average":
-        return Work(0, 0, {})
+def work(models: Sequence[Path], data: Path | None, samples: int, method: str, base: Path | None) -> Work:
+    """Count what matching by ``method`` needs once; nothing for the plain average, SVDs alone for fine-tunes."""
+    if method == "average" or base is not None:
+        return Work(0, 0, {}, {} if base is None else _decompositions(models, method))
     loaded = load(list(models))
     feed = None
     if data is not None:
@@ -82,7 +96,25 @@ def work(models: Sequence[Path], data: Path | None, samples: int, method: str) -
                 weights += others * units * math.prod(plan.spaces[each].size for each in occurrence.block.spaces)
     if method != "rebasin" and samples:
         activations = others * sum(_products(typing, space, samples) for space in typing.taps)
-    return Work(weights, activations, sizes)
+    return Work(weights, activations, sizes, {})
+
+
+def _decompositions(models: Sequence[Path], method: str) -> Mapping[Decomposition, int]:
+    """What ``tsv-m`` takes apart: each model's matrices, and either side of what comes of them; others nothing.
+
+    A matrix that several projections are packed in counts as one.
+    """
+    if method != "tsv-m":
+        return {}
+    graph, found = load([models[0]]).template.graph, dict[Decomposition, int]()
+    for name, layout in matrix_layouts(graph).items():
+        shape = graph.initializers[name].shape
+        count, rows, columns = layout.sizes(() if shape is None else tuple(shape.numpy()))
+        least = min(rows, columns)
+        every = [(least, max(rows, columns), max(least // len(models), 1))] * len(models)
+        for each in [*every, (least, rows, least), (least, columns, least)]:
+            found[each] = found.get(each, 0) + count
+    return found
 
 
 def _products(typing: Typing, space: str, samples: int) -> int:
@@ -96,13 +128,16 @@ def _products(typing: Typing, space: str, samples: int) -> int:
     return round(units * units * rows * samples)
 
 
-def measure(models: Sequence[Path], data: Path | None, samples: int, found: Work, folder: Path) -> Floor:
+def measure(
+    models: Sequence[Path], data: Path | None, samples: int, found: Work, folder: Path, base: Path | None
+) -> Floor:
     """Measure the floor now, on this machine as it is."""
     return Floor(
         _forward(models, data, samples) if data is not None else 0.0,
         (found.by_weights + found.by_activations) / _multiply_adds_a_second(),
         sum(count * _assignment(size) for size, count in found.assignments.items()),
-        _disk(models, folder),
+        sum(count * _decomposition(*shape) for shape, count in found.decompositions.items()) / cores_of_process(),
+        _disk([*models, *([] if base is None else [base])], folder),
     )
 
 
@@ -142,6 +177,14 @@ def _assignment(size: int) -> float:
     started = time.perf_counter()
     scipy.optimize.linear_sum_assignment(similarity, maximize=True)
     return time.perf_counter() - started
+
+
+def _decomposition(rows: int, columns: int, kept: int) -> float:
+    """Processor seconds of one decomposition."""
+    matrix = np.random.default_rng(0).standard_normal((rows, columns))
+    started = time.process_time()
+    scipy.linalg.eigh(matrix @ matrix.T, subset_by_index=(rows - kept, rows - 1), check_finite=False)
+    return time.process_time() - started
 
 
 def _disk(models: Sequence[Path], folder: Path) -> float:

@@ -167,7 +167,7 @@ def _jobs() -> Iterator[Job]:
         yield Job(f"decoder-{blocks}/rebasin", _decoder(blocks), ("--method", "rebasin"))
     yield Job("decoder-10g/average", DECODER_OF_10_GB, ("--method", "average"))
     yield Job("decoder-10g/rebasin", DECODER_OF_10_GB, ("--method", "rebasin"))
-    for method in ("tsv-m", "iso-cts", "knots", "ties"):
+    for method in ("tsv-m", "ties"):
         yield Job(f"vit-b16-8-tuned/{method}", TUNED_VIT, ("--method", method), models=8)
     for method in ("tsv-m", "ties", "task-arithmetic"):
         yield Job(f"decoder-3-tuned/{method}", TUNED_DECODER, ("--method", method), models=3)

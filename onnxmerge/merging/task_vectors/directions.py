@@ -50,11 +50,8 @@ def leading(matrix: Floats, count: int) -> tuple[Floats, Floats, Floats]:
         if not kept.any():
             break
         own, right = own[:, kept], scaled[kept].T / sizes[kept]
-        u, s, v = (
-            (np.hstack([u, own]), np.hstack([s, sizes[kept]]), np.hstack([v, right]))
-            if s.size
-            else (own, sizes[kept], right)
-        )
+        more = (own, sizes[kept], right)
+        u, s, v = (np.hstack(each) for each in zip((u, s, v), more, strict=True)) if s.size else more
         missing -= int(kept.sum())
         if missing:
             rest = matrix - (u * s) @ v.T
