@@ -57,6 +57,35 @@ def test_an_error_is_raised() -> None:
         at_once(fail, [Piece(index, LARGE) for index in range(4)])
 
 
+def test_of_several_errors_that_of_the_largest_piece_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the others come first."""
+    monkeypatch.setattr(threads, "cores_of_process", lambda: 3)
+    failed = threading.Semaphore(0)
+
+    def fail(index: int) -> None:
+        if index == 2:
+            assert all(failed.acquire(timeout=60) for _ in range(2))
+        failed.release()
+        raise InputError(f"piece {index}")
+
+    with pytest.raises(InputError, match="piece 2"):
+        at_once(fail, [Piece(0, LARGE), Piece(1, LARGE), Piece(2, 2 * LARGE)])
+
+
+def test_a_piece_begins_as_soon_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small ones one after the other beside the large one, which waits for the last of them."""
+    monkeypatch.setattr(threads, "cores_of_process", lambda: 2)
+    last = threading.Event()
+
+    def run(index: int) -> None:
+        if index == 0:
+            assert last.wait(timeout=60)
+        elif index == 3:
+            last.set()
+
+    at_once(run, [Piece(0, 2 * LARGE), *(Piece(index, LARGE) for index in (1, 2, 3))], most=3 * LARGE)
+
+
 def test_what_the_caller_ignores_is_ignored_in_threads() -> None:
     pieces = [Piece(1e30, LARGE), Piece(2.0, LARGE)]
     with np.errstate(over="ignore"):

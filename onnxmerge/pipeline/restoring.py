@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, cuts
 from onnxmerge.matching.method import MatchResult
+from onnxmerge.memory import room_for
 from onnxmerge.merging.alike import computed_alike
 from onnxmerge.merging.closed_form.context import Kept, MergeContext, Refined
 from onnxmerge.merging.combine import combine
@@ -25,7 +25,7 @@ from onnxmerge.merging.repair.in_graph import independent_moments, probe_of
 from onnxmerge.merging.repair.plan import RepairPlan, Target, Which, plan_repair, targets
 from onnxmerge.merging.repair.repair import repair
 from onnxmerge.merging.scales import balanced
-from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors
+from onnxmerge.merging.task_vectors import TaskVectorMethod, add_task_vectors, memory_taken
 from onnxmerge.model.digest import tensors_of
 from onnxmerge.model.kept_weights import KeptWeights
 from onnxmerge.model.lazy_weights import Overlay
@@ -41,8 +41,9 @@ T = TypeVar("T")
 
 _REESTIMATED = "BatchNorm re-estimated"
 
-COMPUTED_AT_ONCE = 1 << 28
-"""Bytes that tensors take together while what was learnt in them is put together; one alone may take more."""
+COMPUTED_AT_ONCE, COMPUTED_PART = 9 << 26, 4
+"""Bytes that tensors take together at most while what was learnt in them is put together, and the part of the memory
+that may be taken; one alone may take more."""
 
 PARENT_ACTIVATIONS = 1 << 28
 """Bytes of measured activations in one run of a parent. Larger batches run in parts, whose moments are put together.
@@ -209,12 +210,9 @@ def task_vectors_added(job: Job, method: TaskVectorMethod[Any]) -> Arrays:
     prepared, part, own = job.prepared, job.averaged, job.options.own_of(method)
     models, base = part.prepared.models, None if job.base is None else job.base.weights
     found = add_task_vectors(models, base, prepared.typing, method, own, part.shares, seed=job.options.seed)
-    tensors = {name: tensor for name, tensor in tensors_of(models.template.model).items() if name in found}
-    kept = KeptWeights(found, sum(tensor.nbytes for tensor in tensors.values()))
-    taken = {
-        name: method.takes(math.prod(tensor.shape.numpy()), len(models.weights)) for name, tensor in tensors.items()
-    }
-    kept.compute(taken, most=COMPUTED_AT_ONCE)
+    tensors = tensors_of(models.template.model)
+    kept = KeptWeights(found, sum(tensors[name].nbytes for name in found))
+    kept.compute(memory_taken(models, method), most=room_for(COMPUTED_AT_ONCE, COMPUTED_PART))
     owned = prepared.models.owned
     if owned is None:
         return kept

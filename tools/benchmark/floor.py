@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
-import scipy
+import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxmerge.activations.statistics import POSITIONS

@@ -1,6 +1,6 @@
 """Merging models of one pretraining by what each of them learnt since: its weights less the pretrained ones."""
 
-from onnxmerge.merging.task_vectors.add import add_task_vectors
+from onnxmerge.merging.task_vectors.add import add_task_vectors, memory_taken
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.methods import TASK_VECTORS
 from onnxmerge.merging.task_vectors.options import ParameterRule, Scaled
@@ -13,4 +13,5 @@ __all__ = [
     "TaskVectorMethod",
     "TaskVectors",
     "add_task_vectors",
+    "memory_taken",
 ]

@@ -5,7 +5,8 @@ The models must come from one pretraining. No units are matched: a unit is taken
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -70,6 +71,17 @@ def add_task_vectors(
         return learnt.added(scale, found, own.dtype)
 
     return LazyWeights(models.weights[0], merged)
+
+
+def memory_taken(models: ModelSet, method: TaskVectorMethod[Any]) -> Mapping[str, int]:
+    """About how many bytes each initializer of the template takes while it is computed."""
+    graph, found = models.template.graph, dict[str, int]()
+    layouts = matrix_layouts(graph) if method.matrices else {}
+    for name in models.weights[0]:
+        shape = tuple(models.template.weights.tensor(name).shape.numpy())
+        count, rows, columns = layouts[name].sizes(shape) if name in layouts else (1, 1, math.prod(shape))
+        found[name] = count * method.takes(rows, columns, len(models.weights))
+    return found
 
 
 def _require_named(models: ModelSet, options: Options) -> None:

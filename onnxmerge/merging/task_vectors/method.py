@@ -14,8 +14,8 @@ Origin = Literal["base", "mean"]
 """What task vectors start from: the base (zero where none is given), or the mean of the models."""
 
 FLOAT64 = 8
-COPIES, TOGETHER = 6, 3
-"""Arrays of a tensor's size that a rule holds at once: whatever the number of models, and of each model."""
+COPIES, TOGETHER, SQUARES = 8, 3, 4
+"""Arrays that a rule holds at once: of a tensor's size, whatever the number of models; of each model; and squares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +23,8 @@ class TaskVectorMethod(Contract[O]):
     """A method that puts task vectors together: what ``rule`` makes of those of one tensor is added to the ``origin``.
 
     ``matrices``: the rule takes the matrices of linear layers alone, [models, out, in] however they are stored, and all
-    other tensors get the mean. ``together``: it holds those of all models at once. ``models`` is the number that it
-    takes, where not any. One that needs labels is given
+    other tensors get the mean. ``together``: it holds those of all models at once. ``squares``: it forms matrices
+    [in, in]. ``models`` is the number that it takes, where not any. One that needs labels is given
     those models alone that labels speak for (``pipeline.selection.ingredients``).
     """
 
@@ -32,12 +32,14 @@ class TaskVectorMethod(Contract[O]):
     rule: Callable[[TaskVectors, O], Floats]
     matrices: bool = False
     together: bool = False
+    squares: bool = False
     origin: Origin = "base"
     models: int | None = None
 
-    def takes(self, entries: int, models: int) -> int:
-        """About how many bytes it takes to put the task vectors of a tensor of so many ``entries`` together."""
-        return FLOAT64 * entries * (COPIES + (TOGETHER * models if self.together else 0))
+    def takes(self, rows: int, columns: int, models: int) -> int:
+        """About how many bytes it takes to put the task vectors of a matrix together (of another tensor: of a row)."""
+        copies = COPIES + (TOGETHER * models if self.together else 0)
+        return FLOAT64 * (rows * columns * copies + (SQUARES * columns**2 if self.squares and rows > 1 else 0))
 
     @property
     def takes_base(self) -> bool:

@@ -30,4 +30,5 @@ METHOD = TaskVectorMethod(
     rule=ace,
     options=Scaled,
     matrices=True,
+    squares=True,
 )

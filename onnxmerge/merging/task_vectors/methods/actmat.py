@@ -19,6 +19,9 @@ from onnxmerge.merging.task_vectors.options import Scaled
 from onnxmerge.merging.task_vectors.vectors import TaskVectors
 from onnxmerge.types import Floats
 
+SINGULAR = 1e-15
+"""Eigenvalues below this part of the largest are none (numpy's ``pinv``)."""
+
 
 def actmat(vectors: TaskVectors, _options: Scaled | None = None) -> Floats:
     """The task vectors of one matrix [out, in], put together."""
@@ -33,7 +36,11 @@ def regressed(targets: TaskVectors, witnesses: Iterable[tuple[float, Floats]]) -
         own = weight * (witness.T @ witness)
         total += target @ own
         gram += own
-    return np.asarray(total @ np.linalg.pinv(gram, hermitian=True))
+    values, directions = np.linalg.eigh(gram)
+    sizes = np.abs(values)
+    known = sizes > SINGULAR * sizes.max(initial=0.0)
+    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=known)
+    return np.asarray(total @ directions * inverse @ directions.T)
 
 
 METHOD = TaskVectorMethod(
@@ -43,4 +50,5 @@ METHOD = TaskVectorMethod(
     rule=actmat,
     options=Scaled,
     matrices=True,
+    squares=True,
 )

@@ -10,6 +10,8 @@ W = W_0 + alpha t. It collapses on low-rank changes (LoRA), whose empty directio
 
 from __future__ import annotations
 
+import numpy as np
+
 from onnxmerge.merging.task_vectors.directions import leading
 from onnxmerge.merging.task_vectors.method import TaskVectorMethod
 from onnxmerge.merging.task_vectors.methods.task_arithmetic import task_arithmetic
@@ -21,7 +23,7 @@ from onnxmerge.types import Floats
 def iso_c(vectors: TaskVectors, _options: Scaled | None = None) -> Floats:
     """The sum of the task vectors of one matrix [out, in] with equal singular values."""
     u, s, v = leading(task_arithmetic(vectors), min(vectors.shape))
-    return s.sum() / min(vectors.shape) * u @ v.T
+    return np.asarray(s.sum() / min(vectors.shape) * (u @ v.T))
 
 
 METHOD = TaskVectorMethod(

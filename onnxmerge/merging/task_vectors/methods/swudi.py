@@ -59,4 +59,5 @@ METHOD = TaskVectorMethod(
     rule=swudi,
     options=Swudi,
     matrices=True,
+    squares=True,
 )

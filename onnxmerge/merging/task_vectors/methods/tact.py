@@ -37,4 +37,5 @@ METHOD = TaskVectorMethod(
     rule=tact,
     options=Tact,
     matrices=True,
+    squares=True,
 )

@@ -27,7 +27,7 @@ def tsv_m(vectors: TaskVectors, _options: Scaled | None = None) -> Floats:
     kept = max(min(vectors.shape) // len(vectors), 1)
     left, sizes, right = zip(*(leading(weight * vector, kept) for weight, vector in vectors), strict=True)
     u = orthonormal(np.hstack(left)) * np.concatenate(sizes)
-    return u @ orthonormal(np.hstack(right)).T
+    return np.asarray(u @ orthonormal(np.hstack(right)).T)
 
 
 METHOD = TaskVectorMethod(
