@@ -46,13 +46,15 @@ def leading(matrix: Floats, count: int) -> tuple[Floats, Floats, Floats]:
         largest = sizes.max(initial=0.0)
         if not s.size:
             least = largest * max(matrix.shape) * float(np.finfo(np.float64).eps)
-        kept = (sizes > least) & (sizes >= PRECISE * largest)
-        if not kept.any():
+        known = (sizes > least) & (sizes >= PRECISE * largest)
+        count = len(known) if known.all() else int(known.argmin())
+        if not count:
             break
-        own, right = own[:, kept], scaled[kept].T / sizes[kept]
-        more = (own, sizes[kept], right)
+        right = scaled[:count]
+        right /= sizes[:count, None]
+        more = (own[:, :count], sizes[:count], right.T)
         u, s, v = (np.hstack(each) for each in zip((u, s, v), more, strict=True)) if s.size else more
-        missing -= int(kept.sum())
+        missing -= count
         if missing:
             rest = matrix - (u * s) @ v.T
             rest -= u @ (u.T @ rest)

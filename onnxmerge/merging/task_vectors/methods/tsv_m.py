@@ -25,9 +25,16 @@ from onnxmerge.types import Floats
 def tsv_m(vectors: TaskVectors, _options: Scaled | None = None) -> Floats:
     """The task vectors of one matrix [out, in], put together."""
     kept = max(min(vectors.shape) // len(vectors), 1)
-    left, sizes, right = zip(*(leading(weight * vector, kept) for weight, vector in vectors), strict=True)
-    u = orthonormal(np.hstack(left)) * np.concatenate(sizes)
-    return np.asarray(u @ orthonormal(np.hstack(right)).T)
+    u, s, v = _side_by_side(vectors, kept)
+    u = orthonormal(u) * s
+    return np.asarray(u @ orthonormal(v).T)
+
+
+def _side_by_side(vectors: TaskVectors, count: int) -> tuple[Floats, Floats, Floats]:
+    """U [out, k], S [k] and V [in, k] of the first ``count`` singular triples of each task."""
+    parts = [leading(weight * vector, count) for weight, vector in vectors]
+    left, sizes, right = zip(*parts, strict=True)
+    return np.hstack(left), np.hstack(sizes), np.hstack(right)
 
 
 METHOD = TaskVectorMethod(
