@@ -1,6 +1,6 @@
 """Compile statistics into the graph: models side by side on the same inputs, ending in sums and Gram products.
 
-Activations stay where they are computed: a run hands back per-unit means and [units, units] products alone. What is
+Activations stay where they are computed: a run hands back means, variances and [units, units] products alone. What is
 measured of a tensor stands right behind what makes it in the last of the models, so that it need not be kept.
 
 A batch is centred by its own mean before the products, because in float32 the difference E[xy] - E[x]E[y] cancels.
@@ -17,7 +17,8 @@ from onnx_ir.passes import common as passes
 
 from onnxmerge.activations.editor import GraphEditor
 from onnxmerge.activations.matrix import Matrix, centred
-from onnxmerge.activations.views import POSITION_BUDGET, UnitProduct, View, product_output
+from onnxmerge.activations.moments import Probe, instrumented
+from onnxmerge.activations.views import POSITION_BUDGET, UnitProduct, View, moments_outputs, product_output
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import SOURCE, label
 
@@ -27,6 +28,7 @@ def instrument(
     weights: Sequence[Mapping[str, NDArray[Any]]],
     views: Sequence[View],
     products: Sequence[UnitProduct],
+    probes: Sequence[Probe] = (),
 ) -> tuple[ir.Model, LazyWeights]:
     """One model that runs every set of ``weights`` on the template's inputs and returns the statistics alone.
 
@@ -48,6 +50,11 @@ def instrument(
         for index, view in enumerate(views):
             if view.tensor in made:
                 matrices[index] = centred(editor, index, view, [own[view.tensor] for own in tensors])
+        for probe in [each for each in probes if each.tensor in made]:
+            for model, own in enumerate(tensors):
+                size, _, mean, variance = instrumented(editor, own[probe.tensor], probe)
+                for value, name in zip((size, mean, variance), moments_outputs(probe.tensor, model), strict=True):
+                    editor.output(value, name)
         for product in [each for each in waiting if matrices.keys() >= {*each.views}]:
             waiting.remove(product)
             editor.output(_product(editor, product, matrices), product_output(product))

@@ -107,19 +107,34 @@ def by_batch(
     batch depend on each other.
     """
     editor = GraphEditor(model)
-    outputs = {probe.tensor: _instrument(editor, probe, rewrite) for probe in probes}
-    names = [str(value.name) for values in outputs.values() for value in values]
+    outputs = dict[str, tuple[str, ...]]()
+    for probe in probes:
+        value = editor.values[probe.tensor]
+        editor.at(value.producer())
+        size, centred, mean, variance = instrumented(editor, value, probe)
+        outputs[probe.tensor] = tuple(str(each.name) for each in (size, mean, variance))
+        if rewrite is not None:
+            rewrite(editor, probe, centred, mean, variance)
+    names = [name for several in outputs.values() for name in several]
     session = open_session(editor.model, weights=weights, outputs=names, provider=provider, optimise=True, at_once=True)
     for batch in batches:
         found = dict[str, Moments]()
         for part in parts(batch, most):
             results = session.run(dict(part))
-            for tensor, values in outputs.items():
-                size, mean, variance = (results[str(value.name)].astype(np.float64).reshape(-1) for value in values)
-                if size[0] > 0:
-                    own = Moments(round(size[0] / mean.size), mean, variance)
-                    found[tensor] = found[tensor] + own if tensor in found else own
+            add(found, {tensor: [results[name] for name in several] for tensor, several in outputs.items()})
         yield found
+
+
+def add(found: dict[str, Moments], measured: Mapping[str, Sequence[NDArray[Any]]]) -> None:
+    """Add the moments of one run to those found, by tensor: number of values, means and variances (``instrumented``).
+
+    A tensor without values is left out.
+    """
+    for tensor, arrays in measured.items():
+        size, mean, variance = (array.astype(np.float64).reshape(-1) for array in arrays)
+        if size[0] > 0:
+            own = Moments(round(size[0] / mean.size), mean, variance)
+            found[tensor] = found[tensor] + own if tensor in found else own
 
 
 def pooled(probes: Sequence[Probe], batches: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
@@ -138,18 +153,16 @@ def pooled(probes: Sequence[Probe], batches: Iterable[Mapping[str, Moments]]) ->
     return total
 
 
-def _instrument(editor: GraphEditor, probe: Probe, rewrite: Rewrite | None) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Insert the measurement of one probe: (number of values, means, variances)."""
-    value = editor.values[probe.tensor]
-    editor.at(value.producer())
+def instrumented(editor: GraphEditor, value: ir.Value, probe: Probe) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+    """Insert the measurement of a probe's tensor, ``value``: its number of values, it less its means, means, variances.
+
+    The last three have its axes, and the type ``probe.wide``.
+    """
     wide = value if probe.dtype == probe.wide else editor.cast(value, probe.wide)
     mean = editor.mean(wide, probe.reduced)
     centred = editor.apply("Sub", wide, mean)
     variance = editor.mean(editor.apply("Mul", centred, centred), probe.reduced)
-    size = editor.apply("Size", value)
-    if rewrite is not None:
-        rewrite(editor, probe, centred, mean, variance)
-    return size, mean, variance
+    return editor.apply("Size", value), centred, mean, variance
 
 
 def settle(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.columns import unit_columns
 from onnxmerge.activations.instrument import instrument
-from onnxmerge.activations.moments import Moments
+from onnxmerge.activations.moments import Moments, Probe, add
 from onnxmerge.activations.views import (
     POSITION_BUDGET,
     UnitProduct,
     View,
     mean_output,
+    moments_outputs,
     product_output,
     rows_output,
     variance_output,
 )
-from onnxmerge.calibration.batches import parts, takes_any
+from onnxmerge.calibration.batches import Widths, in_groups, parts, takes_any, widths
 from onnxmerge.calibration.chunks import Feed, rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
@@ -135,8 +136,17 @@ class Gram:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FeedMoments:
+    """What probes saw in a feed of so many ``samples``: ``own[m][tensor]``, channel by channel, in model m."""
+
+    samples: int
+    widths: Widths
+    own: tuple[dict[str, Moments], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """``gram`` by space id; ``moments`` by (model, tensor, space id).
+    """``gram`` by space id; ``moments`` by (model, tensor, space id); ``feeds`` what probes saw in each feed, in order.
 
     A space without an entry in ``gram`` has no comparable samples: in every tap other free units stand where samples
     should be, and these are not in the same order in all models.
@@ -144,6 +154,18 @@ class Statistics:
 
     gram: Mapping[str, Gram]
     moments: Mapping[tuple[int, str, str], Moments]
+    feeds: tuple[FeedMoments, ...] = ()
+
+    def by_batch(self, model: int) -> list[dict[str, Moments]]:
+        """What probes saw in a model in each of the batches that ``calibration.batches.grouped`` makes of the feeds."""
+        batches = []
+        for group in in_groups(self.feeds, lambda feed: (feed.samples, feed.widths)):
+            total = dict[str, Moments]()
+            for feed in group:
+                for tensor, own in feed.own[model].items():
+                    total[tensor] = total[tensor] + own if tensor in total else own
+            batches.append(total)
+        return batches
 
 
 def measure_statistics(
@@ -157,6 +179,7 @@ def measure_statistics(
     progress: Callable[[int, int | None], None] | None = None,
     max_positions: int = POSITIONS,
     pairs: Sequence[tuple[int, int]] | None = None,
+    probes: Sequence[Probe] = (),
     traced: int | None = None,
     executor: Executor = HERE,
 ) -> Statistics:
@@ -165,7 +188,8 @@ def measure_statistics(
     ``traced`` is the number of samples that the typing's shapes are of; with it, batches whose activations would take
     more than ACTIVATIONS are cut, where the model takes any number of samples.
     ``pairs`` are the pairs of models whose products a Gram holds: each other model with the first by default; (m, m)
-    gives products inside a model. ``executor`` says where the data is measured.
+    gives products inside a model. ``probes`` are measured feed by feed, at all positions, in each model.
+    ``executor`` says where the data is measured.
 
     Raises:
         InputError: the source holds nothing or lacks an input, a requested tensor or space does not exist, a model
@@ -175,19 +199,19 @@ def measure_statistics(
     model = template if isinstance(template, ir.Model) else template.model
     if pairs is None:
         pairs = [(0, other) for other in range(1, len(weights))]
-    plan = _plan(model, typing, requests, pairs)
-    if not plan.views:
+    plan = replace(_plan(model, typing, requests, pairs), probes=tuple(probes))
+    if not plan.views and not plan.probes:
         return _finished(plan, len(weights), _Sums.of_nothing())
     most = None
     if traced is not None and takes_any(model):
-        tensors = {view.tensor for view in plan.views}
+        tensors = {view.tensor for view in plan.views} | {probe.tensor for probe in probes}
         most = samples_at_once(typing, tensors, traced, models=len(weights), size=ACTIVATIONS)
     work = _Measuring(model, tuple(weights), plan, provider, max_positions, most)
     total, whole = _Sums.of_nothing(), len(source.sizes)
     for shard in executor.map(work, shards(source)):
         total = total.with_added(shard)
         if progress is not None:
-            progress(total.feeds, whole)
+            progress(len(total.feeds), whole)
     if not total.feeds:
         raise InputError("the calibration source gave no batch; it needs at least one sample")
     return _finished(plan, len(weights), total)
@@ -233,6 +257,7 @@ class _Plan:
     grams: Mapping[str, tuple[int, ...]]
     moments: Mapping[tuple[str, str], tuple[int, ...]]
     products: tuple[UnitProduct, ...]
+    probes: tuple[Probe, ...] = ()
 
 
 def _plan(
@@ -277,13 +302,13 @@ def _plan(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sums:
-    """What was added up over so many ``feeds``.
+    """What was added up over the ``feeds``, of each of which is known what probes saw.
 
     ``counts`` are the rows of each view [views], ``sums`` and ``squares`` [M, units] those of a view's units, ``cross``
     [units, units] the products; views and products are in the order of the plan.
     """
 
-    feeds: int
+    feeds: tuple[FeedMoments, ...]
     counts: NDArray[np.int64]
     sums: Sequence[Floats]
     squares: Sequence[Floats]
@@ -291,7 +316,7 @@ class _Sums:
 
     @classmethod
     def of_nothing(cls) -> _Sums:
-        return cls(0, np.zeros(0, np.int64), (), (), ())
+        return cls((), np.zeros(0, np.int64), (), (), ())
 
     def with_added(self, other: _Sums) -> _Sums:
         """Both together. The arrays of this one are used up."""
@@ -320,7 +345,7 @@ class _Measuring:
 
     def open(self) -> Callable[[Sequence[Feed]], _Sums]:
         """Open all models as one network that gives the statistics."""
-        measured, own = instrument(self.model, self.weights, self.plan.views, self.plan.products)
+        measured, own = instrument(self.model, self.weights, self.plan.views, self.plan.products, self.plan.probes)
         session = open_session(
             measured, weights=own, provider=self.provider, optimise=True, at_once=True, looked_into=True
         )
@@ -329,9 +354,11 @@ class _Measuring:
         def sums(shard: Sequence[Feed]) -> _Sums:
             accumulators = _Accumulators(self.plan, len(self.weights))
             for feed in shard:
+                seen = FeedMoments(rows(feed), widths(feed), tuple({} for _ in self.weights))
+                accumulators.feeds.append(seen)
                 for part in parts(feed, self.most):
                     accumulators.add(session.run(_feeds(part, inputs, self.max_positions)))
-            return accumulators.finish(len(shard))
+            return accumulators.finish()
 
         return sums
 
@@ -347,6 +374,7 @@ class _Accumulators:
     squares: list[Floats] = field(init=False)
     cross: dict[UnitProduct, Floats] = field(default_factory=dict)
     waiting: list[tuple[NDArray[np.int64], list[Floats]]] = field(default_factory=list)
+    feeds: list[FeedMoments] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         sizes = [view.columns.units for view in self.plan.views]
@@ -355,12 +383,15 @@ class _Accumulators:
         self.squares = [np.zeros((self.models, size)) for size in sizes]
 
     def add(self, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Add one run.
+        """Add one run, a part of the last of ``feeds``.
 
         Raises:
             InputError: an activation is not finite.
 
         """
+        for model, own in enumerate(self.feeds[-1].own):
+            names = {probe.tensor: moments_outputs(probe.tensor, model) for probe in self.plan.probes}
+            add(own, {tensor: [outputs[name] for name in several] for tensor, several in names.items()})
         counts = np.array([int(outputs[rows_output(v)]) for v in range(len(self.plan.views))], np.int64)
         means: list[Floats] = []
         for v, view in enumerate(self.plan.views):
@@ -401,11 +432,11 @@ class _Accumulators:
             self.cross[product] += (left * counts[:, None]).T @ right
         self.waiting.clear()
 
-    def finish(self, feeds: int) -> _Sums:
-        """What was added up, over so many feeds."""
+    def finish(self) -> _Sums:
+        """What was added up."""
         self._flush()
         cross = [self.cross[product] for product in self.plan.products]
-        return _Sums(feeds, self.counts, self.sums, self.squares, cross)
+        return _Sums(tuple(self.feeds), self.counts, self.sums, self.squares, cross)
 
 
 def _finished(plan: _Plan, models: int, total: _Sums) -> Statistics:
@@ -426,7 +457,7 @@ def _finished(plan: _Plan, models: int, total: _Sums) -> Statistics:
             sums: Floats = np.sum([total.sums[v][model] for v in views], axis=0)
             squares: Floats = np.sum([total.squares[v][model] for v in views], axis=0)
             found[model, tensor, space] = Moments(count, sums / count, _variance(count, sums, squares))
-    return Statistics(gram, found)
+    return Statistics(gram, found, total.feeds)
 
 
 def _variance(count: int, sums: Floats, squares: Floats) -> Floats:

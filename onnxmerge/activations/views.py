@@ -42,6 +42,15 @@ def variance_output(view: int, model: int) -> str:
     return f"onnxmerge.variance.{view}.{model}"
 
 
+def moments_outputs(tensor: str, model: int) -> tuple[str, str, str]:
+    """Names of the outputs with the number of values of a tensor in a model, and mean and variance of each channel."""
+    return (
+        f"onnxmerge.size.{tensor}.{model}",
+        f"onnxmerge.means.{tensor}.{model}",
+        f"onnxmerge.variances.{tensor}.{model}",
+    )
+
+
 def product_output(product: UnitProduct) -> str:
     """Name of the output with the products (float32 [units, units])."""
     return f"onnxmerge.product.{product.key}.{product.pair[0]}.{product.pair[1]}"

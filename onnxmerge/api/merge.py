@@ -55,7 +55,7 @@ from onnxmerge.pipeline.selection.choosing import SelectedMatching, chosen_by, m
 from onnxmerge.pipeline.selection.effort import EffortReport, chosen_way, possible_ways
 from onnxmerge.pipeline.selection.held_out import PLENTY, HeldOutEvaluators
 from onnxmerge.pipeline.selection.labelled import EvaluationTasks, evaluation_tasks
-from onnxmerge.pipeline.selection.repairing import ChosenRepair, choose_repair
+from onnxmerge.pipeline.selection.repairing import ChosenRepair, choose_repair, may_repair
 from onnxmerge.pipeline.selection.search import choices
 from onnxmerge.pipeline.selection.weighing import WeightsReport, weighed
 from onnxmerge.pipeline.selection.widening import WidthsReport, widened
@@ -239,9 +239,10 @@ def _selected(way: _Way) -> tuple[SelectedMatching, HeldOutEvaluators]:
     """The parents measured and matched, and what judges on held-out data."""
     job, clock = way.job, way.prepared.clock
     with clock.stage("calibrate"):
-        measurements = measured(job, choices(job.options, len(job.prepared.models.weights)))
+        trials, split = choices(job.options, len(job.prepared.models.weights)), way.prepared.split
+        measurements = measured(job, trials, may_repair(job, split))
     with clock.stage("match"):
-        evaluators = chosen_by(way.prepared.split, way.asked)
+        evaluators = chosen_by(split, way.asked)
         return matched_by(job, measurements, evaluators), evaluators
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,11 @@ from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.specs import fixed_batch, input_specs, is_batched
 from onnxmerge.types import Arrays
+
+T = TypeVar("T")
+
+Widths: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The shapes of a batch's arrays but for the first axis; batches can be joined whose are equal."""
 
 ENOUGH = 256
 """Samples in a batch from which its own mean and variance stand in for those of all data."""
@@ -38,18 +44,28 @@ def grouped(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
     if not takes_any(model):
         yield from source
         return
-    held: list[Arrays] = []  # a small remainder goes with the batch before it: a handful of samples has no variance
-    pending: list[Arrays] = []
-    for batch in source:
-        before = (pending or held)[-1:]
-        if before and _widths(before[0]) != _widths(batch):
-            yield from _joined([*held, *pending])
-            held, pending = [], []
-        pending.append(batch)
-        if sum(_samples(part) for part in pending) >= ENOUGH:
-            yield from _joined(held)
-            held, pending = pending, []
-    yield from _joined([*held, *pending])
+    for group in in_groups(source, lambda batch: (_samples(batch), widths(batch))):
+        yield {name: np.concatenate([part[name] for part in group]) for name in group[0]} if group[1:] else group[0]
+
+
+def in_groups(each: Iterable[T], size: Callable[[T], tuple[int, Widths]]) -> Iterator[list[T]]:
+    """Neighbours that ``grouped`` puts together, by the samples and the widths of each."""
+    held: list[T] = []  # a small remainder goes with the group before it: a handful of samples has no variance
+    pending: list[T] = []
+    samples, last = 0, None
+    for one in each:
+        more, wide = size(one)
+        if last not in (None, wide):
+            yield [*held, *pending]
+            held, pending, samples = [], [], 0
+        pending.append(one)
+        samples, last = samples + more, wide
+        if samples >= ENOUGH:
+            if held:
+                yield held
+            held, pending, samples = pending, [], 0
+    if held or pending:
+        yield [*held, *pending]
 
 
 def takes_any(model: ir.Model) -> bool:
@@ -62,12 +78,6 @@ def _samples(batch: Arrays) -> int:
     return min(len(array) for array in batch.values())
 
 
-def _widths(batch: Arrays) -> dict[str, tuple[int, ...]]:
+def widths(batch: Arrays) -> Widths:
+    """The shapes of a batch's arrays but for the first axis."""
     return {name: array.shape[1:] for name, array in batch.items()}
-
-
-def _joined(group: Sequence[Arrays]) -> Iterator[Arrays]:
-    if len(group) > 1:
-        yield {name: np.concatenate([part[name] for part in group]) for name in group[0]}
-    else:
-        yield from group

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.activations.moments import Moments
-from onnxmerge.activations.sample_size import enough
+from onnxmerge.activations.moments import Moments, Probe
+from onnxmerge.activations.sample_size import LEAST, enough
 from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, measure_statistics
+from onnxmerge.calibration.batches import takes_any
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread, cuts
@@ -18,7 +19,8 @@ from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchProblem, MatchResult
 from onnxmerge.memory import room_for
 from onnxmerge.merging.repair.choice import repair_step
-from onnxmerge.merging.repair.plan import plan_repair
+from onnxmerge.merging.repair.in_graph import probe_of
+from onnxmerge.merging.repair.plan import Which, plan_repair
 from onnxmerge.merging.scales import ScalePlan, comparable, plan_scales
 from onnxmerge.model.lazy_weights import LazyWeights
 from onnxmerge.model.network import Network
@@ -30,6 +32,9 @@ from onnxmerge.types import Arrays
 KEPT = 1 << 30
 """Bytes of each model's weights that are kept at most between visits of a group."""
 
+PROBED = 1 << 26
+"""Bytes of moments that are kept feed by feed at most."""
+
 _AFTER_MATCHING = ("refine", "answer", "outputs", "output_mean", "output_type", "effort")
 _AFTER_MEASURING = (*_AFTER_MATCHING, "method", "own", "repair", "rotate", "weights", "share", "width")
 """Options that change nothing of a stage's result, or only by what is requested of it."""
@@ -40,6 +45,7 @@ class Measurements:
     """What is known of the parents. ``statistics`` are None where nothing was measured.
 
     ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
+    ``probes`` are what repairs will want to know, where it was measured in the same pass, on ``probed`` of the data.
     ``parents`` fills as merges are repaired: the moments of each batch in each model, by models, data and tensors.
     ``origin`` says what was measured, and on which part of the data.
     """
@@ -49,6 +55,12 @@ class Measurements:
     statistics: Statistics | None = None
     parents: dict[Hashable, list[list[dict[str, Moments]]]] = field(default_factory=dict)
     origin: tuple[object, ...] = ()
+    probes: frozenset[str] = frozenset()
+    probed: tuple[object, ...] = ()
+
+    def has_probed(self, tensors: Collection[str], data: CalibrationSource) -> bool:
+        """Whether the moments of these tensors are known, feed by feed, on ``data``."""
+        return self.probes.issuperset(tensors) and self.probed == cuts(data)
 
 
 def planned(job: Job) -> Measurements:
@@ -62,8 +74,11 @@ def planned(job: Job) -> Measurements:
     return Measurements(scales.requests, scales if scales.layers else None)
 
 
-def measured(job: Job, trials: Sequence[MergeOptions]) -> Measurements:
-    """What all ways to merge that are to be tried need to know of the parents, in one pass over the data."""
+def measured(job: Job, trials: Sequence[MergeOptions], repaired: Which | None = None) -> Measurements:
+    """What all ways to merge that are to be tried need to know of the parents, in one pass over the data.
+
+    ``repaired`` are the layers that will be repaired, of which more is to be known (None: none).
+    """
     prepared, plans = job.prepared, planned(job)
     comparing = [trial.matcher for trial in trials if trial.compares_activations]
     grams = [GramRequest(space, taps) for space, taps in prepared.typing.taps.items()] if comparing else []
@@ -78,10 +93,31 @@ def measured(job: Job, trials: Sequence[MergeOptions]) -> Measurements:
     pairs = [(one, other) for other in every for one in every[: other + 1]] if together else None
     plans = replace(plans, origin=(cuts(source), requests, pairs))
     if prepared.traced is prepared.models.template or not grams:
-        return replace(plans, statistics=_gathered(job, prepared.models.template, requests, source, pairs))
+        data, probes = Spread(job.source, LEAST), _probes(job, source, repaired)
+        found = _gathered(job, prepared.models.template, requests, source, pairs, probes)
+        tensors = frozenset(probe.tensor for probe in probes)
+        return replace(plans, statistics=found, probes=tensors, probed=cuts(data))
     seen = _seen_inside(job, grams, source, pairs)
     moments = _gathered(job, prepared.models.template, plans.moments, source, pairs) if plans.moments else seen
     return replace(plans, statistics=Statistics(seen.gram, moments.moments))
+
+
+def _probes(job: Job, source: CalibrationSource, which: Which | None) -> tuple[Probe, ...]:
+    """What repairs will want to know of the parents, if it is of the very samples that are measured anyway.
+
+    Not where it would be much to keep, as it is kept feed by feed.
+    """
+    models, typing = job.prepared.models, job.prepared.typing
+    graph = models.template.graph
+    if which is None or job.source is None or not takes_any(models.template.model):
+        return ()
+    if len(source.sizes) != len(Spread(job.source, LEAST).sizes):
+        return ()
+    layers = plan_repair(graph, typing, which).layers
+    channels = sum(layer.units for layer in layers)
+    if 2 * channels * len(models.weights) * len(source.sizes) * np.dtype(np.float64).itemsize > PROBED:
+        return ()
+    return tuple(probe_of(graph, layer, typing) for layer in layers)
 
 
 def compared(
@@ -117,6 +153,7 @@ def _gathered(
     requests: Sequence[GramRequest | MomentRequest],
     source: CalibrationSource,
     pairs: Sequence[tuple[int, int]] | None,
+    probes: Sequence[Probe] = (),
 ) -> Statistics:
     def statistics() -> Statistics:
         with job.progress("calibrating") as report:
@@ -129,12 +166,13 @@ def _gathered(
                 provider=job.options.provider,
                 progress=report,
                 pairs=pairs,
+                probes=probes,
                 traced=rows(job.prepared.trace.sample),
                 executor=job.executor,
             )
 
     inside = network is not job.prepared.models.template
-    what = cuts(source), requests, pairs, inside
+    what = cuts(source), requests, pairs, inside, [probe.tensor for probe in probes]
     return job.store.kept("statistics", without(job.options, _AFTER_MEASURING), what, statistics)
 
 

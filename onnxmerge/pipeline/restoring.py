@@ -103,8 +103,9 @@ def basis(job: Job, step: RepairStep | None) -> tuple[bool, bool]:
 class Repairs:
     """The ways to repair the linear layers of one average, each measured once for all that can share it.
 
-    ``which`` names the layers that any of these repairs changes: parents are measured at all of them in one pass.
-    What a repair measured is kept, so to do it again, after it was tried, runs nothing.
+    ``which`` names the layers that any of these repairs changes: parents are measured at all of them in one pass, if
+    they were not while they were compared. What a repair measured is kept, so to do it again, after it was tried, runs
+    nothing.
     """
 
     job: Job
@@ -169,20 +170,25 @@ class Repairs:
 
     def _parents(self, plan: RepairPlan) -> list[list[dict[str, Moments]]]:
         """The moments that each parent has in each batch: measured where and as those of the merged network are."""
-        job, models, known = self.job, self.job.prepared.models, self.measurements.parents
+        job, measurements = self.job, self.measurements
+        models, known = job.prepared.models, measurements.parents
         graph, typing = models.template.model, job.prepared.typing
         every = plan_repair(job.network.graph, typing, self.which).without(self._alike[0])
         layers = {layer.output: layer for layer in (*every.layers, *plan.layers)}
         key = models, job.source, frozenset(layers)
-        if job.source is not None and key not in known:
-            data, traced = Spread(job.source, LEAST), rows(job.prepared.trace.sample)
-            probes = [probe_of(graph.graph, layer, typing) for layer in layers.values()]
-            most = samples_at_once(typing, layers, traced, size=PARENT_ACTIVATIONS) if takes_any(graph) else None
-            known[key] = [
-                list(by_batch(graph, own, probes, batches, provider=job.options.provider, most=most))
-                for own in models.weights
-                for batches in [measured_batches(graph, data)]
-            ]
+        if job.source is None or key in known:
+            return known[key]
+        data, traced = Spread(job.source, LEAST), rows(job.prepared.trace.sample)
+        if measurements.statistics is not None and measurements.has_probed(layers, data):
+            known[key] = [measurements.statistics.by_batch(model) for model in range(len(models.weights))]
+            return known[key]
+        probes = [probe_of(graph.graph, layer, typing) for layer in layers.values()]
+        most = samples_at_once(typing, layers, traced, size=PARENT_ACTIVATIONS) if takes_any(graph) else None
+        known[key] = [
+            list(by_batch(graph, own, probes, batches, provider=job.options.provider, most=most))
+            for own in models.weights
+            for batches in [measured_batches(graph, data)]
+        ]
         return known[key]
 
 

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmerge.activations import statistics
+from onnxmerge.activations.moments import Probe, by_batch, measured_batches
 from onnxmerge.activations.statistics import GramRequest, MomentRequest, Statistics, measure_statistics
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
@@ -410,3 +411,28 @@ def test_nothing_requested_reads_nothing(mlp: tuple[onnx.ModelProto, Weights]) -
     found = collect(mlp[0], [mlp[1]], MLP_TYPING, [], iter(()))
     assert not found.gram
     assert not found.moments
+
+
+@pytest.mark.parametrize(("samples", "batch"), [(40, 16), (700, 48), (600, 256)])
+def test_probes_see_in_each_batch_what_a_run_of_their_own_sees(
+    mlp: tuple[onnx.ModelProto, Weights], samples: int, batch: int
+) -> None:
+    model, first = mlp
+    template, both = ir.from_proto(model), [first, other(first)]
+    source = open_source(normal(samples, 4), input_specs(template), batch_size=batch)
+    probes = [Probe("h", 1, 2, ir.DataType.FLOAT), Probe("y", 1, 2, ir.DataType.FLOAT)]
+    found = measure_statistics(template, both, MLP_TYPING, [GramRequest("u", ("r",))], source, probes=probes)
+    for index, own in enumerate(both):
+        alone = list(by_batch(template, own, probes, measured_batches(template, source)))
+        together = found.by_batch(index)
+        assert [batch["h"].count for batch in together] == [batch["h"].count for batch in alone]
+        for seen, expected in zip(together, alone, strict=True):
+            for name in ("h", "y"):
+                np.testing.assert_allclose(seen[name].mean, expected[name].mean, rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(seen[name].variance, expected[name].variance, rtol=1e-5)
+
+
+def test_probes_alone_are_measured(mlp: tuple[onnx.ModelProto, Weights]) -> None:
+    found = collect(mlp[0], [mlp[1]], MLP_TYPING, [], normal(20, 4), probes=[Probe("h", 1, 2, ir.DataType.FLOAT)])
+    assert [batch["h"].count for batch in found.by_batch(0)] == [20]
+    assert not found.gram

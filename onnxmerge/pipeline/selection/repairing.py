@@ -1,7 +1,8 @@
 """``--repair auto``: which repair of statistics lets the merged network reproduce its parents best.
 
 Repair can hurt as well as help (Jordan et al., ICLR 2023, arXiv 2211.08403, and those who used it after), so all are
-tried on the models at hand, and judged on data that none was measured on. Without such data a rule decides
+tried on the models at hand, and judged on data that none was measured on. Those that set half of the statistics of
+hidden units are tried only where setting both did not help. Without such data a rule decides
 (``merging.repair.choice.repair_step``), which is also what is kept among equals.
 """
 
@@ -12,11 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
+from onnxmerge.calibration.subset import Split
 from onnxmerge.contracts import AUTO
 from onnxmerge.errors import InputError
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.merging.reconstruction import NothingToCompareError
-from onnxmerge.merging.repair.choice import RepairStep, label, repair_step, repair_steps
+from onnxmerge.merging.repair.choice import RepairStep, label, reach, repair_step, repair_steps
 from onnxmerge.merging.repair.plan import Which
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements
@@ -55,6 +57,15 @@ class _Trial:
     finish: Callable[[], Merged]
 
 
+def may_repair(job: Job, split: Split | None) -> Which | None:
+    """The layers that ``choose_repair`` may come to repair, with data held out to choose by or without; None: none."""
+    options, graph, typing = job.options, job.prepared.models.template.graph, job.prepared.typing
+    if options.refinement is not None or options.task_vectors is not None or job.apart:
+        return None
+    chosen = split is not None and options.repair == AUTO
+    return reach(repair_steps(graph, typing) if chosen else (repair_step(graph, typing, options.repair),))
+
+
 def choose_repair(
     job: Job, matched: MatchResult, measurements: Measurements, evaluators: HeldOutEvaluators
 ) -> ChosenRepair:
@@ -72,16 +83,21 @@ def choose_repair(
     trials = _trials(job, matched, measurements, evaluator)
     if not trials:
         return ChosenRepair(rule)
-    best = max(trials, key=lambda each: each.score.rank)
+    best = _best(trials)
     tried = tuple(RepairCandidate(each.label, each.score.reconstruction, each.score.accuracy) for each in trials)
     return ChosenRepair(best.step, tried, best.finish())
+
+
+def _best(trials: Sequence[_Trial]) -> _Trial:
+    """The first of the best."""
+    return max(trials, key=lambda each: each.score.rank)
 
 
 def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluator: HeldOutEvaluator) -> list[_Trial]:
     """Every repair that can be done and judged, the rule's first; last the refinements that do a repair's work."""
     steps = repair_steps(job.prepared.models.template.graph, job.prepared.typing)
-    which: Which = "all" if any(step is not None and step.which == "all" for step in steps) else "fixed"
-    averages, repairs = dict[tuple[bool, bool], Merged](), Repairs(job, matched, measurements, which)
+    averages = dict[tuple[bool, bool], Merged]()
+    repairs = Repairs(job, matched, measurements, reach(steps) or "fixed")
 
     def by_steps(together: Sequence[RepairStep | None]) -> list[_Trial]:
         key = basis(job, together[0])
@@ -105,16 +121,22 @@ def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluato
         found = averaged(replace(job, options=replace(job.options, refine=name)), matched, measurements, None)
         return [_Trial(found.repaired, None, evaluator(found.weights, matched.matchings), lambda: found)]
 
-    every: list[Callable[[], list[_Trial]]] = [partial(by_steps, together) for together in _alike(job, steps)]
-    every += [
-        partial(refined, each.name) for each in job.options.refinements if not (each.one_to_one and matched.zipped)
-    ]
+    parts = [step for step in steps if step is not None and step.hidden and not step.whole]
+    first = [partial(by_steps, each) for each in _alike(job, [step for step in steps if step not in parts])]
+    second = [partial(by_steps, each) for each in _alike(job, parts)]
+    last = [partial(refined, each.name) for each in job.options.refinements if not (each.one_to_one and matched.zipped)]
     trials: list[_Trial] = []
+    done, most = 0, len(first) + len(second) + len(last)
     with job.progress("choosing a repair") as report:
-        for index, several in enumerate(every):
-            with suppress(InputError):  # what cannot be measured or compared is not chosen
-                trials.extend(several())
-            report(index + 1, len(every))
+        for every in (first, second, last):
+            if every is second and trials and (best := _best(trials).step) is not None and best.hidden:
+                done += len(second)
+                continue
+            for several in every:
+                with suppress(InputError):  # what cannot be measured or compared is not chosen
+                    trials.extend(several())
+                done += 1
+                report(done, most)
     order = [*map(label, steps)]
     return sorted(trials, key=lambda trial: order.index(trial.label) if trial.label in order else len(order))
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
+import pytest
 
+from onnxmerge.activations.moments import Moments, by_batch
 from onnxmerge.api import merge
-from onnxmerge.merging.repair.choice import repair_steps
+from onnxmerge.merging.repair.choice import label, repair_steps
+from onnxmerge.pipeline import matching, restoring
 from onnxmerge.pipeline.prepare import load, type_models
 from tests.graphs import build, execute, normal
 
 GRAPH = "(float[n,6] x) => (float[n,3] y) { h = Gemm<transB=1>(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) }"
+WEIGHTS = normal(w1=(6, 32), w2=(32, 3))
 X = np.random.default_rng(0).normal(size=(1000, 6)).astype(np.float32)
 
 
@@ -26,7 +32,8 @@ def test_what_was_tried_is_told_and_the_best_is_done() -> None:
     result = merge([network(1), network(2)], calibration={"x": X}, method="act-align")
     tried = {candidate.repair: candidate.reconstruction for candidate in result.report.repairs}
     assert set(tried) == {
-        *(f"{mode} ({place} layers)" for mode in ("repair", "rescale", "bias") for place in ("output", "all")),
+        *(f"{mode} (output layers)" for mode in ("repair", "rescale", "bias")),
+        "repair (all layers)",
         "none",
     }
     assert result.report.repair == max(tried, key=lambda name: tried[name])
@@ -42,6 +49,39 @@ def test_the_rule_comes_first_so_that_it_is_kept_among_equals() -> None:
     assert steps[0].label == "repair (all layers)"
     assert steps[-1] is None
     assert len(set(steps)) == len(steps) == 7
+
+
+def test_what_does_the_same_as_another_repair_is_not_tried() -> None:
+    plain = build("(float[n,6] x) => (float[n,3] y) { h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }", WEIGHTS)
+    prepared = type_models(load([plain, plain]), None, None)
+    found = repair_steps(prepared.models.template.graph, prepared.typing)
+    assert [label(step) for step in found] == ["repair (output layers)", "repair (all layers)", "none"]
+
+
+@pytest.mark.parametrize(("samples", "again"), [(150, False), (400, False), (1000, True)])
+def test_parents_are_measured_for_repairs_while_they_are_compared(
+    monkeypatch: pytest.MonkeyPatch, samples: int, *, again: bool
+) -> None:
+    """Where repairs take the very samples that are compared: of more, they take some of their own."""
+    runs = []
+
+    def counted(*given: Any, **options: Any) -> Iterator[dict[str, Moments]]:
+        runs.append(given)
+        return by_batch(*given, **options)
+
+    def merged() -> dict[str, np.ndarray]:
+        result = merge(models, calibration={"x": X[:samples]}, method="act-align", samples=samples)
+        return {name: np.asarray(result.weights[name]) for name in result.weights}
+
+    models = [network(1), network(2)]
+    monkeypatch.setattr(restoring, "by_batch", counted)
+    found = merged()
+    assert bool(runs) == again
+    monkeypatch.setattr(matching, "PROBED", 0)
+    expected = merged()
+    assert runs
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)
 
 
 def test_with_little_data_the_rule_decides() -> None:
