@@ -28,7 +28,7 @@ from onnxmerge.model.tokens import TokenSource
 from onnxmerge.model.training import own_parameters, require_evaluating
 from onnxmerge.pipeline.job import Job, Progress, Stages
 from onnxmerge.pipeline.options import MergeOptions
-from onnxmerge.pipeline.ordering import in_one_order
+from onnxmerge.pipeline.ordering import averaged_in_disorder, in_one_order
 from onnxmerge.pipeline.prepare import Base, ModelSource, read_floats, require, type_models
 from onnxmerge.pipeline.quantising import require_restorable
 from onnxmerge.pipeline.resizing import resize
@@ -183,6 +183,8 @@ def ordered(prepared_merge: PreparedMerge) -> PreparedMerge:
     if job.options.task_vectors is not None:
         with prepared_merge.clock.stage("match"):
             job, notes = in_one_order(job)
+    elif job.options.matcher is not None and not job.options.moves:
+        notes = averaged_in_disorder(job)
         if job is not prepared_merge.job and not certificates:  # units were moved
             with prepared_merge.clock.stage("certify"):
                 certificates = _certificates(prepared_merge.job)

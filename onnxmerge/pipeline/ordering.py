@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.matching.objective import ObjectiveFunction
 from onnxmerge.matching.similarity import PairOfModels, weight_shares
@@ -17,8 +19,9 @@ from onnxmerge.model.network import ModelSet
 from onnxmerge.pipeline.job import Job, silent
 from onnxmerge.pipeline.matching import match, measured
 from onnxmerge.pipeline.options import MergeOptions
-from onnxmerge.types import Arrays
+from onnxmerge.types import Array, Arrays
 from onnxmerge.units.groups import Plan, make_plan
+from onnxmerge.units.layout import TensorLayout, Typing
 from onnxmerge.units.permutations import Permutations, identity, is_still, transported
 
 OWN = 0.9
@@ -27,6 +30,15 @@ OWN = 0.9
 APART = 0.75
 """The same, in the best order found, below which a model is taken to come from another training: such models came to
 0.1 to 0.6 here, fine-tunes to 0.95 and more."""
+
+UNLIKE = 0.3
+"""Mean correlation of matrices where they stand, below which models are taken to have their units in other orders."""
+
+LOOKED_AT = 8
+"""Matrices that are compared for that, at most, from all over the network."""
+
+MOST = 1 << 20
+"""Weights that are compared of such a matrix, the first ones, at most."""
 
 
 def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
@@ -65,6 +77,43 @@ def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
         return job, tuple(notes)
     moved = replace(prepared, models=replace(models, weights=tuple(weights)))
     return replace(job, prepared=moved), tuple(notes)
+
+
+def averaged_in_disorder(job: Job) -> tuple[str, ...]:
+    """What to say of models that are averaged as they stand although their units seem to be in other orders.
+
+    Told by some matrices of movable units, so that a large model is not read for it.
+    """
+    typing, models = job.prepared.typing, job.prepared.models
+    free = [name for name, layout in typing.initializers.items() if _is_matrix_of_free_units(layout, typing)]
+    names = [free[place * len(free) // LOOKED_AT] for place in range(LOOKED_AT)] if len(free) > LOOKED_AT else free
+    notes = []
+    for own, network in zip(models.weights[1:], models.sources[1:], strict=True):
+        found = [value for name in names if (value := _correlation(models.weights[0][name], own[name])) is not None]
+        if found and math.fsum(found) / len(found) < UNLIKE:
+            notes.append(
+                f"{network.label}: its weights correlate with those of {models.sources[0].label} by "
+                f"{math.fsum(found) / len(found):.2f} only: units that stand in other orders were averaged as they "
+                "stand, which is worth little; another --method, best with --calib data, brings them into one"
+            )
+    return tuple(notes)
+
+
+def _is_matrix_of_free_units(layout: TensorLayout, typing: Typing) -> bool:
+    """Whether a tensor is a matrix or a kernel of units that may move."""
+    spaces = {space for block in layout.blocks for space in block.spaces}
+    return len(layout.shape) > 1 and any(typing.spaces[space].free for space in spaces)
+
+
+def _correlation(first: Array, other: Array) -> float | None:
+    """Between the first entries of two arrays; None where those of one are all equal, or not finite."""
+    x, y = (array.reshape(-1)[:MOST].astype(np.float64) for array in (first, other))
+    if not x.size:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        x, y = x - x.mean(), y - y.mean()
+        lengths = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / lengths if 0 < lengths < math.inf else None
 
 
 def alike(plan: Plan, first: Arrays, other: Arrays, perms: Permutations) -> float:
