@@ -136,7 +136,10 @@ def certify(
         culprit = _first_divergence(versions, typing, perms, failing, limits)
         failure = f"permuting free units changes the network (relative error {found.relative:.1e}): {culprit}"
     elif found.values == 0:
-        failure = "nothing was compared: no output and no tensor at a border holds finite float values"
+        failure = (
+            "nothing was compared: no output and no tensor at a border holds finite float values on the sample; give "
+            "data that the model is made for (--calib, --input), or leave the model out"
+        )
     return Certificate(
         passed=failure is None,
         max_absolute_error=max((result.absolute for result in found.results), default=0.0),
