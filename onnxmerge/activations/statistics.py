@@ -457,7 +457,7 @@ def _finished(plan: _Plan, models: int, total: _Sums) -> Statistics:
             sums: Floats = np.sum([total.sums[v][model] for v in views], axis=0)
             squares: Floats = np.sum([total.squares[v][model] for v in views], axis=0)
             found[model, tensor, space] = Moments(count, sums / count, _variance(count, sums, squares))
-    return Statistics(gram, found, total.feeds)
+    return Statistics(gram, found, total.feeds if plan.probes else ())
 
 
 def _variance(count: int, sums: Floats, squares: Floats) -> Floats:

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.activations.moments import Moments
-from onnxmerge.activations.statistics import Gram, Statistics
+from onnxmerge.activations.statistics import FeedMoments, Gram, Statistics
 from onnxmerge.matching.method import MatchResult, Search
 from onnxmerge.units.zips import Zipped
 
-CLASSES = {each.__name__: each for each in (Gram, Moments, Statistics, MatchResult, Search, Zipped)}
+CLASSES = {each.__name__: each for each in (FeedMoments, Gram, Moments, Statistics, MatchResult, Search, Zipped)}
 """The dataclasses that a result may hold."""
 
 _PLAIN = (type(None), bool, int, float, str)
