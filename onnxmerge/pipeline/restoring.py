@@ -251,7 +251,7 @@ def _restored(
     def changes() -> tuple[Arrays, tuple[str, ...], tuple[str, ...]]:
         changed, done, notes = dict[str, Array](), [], list[str]()
         if refinement is not None and source is not None:
-            refined = _refined(job, refinement, matchings, weights, source, alike, kept=kept)
+            refined = _refined(job, refinement, matchings, weights, source, alike, measurements=measurements, kept=kept)
             changed, notes = refined.weights, refined.notes
             done.append(refinement.label)
         if refinement is None or not refinement.restores:
@@ -291,6 +291,7 @@ def _refined(
     source: CalibrationSource,
     alike: Collection[str],
     *,
+    measurements: Measurements,
     kept: Kept,
 ) -> Refined:
     """What a refinement makes of the average."""
@@ -311,6 +312,7 @@ def _refined(
         alike=alike,
         directions=job.outputs.directions,
         kept=kept,
+        answers=measurements.answers,
     )
     with job.progress(refinement.label) as report:
         return refinement.refine(context, matchings, options.own_of(refinement), report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.combine import shares_of
 from onnxmerge.model.network import ModelSet, Network
-from onnxmerge.types import Arrays
+from onnxmerge.types import Arrays, Rows
 from onnxmerge.units.layout import Typing
 
 T = TypeVar("T")
@@ -65,6 +65,8 @@ class MergeContext:
             are averaged as they are.
         memory: Bytes of activations that may be kept between layers, of all networks together.
         kept: Has the layers that were solved before this run was interrupted.
+        answers: Fills with what the parents give at outputs, by models, tensor and what is taken of the data, for all
+            that is solved on parts of the same (see ``PrefixRunner.answers``).
 
     """
 
@@ -84,6 +86,7 @@ class MergeContext:
     directions: Collection[str] = ()
     memory: int = 1 << 30
     kept: Kept = nothing_kept
+    answers: dict[Hashable, list[Rows]] = field(default_factory=dict)
 
     def solved(self, layer: int, solve: Callable[[], T], passing: Callable[[], Iterable[object]]) -> T:
         """What ``solve`` finds for a layer; where that is kept, the networks only run past it, as ``passing`` does."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxmerge.activations.moments import Moments
 from onnxmerge.activations.patches import pick, values_at
 from onnxmerge.activations.segments import MemoryBudget, Relay, feeds
-from onnxmerge.calibration.subset import Spread
+from onnxmerge.calibration.subset import Spread, cuts
 from onnxmerge.merging.closed_form.accumulator import LayerAccumulator, LayerStatistics, no_data
 from onnxmerge.merging.closed_form.consensus import Consensus
 from onnxmerge.merging.closed_form.context import MergeContext
@@ -19,11 +19,14 @@ from onnxmerge.merging.closed_form.sample_size import ROWS, rows
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.session import open_session
-from onnxmerge.types import Array, Arrays
+from onnxmerge.types import Array, Arrays, Rows
 from onnxmerge.units.alignment import UnitAlignment, reordered
 
 AGREEING = 2048
 """Samples from which is learnt where each parent's answers vary."""
+
+KEPT_BYTES = 1 << 26
+"""Of such answers, at most so many are kept."""
 
 
 class PrefixRunner:
@@ -77,17 +80,26 @@ class PrefixRunner:
             raise no_data()
         return found
 
-    def answers(self, target: LayerTarget) -> list[NDArray[np.float32]]:
-        """What each parent gives at the layer's target, for some samples from all over the data [positions, units]."""
-        found, model, share = [], self.context.models.template.model, -(-ROWS // self.batches)
-        for own in self.context.models.weights:
+    def answers(self, target: LayerTarget) -> list[Rows]:
+        """What each parent gives at the layer's target, for some samples from all over the data [positions, units].
+
+        The parents are run for it once for all that is solved on the same data, if it is not too much to keep.
+        """
+        context = self.context
+        key = context.models, target.tensor, cuts(context.source)
+        if key in context.answers:
+            return context.answers[key]
+        found, model, share = list[Rows](), context.models.template.model, -(-ROWS // self.batches)
+        for own in context.models.weights:
             session = open_session(
-                model, weights=own, outputs=[target.tensor], provider=self.context.provider, optimise=True
+                model, weights=own, outputs=[target.tensor], provider=context.provider, optimise=True
             )
-            rng = np.random.default_rng(self.context.seed)
+            rng = np.random.default_rng(context.seed)
             parts = []
-            for feed in Spread(self.context.source, AGREEING):
+            for feed in Spread(context.source, AGREEING):
                 value = session.run(dict(feed))[target.tensor]
                 parts.append(values_at(value, target.axis, pick(value.shape, target.axis, share, rng)))
             found.append(np.concatenate(parts))
+        if sum(own.nbytes for own in found) <= KEPT_BYTES:
+            context.answers[key] = found
         return found

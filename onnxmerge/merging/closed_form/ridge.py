@@ -110,6 +110,10 @@ class Problem:
         explained = 2 * np.einsum("gud,gdu->gu", weight, self.xy) - self.spread(weight)
         return np.asarray(np.maximum(self.yy - explained, 0.0))
 
+    def residual(self, weight: Floats) -> Floats:
+        """The products [groups, d, u] of the inputs with what a weight leaves of the targets."""
+        return np.asarray(self.xy - self.xx @ weight.transpose(0, 2, 1))
+
     def spread(self, weight: Floats) -> Floats:
         """The mean square of what the weight gives [groups, u], about its mean for a layer with a bias."""
         return np.asarray(np.einsum("gud,gud->gu", weight @ self.xx, weight))
@@ -138,15 +142,15 @@ def problem(sums: Sums, coefficients: Floats, about: tuple[Floats, Floats] | Non
     )
 
 
-def ridge(found: Problem, prior: Floats, relative: float) -> Floats:
+def ridge(found: Problem, prior: Floats, relative: float, residual: Floats | None = None) -> Floats:
     """The weight [groups, u, d] for one ridge, relative to the mean diagonal of the inputs' products.
 
-    An infinite one keeps the prior.
+    An infinite one keeps the prior, whose ``residual`` may be known.
     """
     weight = prior.copy()
     if relative == np.inf:
         return weight
-    residual = found.xy - found.xx @ prior.transpose(0, 2, 1)
+    residual = found.residual(prior) if residual is None else residual
     for group, products in enumerate(found.xx):
         size = float(np.trace(products)) / len(products)
         if size <= 0:
@@ -180,11 +184,11 @@ def choose(fit: Problem, held: Problem, prior: Floats) -> tuple[float, float]:
     before = held.errors(prior) / scale
     if np.all(before <= RESOLUTION):
         return np.inf, float(np.mean(before))
-    errors: dict[int, float] = {}
+    errors, residual = dict[int, float](), fit.residual(prior)
 
     def error(index: int) -> float:
         if index not in errors:
-            errors[index] = float(np.mean(held.errors(ridge(fit, prior, LAMBDAS[index])) / scale))
+            errors[index] = float(np.mean(held.errors(ridge(fit, prior, LAMBDAS[index], residual)) / scale))
         return errors[index]
 
     best = LAMBDAS.index(START)
