@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmerge.matching import sweeps, threads
+from onnxmerge import threads
+from onnxmerge.matching import sweeps
 from onnxmerge.matching.cache import CachedWeights
 from onnxmerge.matching.objective import ModelSimilarity, ObjectiveFunction, measure
 from onnxmerge.matching.similarity import Objective, PairOfModels, weight_shares
