@@ -2,7 +2,7 @@
 """Merge the pairs of shared/ with each method and compare with the reference implementation's results.
 
     python tools/compare_reference.py [--pair NAME ...] [--method NAME ...] [--alpha A ...] [--share S ...]
-        [--samples N] [--first-export] [--markdown] [--append FILE]
+        [--width W ...] [--samples N] [--first-export] [--markdown] [--append FILE]
 
 Needs onnxmerge, Pillow and the folder of real material beside the checkout (or in ONNXMERGE_SHARED): its calib.py
 writes the calibration batch, its score.py scores the merged files, reference.json holds what the reference reached.
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--method", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--alpha", nargs="*", type=float, default=[0.5], help="of mudsc-align and mudsc-zip")
     parser.add_argument("--share", nargs="*", type=float, default=[1.0], help="fractions of the units to merge")
+    parser.add_argument("--width", nargs="*", type=float, default=[1.0], help="merged units for each of a parent's")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--first-export", action="store_true", help="one export of each pair only")
     parser.add_argument("--markdown", action="store_true")
@@ -92,7 +93,7 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
     for files in EXPORTS[pair][: 1 if arguments.first_export else None]:
         for method in arguments.method:
             alphas = arguments.alpha if method.startswith("mudsc") else [None]
-            for alpha, share in product(alphas, arguments.share):
+            for alpha, share, width in product(alphas, arguments.share, arguments.width):
                 merged = folder / "merged.onnx"
                 started = time.perf_counter()
                 name, _, refinement = method.partition(" +")
@@ -100,18 +101,20 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
                 settings |= {"effort": EFFORTS[name]} if name in EFFORTS else {"method": name}
                 settings |= {"tasks": SHARED / "pairs" / pair / "pair.json"} if refinement == "vectors" else {}
                 settings |= {"refine": refinement} if refinement and refinement != "vectors" else {}
-                settings |= {"share": share} if share != 1 else {}
+                sizes = {name: value for name, value in (("share", share), ("width", width)) if value != 1}
+                settings |= sizes
                 settings |= {"alpha": "auto"} if name == "auto" else {}
                 models = [SHARED / "pairs" / pair / file for file in files]
                 result = merge(models, calibration=calibration, **settings)
                 result.save(merged)
                 seconds = time.perf_counter() - started
                 size = result.report.footprints[-1].parameters / result.report.footprints[0].parameters
+                told = (f"({size:.2f}x)",) if sizes else ()
                 scores = json.loads(_tool("score.py", str(SHARED / "pairs" / pair), str(merged), "--json"))
-                found, known = scores[str(merged)], reference.get(METHODS[method]) if share == 1 else None
+                found, known = scores[str(merged)], None if sizes else reference.get(METHODS[method])
                 yield (
                     f"{pair}/{files[0]}",
-                    method if share == 1 else f"{method} --share {share:g} ({size:.2f}x)",
+                    " ".join((method, *(f"--{name} {value:g}" for name, value in sizes.items()), *told)),
                     "" if alpha is None else f"{alpha:g}",
                     *_percent(found),
                     *(("", "") if known is None else _percent(known)),

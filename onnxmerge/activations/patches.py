@@ -132,6 +132,23 @@ def pick(shape: tuple[int, ...], channel: int, count: int, rng: np.random.Genera
     return tuple(np.asarray(index, np.int64) for index in np.unravel_index(flat, sizes))
 
 
+def draw(
+    shape: tuple[int, ...], channel: int, count: int, chances: NDArray[np.float64], rng: np.random.Generator
+) -> Picks:
+    """``count`` positions of a tensor (no more than it has) over all axes but ``channel``, with replacement, in order.
+
+    ``chances`` are those of positions, in the shape of the last of these axes, alike along those before; one from each
+    of ``count`` equal shares of them all (stratified resampling).
+    """
+    axis = channel % len(shape)
+    sizes = shape[:axis] + shape[axis + 1 :]
+    ends = np.cumsum(np.broadcast_to(chances, sizes))
+    count = min(count, ends.size)
+    places = (np.arange(count) + rng.random(count)) * (ends[-1] / count) if count else np.zeros(0)
+    flat = np.minimum(np.searchsorted(ends, places, side="right"), np.searchsorted(ends, ends[-1]))
+    return tuple(np.asarray(index, np.int64) for index in np.unravel_index(flat, sizes))
+
+
 def values_at(tensor: NDArray[Any], channel: int, picks: Picks) -> NDArray[np.float32]:
     """The channels at the picked positions: [positions, channels]."""
     moved = np.moveaxis(tensor, channel, -1)

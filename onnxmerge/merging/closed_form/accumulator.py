@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmerge.activations.patches import pick, values_at
+from onnxmerge.activations.patches import Picks, draw, pick, values_at
 from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form.consensus import Consensus
 from onnxmerge.merging.closed_form.ridge import Sums
@@ -39,11 +39,14 @@ class LayerAccumulator:
     """What is added up for one layer, batch by batch.
 
     Its target is the mean over the units that meet, or what the parents' answers ``agreed`` on; then the deviation
-    that is wanted is the target's own.
+    that is wanted is the target's own. ``chances`` say how often positions count, where a batch has their shape
+    (None: all alike).
     """
 
-    def __init__(self, target: LayerTarget, units: UnitAlignment, agreed: Consensus | None) -> None:
-        self.target, self.units, self.agreed = target, units, agreed
+    def __init__(
+        self, target: LayerTarget, units: UnitAlignment, agreed: Consensus | None, chances: Floats | None = None
+    ) -> None:
+        self.target, self.units, self.agreed, self.chances = target, units, agreed, chances
         self.fit: Sums | None = None
         self.held: Sums | None = None
         self.rows = 0
@@ -55,7 +58,7 @@ class LayerAccumulator:
         """Add a batch: the merged network's tensors, and each parent's target."""
         target = self.target
         channel, groups = target.axis, target.form.groups
-        picks = pick(targets[0].shape, channel, count, rng)
+        picks = self._picks(targets[0].shape, count, rng)
         if not picks[0].size:
             return
         parents = [values_at(target, channel, picks) for target in targets]
@@ -74,6 +77,13 @@ class LayerAccumulator:
             self.fit, self.held = Sums(*shifts), Sums(*shifts)
         for sums, part in ((self.fit, slice(None, cut := _cut(x.shape[1], index))), (self.held, slice(cut, None))):
             sums.add(x[:, part], y[:, :, part])
+
+    def _picks(self, shape: tuple[int, ...], count: int, rng: np.random.Generator) -> Picks:
+        """The positions of a batch that count."""
+        axis = self.target.axis % len(shape)
+        if self.chances is None or shape[1:axis] + shape[axis + 1 :] != self.chances.shape:
+            return pick(shape, axis, count, rng)
+        return draw(shape, axis, count, self.chances, rng)
 
     def statistics(self) -> LayerStatistics:
         """What the layer is solved from. Raises InputError where there is no data, or activations are not finite."""

@@ -19,7 +19,7 @@ from onnxmerge.merging.closed_form.sample_size import ROWS, rows
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.model.session import open_session
-from onnxmerge.types import Array, Arrays, Rows
+from onnxmerge.types import Array, Arrays, Floats, Rows
 from onnxmerge.units.alignment import UnitAlignment, reordered
 
 AGREEING = 2048
@@ -47,13 +47,20 @@ class PrefixRunner:
         self.rng = np.random.default_rng(context.seed)
 
     def statistics(
-        self, target: LayerTarget, units: UnitAlignment, agreed: Consensus | None, edge: Sequence[str]
+        self,
+        target: LayerTarget,
+        units: UnitAlignment,
+        agreed: Consensus | None,
+        edge: Sequence[str],
+        chances: Floats | None = None,
     ) -> LayerStatistics:
         """What one layer is solved from; ``edge`` is what the network behind it reads of the network before.
 
+        ``chances`` are those of positions to be among the rows (None: all alike).
+
         Raises InputError where there is no data, or activations are not finite.
         """
-        accumulator, share = LayerAccumulator(target, units, agreed), rows(target, self.batches)
+        accumulator, share = LayerAccumulator(target, units, agreed, chances), rows(target, self.batches)
         for index, given, theirs in self.passing(target, edge):
             targets = [reordered(own, order) for own, order in zip(theirs, units.before, strict=True)]
             accumulator.add(index, given, targets, share, self.rng)
