@@ -66,12 +66,13 @@ def main() -> None:
         show(("---", "---", "--:", "--:", "--:", "---"))
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.pair:
-            climb = _climb(_pair(name, arguments.samples, Path(folder)), arguments)
+            climb = _climb(samples_of(name, arguments.samples, Path(folder)), arguments)
             for row in _rows(climb, arguments.by_hand):
                 show((name, *row))
 
 
-def _pair(name: str, samples: int, folder: Path) -> Pair:
+def samples_of(name: str, samples: int, folder: Path) -> Pair:
+    """The pair of this name with so much of its data (the example digits have what they come with)."""
     if name == "digits":
         own = CHECKOUT / "onnxmerge/examples/digits"
         return Pair((own / "a.onnx", own / "b.onnx"), own / "calib.npz", own / "task.json")

@@ -17,6 +17,7 @@ of a layer's regression count by it is our own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -111,7 +112,7 @@ class _Batch:
     def has_positions(self, samples: int) -> bool:
         """Whether the tensor has several positions for each of so many samples, which stand along its first axis."""
         value = self.values[self.tensor]
-        return value.ndim > 2 and self.axis % value.ndim > 0 and len(value) == samples and np.prod(self.shape) > 1
+        return value.ndim > 2 and self.axis % value.ndim > 0 and len(value) == samples and math.prod(self.shape) > 1
 
     def response(self, group: Positions, rng: np.random.Generator) -> float:
         """How far the outputs move, as a share of what they vary, by noise at a ``group`` of positions."""
@@ -145,7 +146,7 @@ def _by_groups(batches: Sequence[_Batch], rng: np.random.Generator) -> Floats | 
     def measured(group: Positions) -> tuple[float, Positions]:
         return float(np.mean([batch.response(group, rng) for batch in batches])), group
 
-    groups = [measured(group) for group in np.array_split(np.arange(np.prod(shape)), FIRST) if group.size]
+    groups = [measured(group) for group in np.array_split(np.arange(math.prod(shape)), FIRST) if group.size]
     if max(response / group.size for response, group in groups) < ALIKE * _mean(groups):
         return None
     while len(groups) < GROUPS and (several := [place for place, (_, own) in enumerate(groups) if own.size > 1]):
