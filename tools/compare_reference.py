@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--method", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--alpha", nargs="*", type=float, default=[0.5], help="of mudsc-align and mudsc-zip")
     parser.add_argument("--share", nargs="*", type=float, default=[1.0], help="fractions of the units to merge")
-    parser.add_argument("--width", nargs="*", type=float, default=[1.0], help="merged units for each of a parent's")
+    parser.add_argument("--width", nargs="*", default=["1"], help="as onnxmerge run has it")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--first-export", action="store_true", help="one export of each pair only")
     parser.add_argument("--markdown", action="store_true")
@@ -101,7 +101,7 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
                 settings |= {"effort": EFFORTS[name]} if name in EFFORTS else {"method": name}
                 settings |= {"tasks": SHARED / "pairs" / pair / "pair.json"} if refinement == "vectors" else {}
                 settings |= {"refine": refinement} if refinement and refinement != "vectors" else {}
-                sizes = {name: value for name, value in (("share", share), ("width", width)) if value != 1}
+                sizes = {name: value for name, value in (("share", share), ("width", _width(width))) if value != 1}
                 settings |= sizes
                 settings |= {"alpha": "auto"} if name == "auto" else {}
                 models = [SHARED / "pairs" / pair / file for file in files]
@@ -114,13 +114,17 @@ def _pair_rows(pair: str, arguments: argparse.Namespace, folder: Path) -> Iterat
                 found, known = scores[str(merged)], None if sizes else reference.get(METHODS[method])
                 yield (
                     f"{pair}/{files[0]}",
-                    " ".join((method, *(f"--{name} {value:g}" for name, value in sizes.items()), *told)),
+                    " ".join((method, *(f"--{name} {value}" for name, value in sizes.items()), *told)),
                     "" if alpha is None else f"{alpha:g}",
                     *_percent(found),
                     *(("", "") if known is None else _percent(known)),
                     f"{seconds:.1f}",
                     "" if known is None else f"{known['seconds']:.1f}",
                 )
+
+
+def _width(told: str) -> float | str:
+    return told if "=" in told else float(told)
 
 
 def _percent(scores: dict[str, Any]) -> tuple[str, str]:

@@ -49,7 +49,7 @@ class LeastSquaresOptions(Options):
     sensitivity: float = field(
         default=0.7,
         metadata=described(
-            "How much positions (tokens, pixels) count by what the outputs feel of them; 0: all alike.",
+            "How much positions (tokens, pixels) count by what the outputs feel of them; 0: all alike",
             least=0.0,
             most=1.0,
             alone=True,
