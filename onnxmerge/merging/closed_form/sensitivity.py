@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, cut, frontier
+from onnxmerge.calibration.batches import parts, takes_any
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.closed_form.context import MergeContext
@@ -42,8 +43,8 @@ FIRST = 4
 ALIKE = 2.5
 """They do where none of these groups matters more than so many times as much as the mean."""
 
-SAMPLES = 8
-"""Samples on which sensitivities are measured."""
+SAMPLES = 16
+"""Samples on which sensitivities are measured, where the network takes as few."""
 
 NOISE = 0.1
 """What is added, as a share of each unit's deviation: little enough for a derivative, plenty for float32."""
@@ -58,7 +59,8 @@ class OutputSensitivity:
         self.relays = [
             Relay(self.model, own, context.dtypes, budget, context.provider) for own in context.models.weights
         ]
-        self.feeds = list(Spread(context.source, SAMPLES))
+        most = SAMPLES if takes_any(self.model) else None
+        self.feeds = [next(parts(feed, most)) for feed in Spread(context.source, SAMPLES)]
 
     def __call__(self, target: LayerTarget, edge: Sequence[str], seed: Sequence[int]) -> Floats | None:
         """The sensitivity of each position of a layer's target, as shares that add up to 1.
