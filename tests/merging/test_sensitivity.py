@@ -58,7 +58,7 @@ def sensitivities(context: MergeContext) -> list[Floats | None]:
 
 
 def test_positions_matter_by_what_reaches_the_output() -> None:
-    scale = [3.0, 0, 1, 1, 1, 1, 0, 1]
+    scale = [5.0, 0, 1, 1, 1, 1, 0, 1]
     *hidden, last = sensitivities(context_of(tokens(scale), tokens(scale, seed=1)))
     assert last is None
     for found in hidden:

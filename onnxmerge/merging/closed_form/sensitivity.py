@@ -60,7 +60,7 @@ class OutputSensitivity:
             Relay(self.model, own, context.dtypes, budget, context.provider) for own in context.models.weights
         ]
         most = SAMPLES if takes_any(self.model) else None
-        self.feeds = [next(parts(feed, most)) for feed in Spread(context.source, SAMPLES)]
+        self.feeds = [next(parts(feed, most), feed) for feed in Spread(context.source, SAMPLES)]
 
     def __call__(self, target: LayerTarget, edge: Sequence[str], seed: Sequence[int]) -> Floats | None:
         """The sensitivity of each position of a layer's target, as shares that add up to 1.
