@@ -39,7 +39,7 @@ from tools.widths import PAIRS, WAY, samples_of
 DEFAULT = "default"
 STEPS: dict[str, Mapping[str, Any]] = {
     DEFAULT: {},
-    "all positions alike": {"sensitivity": 0.0},
+    "positions by sensitivity": {"sensitivity": 0.7},
     "positions by sensitivity alone": {"sensitivity": 1.0},
     "units are means": {"zip_unit": "mean"},
     "matched, no zip": {"method": "act-align", "zip_unit": None},

@@ -9,8 +9,9 @@ layers so far are solved; Y is the mean over parents of their matched values of 
 with W0 the matched average, a bias where it has one, and lambda chosen by reconstruction of held-out rows; then each
 unit gets its parents' deviation back (``solution``). Closed form, no labels, no training.
 
-Rows are drawn by what the outputs feel of their positions (``closed_form.sensitivity``): with s_p the sensitivity of
-position p of P, its chance is proportional to a s_p + (1 - a) / P, and 0 where s_p is.
+Rows may be drawn by what the outputs feel of their positions (``closed_form.sensitivity``): with s_p the sensitivity of
+position p of P, its chance is proportional to a s_p + (1 - a) / P, and 0 where s_p is. For a = 0 all positions count
+alike, as they do by default: sensitivities take dozens of runs for each layer.
 
 Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean (Jin et al., ICLR 2023, arXiv
 2212.09849) for the closed form; REPAIR (Jordan et al., ICLR 2023, arXiv 2211.08403) for the scale.
@@ -47,7 +48,7 @@ class LeastSquaresOptions(Options):
     """``sensitivity`` is a."""
 
     sensitivity: float = field(
-        default=0.7,
+        default=0.0,
         metadata=described(
             "How much positions (tokens, pixels) count by what the outputs feel of them; 0: all alike",
             least=0.0,
