@@ -13,7 +13,8 @@ import numpy as np
 
 from onnxmerge.errors import StructureError
 from onnxmerge.heads.cutting import Separation
-from onnxmerge.heads.splicing import Reading, UniqueNames, splice
+from onnxmerge.heads.splicing import Reading, splice
+from onnxmerge.model.names import UniqueNames
 from onnxmerge.model.network import Network
 from onnxmerge.types import Positions
 from onnxmerge.units.alignment import axis_orders, zip_orders

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxmerge.errors import StructureError
 from onnxmerge.heads.cutting import Head
+from onnxmerge.model.names import UniqueNames
 from onnxmerge.model.network import Weights
 from onnxmerge.model.session import lazy
 from onnxmerge.model.signature import STANDARD, operands, signature, subgraphs
@@ -18,25 +19,6 @@ from onnxmerge.types import Positions
 
 Reading: TypeAlias = Mapping[str, Mapping[int, Positions]]
 """Border tensor -> axis -> which merged position stands at each position that the parent's tail reads."""
-
-
-class UniqueNames:
-    """Names of nodes and values of a model, and new ones beside them."""
-
-    def __init__(self, model: ir.Model) -> None:
-        graphs = (model.graph, *model.graph.subgraphs())
-        self._taken = {node.name for node in model.graph.all_nodes()}
-        self._taken |= {value.name for node in model.graph.all_nodes() for value in node.outputs}
-        self._taken |= {value.name for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
-
-    def fresh(self, wanted: str) -> str:
-        """``wanted``, with a number behind it where that is taken."""
-        name, number = wanted, 0
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._taken.add(name)
-        return name
 
 
 def splice(

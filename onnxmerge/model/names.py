@@ -1,4 +1,4 @@
-"""Unique names for all nodes and values of a model."""
+"""Unique names for all nodes and values of a model, and for what is added to it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ def name_uniquely(model: ir.Model) -> None:
                     value.name = f"{node.name}_output_{value.index()}"
                 if value.name:
                     name(value)
+
+
+class UniqueNames:
+    """Names of nodes and values of a model, and new ones beside them."""
+
+    def __init__(self, model: ir.Model) -> None:
+        graphs = (model.graph, *model.graph.subgraphs())
+        self._taken = {node.name for node in model.graph.all_nodes()}
+        self._taken |= {value.name for node in model.graph.all_nodes() for value in node.outputs}
+        self._taken |= {value.name for graph in graphs for value in (*graph.inputs, *graph.initializers.values())}
+
+    def fresh(self, wanted: str) -> str:
+        """``wanted``, with a number behind it where that is taken."""
+        name, number = wanted, 0
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
 
 
 class _Names:
