@@ -15,6 +15,7 @@ import pytest
 from onnxmerge.errors import InputError
 from onnxmerge.model import read_network
 from onnxmerge.model.dequantise import Dequantised, dequantised, is_quantised
+from onnxmerge.model.dequantise.networks import READERS
 from onnxmerge.model.network import Network
 from onnxmerge.model.pair import pair
 from onnxmerge.model.scheme import Scheme, requantised
@@ -143,6 +144,18 @@ GRAPHS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
         {"s": np.float32(0.05), "z": np.uint8(100), "s2": np.float32(0.04)},
         {"com.microsoft": 1},
     ),
+    "operators of ONNX Runtime": (
+        """(float[n,2,4,4] x) => (float[n,2,3,3] y) {
+            q = com.microsoft.QuantizeLinear(x, s, z) g = com.microsoft.QLinearSigmoid(q, s, z, s1, z1)
+            l = com.microsoft.QLinearLeakyRelu<alpha=0.1>(q, s, z, s, z)
+            m = com.microsoft.QLinearMul(g, s1, z1, l, s, z, s, z)
+            a = com.microsoft.QLinearAveragePool<kernel_shape=[2,2]>(m, s, z, s, z)
+            p = com.microsoft.QLinearSoftmax<axis=1, opset=13>(a, s, z, s1, z1)
+            y = com.microsoft.DequantizeLinear(p, s1, z1)
+        }""",
+        {"s": np.float32(0.03), "z": np.uint8(128), "s1": np.float32(1 / 255), "z1": np.uint8(0)},
+        {"com.microsoft": 1},
+    ),
     "a dynamic product": (
         "(float[n,4] x) => (float[n,3] y) { y = com.microsoft.DynamicQuantizeMatMul(x, w, s, z, b) }",
         {
@@ -172,6 +185,14 @@ def test_graphs_of_other_makers(name: str) -> None:
     assert [value.name for value in found.network.graph.outputs] == [value.name for value in network.graph.outputs]
     assert difference(network, found.network, fed(model)) < CLOSE
     assert difference(network, again(found, scheme), fed(model)) == 0
+
+
+def test_every_reader_is_tried_here(tmp_path: Path) -> None:
+    formats = ("QOperator", "QOperator of products", "dynamic", "four bits")
+    models = [onnx.load(quantised(name, tmp_path / "m.onnx")) for name in formats]
+    models += [build(graph, weights, domains=domains, check=False) for graph, weights, domains in GRAPHS.values()]
+    tried = {(node.domain, node.op_type) for model in models for node in model.graph.node}
+    assert READERS.keys() <= tried
 
 
 def test_scales_that_are_one_by_chance_part() -> None:
@@ -304,6 +325,64 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         }""",
         {"w": np.ones((4, 4), np.int8), "v": np.full((4, 4), 2, np.int8), "s": np.float32(0.1)},
         "(Mul) multiplies by one scale what two weights give",
+    ),
+    "a scale along an axis of an activation": (
+        """(float[n,4] x) => (float[n,4] y) {
+            q = QuantizeLinear<axis=-1>(x, r, u) y = DequantizeLinear<axis=-1>(q, r, u)
+        }""",
+        {"r": np.full(4, 0.1, np.float32), "u": np.zeros(4, np.uint8)},
+        "(QuantizeLinear) has scales of shape [4] for a tensor of shape []",
+    ),
+    "one weight along two axes": (
+        """(float[n,4] x) => (float[n,4] y) {
+            v = DequantizeLinear<axis=0>(c, r, u) w = DequantizeLinear<axis=1>(c, r, u) h = MatMul(x, v)
+            y = MatMul(h, w)
+        }""",
+        {"c": np.ones((4, 4), np.int8), "r": np.array([1, 2, 3, 4], np.float32), "u": np.zeros(4, np.int8)},
+        "(DequantizeLinear) reads 'c' by another scale than another node does",
+    ),
+    "one packed weight by two zero points": (
+        """(float[n,16] x) => (float[n,16] y) {
+            h = com.microsoft.MatMulNBits<K=16, N=16, bits=4, block_size=16>(x, c, r, u)
+            y = com.microsoft.MatMulNBits<K=16, N=16, bits=4, block_size=16>(h, c, r, v)
+        }""",
+        {
+            "c": np.ones((16, 1, 8), np.uint8), "r": np.ones((16, 1), np.float32),
+            "u": np.full((16, 1), 7.5, np.float32), "v": np.full((16, 1), 7.25, np.float32),
+        },
+        "(MatMulNBits) reads 'c' by another scale than another node does",
+    ),
+    "codes of a weight that go out": (
+        "(float[n,4] x) => (float[n,4] y, int8[4,4] c) { w = DequantizeLinear(c, r) y = MatMul(x, w) }",
+        {"c": np.ones((4, 4), np.int8), "r": np.float32(0.1)},
+        "output 'c' is of integers",
+    ),
+    "codes that come in": (
+        """(float[n,4] x, uint8[4,4] c) => (float[n,4] y) {
+            q = QuantizeLinear(x, s, z) p = QLinearMatMul(q, s, z, c, s, z, t, z) y = DequantizeLinear(p, t, z)
+        }""",
+        ROUNDED,
+        "(QLinearMatMul) reads integers that nothing in the model quantises",
+    ),
+    "a bias beside a scale that is computed": (
+        """(float[n,4] x, float t2) => (float[n,4] y) {
+            q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) b = DequantizeLinear(i, s)
+            w = DequantizeLinear(c, t2) y = Gemm(d, w, b)
+        }""",
+        {**ROUNDED, "c": np.ones((4, 4), np.int8), "i": np.ones(4, np.int32)},
+        "(DequantizeLinear) has a scale or a zero point that is computed",
+    ),
+    "a packed weight without a scale": (
+        """(float[n,16] x) => (float[n,3] y) {
+            y = com.microsoft.MatMulNBits<K=16, N=3, bits=4, block_size=16>(x, c)
+        }""",
+        {"c": np.zeros((3, 1, 8), np.uint8)},
+        "(MatMulNBits) lacks a scale",
+    ),
+    "a type that there is not": (
+        "(float[n,4] x) => (float[n,4] y) { q = QuantizeLinear<output_dtype=99>(x, s) y = DequantizeLinear(q, s) }",
+        ROUNDED,
+        "(QuantizeLinear) rounds to a type of number 99",
     ),
     "a product that is not scaled": (
         """(float[n,4] x) => (float[n,4] y) {
@@ -449,6 +528,19 @@ CHANGED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[fl
             "s": np.float32(0.02), "t": np.float32(0.01), "z": np.int8(0), "b": np.ones(4, np.float32),
         },
         {"b": 5},
+        {},
+    ),
+    "a zero point of two weights that stand in front": (
+        """(float[5,4] x) => (float[2,4] y) {
+            q, a, b = DynamicQuantizeLinear(x) m = MatMulInteger(w, q, z, b) e = Cast<to=1>(m) f = Mul(a, s)
+            h = Mul(e, f) p, c, d = DynamicQuantizeLinear(h) i = MatMulInteger(v, p, z, d) j = Cast<to=1>(i)
+            k = Mul(c, t) y = Mul(j, k)
+        }""",
+        {
+            "w": RNG.integers(100, 200, (3, 5), dtype=np.uint8), "v": RNG.integers(0, 255, (2, 3), dtype=np.uint8),
+            "z": np.uint8(100), "s": np.float32(0.02), "t": np.float32(0.01),
+        },
+        {"w": -1},
         {},
     ),
     "codes that reach further on one side": (

@@ -16,7 +16,6 @@ from onnxmerge.model.codes import Plain
 from onnxmerge.model.dequantise.operands import (
     Operand,
     array_of,
-    dtype_of,
     input_of,
     is_initializer,
     only_reader,
@@ -38,11 +37,8 @@ class _Factor:
 
 def quantise_dynamically(translation: Translation, node: ir.Node) -> None:
     """DynamicQuantizeLinear: its outputs are the integers, their scale and their zero point."""
-    value = input_of(node, 0)
-    if value is None:
-        raise translation.refusal(node, "reads nothing")
     codes, scale, zero = node.outputs
-    translation.integers[codes] = Integers(value, scale, zero, None)
+    translation.integers[codes] = Integers(translation.value(node, 0), scale, zero, None)
 
 
 def integer_product(translation: Translation, node: ir.Node) -> None:
@@ -59,13 +55,11 @@ def integer_product(translation: Translation, node: ir.Node) -> None:
 
 def matmul(translation: Translation, node: ir.Node) -> None:
     """DynamicQuantizeMatMul: floats in and out, by a weight of integers, and a bias of floats."""
-    activation, value, scale, zero, bias = (input_of(node, place) for place in range(5))
-    if activation is None or value is None or scale is None or not is_initializer(scale):
-        raise translation.refusal(node, "lacks an operand, or computes its scale")
-    axis = len(shape_of(value)) - 1
-    form = Plain(shape_of(value), dtype_of(value), axis if array_of(scale).size > 1 else None)
-    weight = translation.weight(node, Operand(value, scale, zero), form, place=2)
-    translation.graph.put_product(node, activation, weight.floats, bias)
+    activation, operand = translation.value(node, 0), translation.operand(node, 1)
+    shape, dtype = translation.codes(node, operand.value)
+    form = Plain(shape, dtype, len(shape) - 1 if array_of(operand.scale).size > 1 else None)
+    weight = translation.weight(node, operand, form, place=2)
+    translation.graph.put_product(node, activation, weight.floats, input_of(node, 4))
 
 
 def _factors(cast: ir.Node) -> tuple[ir.Node, list[_Factor]]:
@@ -102,24 +96,21 @@ def _scaled(translation: Translation, node: ir.Node, side: int, factors: list[_F
     factors.remove(mine[0])
     if known is not None and known.is_computed:
         return known.floats
-    return _weight(translation, node, Operand(value, mine[0].value, zero), mine[0])
+    weight = _weight(translation, node, Operand(value, mine[0].value, zero))
+    translation.notes.add_use(str(value.name), mine[0].node, mine[0].place)
+    translation.notes.add_use(str(value.name), node, 2 + side)
+    return weight
 
 
-def _weight(translation: Translation, node: ir.Node, operand: Operand, factor: _Factor) -> ir.Value:
-    """The float twin of a weight by whose scale, a factor, the result is multiplied."""
-    value, scale, zero = operand.value, operand.scale, operand.zero
-    count, axis = array_of(scale).size, len(shape_of(value)) - 1
-    along = count > 1
-    if along and (
-        value is not node.inputs[1]
-        or node.op_type != "MatMulInteger"
-        or not shape_of(scale)[-1] == count == shape_of(value)[axis]
-    ):
+def _weight(translation: Translation, node: ir.Node, operand: Operand) -> ir.Value:
+    """The float twin of a weight by whose scale the result is multiplied."""
+    shape, dtype = translation.codes(node, operand.value)
+    count, zero = array_of(operand.scale).size, operand.zero
+    by_columns = node.op_type == "MatMulInteger" and operand.value is node.inputs[1]
+    alike = shape_of(operand.scale)[-1:] == shape[-1:] == (count,)
+    if count > 1 and not (by_columns and alike):
         raise translation.refusal(node, "has scales that belong to no axis of its weight")
     if zero is not None and (not is_initializer(zero) or array_of(zero).size not in {1, count}):
         raise translation.refusal(node, "has zero points that belong to no axis of its weight")
-    form = Plain(shape_of(value), dtype_of(value), axis if along else None)
-    found = translation.weight(node, operand, form)
-    translation.notes.add_use(str(value.name), factor.node, factor.place)
-    translation.notes.add_use(str(value.name), node, 3)
-    return found.floats
+    form = Plain(shape, dtype, len(shape) - 1 if count > 1 else None)
+    return translation.weight(node, operand, form).floats

@@ -9,11 +9,9 @@ import onnx_ir as ir
 from onnxmerge.model.codes import Plain
 from onnxmerge.model.dequantise.operands import (
     array_of,
-    dtype_of,
     input_of,
     is_initializer,
     operator_of,
-    shape_of,
     zeros_of,
 )
 from onnxmerge.model.dequantise.own_scales import Quantiser
@@ -37,7 +35,7 @@ def look_up(translation: Translation, node: ir.Node) -> None:
     operand = translation.operand(node, 0)
     if array_of(operand.scale).size != 1:
         raise translation.refusal(node, "scales a part of a weight along an axis")
-    form = Plain(shape_of(value), dtype_of(value), None)
+    form = Plain(*translation.codes(node, value), None)
     translation.integers[value] = translation.weight(node, replace(operand, value=value), form, place=1)
 
 

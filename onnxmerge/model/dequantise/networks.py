@@ -106,7 +106,7 @@ def _read(translation: Translation, node: ir.Node) -> None:
 def _finish(translation: Translation, floats: Network) -> None:
     """Take out what nothing reads any more. Raises InputError where integers are read that stand for floats."""
     for value in floats.graph.outputs:
-        if value in translation.integers:
+        if value in translation.integers or value in translation.replaced:
             raise InputError(
                 f"{floats.label}: output {value.name!r} is of integers that stand for floats, so the model "
                 "cannot be dequantised; export it with float outputs"

@@ -75,8 +75,8 @@ def array_of(value: ir.Value) -> Array:
 
 
 def zeros_of(value: ir.Value | None) -> Array:
-    """Zero points, [scales] or one."""
-    return np.zeros(1, np.int64) if value is None else array_of(value).astype(np.int64).reshape(-1)
+    """Zero points, [scales] or one; those of packed weights may lie between codes."""
+    return np.zeros(1) if value is None else array_of(value).astype(np.float64).reshape(-1)
 
 
 def shape_of(value: ir.Value) -> tuple[int, ...]:

@@ -53,10 +53,8 @@ def dequantise_linear(translation: Translation, node: ir.Node) -> None:
 
 
 def _weight(translation: Translation, node: ir.Node, operand: Operand) -> ir.Value:
-    axis, size = _axis_of(translation, node, operand)
-    if not is_initializer(operand.value):
-        raise translation.refusal(node, "reads integers that nothing in the model quantises")
-    form = Plain(shape_of(operand.value), dtype_of(operand.value), axis, size)
+    shape, dtype = translation.codes(node, operand.value)
+    form = Plain(shape, dtype, *_axis_of(translation, node, operand))
     return translation.weight(node, operand, form, place=1).floats
 
 
@@ -68,11 +66,12 @@ def _axis_of(translation: Translation, node: ir.Node, operand: Operand) -> tuple
         return None, 0
     axis, size = integer_of(node, "axis", 1), integer_of(node, "block_size")
     axis += len(shape) if axis < 0 else 0
-    if axis < len(shape) and not size and scales == (shape[axis],):
-        return axis, 0
-    blocked = [count // size if size and at == axis else count for at, count in enumerate(shape)]
-    if axis < len(shape) and size and shape[axis] % size == 0 and list(scales) == blocked:
-        return axis, size
+    if 0 <= axis < len(shape):
+        if not size and scales == (shape[axis],):
+            return axis, 0
+        blocked = tuple(count // size if size and at == axis else count for at, count in enumerate(shape))
+        if size and shape[axis] % size == 0 and scales == blocked:
+            return axis, size
     raise translation.refusal(node, f"has scales of shape {list(scales)} for a tensor of shape {list(shape)}")
 
 

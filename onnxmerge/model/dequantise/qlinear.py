@@ -10,12 +10,10 @@ import onnx_ir as ir
 from onnxmerge.model.codes import Plain
 from onnxmerge.model.dequantise.operands import (
     array_of,
-    dtype_of,
     input_of,
     integer_of,
     is_initializer,
     operator_of,
-    shape_of,
 )
 from onnxmerge.model.dequantise.translation import Integers, Translation
 from onnxmerge.model.opset import MICROSOFT
@@ -83,7 +81,8 @@ def qlinear(translation: Translation, node: ir.Node) -> None:
 
 def concatenation(translation: Translation, node: ir.Node) -> None:
     """QLinearConcat: the scale and zero point of the output come first."""
-    parts = [_operand(translation, node, place, -1).floats for place in range(2, len(node.inputs), 3)]
+    places = range(2, max(len(node.inputs), 3), 3)  # there is one at least
+    parts = [_operand(translation, node, place, -1).floats for place in places]
     _compute(translation, node, "Concat", parts, 0)
 
 
@@ -107,12 +106,12 @@ def _operand(translation: Translation, node: ir.Node, place: int, channels: int)
     axis, scales = None, array_of(operand.scale).size
     if scales > 1 and place == 0:
         raise translation.refusal(node, "has scales along an axis for what stands in front of its weight")
-    shape = shape_of(operand.value)
+    shape, dtype = translation.codes(node, operand.value)
     if scales > 1:
         if not shape or scales != shape[channels]:
             raise translation.refusal(node, "has scales that belong to no axis of its weight")
         axis = channels % len(shape)
-    form = Plain(shape, dtype_of(operand.value), axis)
+    form = Plain(shape, dtype, axis)
     return translation.weight(node, operand, form, place=place + 1)
 
 

@@ -29,6 +29,9 @@ from onnxmerge.model.network import Network
 from onnxmerge.model.scheme import CodedBias, CodedWeight
 from onnxmerge.types import Array
 
+_TYPES = {kind.value for kind in ir.DataType}
+"""The numbers of the types that ONNX knows."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Integers:
@@ -72,8 +75,8 @@ class Translation:
         self.bounds: dict[str, Bound] = {}
         """The network's own bounds."""
         self._given = bounds
-        self._weights: dict[str, Integers] = {}
-        """Initializers that are weights, by name."""
+        self._weights: dict[str, tuple[Integers, Form]] = {}
+        """Initializers that are weights, by name, and how their codes lie."""
 
     def refusal(self, node: ir.Node, why: str) -> InputError:
         """What is raised for a node that has no float form."""
@@ -81,11 +84,16 @@ class Translation:
 
     # What a node reads
 
-    def operand(self, node: ir.Node, place: int) -> Operand:
-        """A tensor, its scale and its zero point: operands ``place`` and the next two."""
+    def value(self, node: ir.Node, place: int) -> ir.Value:
+        """What a node must read at a place."""
         value = input_of(node, place)
         if value is None:
             raise self.refusal(node, "lacks an operand")
+        return value
+
+    def operand(self, node: ir.Node, place: int) -> Operand:
+        """A tensor, its scale and its zero point: operands ``place`` and the next two."""
+        value = self.value(node, place)
         known = self.integers.get(value)
         scale, zero = self.scale(node, place + 1, computed=known is not None and known.is_computed)
         return Operand(value, scale, zero)
@@ -99,10 +107,18 @@ class Translation:
             raise self.refusal(node, "has a scale or a zero point that is computed")
         return scale, zero
 
+    def codes(self, node: ir.Node, value: ir.Value) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+        """The shape and the type of codes that are stored."""
+        if not is_initializer(value) or not is_codes(dtype_of(value)):
+            raise self.refusal(node, "reads integers that nothing in the model quantises")
+        return shape_of(value), dtype_of(value)
+
     def code_type(self, node: ir.Node, zero: ir.Value | None) -> np.dtype[np.generic]:
         """The type of the codes that a node rounds to."""
-        told = integer_of(node, "output_dtype")
-        found = dtype_of(zero) if zero is not None else ir.DataType(told or ir.DataType.UINT8.value).numpy()
+        told = integer_of(node, "output_dtype") or ir.DataType.UINT8.value
+        if zero is None and told not in _TYPES:
+            raise self.refusal(node, f"rounds to a type of number {told}, which there is not")
+        found = dtype_of(zero) if zero is not None else ir.DataType(told).numpy()
         if not is_codes(found):
             raise self.refusal(node, f"rounds to {found}")
         return found
@@ -157,18 +173,17 @@ class Translation:
         It is ``stored`` as codes, or as floats that are rounded when the network runs.
         """
         value, scale, zero = operand.value, operand.scale, operand.zero
-        if not is_initializer(value) or (stored and not is_codes(dtype_of(value))):
-            raise self.refusal(node, "reads integers that nothing in the model quantises")
+        if stored:
+            self.codes(node, value)
         if isinstance(form, Plain) and zeros_of(zero).size not in {1, array_of(scale).size}:
             raise self.refusal(node, f"has {zeros_of(zero).size} zero points and {array_of(scale).size} scales")
         name = str(value.name)
         if place is not None:
             self.notes.add_scale(name, node, place)
         if name in self._weights:
-            known = self._weights[name]
-            if not np.array_equal(array_of(scale), array_of(known.scale)) or not np.array_equal(
-                zeros_of(zero), zeros_of(known.zero)
-            ):
+            known, lies = self._weights[name]
+            alike = np.array_equal(array_of(scale), array_of(known.scale))
+            if not alike or form != lies or not np.array_equal(zeros_of(zero), zeros_of(known.zero)):
                 raise self.refusal(node, f"reads {name!r} by another scale than another node does")
             return known
         coded = CodedWeight(
@@ -176,8 +191,9 @@ class Translation:
         )
         self.notes.add_weight(coded)
         floats = self._decoded(value, scale, coded, form.shape) if stored else value
-        self._weights[name] = Integers(floats, scale, zero, name)
-        return self._weights[name]
+        found = Integers(floats, scale, zero, name)
+        self._weights[name] = found, form
+        return found
 
     def bias(self, value: ir.Value, scale: ir.Value, coded: CodedBias, factors: tuple[Place, Place]) -> ir.Value:
         """The float twin of a bias, of the type that ``scale`` has; ``factors`` are the scales that make its own."""
