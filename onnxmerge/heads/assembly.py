@@ -76,7 +76,7 @@ def assemble(separation: Separation, trunk: Network, readings: Sequence[Reading]
     model = trunk.model.clone()
     border = {str(value.name): value for value in model.graph.outputs}
     model.graph.outputs[:] = [border[name] for name in separation.joint]
-    names = UniqueNames(model)
+    names = UniqueNames.of(model)
     outputs = tuple(
         splice(model, names, head, border, reading) for head, reading in zip(separation.heads, readings, strict=True)
     )

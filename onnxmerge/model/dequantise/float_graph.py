@@ -12,7 +12,7 @@ class FloatGraph:
     """Changes the graph of ``model`` in place. ``names`` are those that it has, and new ones beside them."""
 
     def __init__(self, model: ir.Model) -> None:
-        self.model, self.names = model, UniqueNames(model)
+        self.model, self.names = model, UniqueNames.of(model)
 
     @property
     def opset(self) -> int:
