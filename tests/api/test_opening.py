@@ -45,5 +45,5 @@ def test_parents_are_measured_once_for_all_that_is_searched(opened: Counter[str]
     once = opened["measuring"]
     opened.clear()
     onnxmerge.merge(PAIR, calibration=DATA, method="mudsc-align", alpha="auto", repair="repair")
-    average = once - 1 - len(PAIR)  # beside it statistics of units, and moments of each parent
+    average = once - 1  # beside it what is measured in all parents together
     assert opened["measuring"] == once + len(PAIR) + 11 * average  # parents on few samples, an average for each alpha
