@@ -79,24 +79,31 @@ def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
     return replace(job, prepared=moved), tuple(notes)
 
 
-def averaged_in_disorder(job: Job) -> tuple[str, ...]:
-    """What to say of models that are averaged as they stand although their units seem to be in other orders.
+def in_disorder(job: Job) -> dict[int, float]:
+    """The models whose units seem to stand in other orders than the first one's, with how their weights correlate.
 
     Told by some matrices of movable units, so that a large model is not read for it.
     """
     typing, models = job.prepared.typing, job.prepared.models
     free = [name for name, layout in typing.initializers.items() if _is_matrix_of_free_units(layout, typing)]
     names = [free[place * len(free) // LOOKED_AT] for place in range(LOOKED_AT)] if len(free) > LOOKED_AT else free
-    notes = []
-    for own, network in zip(models.weights[1:], models.sources[1:], strict=True):
-        found = [value for name in names if (value := _correlation(models.weights[0][name], own[name])) is not None]
-        if found and math.fsum(found) / len(found) < UNLIKE:
-            notes.append(
-                f"{network.label}: its weights correlate with those of {models.sources[0].label} by "
-                f"{math.fsum(found) / len(found):.2f} only: units that stand in other orders were averaged as they "
-                "stand, which is worth little; another --method, best with --calib data, brings them into one"
-            )
-    return tuple(notes)
+    found = {}
+    for index, own in enumerate(models.weights[1:], start=1):
+        several = [value for name in names if (value := _correlation(models.weights[0][name], own[name])) is not None]
+        if several and math.fsum(several) / len(several) < UNLIKE:
+            found[index] = math.fsum(several) / len(several)
+    return found
+
+
+def averaged_in_disorder(job: Job) -> tuple[str, ...]:
+    """What to say of models that are averaged as they stand although their units seem to be in other orders."""
+    sources = job.prepared.models.sources
+    return tuple(
+        f"{sources[index].label}: its weights correlate with those of {sources[0].label} by {correlation:.2f} only: "
+        "units that stand in other orders were averaged as they stand, which is worth little; another --method, best "
+        "with --calib data, brings them into one"
+        for index, correlation in in_disorder(job).items()
+    )
 
 
 def _is_matrix_of_free_units(layout: TensorLayout, typing: Typing) -> bool:

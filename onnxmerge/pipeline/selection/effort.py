@@ -26,6 +26,7 @@ from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.pipeline.consistency import decidable, require_consistent
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import DEFAULT, MergeOptions
+from onnxmerge.pipeline.ordering import in_disorder
 from onnxmerge.pipeline.selection.held_out import (
     PLENTY,
     CandidateScore,
@@ -198,16 +199,29 @@ def chosen_way(
     return _best(job, every, split, evaluator)
 
 
+def _worth_trying(job: Job, every: Sequence[MergeOptions]) -> tuple[Sequence[MergeOptions], tuple[str, ...]]:
+    """The ways, without those that take units as they stand where they stand in other orders, and what is left out.
+
+    The greatest effort tries everything.
+    """
+    still = [how for how in every if how.matcher is not None and not how.matcher.moves]
+    if job.options.effort == "best" or len(still) in (0, len(every)) or not in_disorder(job):
+        return every, ()
+    left = [f"{' '.join(flags(how))} was not tried: the models' units stand in other orders" for how in still]
+    return [how for how in every if how not in still], tuple(left)
+
+
 def _best(
     job: Job, every: Sequence[MergeOptions], split: Split, evaluator: HeldOutEvaluator
 ) -> tuple[MergeOptions, EffortReport]:
     """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
     effort = job.options.effort
+    every, left_out = _worth_trying(job, every)
     judge = (
         _by_parents(job, every, split, evaluator) if job.base is None else _by_what_was_learnt(job, split, evaluator)
     )
     tried: list[tuple[CandidateScore, MergeOptions]] = []
-    notes: list[str] = []
+    notes = [*left_out]
     samples = evaluator.samples
     with job.progress("trying ways to merge") as report:
         for index, (how, score) in enumerate(zip(every, judge.scores(every), strict=True)):
