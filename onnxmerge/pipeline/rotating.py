@@ -38,8 +38,8 @@ def rotate(job: Job, matched: MatchResult, measurements: Measurements) -> Rotati
     """Rotate every model but the first towards it; ``matched`` stays as it is.
 
     As in matching, the method's alpha weighs weights against activations, where these were gathered. Moments that
-    repair needs are measured once more, in rotated units. Raises ValidationError where a random rotation of these
-    spaces changes what a model computes.
+    scales need are measured once more, in rotated units, and so will be those that repairs need: what was probed is of
+    units as they were. Raises ValidationError where a random rotation of these spaces changes what a model computes.
     """
     prepared, options = job.prepared, job.options
     models, typing = prepared.models, prepared.typing
@@ -57,7 +57,8 @@ def rotate(job: Job, matched: MatchResult, measurements: Measurements) -> Rotati
     turned = replace(models, weights=(models.weights[0], *others))
     # The keys of what is kept know of the models as they are read.
     job = replace(job, prepared=replace(prepared, models=turned), store=NO_STORE)
-    return RotationResult(job, replace(measurements, statistics=_measured_anew(job, measurements)), spaces)
+    anew = replace(measurements, statistics=_measured_anew(job, measurements), probes=frozenset())
+    return RotationResult(job, anew, spaces)
 
 
 def _all_finite(models: Sequence[Mapping[str, Floats]], typing: Typing, space: str) -> bool:
