@@ -91,14 +91,15 @@ class KeptWeights(Mapping[str, NDArray[Any]]):
                     self._room -= array.nbytes
                     self._held[name] = array
                 return
+            start, end = self._end, self._end + array.nbytes
             with suppress(OSError):  # the disk is full
-                self._file.seek(self._end)
-                self._file.write(array.reshape(-1).view(np.uint8).data)
-                self._file.flush()
-                end = self._end + array.nbytes
-                self._places[name] = _Place(self._end, end, array.dtype, array.shape)
+                self._file.truncate(-(-end // ALIGNED) * ALIGNED)
+                self._file.seek(start)
+                rest = array.reshape(-1).view(np.uint8).data
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                self._places[name] = _Place(start, end, array.dtype, array.shape)
                 self._end = -(-end // ALIGNED) * ALIGNED
-                self._file.truncate(self._end)
 
     def __contains__(self, name: object) -> bool:
         return name in self._weights
@@ -111,9 +112,9 @@ class KeptWeights(Mapping[str, NDArray[Any]]):
 
 
 def _file(size: int) -> IO[bytes] | None:
-    """A temporary file on a disk that has so much room; None where there is none."""
+    """A temporary file on a disk that has so much room; None where there is none. Nothing waits to be written to it."""
     folder = tempfile.gettempdir()
     with suppress(OSError):
         if not lies_in_memory(folder) and shutil.disk_usage(folder).free >= size:
-            return tempfile.TemporaryFile(prefix="onnxmerge-")
+            return tempfile.TemporaryFile(prefix="onnxmerge-", buffering=0)
     return None

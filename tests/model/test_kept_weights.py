@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,27 @@ def test_a_disk_that_fills_up_meanwhile_keeps_nothing(monkeypatch: pytest.Monkey
         monkeypatch.setattr(kept_weights, "_file", lambda _: full)
         kept = KeptWeights({"w": np.arange(4.0)}, 32)
         assert [kept["w"].tolist() for _ in range(2)] == [[0, 1, 2, 3]] * 2
+
+
+FILLING = """
+import gc, resource
+import numpy as np
+from onnxmerge.model.kept_weights import KeptWeights
+from onnxmerge.model.lazy_weights import LazyWeights
+
+for most in (100, 2800, 5000):  # in the middle of an array, at its end, and among several
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    kept = KeptWeights(LazyWeights(range(9), lambda at: np.full(700, at, np.float32)), 9 * 2800)
+    assert all(kept[at].tolist() == [at] * 700 for at in [*range(9)] * 2)
+    del kept
+    gc.collect()
+"""
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_an_array_leaves_no_trace() -> None:
+    pytest.importorskip("resource")
+    found = subprocess.run([sys.executable, "-c", FILLING], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
 def test_an_error_of_what_computes_comes_through() -> None:
