@@ -68,7 +68,7 @@ def at_once(
             except BaseException:  # an interruption too: nobody waits for what has not begun
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    for piece in pieces:
+    for piece in (*large, *pieces):
         if piece.item not in found:
             found[piece.item] = run(piece.item)
     return found

@@ -72,6 +72,17 @@ def test_of_several_errors_that_of_the_largest_piece_is_raised(monkeypatch: pyte
         at_once(fail, [Piece(0, LARGE), Piece(1, LARGE), Piece(2, 2 * LARGE)])
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_on_one_core_it_is_the_same_error(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    monkeypatch.setattr(threads, "cores_of_process", lambda: cores)
+
+    def fail(index: int) -> None:
+        raise InputError(f"piece {index}")
+
+    with pytest.raises(InputError, match="piece 1"):
+        at_once(fail, [Piece(0, LARGE), Piece(1, 2 * LARGE), Piece(2, LARGE)])
+
+
 def test_a_piece_begins_as_soon_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small ones one after the other beside the large one, which waits for the last of them."""
     monkeypatch.setattr(threads, "cores_of_process", lambda: 2)
