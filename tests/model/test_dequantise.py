@@ -283,6 +283,25 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         ROUNDED,
         "(DequantizeLinear) reads integers by another scale",
     ),
+    "a zero point of no numbers": (
+        "(float[n,4] x) => (float[n,4] y) { q = QuantizeLinear(x, s, e) y = DequantizeLinear(q, s, e) }",
+        {**ROUNDED, "e": np.zeros(0, np.uint8)},
+        "(QuantizeLinear) has 0 zero points for an activation",
+    ),
+    "a bias beside two scales along axes": (
+        """(float[n,4] x) => (float[n,3] y) {
+            c = DequantizeLinear(b, b_s) q = QuantizeLinear(x, x_s) a = DequantizeLinear(q, x_s)
+            v = DequantizeLinear<axis=1>(w, w_s) y = Gemm(a, v, c)
+        }""",
+        {
+            "b": np.arange(3, dtype=np.int32),
+            "b_s": np.full(1, 0.1, np.float32),
+            "x_s": np.full(2, 0.1, np.float32),
+            "w": np.ones((4, 3), np.int8),
+            "w_s": np.ones(3, np.float32),
+        },
+        "(QuantizeLinear) has scales of shape [2]",
+    ),
     "a computed scale": (
         "(float[n,4] x, float t) => (float[n,4] y) { q = QuantizeLinear(x, t, z) y = DequantizeLinear(q, t, z) }",
         {"z": np.uint8(0)},

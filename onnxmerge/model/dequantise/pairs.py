@@ -82,7 +82,7 @@ def _bias(translation: Translation, node: ir.Node, operand: Operand) -> ir.Value
         return None
     makers = _restored_beside(translation, node)
     scales = [each for each in (input_of(maker, 1) for maker in makers) if each is not None and is_initializer(each)]
-    if len(scales) != 2:
+    if len(scales) != 2 or all(array_of(each).size != 1 for each in scales):
         return None
     name = str(value.name)
     known = CodedBias(name, name, str(scales[0].name), str(scales[1].name), str(scale.name))

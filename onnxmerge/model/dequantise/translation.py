@@ -130,6 +130,8 @@ class Translation:
         scale, zero = self.scale(node, place)
         if array_of(scale).size != 1:
             raise self.refusal(node, "has a scale along an axis for an activation")
+        if (count := zeros_of(zero).size) != 1:
+            raise self.refusal(node, f"has {count} zero points for an activation")
         quantiser = self._quantiser(node, place, scale, zero, dtype)
         key, own = bound_key(value, scale), bound_of(scale, zero, dtype)
         self.bounds[key] = own
