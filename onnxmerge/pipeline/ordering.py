@@ -99,9 +99,9 @@ def averaged_in_disorder(job: Job) -> tuple[str, ...]:
     """What to say of models that are averaged as they stand although their units seem to be in other orders."""
     sources = job.prepared.models.sources
     return tuple(
-        f"{sources[index].label}: its weights correlate with those of {sources[0].label} by {correlation:.2f} only: "
-        "units that stand in other orders were averaged as they stand, which is worth little; another --method, best "
-        "with --calib data, brings them into one"
+        f"{sources[index].label}: its weights correlate with those of {sources[0].label} by {correlation:.2f} only, "
+        "so its units seem to stand in another order, and they were averaged as they stand; another --method, best with "
+        "--calib data, brings them into one"
         for index, correlation in in_disorder(job).items()
     )
 
