@@ -100,8 +100,8 @@ def averaged_in_disorder(job: Job) -> tuple[str, ...]:
     sources = job.prepared.models.sources
     return tuple(
         f"{sources[index].label}: its weights correlate with those of {sources[0].label} by {correlation:.2f} only, "
-        "so its units seem to stand in another order, and they were averaged as they stand; another --method, best with "
-        "--calib data, brings them into one"
+        "so its units seem to stand in another order, and they were averaged as they stand; another --method, best "
+        "with --calib data, brings them into one"
         for index, correlation in in_disorder(job).items()
     )
 

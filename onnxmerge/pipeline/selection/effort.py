@@ -207,7 +207,8 @@ def _worth_trying(job: Job, every: Sequence[MergeOptions]) -> tuple[Sequence[Mer
     still = [how for how in every if how.matcher is not None and not how.matcher.moves]
     if job.options.effort == "best" or len(still) in (0, len(every)) or not in_disorder(job):
         return every, ()
-    left = [f"{' '.join(flags(how))} was not tried: the models' units seem to stand in other orders" for how in still]
+    told = "was not tried: the models' units seem to stand in other orders"
+    left = [f"{' '.join(flags(how))} {told}" for how in still]
     return [how for how in every if how not in still], tuple(left)
 
 
