@@ -112,7 +112,7 @@ def test_statistics_are_the_same_bytes_elsewhere(batch: int) -> None:
     [
         (2, {"method": "mudsc-align"}, [3]),
         (2, {"method": "auto"}, [3, len(MATCHERS) - 1, len(MATCHERS) - 1]),  # c2m3 is for three
-        (2, {}, [3, 3, 4]),
+        (2, {}, [3, 2, 4]),  # networks of their own are not averaged as they stand
         (4, {"method": "rebasin"}, [3]),
         (3, {"method": "c2m3", "samples": 128}, [1, 3]),
     ],
