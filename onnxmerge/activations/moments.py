@@ -118,31 +118,34 @@ def by_batch(
     names = [name for several in outputs.values() for name in several]
     session = open_session(editor.model, weights=weights, outputs=names, provider=provider, optimise=True, at_once=True)
     for batch in batches:
-        found = dict[str, Moments]()
-        for part in parts(batch, most):
-            results = session.run(dict(part))
-            add(found, {tensor: [results[name] for name in several] for tensor, several in outputs.items()})
-        yield found
+        yield together(moments_of_run(outputs, session.run(dict(part))) for part in parts(batch, most))
 
 
-def add(found: dict[str, Moments], measured: Mapping[str, Sequence[NDArray[Any]]]) -> None:
-    """Add the moments of one run to those found, by tensor: number of values, means and variances (``instrumented``).
+def moments_of_run(outputs: Mapping[str, Sequence[str]], results: Arrays) -> dict[str, Moments]:
+    """The moments of each tensor in one run, whose ``outputs`` are named: size, means, variances (``instrumented``).
 
     A tensor without values is left out.
     """
-    for tensor, arrays in measured.items():
-        size, mean, variance = (array.astype(np.float64).reshape(-1) for array in arrays)
+    found = dict[str, Moments]()
+    for tensor, names in outputs.items():
+        size, mean, variance = (results[name].astype(np.float64).reshape(-1) for name in names)
         if size[0] > 0:
-            own = Moments(round(size[0] / mean.size), mean, variance)
-            found[tensor] = found[tensor] + own if tensor in found else own
+            found[tensor] = Moments(round(size[0] / mean.size), mean, variance)
+    return found
+
+
+def together(several: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
+    """The moments over several sets of values together, by tensor; of a tensor that some lack those of the others."""
+    total: dict[str, Moments] = {}
+    for each in several:
+        for tensor, moments in each.items():
+            total[tensor] = total[tensor] + moments if tensor in total else moments
+    return total
 
 
 def pooled(probes: Sequence[Probe], batches: Iterable[Mapping[str, Moments]]) -> dict[str, Moments]:
     """The moments over all batches together. Raises InputError where there is none, or a moment is not finite."""
-    total: dict[str, Moments] = {}
-    for batch in batches:
-        for tensor, moments in batch.items():
-            total[tensor] = total[tensor] + moments if tensor in total else moments
+    total = together(batches)
     for probe in probes:
         if probe.tensor not in total:
             raise InputError("no calibration data reached the network; expected at least one batch")

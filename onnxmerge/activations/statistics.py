@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.columns import unit_columns
 from onnxmerge.activations.instrument import instrument
-from onnxmerge.activations.moments import Moments, Probe, add
+from onnxmerge.activations.moments import Moments, Probe, moments_of_run, together
 from onnxmerge.activations.views import (
     POSITION_BUDGET,
     UnitProduct,
@@ -141,12 +141,14 @@ class FeedMoments:
 
     samples: int
     widths: Widths
-    own: tuple[dict[str, Moments], ...]
+    own: tuple[Mapping[str, Moments], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """``gram`` by space id; ``moments`` by (model, tensor, space id); ``feeds`` what probes saw in each feed, in order.
+    """``gram`` by space id; ``moments`` by (model, tensor, space id).
+
+    ``probed`` are the tensors that probes measured, ``feeds`` what they saw in each feed, in order.
 
     A space without an entry in ``gram`` has no comparable samples: in every tap other free units stand where samples
     should be, and these are not in the same order in all models.
@@ -154,18 +156,13 @@ class Statistics:
 
     gram: Mapping[str, Gram]
     moments: Mapping[tuple[int, str, str], Moments]
+    probed: tuple[str, ...] = ()
     feeds: tuple[FeedMoments, ...] = ()
 
     def by_batch(self, model: int) -> list[dict[str, Moments]]:
         """What probes saw in a model in each of the batches that ``calibration.batches.grouped`` makes of the feeds."""
-        batches = []
-        for group in in_groups(self.feeds, lambda feed: (feed.samples, feed.widths)):
-            total = dict[str, Moments]()
-            for feed in group:
-                for tensor, own in feed.own[model].items():
-                    total[tensor] = total[tensor] + own if tensor in total else own
-            batches.append(total)
-        return batches
+        groups = in_groups(self.feeds, lambda feed: (feed.samples, feed.widths))
+        return [together(feed.own[model] for feed in group) for group in groups]
 
 
 def measure_statistics(
@@ -350,15 +347,22 @@ class _Measuring:
             measured, weights=own, provider=self.provider, optimise=True, at_once=True, looked_into=True
         )
         inputs = tuple(value.name or "" for value in self.model.graph.inputs)
+        probed = [
+            {probe.tensor: moments_outputs(probe.tensor, model) for probe in self.plan.probes}
+            for model in range(len(self.weights))
+        ]
 
         def sums(shard: Sequence[Feed]) -> _Sums:
-            accumulators = _Accumulators(self.plan, len(self.weights))
+            accumulators, feeds = _Accumulators(self.plan, len(self.weights)), list[FeedMoments]()
             for feed in shard:
-                seen = FeedMoments(rows(feed), widths(feed), tuple({} for _ in self.weights))
-                accumulators.feeds.append(seen)
+                seen: list[list[dict[str, Moments]]] = [[] for _ in self.weights]
                 for part in parts(feed, self.most):
-                    accumulators.add(session.run(_feeds(part, inputs, self.max_positions)))
-            return accumulators.finish()
+                    results = session.run(_feeds(part, inputs, self.max_positions))
+                    accumulators.add(results)
+                    for own, names in zip(seen, probed, strict=True):
+                        own.append(moments_of_run(names, results))
+                feeds.append(FeedMoments(rows(feed), widths(feed), tuple(map(together, seen))))
+            return accumulators.finish(feeds)
 
         return sums
 
@@ -374,7 +378,6 @@ class _Accumulators:
     squares: list[Floats] = field(init=False)
     cross: dict[UnitProduct, Floats] = field(default_factory=dict)
     waiting: list[tuple[NDArray[np.int64], list[Floats]]] = field(default_factory=list)
-    feeds: list[FeedMoments] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         sizes = [view.columns.units for view in self.plan.views]
@@ -383,15 +386,12 @@ class _Accumulators:
         self.squares = [np.zeros((self.models, size)) for size in sizes]
 
     def add(self, outputs: Mapping[str, NDArray[Any]]) -> None:
-        """Add one run, a part of the last of ``feeds``.
+        """Add one run.
 
         Raises:
             InputError: an activation is not finite.
 
         """
-        for model, own in enumerate(self.feeds[-1].own):
-            names = {probe.tensor: moments_outputs(probe.tensor, model) for probe in self.plan.probes}
-            add(own, {tensor: [outputs[name] for name in several] for tensor, several in names.items()})
         counts = np.array([int(outputs[rows_output(v)]) for v in range(len(self.plan.views))], np.int64)
         means: list[Floats] = []
         for v, view in enumerate(self.plan.views):
@@ -432,11 +432,11 @@ class _Accumulators:
             self.cross[product] += (left * counts[:, None]).T @ right
         self.waiting.clear()
 
-    def finish(self) -> _Sums:
-        """What was added up."""
+    def finish(self, feeds: Sequence[FeedMoments]) -> _Sums:
+        """What was added up over these feeds."""
         self._flush()
         cross = [self.cross[product] for product in self.plan.products]
-        return _Sums(tuple(self.feeds), self.counts, self.sums, self.squares, cross)
+        return _Sums(tuple(feeds), self.counts, self.sums, self.squares, cross)
 
 
 def _finished(plan: _Plan, models: int, total: _Sums) -> Statistics:
@@ -457,7 +457,8 @@ def _finished(plan: _Plan, models: int, total: _Sums) -> Statistics:
             sums: Floats = np.sum([total.sums[v][model] for v in views], axis=0)
             squares: Floats = np.sum([total.squares[v][model] for v in views], axis=0)
             found[model, tensor, space] = Moments(count, sums / count, _variance(count, sums, squares))
-    return Statistics(gram, found, total.feeds if plan.probes else ())
+    probed = tuple(probe.tensor for probe in plan.probes)
+    return Statistics(gram, found, probed, total.feeds if probed else ())
 
 
 def _variance(count: int, sums: Floats, squares: Floats) -> Floats:

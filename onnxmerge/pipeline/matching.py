@@ -45,7 +45,7 @@ class Measurements:
     """What is known of the parents. ``statistics`` are None where nothing was measured.
 
     ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
-    ``probes`` are what repairs will want to know, where it was measured in the same pass, on ``probed`` of the data.
+    ``probed_on`` says on what of the data probes measured what repairs will want to know.
     ``parents`` fills as merges are repaired: the moments of each batch in each model, by models, data and tensors.
     ``answers`` fills as layers are solved (see ``closed_form.context``).
     ``origin`` says what was measured, and on which part of the data.
@@ -57,12 +57,13 @@ class Measurements:
     parents: dict[Hashable, list[list[dict[str, Moments]]]] = field(default_factory=dict)
     answers: dict[Hashable, list[Rows]] = field(default_factory=dict)
     origin: tuple[object, ...] = ()
-    probes: frozenset[str] = frozenset()
-    probed: tuple[object, ...] = ()
+    probed_on: tuple[object, ...] = ()
 
-    def has_probed(self, tensors: Collection[str], data: CalibrationSource) -> bool:
-        """Whether the moments of these tensors are known, feed by feed, on ``data``."""
-        return self.probes.issuperset(tensors) and self.probed == cuts(data)
+    def probed(self, tensors: Collection[str], data: CalibrationSource) -> Statistics | None:
+        """The statistics, if probes measured these tensors on ``data``; else None."""
+        found = self.statistics
+        known = found is not None and {*found.probed}.issuperset(tensors) and self.probed_on == cuts(data)
+        return found if known else None
 
 
 def planned(job: Job) -> Measurements:
@@ -97,8 +98,7 @@ def measured(job: Job, trials: Sequence[MergeOptions], repaired: Which | None = 
     if prepared.traced is prepared.models.template or not grams:
         data, probes = Spread(job.source, LEAST), _probes(job, source, repaired)
         found = _gathered(job, prepared.models.template, requests, source, pairs, probes)
-        tensors = frozenset(probe.tensor for probe in probes)
-        return replace(plans, statistics=found, probes=tensors, probed=cuts(data))
+        return replace(plans, statistics=found, probed_on=cuts(data))
     seen = _seen_inside(job, grams, source, pairs)
     moments = _gathered(job, prepared.models.template, plans.moments, source, pairs) if plans.moments else seen
     return replace(plans, statistics=Statistics(seen.gram, moments.moments))

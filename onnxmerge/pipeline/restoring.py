@@ -179,8 +179,9 @@ class Repairs:
         if job.source is None or key in known:
             return known[key]
         data, traced = Spread(job.source, LEAST), rows(job.prepared.trace.sample)
-        if measurements.statistics is not None and measurements.has_probed(layers, data):
-            known[key] = [measurements.statistics.by_batch(model) for model in range(len(models.weights))]
+        statistics = measurements.probed(layers, data)
+        if statistics is not None:
+            known[key] = [statistics.by_batch(model) for model in range(len(models.weights))]
             return known[key]
         probes = [probe_of(graph.graph, layer, typing) for layer in layers.values()]
         most = samples_at_once(typing, layers, traced, size=PARENT_ACTIVATIONS) if takes_any(graph) else None

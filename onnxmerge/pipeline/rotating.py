@@ -57,8 +57,7 @@ def rotate(job: Job, matched: MatchResult, measurements: Measurements) -> Rotati
     turned = replace(models, weights=(models.weights[0], *others))
     # The keys of what is kept know of the models as they are read.
     job = replace(job, prepared=replace(prepared, models=turned), store=NO_STORE)
-    anew = replace(measurements, statistics=_measured_anew(job, measurements), probes=frozenset())
-    return RotationResult(job, anew, spaces)
+    return RotationResult(job, replace(measurements, statistics=_measured_anew(job, measurements)), spaces)
 
 
 def _all_finite(models: Sequence[Mapping[str, Floats]], typing: Typing, space: str) -> bool:
@@ -97,9 +96,12 @@ def _rotations(
 
 
 def _measured_anew(job: Job, measurements: Measurements) -> Statistics | None:
+    """The statistics without what probes saw of units as they were, and with the moments of rotated units."""
     statistics = measurements.statistics
-    if statistics is None or job.source is None or not measurements.moments:
+    if statistics is None or job.source is None:
         return statistics
+    if not measurements.moments:
+        return Statistics(statistics.gram, statistics.moments)
     models, prepared = job.prepared.models, job.prepared
     with job.progress("calibrating") as report:
         found = measure_statistics(

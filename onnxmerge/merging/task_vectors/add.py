@@ -152,11 +152,10 @@ class _Learnt:
 def _difference(tuned: Array, start: Array) -> Floats:
     """What one model learnt, float64; nothing where a mask's -inf stands: nothing can be added to it."""
     found, before = tuned.astype(np.float64), start.astype(np.float64, copy=False)
-    known = None if all_finite(found) and all_finite(before) else np.isfinite(found) & np.isfinite(before)
-    if known is None:
+    if all_finite(found) and all_finite(before):
         found -= before
         return found
-    return np.subtract(found, before, out=np.zeros(found.shape), where=known)
+    return np.subtract(found, before, out=np.zeros(found.shape), where=np.isfinite(found) & np.isfinite(before))
 
 
 def _by_matrices(

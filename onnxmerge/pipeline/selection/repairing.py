@@ -126,17 +126,19 @@ def _trials(job: Job, matched: MatchResult, measurements: Measurements, evaluato
     second = [partial(by_steps, each) for each in _alike(job, parts)]
     last = [partial(refined, each.name) for each in job.options.refinements if not (each.one_to_one and matched.zipped)]
     trials: list[_Trial] = []
-    done, most = 0, len(first) + len(second) + len(last)
     with job.progress("choosing a repair") as report:
-        for every in (first, second, last):
-            if every is second and trials and (best := _best(trials).step) is not None and best.hidden:
-                done += len(second)
-                continue
-            for several in every:
+
+        def attempt(every: Sequence[Callable[[], list[_Trial]]], done: int) -> None:
+            for index, several in enumerate(every, start=1):
                 with suppress(InputError):  # what cannot be measured or compared is not chosen
                     trials.extend(several())
-                done += 1
-                report(done, most)
+                report(done + index, len(first) + len(second) + len(last))
+
+        attempt(first, 0)
+        best = _best(trials).step if trials else None
+        if best is None or not best.hidden:
+            attempt(second, len(first))
+        attempt(last, len(first) + len(second))
     order = [*map(label, steps)]
     return sorted(trials, key=lambda trial: order.index(trial.label) if trial.label in order else len(order))
 
