@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxmerge.activations.statistics import GramRequest, Statistics, measure_statistics
+from onnxmerge.activations.measuring import measure_statistics
+from onnxmerge.activations.statistics import GramRequest, Statistics
 from onnxmerge.calibration.sources import OpenedSource, open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.cluster.ray_cluster import LOCAL, Packed, ray_cluster

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnxmerge.activations.statistics import POSITIONS, GramRequest
+from onnxmerge.activations.measuring import POSITIONS
+from onnxmerge.activations.statistics import GramRequest
 from onnxmerge.units.layout import Typing
 
 LEAST = 512

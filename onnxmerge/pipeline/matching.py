@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmerge.activations.measuring import measure_statistics
 from onnxmerge.activations.moments import Moments, Probe
 from onnxmerge.activations.sample_size import LEAST, enough
-from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics, measure_statistics
+from onnxmerge.activations.statistics import Gram, GramRequest, MomentRequest, Statistics
 from onnxmerge.calibration.batches import takes_any
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxmerge.activations.statistics import samples_at_once
+from onnxmerge.activations.measuring import samples_at_once
 from onnxmerge.calibration.batches import parts, takes_any
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource

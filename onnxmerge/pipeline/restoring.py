@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from onnxmerge.activations.measuring import samples_at_once
 from onnxmerge.activations.moments import Moments, by_batch, measured_batches, pooled
 from onnxmerge.activations.sample_size import LEAST
-from onnxmerge.activations.statistics import samples_at_once
 from onnxmerge.calibration.batches import takes_any
 from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource

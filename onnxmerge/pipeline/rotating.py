@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxmerge.activations.statistics import Statistics, measure_statistics
+from onnxmerge.activations.measuring import measure_statistics
+from onnxmerge.activations.statistics import Statistics
 from onnxmerge.axes.linear_spaces import rotatable
 from onnxmerge.matching.method import MatchResult
 from onnxmerge.matching.procrustes import covariances, procrustes, products

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from onnxmerge.activations.measuring import POSITIONS
 from onnxmerge.activations.sample_size import FEWEST, LEAST, ROWS_PER_UNIT, enough, too_few
-from onnxmerge.activations.statistics import POSITIONS, GramRequest
+from onnxmerge.activations.statistics import GramRequest
 from onnxmerge.units.layout import Space
 from tests.layouts import typed
 

@@ -13,9 +13,10 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.activations import statistics
+from onnxmerge.activations import measuring
+from onnxmerge.activations.measuring import measure_statistics
 from onnxmerge.activations.moments import Probe, by_batch, measured_batches
-from onnxmerge.activations.statistics import GramRequest, MomentRequest, Statistics, measure_statistics
+from onnxmerge.activations.statistics import GramRequest, MomentRequest, Statistics
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.errors import InputError
@@ -150,7 +151,7 @@ def test_batches_of_many_activations_are_cut(
         return real(session, feeds)
 
     monkeypatch.setattr(Session, "run", counted)
-    monkeypatch.setattr(statistics, "ACTIVATIONS", 5 * 2 * 2 * 5 * 4)  # five samples of two tensors in two models
+    monkeypatch.setattr(measuring, "ACTIVATIONS", 5 * 2 * 2 * 5 * 4)  # five samples of two tensors in two models
     requests = [GramRequest("u", ("h", "r"))]
     uncut, cut = (
         collect(model, [first, other(first)], MLP_TYPING, requests, data, traced=traced).gram["u"]

@@ -14,7 +14,8 @@ import onnx
 import pytest
 
 from onnxmerge import merge
-from onnxmerge.activations.statistics import SHARD, GramRequest, MomentRequest, Statistics, measure_statistics, shards
+from onnxmerge.activations.measuring import SHARD, measure_statistics, shards
+from onnxmerge.activations.statistics import GramRequest, MomentRequest, Statistics
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.errors import InputError

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxmerge.activations.statistics import GramRequest, measure_statistics
+from onnxmerge.activations.measuring import measure_statistics
+from onnxmerge.activations.statistics import GramRequest
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.cluster import ray_cluster

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.activations.statistics import Statistics, measure_statistics
+from onnxmerge.activations.measuring import measure_statistics
+from onnxmerge.activations.statistics import Statistics
 from onnxmerge.merging.repair.plan import plan_repair
 from onnxmerge.merging.scales import ScalePlan, balanced, comparable, plan_scales
 from onnxmerge.pipeline.prepare import Prepared, load, type_models

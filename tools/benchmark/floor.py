@@ -23,7 +23,7 @@ import onnxruntime as ort
 import scipy.linalg
 from numpy.typing import NDArray
 
-from onnxmerge.activations.statistics import POSITIONS
+from onnxmerge.activations.measuring import POSITIONS
 from onnxmerge.calibration.sources import open_source
 from onnxmerge.calibration.specs import input_specs
 from onnxmerge.executor import cores_of_process
