@@ -14,6 +14,7 @@ from onnxmerge.api.outcome import MergePlan, MergeReport, MergeResult, group_rep
 from onnxmerge.api.reporting import report_of
 from onnxmerge.calibration.sources import SourceSpec
 from onnxmerge.calibration.subset import Split, holds
+from onnxmerge.contracts import AUTO
 from onnxmerge.errors import UsageError
 from onnxmerge.evaluation.labels import LabelSpec
 from onnxmerge.heads.assembly import readings
@@ -354,7 +355,8 @@ def plan(
     job, prepared = prepared_merge.job, prepared_merge.job.prepared
     overrides(how.groups, prepared.typing)  # raises for a rule that names no group
     asked_meanings(how.outputs, output_names(prepared_merge.parents.models.template.graph))  # the same for an output
-    tried = every if prepared_merge.source is not None and holds(prepared_merge.source, PLENTY) else every[:1]
+    plenty = prepared_merge.source is not None and holds(prepared_merge.source, PLENTY)
+    tried = every if plenty or asked_for.method == AUTO else every[:1]
     border = None if prepared_merge.parents.separation is None else tuple(sorted(prepared.models.border))
     return MergePlan(
         models=tuple(network.label for network in prepared.models.sources),

@@ -59,7 +59,7 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
     chosen: list[str] = []
     if effort is not None:
         chosen += effort.chosen_flags
-        dropped |= {"effort", "answer"}
+        dropped |= {"effort", "method", "refine", "answer"}
     if weighing is not None:
         chosen += weighing.chosen_flags
         dropped.add("weights")
@@ -132,7 +132,8 @@ def _calib_of(context: click.Context, option: click.Parameter, values: tuple[str
 @click.option(
     "--method",
     type=click.Choice([*METHODS, AUTO]),
-    help="One method instead, see below; auto tries all that match units, on held-out calibration data.",
+    help="One method instead, see below; auto tries all that match units, or with --base all that add to one, on "
+    "held-out calibration data.",
 )
 @click.option(
     "--labels",

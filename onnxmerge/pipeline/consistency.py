@@ -99,9 +99,8 @@ def _base(options: MergeOptions, models: int, *, based: bool) -> Iterator[tuple[
     method, repair = options.task_vectors, options.repair
     if method is None:
         takers = ", ".join(name for name, each in TASK_VECTORS.items() if each.takes_base)
-        searched = options.method == AUTO
-        told = "leave --method out: --effort best tries them all" if searched else "name one, or leave --base out"
-        yield based, f"--base is for methods {takers}; method {options.method} does not use it; {told}"
+        told = f"method {options.method} does not use it; name one, or leave --base out"
+        yield based, f"--base is for methods {takers}; {told}"
         return
     without = ", ".join(name for name, each in TASK_VECTORS.items() if "base" not in each.needs)
     told = f"method {method.name} adds up what models learnt since their pretraining: give it (--base); without it "

@@ -166,7 +166,7 @@ def _bar(value: float | None, full: str, rest: str) -> str:
 
 def _print_effort(console: Terminal, effort: EffortReport) -> None:
     """The ways to merge that were tried, the chosen one marked."""
-    title = f"--effort {effort.effort}: chosen by {effort.criterion} on {effort.samples} held-out samples"
+    title = f"{effort.asked}: chosen by {effort.criterion} on {effort.samples} held-out samples"
     table = Table(title=title, title_justify="left", box=None)
     labelled = any(way.accuracy is not None for way in effort.ways)
     for heading in ("", "way to merge", "agreement", *(("accuracy",) if labelled else ())):

@@ -4,6 +4,10 @@ What a method or a refinement does for a pair of networks depends on the pair: l
 than an average for networks trained apart, and may be worse for fine-tunes of one base. So each way is tried, on some
 of the calibration data, up to its last layers, and judged on samples that none of it has seen. The one that is best is
 then done in full, on all of the data, exactly as if it had been asked for by its own options.
+
+``--method auto`` with a base does the same with every method that adds to one. Methods that match units are not among
+them: all models are in the order of the base before (``pipeline.ordering``), so there is nothing left to match, and
+their mean is what task arithmetic comes to at a small scale.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from onnxmerge.merging.reconstruction import NothingToCompareError
 from onnxmerge.merging.refinements.methods import REFINEMENTS
 from onnxmerge.pipeline.consistency import decidable, require_consistent
 from onnxmerge.pipeline.job import Job
+from onnxmerge.pipeline.methods import takers
 from onnxmerge.pipeline.options import DEFAULT, MergeOptions
 from onnxmerge.pipeline.ordering import in_disorder
 from onnxmerge.pipeline.selection.held_out import (
@@ -70,16 +75,22 @@ class Way:
 class EffortReport:
     """What an ``effort`` tried, in order, and which of it was ``chosen`` by ``criterion`` on held-out ``samples``.
 
-    Nothing was judged where there is one way only; ``chosen_flags`` say it.
+    The effort is None where it was ``--method auto`` that tried every method for a base. Nothing was judged where there
+    is one way only; ``chosen_flags`` say it.
     """
 
-    effort: str
+    effort: str | None
     chosen_flags: tuple[str, ...]
     criterion: str = ""
     samples: int = 0
     ways: tuple[Way, ...] = ()
     chosen: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """What asked for it, as the command line has it."""
+        return f"--method {AUTO}" if self.effort is None else f"--effort {self.effort}"
 
 
 def ways(
@@ -88,8 +99,10 @@ def ways(
     """The ways that the effort of ``options`` tries for so many models, the plainest first; one without an effort.
 
     ``calibrated`` and ``own`` say whether there is calibration data, and of each model's own; ``based``: the model is
-    given that all were fine-tuned from.
+    given that all were fine-tuned from. Raises UsageError where methods for it cannot be searched.
     """
+    if based and options.method == AUTO:
+        return _searched_ways(options, models, calibrated=calibrated)
     if options.method != DEFAULT:
         return (options,)
     if based:
@@ -126,11 +139,30 @@ def ways(
 def _based_ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[MergeOptions, ...]:
     """Ways to add up what models learnt since their base, whose scale and depth are found where there is data."""
     how = replace(options, effort=None, answer="mean" if options.answer == AUTO else options.answer)
-    plain = how.by(BASED, "none")
+    refine = "none" if options.refine == AUTO else options.refine
+    plain = how.by(BASED, refine)
     if not calibrated or options.effort == "fast":
         return (plain,)
     every = [BASED] if options.effort == "balanced" else [BASED, *scaled_methods(models)]
-    return (plain, *dict.fromkeys(how.by(name, "none", scale=AUTO, depth=AUTO) for name in every))
+    return (plain, *dict.fromkeys(how.by(name, refine, scale=AUTO, depth=AUTO) for name in every))
+
+
+def _searched_ways(options: MergeOptions, models: int, *, calibrated: bool) -> tuple[MergeOptions, ...]:
+    """The ways that ``--method auto`` tries with a base: those of the greatest effort.
+
+    Raises UsageError where there is nothing to judge them by, and for an option that none of them has.
+    """
+    if not calibrated:
+        raise UsageError(
+            f"--method {AUTO} with --base compares what the models learnt on held-out samples: give calibration data "
+            f"(--calib), or leave --method out ({BASED})"
+        )
+    found = _based_ways(options, models, calibrated=True)
+    for name, _ in options.own:
+        if not any(name in dict(way.own) for way in found):
+            told = "methods for models of one pretraining, of which none uses it; leave it out"
+            raise UsageError(f"{takers(name)}; --method {AUTO} with --base tries {told}")
+    return found
 
 
 def _numbers(matcher: Matcher[Any]) -> list[dict[str, float]]:
@@ -172,20 +204,21 @@ def possible_ways(
 def chosen_way(
     job: Job, options: MergeOptions, every: Sequence[MergeOptions], asked: EvaluationTasks | None
 ) -> tuple[MergeOptions, EffortReport | None]:
-    """Which of the ways to merge is taken, and how that was found: None where the user said which.
+    """Which of the ways to merge is taken, and how that was found: None where there was one to be taken.
 
     ``job`` has all of the data; ``options`` are what the user asked for, ``asked`` what labels say of the data.
 
-    Raises InputError where no way can be merged, or labels do not fit.
+    Raises InputError where no way can be merged, or labels do not fit; who asked for a search gets no way without.
     """
-    if options.effort is None:
+    searched = job.base is not None and options.method == AUTO
+    if options.effort is None and not searched:
         return every[0], None
     only = EffortReport(options.effort, flags(every[0]))
     if job.source is None:
         return every[0], replace(only, notes=(WITHOUT_DATA if job.base is None else BASED_WITHOUT_DATA,))
     if len(every) == 1:
         return every[0], only
-    if not holds(job.source, PLENTY):
+    if not searched and not holds(job.source, PLENTY):
         told = f"with fewer than {PLENTY} samples, only {' '.join(only.chosen_flags)} was tried"
         return every[0], replace(only, notes=(told,))
     split = held_out(job.source, job.prepared.models)
@@ -195,6 +228,8 @@ def chosen_way(
         if job.base is not None:
             answers_in(evaluator.reference)  # raises where no scale can be found
     except NothingToCompareError as error:
+        if searched:
+            raise
         return every[0], replace(only, notes=(f"only {' '.join(only.chosen_flags)} was tried: {error}",))
     return _best(job, every, split, evaluator)
 
@@ -216,7 +251,6 @@ def _best(
     job: Job, every: Sequence[MergeOptions], split: Split, evaluator: HeldOutEvaluator
 ) -> tuple[MergeOptions, EffortReport]:
     """Try every way on ``split.fit``, judge it on ``split.held``, and say which is best, the first among equals."""
-    effort = job.options.effort
     every, left_out = _worth_trying(job, every)
     judge = (
         _by_parents(job, every, split, evaluator) if job.base is None else _by_what_was_learnt(job, split, evaluator)
@@ -239,7 +273,7 @@ def _best(
         notes.append("no way could be judged, for none gives finite values on held-out samples; the first was taken")
     how = tried[chosen][1]
     return how, EffortReport(
-        str(effort),
+        job.options.effort,
         flags(how),
         judge.criterion,
         samples if evaluator.by_labels is None else evaluator.samples,

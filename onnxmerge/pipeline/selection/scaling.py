@@ -72,7 +72,10 @@ def answers_in(reference: Reference) -> list[str]:
     """The float outputs, in which a scale is found. Raises NothingToCompareError where there are none."""
     names = [feature.tensor for feature in reference.features if feature.answer]
     if not names:
-        raise NothingToCompareError("the network has no float output: --scale auto compares nothing; give a number")
+        raise NothingToCompareError(
+            "the network has no float output, in which a scale is found; give a method and a number (--method "
+            "task-arithmetic --scale 0.4)"
+        )
     return names
 
 

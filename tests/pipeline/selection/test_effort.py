@@ -12,9 +12,10 @@ import onnx
 import pytest
 
 from onnxmerge import MergeOptions, merge
-from onnxmerge.errors import UsageError
+from onnxmerge.errors import InputError, UsageError
 from onnxmerge.merging.task_vectors import TASK_VECTORS
 from onnxmerge.pipeline.selection.effort import WITHOUT_DATA, flags
+from onnxmerge.pipeline.selection.scaling import scaled_methods
 from tests.command_line import Cli
 from tests.graphs import build, execute, normal
 
@@ -25,6 +26,16 @@ MLP = """(float[n,12] x) => (float[n,4] y) {
 
 def model(seed: int) -> onnx.ModelProto:
     return build(MLP, normal(w1=(12, 16), b1=(16,), w2=(16, 4), b2=(4,), seed=seed))
+
+
+def fine_tunes(folder: Path) -> tuple[str, ...]:
+    """Two fine-tunes of a base, as the command line names all of them."""
+    base = normal(w1=(12, 16), b1=(16,), w2=(16, 4), b2=(4,), seed=0)
+    for name, moved in (("base", 0.0), ("tuned1", 0.05), ("tuned2", 0.05)):
+        learnt = normal(w1=(12, 16), b1=(16,), w2=(16, 4), b2=(4,), seed=int(name[-1]) if moved else 1)
+        own = {key: array + np.float32(moved) * learnt[key] for key, array in base.items()}
+        onnx.save(build(MLP, own), folder / f"{name}.onnx")
+    return "tuned1.onnx", "tuned2.onnx", "--base", "base.onnx"
 
 
 @pytest.fixture
@@ -185,18 +196,7 @@ def test_a_base_makes_the_default_add_up_what_was_learnt(
     effort: str, least: int, pair: tuple[str, str, str], tmp_path: Path, cli: Cli
 ) -> None:
     _, _, data = pair
-    base = model(0)
-    onnx.save(base, tmp_path / "base.onnx")
-    for place, seed in enumerate((1, 2)):
-        tuned = onnx.load(tmp_path / "base.onnx")
-        rng = np.random.default_rng(seed)
-        for tensor in tuned.graph.initializer:
-            array = onnx.numpy_helper.to_array(tensor)
-            if array.dtype == np.float32:
-                moved = array + np.float32(0.05) * rng.standard_normal(array.shape, np.float32)
-                tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
-        onnx.save(tuned, tmp_path / f"tuned{place}.onnx")
-    models = ("tuned0.onnx", "tuned1.onnx", "--base", "base.onnx")
+    models = fine_tunes(tmp_path)
     options = ("--calib", data, "--effort", effort, "-o", "m.onnx", "--json", "m.json")
     done = cli("run", *models, *options)
     assert done.returncode == 0, done.stderr
@@ -212,22 +212,81 @@ def test_a_base_makes_the_default_add_up_what_was_learnt(
     again = cli(*shlex.split(said.removeprefix("the same again"))[1:])
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "m.onnx").read_bytes() == first
-    refused = cli("run", *models, "--method", "auto", "--calib", data, "-o", "n.onnx")
-    assert refused.returncode == 2
-    assert "--effort best tries them all" in refused.stderr
+
+
+@pytest.mark.parametrize("given", [(), ("--refine", "featcal", "--pull", "0.5")])
+def test_auto_with_a_base_tries_every_method_for_one(
+    given: tuple[str, ...], pair: tuple[str, str, str], tmp_path: Path, cli: Cli
+) -> None:
+    """It tries what the greatest effort does, however few samples there are; what it says repeats it."""
+    _, _, data = pair
+    np.save(tmp_path / data, np.load(tmp_path / data)[:100])
+    command = ("run", *fine_tunes(tmp_path), "--method", "auto", *given, "--calib", data)
+    planned = cli(*command, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    done = cli(*command, "-o", "m.onnx", "--json", "m.json", "--card", "c.md")
+    assert done.returncode == 0, done.stderr
+    told = "--method auto: chosen by agreement on what each model learnt on 20 held-out samples"
+    assert told in " ".join(done.stdout.split())
+    found = json.loads((tmp_path / "m.json").read_text())
+    ways = found["effort"]["ways"]
+    assert f"to be tried      {len(ways)} ways to merge" in planned.stdout
+    tried = [way["flags"][1] for way in ways]
+    assert tried == ["tsv-m", "tsv-m", *(name for name in scaled_methods(2) if name != "tsv-m")]
+    assert all("--scale auto --depth auto" in " ".join(way["flags"]) for way in ways[1:])
+    assert all(set(given) <= {*way["flags"]} for way in ways)
+    agreed = [way["agreement"] for way in ways]
+    chosen = found["effort"]["chosen"]
+    assert (found["effort"]["effort"], agreed[chosen]) == (None, max(agreed))
+    assert (found["method"], Path(found["base"][0]).name) == (tried[chosen], "base.onnx")
+    assert found["method"] in (tmp_path / "c.md").read_text()
+    first = (tmp_path / "m.onnx").read_bytes()
+    (said,) = (each for each in done.stdout.splitlines() if each.startswith("the same again"))
+    assert "--method auto" not in said
+    again = cli(*shlex.split(said.removeprefix("the same again"))[1:])
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"calibration": None}, "give calibration data (--calib), or leave --method out (tsv-m)"),
+        ({"alpha": 0.3}, "mudsc-zip, c2m3; --method auto with --base tries methods for models of one pretraining"),
+        ({"scale": 0.3}, "method auto does not use it; leave it out"),
+        ({"sensitivity": 0.5}, "--refine auto does not use it; leave it out"),
+        ({"labels": np.zeros(60, np.int64)}, "--labels decide nothing where what models learnt is added up"),
+        ({"repair": "bias"}, "--repair bias would undo the scale"),
+        ({"refine": "ls"}, "--refine ls starts from a matched average"),
+        ({"rotate": True}, "--rotate is for methods that match units"),
+        ({"weights": "auto"}, "--weights auto is for matched averages"),
+        ({"calibration": {"x": np.ones((1, 12), np.float32)}}, "there are fewer than five; give more data"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_auto_with_a_base_is_refused_in_a_line(settings: dict[str, Any], says: str) -> None:
+    given = {"calibration": {"x": np.ones((60, 12), np.float32)}, **settings}
+    with pytest.raises((UsageError, InputError)) as refused:
+        merge([model(0), model(1)], base=model(2), method="auto", **given)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_with_a_base_and_no_float_output_the_plain_way_is_taken() -> None:
+    """Who asked for a search is told that there is nothing to judge by."""
     graph = """(float[n,12] x) => (int64[n] y) {
         h = Gemm(x, w1, b1) r = Relu(h) l = Gemm(r, w2, b2) y = ArgMax<axis=1, keepdims=0>(l)
     }"""
     base, *moved = (normal(w1=(12, 16), b1=(16,), w2=(16, 4), b2=(4,), seed=seed) for seed in range(3))
     tuned = [{name: base[name] + np.float32(0.1) * own[name] for name in base} for own in moved]
     x = np.random.default_rng(2).normal(size=(400, 12)).astype(np.float32)
-    found = merge([build(graph, own) for own in tuned], base=build(graph, base), calibration={"x": x}).report.effort
+    models = [build(graph, own) for own in tuned]
+    found = merge(models, base=build(graph, base), calibration={"x": x}).report.effort
     assert found is not None
     assert found.chosen_flags == ("--method", "tsv-m", "--answer", "mean")
     assert "only --method tsv-m --answer mean was tried: the network has no float output" in found.notes[0]
+    with pytest.raises(InputError, match="no float output, in which a scale is found; give a method and a number"):
+        merge(models, base=build(graph, base), calibration={"x": x}, method="auto")
 
 
 @pytest.mark.parametrize("effort", ["fast", "best"])
