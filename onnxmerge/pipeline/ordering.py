@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.matching.objective import ObjectiveFunction
+from onnxmerge.matching.sampled_units import least_alike
 from onnxmerge.matching.similarity import PairOfModels, weight_shares
 from onnxmerge.model.network import ModelSet
 from onnxmerge.pipeline.job import Job, silent
@@ -51,7 +52,10 @@ def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
     origin = models.weights[0] if job.base is None else job.base.weights
     label = models.sources[0].label if job.base is None else job.base.network.label
     weights, notes = list(models.weights), list[str]()
-    for index in range(1 if job.base is None else 0, len(weights)):
+    start = 1 if job.base is None else 0
+    for index, least in enumerate(least_alike(plan, origin, weights[start:]), start):
+        if least is not None and least >= OWN:
+            continue
         own = weights[index]
         before = alike(plan, origin, own, identity(plan.spaces))
         if before >= OWN:
