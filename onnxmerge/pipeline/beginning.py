@@ -186,7 +186,7 @@ def ordered(prepared_merge: PreparedMerge) -> PreparedMerge:
         if job is not prepared_merge.job and not certificates:  # units were moved
             with prepared_merge.clock.stage("certify"):
                 certificates = _certificates(prepared_merge.job)
-    elif job.options.matcher is not None and not job.options.moves:
+    elif job.options.matcher is not None and not job.options.matcher.moves:
         notes = averaged_in_disorder(job)
     if job.base is not None:  # rows of tokens that a model lacks are the base's, and in its order
         prepared, base = filled_from_base(job.prepared, job.base)

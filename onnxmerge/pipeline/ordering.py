@@ -8,10 +8,12 @@ other units; those nearest to the base's are found by what they do, where there 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 
+from onnxmerge.axes.linear_spaces import rotatable
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.matching.objective import ObjectiveFunction
 from onnxmerge.matching.sampled_units import least_alike
@@ -40,6 +42,9 @@ LOOKED_AT = 8
 
 MOST = 1 << 20
 """Weights that are compared of such a matrix, the first ones, at most."""
+
+ENOUGH = 64
+"""Weights of a matrix that tell something at the least: of unrelated ones the correlation then deviates by 1/8."""
 
 
 def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
@@ -86,10 +91,12 @@ def in_one_order(job: Job) -> tuple[Job, tuple[str, ...]]:
 def in_disorder(job: Job) -> dict[int, float]:
     """The models whose units seem to stand in other orders than the first one's, with how their weights correlate.
 
-    Told by some matrices of movable units, so that a large model is not read for it.
+    Told by some matrices of movable units, so that a large model is not read for it; those that are to be rotated,
+    in whatever order their units are, tell nothing.
     """
     typing, models = job.prepared.typing, job.prepared.models
-    free = [name for name, layout in typing.initializers.items() if _is_matrix_of_free_units(layout, typing)]
+    rotated = frozenset(rotatable(models.template.graph, typing)) if job.options.rotate else frozenset[str]()
+    free = [name for name, layout in typing.initializers.items() if _is_matrix_of_units(layout, typing, rotated)]
     names = [free[place * len(free) // LOOKED_AT] for place in range(LOOKED_AT)] if len(free) > LOOKED_AT else free
     found = {}
     for index, own in enumerate(models.weights[1:], start=1):
@@ -110,16 +117,23 @@ def averaged_in_disorder(job: Job) -> tuple[str, ...]:
     )
 
 
-def _is_matrix_of_free_units(layout: TensorLayout, typing: Typing) -> bool:
-    """Whether a tensor is a matrix or a kernel of units that may move."""
+def _is_matrix_of_units(layout: TensorLayout, typing: Typing, rotated: Collection[str]) -> bool:
+    """Whether a tensor is a matrix or a kernel of units that may move, and of none that are ``rotated``."""
     spaces = {space for block in layout.blocks for space in block.spaces}
-    return len(layout.shape) > 1 and any(typing.spaces[space].free for space in spaces)
+    movable = any(typing.spaces[space].free for space in spaces)
+    return len(layout.shape) > 1 and movable and spaces.isdisjoint(rotated)
 
 
 def _correlation(first: Array, other: Array) -> float | None:
-    """Between the first entries of two arrays; None where those of one are all equal, or not finite."""
+    """Between the first entries of two arrays that are 0 in neither; None of few, equal or infinite ones.
+
+    A pruned entry says nothing of where its units stand: two random prunings of one network have little in common but
+    agree on what both have left.
+    """
     x, y = (array.reshape(-1)[:MOST].astype(np.float64) for array in (first, other))
-    if not x.size:
+    both = (x != 0) & (y != 0)
+    x, y = x[both], y[both]
+    if x.size < ENOUGH:
         return None
     with np.errstate(invalid="ignore", over="ignore"):
         x, y = x - x.mean(), y - y.mean()
