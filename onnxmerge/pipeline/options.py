@@ -197,7 +197,7 @@ class MergeOptions:
         if refine == AUTO and effort is None and (method, self.repair) != (AUTO, AUTO):
             refine = "none"
         found = replace(self, method=method, effort=effort, answer=answer, refine=refine)
-        _require_own(found, named=self.method != DEFAULT)
+        _require_own(found, self)
         return found.by(method, refine)
 
     def _require_choices(self) -> None:
@@ -274,19 +274,22 @@ def widths_of_groups(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(found)
 
 
-def _require_own(options: MergeOptions, *, named: bool) -> None:
+def _require_own(options: MergeOptions, asked: MergeOptions) -> None:
     """Raise UsageError for an own option that method and refinement do not have, or a value that cannot be meant.
 
-    ``named`` says whether the user chose the method.
+    ``asked`` are the options as the user gave them: who chose no method, or no refinement, is told to choose one.
     """
     known = {name for contract in options.contracts for name in contract.option_names}
     for name, _ in options.own:
-        if name in known and not (options.method == AUTO and OWN_OPTIONS[name].described.alone):
-            continue
         of_method = OWN_OPTIONS[name].takers[0] in METHODS
-        chosen = f"method {options.method}" if of_method else f"--refine {options.refine}"
-        told = f"{chosen} does not use it; leave it out" if named or not of_method else "choose one (--method)"
-        raise UsageError(f"{takers(name)}; {told}")
+        searched = (options.method if of_method else options.refine) == AUTO
+        if name in known and not (searched and OWN_OPTIONS[name].described.alone):
+            continue
+        chosen, told = f"--refine {options.refine}", "choose one (--refine)"
+        named = asked.refine != AUTO
+        if of_method:
+            chosen, told, named = f"method {options.method}", "choose one (--method)", asked.method != DEFAULT
+        raise UsageError(f"{takers(name)}; {f'{chosen} does not use it; leave it out' if named else told}")
     for contract in options.contracts:
         options.own_of(contract)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -43,12 +44,23 @@ def test_it_changes_what_is_solved_and_is_in_the_recipe(folder: Path) -> None:
     assert files["m"] == files["same"] != files["felt"] == files["again"]
 
 
+def test_with_methods_that_are_searched_it_is_of_the_refinement_that_was_chosen(folder: Path) -> None:
+    np.save("x.npy", np.load("x.npy")[:30])
+    given = ("a.onnx", "b.onnx", "--calib", "x.npy", "--method", "auto", "--refine", "ls", "--sensitivity", "0.7")
+    run(*given, "-o", "felt.onnx", "--json", "felt.json")
+    assert json.loads((folder / "felt.json").read_text())["method_options"]["sensitivity"] == 0.7
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("more", "told"),
     [
         (("--refine", "ls", "--sensitivity", "2"), "2.0 is not in the range"),
-        (("--refine", "regmean", "--sensitivity", "0.5"), "--sensitivity is for"),
+        (("--refine", "regmean", "--sensitivity", "0.5"), "--refine regmean does not use it; leave it out"),
+        (("--refine", "none", "--sensitivity", "0.5"), "--refine none does not use it; leave it out"),
+        (("--refine", "auto", "--sensitivity", "0.5"), r"--sensitivity is for --refine ls; choose one \(--refine\)"),
+        (("--sensitivity", "0.5"), r"--sensitivity is for --refine ls; choose one \(--refine\)"),
+        (("--method", "auto", "--sensitivity", "0.5"), r"--sensitivity is for --refine ls; choose one \(--refine\)"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(more: tuple[str, ...], told: str) -> None:

@@ -360,6 +360,29 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"c": np.ones((4, 4), np.int8), "r": np.array([1, 2, 3, 4], np.float32), "u": np.zeros(4, np.int8)},
         "(DequantizeLinear) reads 'c' by another scale than another node does",
     ),
+    "a weight rounded along one axis and restored along another": (
+        """(float[n,4] x) => (float[n,4] y) {
+            q = QuantizeLinear<axis=0>(w, r, u) v = DequantizeLinear<axis=1>(q, r, u) y = MatMul(x, v)
+        }""",
+        {**normal(w=(4, 4)), "r": np.array([1, 2, 3, 4], np.float32), "u": np.zeros(4, np.int8)},
+        "(DequantizeLinear) restores a weight along another axis than it was rounded along",
+    ),
+    "a weight rounded and restored in other blocks": (
+        """(float[n,4] x) => (float[n,4] y) {
+            q = QuantizeLinear<axis=0, block_size=2>(w, r) v = DequantizeLinear<axis=1, block_size=2>(q, r)
+            y = MatMul(x, v)
+        }""",
+        {**normal(w=(4, 4)), "r": np.ones((2, 4), np.float32)},
+        "(DequantizeLinear) has scales of shape [2, 4] for a tensor of shape [4, 4]",
+    ),
+    "a weight that is turned between": (
+        """(float[n,4] x) => (float[n,4] y) {
+            q = QuantizeLinear<axis=0>(w, r, u) t = Transpose(q) v = DequantizeLinear<axis=0>(t, r, u)
+            y = MatMul(x, v)
+        }""",
+        {**normal(w=(4, 4)), "r": np.array([1, 2, 3, 4], np.float32), "u": np.zeros(4, np.int8)},
+        "(Transpose) moves a weight whose scales lie along an axis",
+    ),
     "one packed weight by two zero points": (
         """(float[n,16] x) => (float[n,16] y) {
             h = com.microsoft.MatMulNBits<K=16, N=16, bits=4, block_size=16>(x, c, r, u)
@@ -411,6 +434,51 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "(MatMulInteger) is not multiplied by the scales",
     ),
 }  # fmt: skip
+
+
+FITTING = {"q": (3, 2, 8), "s": (3, 2), "z": (3, 1), "b": (3,)}
+"""Shapes of a packed weight of 24 inputs and 3 outputs, four bits, in blocks of 16."""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shapes", "told"),
+    [
+        ("K=24, N=3, bits=4, block_size=16", {}, None),
+        ("K=24, N=3, bits=4, block_size=16", {"s": (6,), "z": (3,)}, None),
+        ("K=24, N=3, bits=4, block_size=16", {"q": (3, 16)}, "codes of shape [3, 16], expected [3, 2, 8] by K=24, N=3"),
+        ("K=24, N=3, bits=4, block_size=16", {"q": (2, 3, 8)}, "expected [3, 2, 8]"),
+        ("K=24, N=3, bits=4, block_size=16", {"s": (2, 3)}, "scales of shape [2, 3]"),
+        ("K=24, N=3, bits=4, block_size=16", {"s": (3,)}, "expected [3, 2] or [6]"),
+        ("K=24, N=3, bits=4, block_size=16", {"z": (3, 2)}, "zero points of shape [3, 2]"),
+        ("K=24, N=3, bits=4, block_size=16", {"b": (4,)}, "a bias of shape [4]"),
+        ("K=24, N=4, bits=4, block_size=16", {}, "codes of shape [3, 2, 8], expected [4, 2, 8] by K=24, N=4"),
+        ("K=40, N=3, bits=4, block_size=16", {}, "expected [3, 3, 8]"),
+        ("K=24, N=3, bits=8, block_size=16", {}, "expected [3, 2, 16]"),
+        ("K=24, N=3, bits=4, block_size=32", {}, "expected [3, 1, 16]"),
+        ("K=24, N=3, bits=4, block_size=0", {}, "has no weight by K=24, N=3, bits=4 and block_size=0"),
+        ("K=24, N=3, bits=2, block_size=3", {}, "has no weight by"),
+        ("N=3, bits=4, block_size=16", {}, "has no weight by K=0"),
+        ("K=24, N=-3, bits=4, block_size=16", {}, "has no weight by K=24, N=-3"),
+        ("K=24, N=3, bits=3, block_size=16", {}, "or 3 bits"),
+    ],
+)
+def test_a_packed_weight_of_another_size_is_refused_where_it_is_read(
+    attributes: str, shapes: dict[str, tuple[int, ...]], told: str | None
+) -> None:
+    sizes = {**FITTING, **shapes}
+    graph = f"(float[n,24] x) => (float[n,3] y) {{ y = com.microsoft.MatMulNBits<{attributes}>(x, q, s, z, g, b) }}"
+    weights: dict[str, Any] = {name: np.ones(size, np.uint8) for name, size in sizes.items() if name in "qz"}
+    weights |= {name: np.ones(size, np.float32) for name, size in sizes.items() if name in "sb"}
+    model = build(graph.replace(" g,", " ,"), weights, domains={"com.microsoft": 1}, check=False)
+    if told is None:
+        found = dequantised([read_network(model)])[0].network
+        assert [own.shape for own in found.weights.values() if own.ndim == 2] == [(24, 3)]
+        return
+    with pytest.raises(InputError) as refused:
+        dequantised([read_network(model)])
+    assert "(MatMulNBits)" in str(refused.value)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -43,6 +43,9 @@ def pass_on(translation: Translation, node: ir.Node) -> None:
     """Put an operator in place of one that reads integers, whose outputs are the float twins of its outputs."""
     states = [translation.integers.get(value) if value is not None else None for value in node.inputs]
     first = _moved(translation, node, states)
+    form = translation.form_of(first)
+    if form is not None and form.axis is not None:
+        raise translation.refusal(node, "moves a weight whose scales lie along an axis")
     inputs = list(node.inputs)
     for slot, state in enumerate(states):
         if state is not None:

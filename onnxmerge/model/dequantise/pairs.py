@@ -29,10 +29,11 @@ _BIASED = {"Conv", "Gemm", "ConvTranspose"}
 def quantise_linear(translation: Translation, node: ir.Node) -> None:
     """QuantizeLinear: of an activation, or of a weight that the file holds in floats."""
     operand = translation.operand(node, 0)
-    axis, size = _axis_of(translation, node, operand)
+    shape = shape_of(operand.value) if is_initializer(operand.value) else ()
+    axis, size = _axis_of(translation, node, operand, shape)
     dtype = translation.code_type(node, operand.zero)
     if is_initializer(operand.value):
-        form = Plain(shape_of(operand.value), dtype, axis, size)
+        form = Plain(shape, dtype, axis, size)
         found = translation.weight(node, operand, form, place=1, stored=False)
     else:
         found = translation.rounded(node, 1, operand.value, dtype)
@@ -45,7 +46,11 @@ def dequantise_linear(translation: Translation, node: ir.Node) -> None:
     told = integer_of(node, "output_dtype")
     if told and told != tensor_of(operand.scale).dtype.value:
         raise translation.refusal(node, "gives another type than its scale has")
-    if operand.value in translation.integers:
+    known = translation.integers.get(operand.value)
+    if known is not None:
+        form = translation.form_of(known)
+        if form is not None and _axis_of(translation, node, operand, form.shape) != (form.axis, form.size):
+            raise translation.refusal(node, "restores a weight along another axis than it was rounded along")
         translation.graph.put(node, translation.read(node, 0).floats)
         return
     bias = _bias(translation, node, operand)
@@ -54,13 +59,14 @@ def dequantise_linear(translation: Translation, node: ir.Node) -> None:
 
 def _weight(translation: Translation, node: ir.Node, operand: Operand) -> ir.Value:
     shape, dtype = translation.codes(node, operand.value)
-    form = Plain(shape, dtype, *_axis_of(translation, node, operand))
+    form = Plain(shape, dtype, *_axis_of(translation, node, operand, shape))
     return translation.weight(node, operand, form, place=1).floats
 
 
-def _axis_of(translation: Translation, node: ir.Node, operand: Operand) -> tuple[int | None, int]:
+def _axis_of(
+    translation: Translation, node: ir.Node, operand: Operand, shape: tuple[int, ...]
+) -> tuple[int | None, int]:
     """Along which axis of a tensor scales lie (None: there is one), and how many places share one (0: none do)."""
-    shape = shape_of(operand.value) if is_initializer(operand.value) else ()
     scales = shape_of(operand.scale)
     if array_of(operand.scale).size == 1:
         return None, 0

@@ -197,6 +197,11 @@ class Translation:
         self._weights[name] = found, form
         return found
 
+    def form_of(self, integers: Integers) -> Plain | None:
+        """How the codes of a weight lie that nodes round or restore; None for an activation."""
+        form = self._weights[integers.owner][1] if isinstance(integers.owner, str) else None
+        return form if isinstance(form, Plain) else None
+
     def bias(self, value: ir.Value, scale: ir.Value, coded: CodedBias, factors: tuple[Place, Place]) -> ir.Value:
         """The float twin of a bias, of the type that ``scale`` has; ``factors`` are the scales that make its own."""
         self.notes.add_bias(coded, factors)
