@@ -36,7 +36,7 @@ def _require_fitting(translation: Translation, node: ir.Node, operand: Operand, 
     blocks = -(-form.inputs // form.size)
     packed = operand.zero is not None and dtype_of(operand.zero) == np.uint8
     row = -(-blocks * form.bits // 8) if packed else blocks
-    wanted = {
+    wanted: dict[str, tuple[ir.Value | None, set[tuple[int, ...]]]] = {
         "codes": (operand.value, {(form.outputs, blocks, form.size * form.bits // 8)}),
         "scales": (operand.scale, {(form.outputs, blocks), (form.outputs * blocks,)}),
         "zero points": (operand.zero, {(form.outputs, row), (form.outputs * row,)}),
