@@ -24,9 +24,13 @@ def drawn(seed: int, units: int = UNITS) -> Weights:
 
 
 def pruned(weights: Weights, seed: int, kept: float) -> Weights:
-    """Each entry of a matrix kept by chance."""
+    """Each entry of a matrix kept by chance, and biases tuned: what is equal in all models is no weight."""
     rng = np.random.default_rng(seed)
-    return {name: own * (rng.random(own.shape) < kept) if own.ndim > 1 else own for name, own in weights.items()}
+    learnt = normal(b1=weights["b1"].shape, b2=weights["b2"].shape, scale=0.1, seed=seed)
+    return {
+        name: own + learnt[name] if name in learnt else own * (rng.random(own.shape) < kept)
+        for name, own in weights.items()
+    }
 
 
 WEIGHTS = drawn(1)
