@@ -28,7 +28,7 @@ from onnxmerge.model.network import Network
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.options import MergeOptions, without
 from onnxmerge.pipeline.resizing import kept_apart
-from onnxmerge.types import Arrays, Rows
+from onnxmerge.types import Arrays
 
 KEPT = 1 << 30
 """Bytes of each model's weights that are kept at most between visits of a group."""
@@ -48,7 +48,6 @@ class Measurements:
     ``moments`` are those of ``scales``: the layers whose units have no scale of their own (None: there are none).
     ``probed_on`` says on what of the data probes measured what repairs will want to know.
     ``parents`` fills as merges are repaired: the moments of each batch in each model, by models, data and tensors.
-    ``answers`` fills as layers are solved (see ``closed_form.context``).
     ``origin`` says what was measured, and on which part of the data.
     """
 
@@ -56,7 +55,6 @@ class Measurements:
     scales: ScalePlan | None = None
     statistics: Statistics | None = None
     parents: dict[Hashable, list[list[dict[str, Moments]]]] = field(default_factory=dict)
-    answers: dict[Hashable, list[Rows]] = field(default_factory=dict)
     origin: tuple[object, ...] = ()
     probed_on: tuple[object, ...] = ()
 

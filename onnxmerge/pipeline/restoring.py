@@ -252,7 +252,7 @@ def _restored(
     def changes() -> tuple[Arrays, tuple[str, ...], tuple[str, ...]]:
         changed, done, notes = dict[str, Array](), [], list[str]()
         if refinement is not None and source is not None:
-            refined = _refined(job, refinement, matchings, weights, source, alike, measurements=measurements, kept=kept)
+            refined = _refined(job, refinement, matchings, weights, source, alike, kept=kept)
             changed, notes = refined.weights, refined.notes
             done.append(refinement.label)
         if refinement is None or not refinement.restores:
@@ -292,7 +292,6 @@ def _refined(
     source: CalibrationSource,
     alike: Collection[str],
     *,
-    measurements: Measurements,
     kept: Kept,
 ) -> Refined:
     """What a refinement makes of the average."""
@@ -308,12 +307,12 @@ def _refined(
         shares=tuple(job.shares),
         provider=options.provider,
         seed=options.seed,
-        traced=rows(prepared.trace.sample) if options.samples is None else None,
+        traced=rows(prepared.trace.sample),
+        whole=options.samples is not None,
         network=job.network,
         alike=alike,
         directions=job.outputs.directions,
         kept=kept,
-        answers=measurements.answers,
     )
     with job.progress(refinement.label) as report:
         return refinement.refine(context, matchings, options.own_of(refinement), report)

@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnxmerge.activations.segments import Relay, Segment
 from onnxmerge.axes.infer import type_graph
-from onnxmerge.calibration.subset import Spread
 from onnxmerge.errors import InputError
-from onnxmerge.merging.closed_form import prefix_runner
+from onnxmerge.merging.closed_form import aims
 from onnxmerge.merging.closed_form.context import MergeContext
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling, plan_targets
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.refinements.methods.least_squares import least_squares
 from onnxmerge.merging.skewness import is_direction
 from onnxmerge.model.network import ModelSet, Network
-from onnxmerge.model.session import Session, open_session
 from onnxmerge.model.trace import trace
 from onnxmerge.types import Positions
 from onnxmerge.units.layout import Typing
@@ -229,26 +228,26 @@ def test_directions_count_parents_alike() -> None:
     assert cosines["directions"] > 0.6
 
 
-def test_parents_answer_once_for_all_that_is_solved_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "(float[n,20] x) => (float[n,20] y) { y = MatMul(x, w) }"
-    one, other = (network(text, normal(w=(20, 20), seed=seed)) for seed in (0, 1))
-    sets, opened = models(one, other), list[object]()
-    x = np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)
-    source = Source([{"x": x[start : start + 100]} for start in range(0, 400, 100)])
+@pytest.mark.parametrize("text", [KEPT, FOLDED])
+@pytest.mark.parametrize(("size", "runs"), [(1, 6), (1 << 28, 2)])
+def test_parents_run_past_many_layers_at_once_to_the_same_result(
+    text: str, size: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets, segments = models(residual(text), residual(text, seed=9)), list[Sequence[str]]()
+    typing = typed(sets.template)
+    _, whole = refined(sets, typing, [{}], images(60, 20))
 
-    def counted(*given: Any, **options: Any) -> Session:
-        opened.append(given)
-        return open_session(*given, **options)
+    class Counted(Relay):
+        def segment(self, wanted: Sequence[str], frontier: Sequence[str]) -> Segment:
+            segments.append(wanted)
+            return super().segment(wanted, frontier)
 
-    monkeypatch.setattr(prefix_runner, "open_session", counted)
-    typing, average = typed(sets.template), dict(combine(sets, typed(sets.template), [{}]))
-    context = MergeContext(sets, typing, trace(one).dtypes, average, source, directions=("y",))
-    first = least_squares(context, [{}]).weights["w"]
-    again = least_squares(context, [{}]).weights["w"]
-    assert len(opened) == 2
-    np.testing.assert_array_equal(again, first)
-    least_squares(replace(context, source=Spread(source, 200)), [{}])
-    assert len(opened) == 4
+    monkeypatch.setattr(aims, "Relay", Counted)
+    monkeypatch.setattr(aims, "STRETCH", size)
+    _, cut = refined(sets, typing, [{}], images(60, 20))
+    assert len(segments) == runs
+    for name, array in whole.items():
+        np.testing.assert_allclose(cut[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_embeddings_are_told_from_logits() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxmerge.merging.closed_form.ridge import LAMBDAS, Problem, Sums, choose, problem, ridge
+from onnxmerge.merging.closed_form import ridge as ridge_module
+from onnxmerge.merging.closed_form.ridge import LAMBDAS, Problem, RowBlocks, Sums, choose, problem, ridge
 from onnxmerge.types import Floats
 
 RNG = np.random.default_rng(0)
@@ -98,3 +99,18 @@ def test_a_prior_whose_error_is_rounding_is_kept() -> None:
     np.testing.assert_array_equal(ridge(whole, true, best), true)
     worse = np.where(np.arange(2)[None, :, None] == 0, true, 1.01 * true)
     assert choose(whole, whole, worse)[0] < np.inf  # one unit of two is wrong
+
+
+def test_rows_in_blocks_add_up_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ridge_module, "AT_ONCE", 7)
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 40, 5), (1, 2, 40, 3)))
+    shifts = x.mean(axis=1, dtype=np.float64), y.mean(axis=2, dtype=np.float64)
+    plain, blocks = Sums(*shifts), RowBlocks(Sums(*shifts))
+    plain.add(x, y)
+    for start in range(0, 40, 3):
+        blocks.add(x[:, start : start + 3], y[:, :, start : start + 3])
+    found = blocks.sums()
+    assert found.count == plain.count == 40
+    for name in ("x", "y", "xx", "xy", "yy"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-5, atol=1e-5)

@@ -176,14 +176,15 @@ def _solved(layer: LastLayer, found: Answers, target: Rows, prior: Floats) -> So
     fit, rest = Sums(*shifts), Sums(*shifts)
     for sums, part in ((fit, ~held), (rest, held)):
         sums.add(found.x[:, part], y[:, :, part])
-    total, one = fit.joined(rest), np.ones(y.shape[0:1] + shifts[1].shape[1:])
+    one = np.ones(y.shape[0:1] + shifts[1].shape[1:])
     zero = None if biased else (np.zeros_like(shifts[0]), np.zeros_like(shifts[1][0]))
     small = problem(fit, one, zero)
     about = (small.x, small.y) if biased else zero
     best, error = choose(small, problem(rest, one, about), prior)
-    whole = problem(total, one, zero)
+    whole = problem(fit.joined(rest), one, zero)
     weight = ridge(whole, prior, best)
-    return Solution(weight, whole.y - np.einsum("gud,gd->gu", weight, whole.x), best, error)
+    mean = np.einsum("gud,gd->gu", weight, whole.x)
+    return Solution(weight, whole.y - mean, best, error, mean, whole.spread(weight))
 
 
 def _given(solution: Solution, x: Rows) -> Rows:

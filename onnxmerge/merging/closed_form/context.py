@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.merging.combine import shares_of
 from onnxmerge.model.network import ModelSet, Network
-from onnxmerge.types import Arrays, Rows
+from onnxmerge.types import Arrays
 from onnxmerge.units.layout import Typing
 
 T = TypeVar("T")
@@ -55,8 +55,9 @@ class MergeContext:
         shares: Of the parents in the result; equal by default.
         provider: Where the networks run.
         seed: Of the sampled positions.
-        traced: The samples that the typing's shapes are of. With it, of much data as much is taken, from all over it,
-            as solving the layers needs (None: all).
+        traced: The samples that the typing's shapes are of, if that is known.
+        whole: Whether all of the data is taken. Else, where ``traced`` is known, as much is taken from all over it as
+            solving the layers needs.
         network: The graph that ``weights`` belong to, where groups of it are not as wide as the parents'.
         alike: Tensors that all parents compute alike (see ``merging.alike``); what makes them is not solved.
         directions: Tensors right before the outputs of which only the direction counts (an embedding that is compared
@@ -65,8 +66,6 @@ class MergeContext:
             are averaged as they are.
         memory: Bytes of activations that may be kept between layers, of all networks together.
         kept: Has the layers that were solved before this run was interrupted.
-        answers: Fills with what the parents give at outputs, by models, tensor and what is taken of the data, for all
-            that is solved on parts of the same (see ``PrefixRunner.answers``).
 
     """
 
@@ -81,12 +80,12 @@ class MergeContext:
     provider: str = "cpu"
     seed: int = 0
     traced: int | None = None
+    whole: bool = False
     network: Network | None = None
     alike: Collection[str] = ()
     directions: Collection[str] = ()
     memory: int = 1 << 30
     kept: Kept = nothing_kept
-    answers: dict[Hashable, list[Rows]] = field(default_factory=dict)
 
     def solved(self, layer: int, solve: Callable[[], T], passing: Callable[[], Iterable[object]]) -> T:
         """What ``solve`` finds for a layer; where that is kept, the networks only run past it, as ``passing`` does."""

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.activations.moments import Moments
-from onnxmerge.merging.closed_form.accumulator import LayerStatistics
 from onnxmerge.merging.closed_form.norms import Norm
-from onnxmerge.merging.closed_form.ridge import problem
 from onnxmerge.merging.closed_form.solution import Solution
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
 from onnxmerge.types import Arrays, Floats
@@ -26,12 +24,10 @@ def matrix(target: LayerTarget, current: Arrays) -> Floats:
     return weight * gain.reshape(weight.shape[:2])[:, :, None]
 
 
-def encoded(
-    target: LayerTarget, current: Arrays, statistics: LayerStatistics, solution: Solution
-) -> dict[str, NDArray[Any]]:
+def encoded(target: LayerTarget, current: Arrays, solution: Solution) -> dict[str, NDArray[Any]]:
     """The initializers that make the layer (with its BatchNormalization) compute the solution, in their own types."""
     if target.norm is not None:
-        return _encoded_with_norm(target, target.norm, current, statistics, solution)
+        return _encoded_with_norm(target, target.norm, current, solution)
     return encoded_plainly(target, current, solution)
 
 
@@ -45,9 +41,7 @@ def encoded_plainly(target: LayerTarget, current: Arrays, solution: Solution) ->
     return found
 
 
-def _encoded_with_norm(
-    target: LayerTarget, norm: Norm, current: Arrays, statistics: LayerStatistics, solution: Solution
-) -> dict[str, NDArray[Any]]:
+def _encoded_with_norm(target: LayerTarget, norm: Norm, current: Arrays, solution: Solution) -> dict[str, NDArray[Any]]:
     """Each unit's weight keeps its length; the statistics are those the layer has now, scale and shift do the rest.
 
     Where the shift is shared the mean does its part instead.
@@ -56,11 +50,8 @@ def _encoded_with_norm(
     lengths, before = (np.linalg.norm(each, axis=-1) for each in (solution.weight, target.form.matrix(old)))
     factor = np.where((lengths > 0) & (before > 0), before / np.where(lengths > 0, lengths, 1.0), 1.0)
     weight = solution.weight * factor[:, :, None]
-    total = statistics.fit.joined(statistics.held)
-    inputs = problem(total, np.zeros_like(total.y), None)
     own = 0.0 if layer.bias is None else _wide(current, layer.bias).reshape(factor.shape) * layer.bias_scale
-    mean = np.einsum("gud,gd->gu", weight, inputs.x) + own
-    variance = inputs.spread(weight)
+    mean, variance = solution.mean * factor + own, solution.variance * factor**2
     values = {
         norm.scale: np.sqrt(variance + norm.epsilon) / factor,
         norm.variance: variance,

@@ -25,9 +25,15 @@ LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 START = 1e-2
 """The ridge where the search begins: what most layers end up with at some thousand rows."""
 
+JUDGES = 128
+"""Units of a layer, about, whose errors choose its ridge: all have one, and their mean error is known well enough."""
+
 RESOLUTION = 8 * float(np.finfo(np.float32).eps)
 """The least error that sums of products in float32 can tell from none, as a share of a unit's mean square."""
 
+
+AT_ONCE = 2048
+"""Rows whose products are summed in float32."""
 
 _AXES = {"x": (0, 1), "y": (1, 1), "xx": (0, 2), "xy": (1, 2), "yy": (2, 1)}
 """The axes before and behind that of the groups, of each of the sums."""
@@ -72,11 +78,37 @@ class Sums:
                 self.yy[index, other] += np.einsum("gnu,gnu->gu", target, y[other])
 
     def joined(self, other: Sums) -> Sums:
-        """Both sets of rows; they must have the same shifts."""
-        total = Sums(self.shift_x, self.shift_y, self.count + other.count)
-        for name in ("x", "y", "xx", "xy", "yy"):
-            setattr(total, name, getattr(self, name) + getattr(other, name))
-        return total
+        """Both sets of rows, in the arrays of this one, which are used up; they must have the same shifts."""
+        self.count += other.count
+        for name in _AXES:
+            own = getattr(self, name)
+            np.add(own, getattr(other, name), out=own)
+        return self
+
+
+class RowBlocks:
+    """Adds rows to ``sums`` as `Sums.add` does, but AT_ONCE or more at a time: each product is added in float64."""
+
+    def __init__(self, sums: Sums) -> None:
+        self._sums, self._waiting, self._rows = sums, list[tuple[NDArray[np.float32], NDArray[np.float32]]](), 0
+
+    def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        """Add rows x [groups, n, d] and y [k, groups, n, u]."""
+        self._waiting.append((x, y))
+        self._rows += x.shape[1]
+        if self._rows >= AT_ONCE:
+            self._flush()
+
+    def sums(self) -> Sums:
+        """The sums of all rows so far."""
+        self._flush()
+        return self._sums
+
+    def _flush(self) -> None:
+        if self._rows:
+            every_x, every_y = zip(*self._waiting, strict=True)
+            self._waiting, self._rows = [], 0
+            self._sums.add(np.concatenate(every_x, axis=1), np.concatenate(every_y, axis=2))
 
 
 def weighed(every: Sequence[Sums], weights: Sequence[Floats]) -> Sums:
@@ -118,28 +150,48 @@ class Problem:
         """The mean square of what the weight gives [groups, u], about its mean for a layer with a bias."""
         return np.asarray(np.einsum("gud,gud->gu", weight @ self.xx, weight))
 
+    def of(self, units: slice) -> Problem:
+        """The regression of some units of each group alone."""
+        return Problem(self.x, self.y[:, units], self.xx, self.xy[:, :, units], self.yy[:, units])
+
 
 def problem(sums: Sums, coefficients: Floats, about: tuple[Floats, Floats] | None) -> Problem:
     """The regression of sum_k coefficients[k] y_k on x; ``coefficients`` [k, groups, u] weigh each unit's targets.
 
     ``about`` is the point that products are taken about; None for the means of these rows.
     """
-    mean_x = sums.shift_x + sums.x / sums.count
-    means = sums.shift_y + sums.y / sums.count
-    mean_y = (coefficients * means).sum(axis=0)
-    at_x, at_y = (mean_x, mean_y) if about is None else about
-    dx, dy = sums.x / sums.count, sums.y / sums.count  # about the shifts, where the products are
-    xx = sums.xx / sums.count - dx[:, :, None] * dx[:, None, :]
-    xy = sums.xy / sums.count - dx[None, :, :, None] * dy[:, :, None, :]
-    yy = sums.yy / sums.count - dy[:, None] * dy[None]
-    far_x, far_y = mean_x - at_x, mean_y - at_y
-    return Problem(
-        at_x,
-        at_y,
-        xx + far_x[:, :, None] * far_x[:, None, :],
-        np.einsum("kgu,kgdu->gdu", coefficients, xy) + far_x[:, :, None] * far_y[:, None, :],
-        np.einsum("kgu,lgu,klgu->gu", coefficients, coefficients, yy) + far_y**2,
-    )
+    mean, dx = sums.shift_x + sums.x / sums.count, sums.x / sums.count  # products are about the shifts
+    xx = sums.xx / sums.count
+    xx -= dx[:, :, None] * dx[:, None, :]
+    if about is not None:
+        far = mean - about[0]
+        xx += far[:, :, None] * far[:, None, :]
+    at, xy, yy = aimed(sums, coefficients, about)
+    return Problem(mean if about is None else about[0], at, xx, xy, yy)
+
+
+def aimed(sums: Sums, coefficients: Floats, about: tuple[Floats, Floats] | None) -> tuple[Floats, Floats, Floats]:
+    """The ``y``, ``xy`` and ``yy`` of the `problem`."""
+    dx, dy = sums.x / sums.count, (coefficients * sums.y).sum(axis=0) / sums.count
+    xy = (coefficients[0] / sums.count)[:, None] * sums.xy[0]
+    for coefficient, own in zip(coefficients[1:], sums.xy[1:], strict=True):
+        xy += (coefficient / sums.count)[:, None] * own
+    xy -= dx[:, :, None] * dy[:, None, :]
+    mean, yy = moments((sums,), coefficients)
+    if about is None:
+        return mean, xy, yy
+    far_x, far_y = sums.shift_x + dx - about[0], mean - about[1]
+    xy += far_x[:, :, None] * far_y[:, None, :]
+    return about[1], xy, yy + far_y**2
+
+
+def moments(every: Sequence[Sums], coefficients: Floats) -> tuple[Floats, Floats]:
+    """The mean and the variance [groups, u] of sum_k coefficients[k] y_k over all rows; the shifts are the same."""
+    count = sum(sums.count for sums in every)
+    dy: Floats = np.sum([sums.y for sums in every], axis=0) / count
+    yy = np.sum([sums.yy for sums in every], axis=0) / count - dy[:, None] * dy[None]
+    mean = (coefficients * (every[0].shift_y + dy)).sum(axis=0)
+    return mean, np.einsum("kgu,lgu,klgu->gu", coefficients, coefficients, yy)
 
 
 def ridge(found: Problem, prior: Floats, relative: float, residual: Floats | None = None) -> Floats:
@@ -155,8 +207,13 @@ def ridge(found: Problem, prior: Floats, relative: float, residual: Floats | Non
         size = float(np.trace(products)) / len(products)
         if size <= 0:
             continue
-        weight[group] += scipy.linalg.cho_solve(factor(products, relative * size), residual[group]).T
+        weight[group] += solved(products, relative * size, residual[group]).T
     return weight
+
+
+def solved(products: Floats, added: float, right: Floats) -> Floats:
+    """What (products + added I) maps to ``right`` [d, u]; ``products`` [d, d] are symmetric."""
+    return np.asarray(scipy.linalg.cho_solve(factor(products, added), right, check_finite=False))
 
 
 def factor(products: Floats, added: float) -> tuple[Floats, bool]:
@@ -165,12 +222,16 @@ def factor(products: Floats, added: float) -> tuple[Floats, bool]:
     They are sums in float32: where a few directions have nearly all that there is, rounding outweighs a small ridge.
     """
     while True:
+        whole = products.T.copy(order="F")
+        whole[np.diag_indices_from(whole)] += added
         try:
-            factor: tuple[Floats, bool] = scipy.linalg.cho_factor(products + added * np.eye(len(products)), lower=True)
+            found: tuple[Floats, bool] = scipy.linalg.cho_factor(
+                whole, lower=True, overwrite_a=True, check_finite=False
+            )
         except scipy.linalg.LinAlgError:
             added *= 10
         else:
-            return factor
+            return found
 
 
 def choose(fit: Problem, held: Problem, prior: Floats) -> tuple[float, float]:
@@ -178,12 +239,17 @@ def choose(fit: Problem, held: Problem, prior: Floats) -> tuple[float, float]:
 
     The error has one valley as a rule, so the search goes downhill from the middle and leaves the far side alone. A
     prior without an error that can be told from none is kept: what a solution would change is rounding, which a small
-    ridge multiplies in the directions that the data hardly has.
+    ridge multiplies in the directions that the data hardly has. JUDGES of the units, evenly over all, stand for them.
     """
     scale = np.maximum(held.yy, 1e-3 * held.yy.mean() + np.finfo(np.float64).tiny)
-    before = held.errors(prior) / scale
+    every = prior.shape[1]
+    some = slice(None, None, -(-every // JUDGES))
+    before = held.of(some).errors(prior[:, some]) / scale[:, some]
+    if some.step > 1 and np.all(before <= RESOLUTION):
+        before = held.errors(prior) / scale
     if np.all(before <= RESOLUTION):
         return np.inf, float(np.mean(before))
+    fit, held, prior, scale = fit.of(some), held.of(some), prior[:, some], scale[:, some]
     errors, residual = dict[int, float](), fit.residual(prior)
 
     def error(index: int) -> float:

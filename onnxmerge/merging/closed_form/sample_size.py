@@ -37,9 +37,9 @@ def rows(target: LayerTarget, batches: int) -> int:
 
 
 def sampled(context: MergeContext, targets: Sequence[LayerTarget]) -> MergeContext:
-    """The context with as much of its data, from all over it, as solving its layers needs (see ``traced``)."""
+    """The context with as much of its data, from all over it, as solving its layers needs (see ``whole``)."""
     traced = context.traced
-    if traced is None:
+    if traced is None or context.whole:
         return context
     most = max([LEAST, *(_samples(target, context.typing, traced) for target in targets if not too_wide(target))])
     own = tuple(Spread(source, most) for source in context.own)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmerge.merging.closed_form.accumulator import LayerStatistics
-from onnxmerge.merging.closed_form.ridge import Problem, choose, problem, ridge
+from onnxmerge.merging.closed_form.ridge import Problem, Sums, aimed, choose, moments, problem, ridge
 from onnxmerge.types import Floats
 
 DEAD = 1e-4
@@ -32,51 +32,60 @@ class Solution:
     """A layer y = W x + b: ``weight`` [groups, u, d] and ``bias`` [groups, u], with how well it does.
 
     ``ridge`` is the one chosen, relative to the mean diagonal, infinite where the weight is kept; ``error`` the mean
-    squared error on held-out rows as a share of the target's variance.
+    squared error on held-out rows as a share of the target's variance. W x has the ``mean`` and the ``variance``
+    [groups, u], which is its mean square where the layer has no bias.
     """
 
     weight: Floats
     bias: Floats
     ridge: float
     error: float
+    mean: Floats
+    variance: Floats
 
 
 def solve(statistics: LayerStatistics, prior: Floats, *, biased: bool) -> Solution:
-    """The layer that meets its target best; ``prior`` [groups, u, d] is its weight now, ``biased`` if it can shift."""
-    total = statistics.fit.joined(statistics.held)
-    shape = total.y.shape
-    centre = None if biased else (np.zeros_like(total.x), np.zeros(shape[1:]))
+    """The layer that meets its target best; ``prior`` [groups, u, d] is its weight now, ``biased`` if it can shift.
+
+    The sums of the statistics are used up.
+    """
+    fit, held = statistics.fit, statistics.held
+    shape = fit.y.shape
+    centre = None if biased else (np.zeros_like(fit.x), np.zeros(shape[1:]))
     wanted = statistics.deviation if biased else statistics.size
-    mean = problem(total, _weights(shape, first=1.0), centre)
-    spread = _ratio(wanted, np.sqrt(mean.yy))
+    mean, variance = moments((fit, held), _weights(shape, first=1.0))
+    spread = _ratio(wanted, np.sqrt(variance if biased else variance + mean**2))
     aim = _weights(shape, first=spread, rest=-1.0)
+    best, error = _chosen(problem(fit, aim, centre), aim, held, prior, biased=biased)
+    total = fit.joined(held)
     whole = problem(total, aim, centre)
-    best, error = _chosen(problem(statistics.fit, aim, centre), aim, statistics, prior, biased=biased)
     weight = ridge(whole, prior, best)
+    own = whole.spread(weight)
     if best < np.inf:  # a weight that is kept has the deviation, to what can be told
-        shortcut = problem(total, _weights(shape, rest=1.0), centre) if len(total.y) > 1 else None
-        weight = weight * _factors(weight, whole, shortcut, wanted)[:, :, None]
-    offset = (1 - spread) * mean.y if biased else 0.0
-    bias = whole.y + offset - np.einsum("gud,gd->gu", weight, whole.x)
-    return Solution(weight, bias, best, error)
+        factors = _factors(weight, own, total, centre, wanted)
+        weight, own = weight * factors[:, :, None], own * factors**2
+    offset = (1 - spread) * mean if biased else 0.0
+    at = np.einsum("gud,gd->gu", weight, whole.x)
+    return Solution(weight, whole.y + offset - at, best, error, at, own)
 
 
-def _chosen(
-    fit: Problem, aim: Floats, statistics: LayerStatistics, prior: Floats, *, biased: bool
-) -> tuple[float, float]:
-    if not statistics.held.count:
+def _chosen(fit: Problem, aim: Floats, held: Sums, prior: Floats, *, biased: bool) -> tuple[float, float]:
+    if not held.count:
         return choose(fit, fit, prior)
     about = (fit.x, fit.y) if biased else (np.zeros_like(fit.x), np.zeros_like(fit.y))
-    return choose(fit, problem(statistics.held, aim, about), prior)
+    return choose(fit, problem(held, aim, about), prior)
 
 
-def _factors(weight: Floats, whole: Problem, shortcut: Problem | None, wanted: Floats) -> Floats:
-    """What each unit is multiplied by so that the target tensor, shortcut included, has the deviation ``wanted``."""
-    own = whole.spread(weight)
-    if shortcut is None:
+def _factors(weight: Floats, own: Floats, total: Sums, centre: tuple[Floats, Floats] | None, wanted: Floats) -> Floats:
+    """What each unit is multiplied by so that the target tensor, shortcut included, has the deviation ``wanted``.
+
+    ``own`` [groups, u] is the mean square of what the weight gives.
+    """
+    if len(total.y) == 1:
         return _ratio(wanted, np.sqrt(np.maximum(own, 0.0)))
-    both = np.einsum("gud,gdu->gu", weight, shortcut.xy)
-    root = both**2 - own * (shortcut.yy - wanted**2)  # of own f^2 + 2 both f + shortcut = wanted^2
+    _, xy, yy = aimed(total, _weights(total.y.shape, rest=1.0), centre)
+    both = np.einsum("gud,gdu->gu", weight, xy)
+    root = both**2 - own * (yy - wanted**2)  # of own f^2 + 2 both f + shortcut = wanted^2
     solvable = (root > 0) & (own > (DEAD * wanted) ** 2)
     factors = (np.sqrt(np.maximum(root, 0.0)) - both) / np.where(solvable, own, 1.0)
     return np.where(solvable, np.clip(factors, *FACTORS), 1.0)

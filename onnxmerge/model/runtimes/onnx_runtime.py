@@ -139,7 +139,7 @@ def _open(model: ir.Model, provider: str, asked: SessionOptions) -> _Session:
         for value in graph.initializers.values()
         if value.const_value is not None
     ]
-    options = _options(asked)
+    options = _options(asked, sum(sizes))
     if sum(sizes) > IN_MEMORY:
         options.add_session_config_entry(*_UNPACKED)
     session = _opened(model, sum(sizes), options, _providers(provider))
@@ -159,7 +159,7 @@ def _opened(model: ir.Model, size: int, options: Any, providers: list[Any]) -> o
         return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
 
 
-def _options(asked: SessionOptions) -> Any:
+def _options(asked: SessionOptions, size: int = 0) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = _threads()
@@ -170,7 +170,8 @@ def _options(asked: SessionOptions) -> Any:
     options.enable_mem_reuse = options.enable_mem_pattern = False
     level = ort.GraphOptimizationLevel
     # The last level has convolutions take blocks of channels: weights stand twice, and so does what is looked into.
-    fused = level.ORT_ENABLE_EXTENDED if asked.looked_into else level.ORT_ENABLE_ALL
+    apart = asked.looked_into and size > IN_MEMORY
+    fused = level.ORT_ENABLE_EXTENDED if apart else level.ORT_ENABLE_ALL
     options.graph_optimization_level = fused if asked.optimise else level.ORT_DISABLE_ALL
     if asked.at_once:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED

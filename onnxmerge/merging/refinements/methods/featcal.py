@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from onnxmerge.activations.patches import Picks, pick
@@ -33,7 +32,7 @@ from onnxmerge.errors import UsageError
 from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
 from onnxmerge.merging.closed_form.context import MergeContext, Refined, Seen
 from onnxmerge.merging.closed_form.encode import encoded_plainly
-from onnxmerge.merging.closed_form.ridge import Sums, factor, problem, weighed
+from onnxmerge.merging.closed_form.ridge import RowBlocks, Sums, problem, solved, weighed
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.solution import Solution
 from onnxmerge.merging.closed_form.targets import LayerTarget, input_orders, plan_layers
@@ -198,7 +197,8 @@ class _LayerSums:
 
     def __init__(self, shares: Sequence[float]) -> None:
         self.shares = shares
-        self.sums: dict[tuple[int, ...], Sums] = {}
+        self.sums: dict[tuple[int, ...], RowBlocks] = {}
+        self.shifts: tuple[Floats, Floats] | None = None
 
     def add(self, parents: tuple[int, ...], reads: NDArray[np.float32], answers: Sequence[NDArray[np.float32]]) -> None:
         """Add rows [groups, n, d] of data of some parents, and the answers of each of these [groups, n, u]."""
@@ -207,10 +207,9 @@ class _LayerSums:
         shares = np.array([self.shares[parent] for parent in parents], np.float32)
         aim = np.sum([share * each for share, each in zip(shares / shares.sum(), answers, strict=True)], axis=0)
         if parents not in self.sums:
-            first = next(iter(self.sums.values()), None)
-            at_x = reads.mean(axis=1, dtype=np.float64) if first is None else first.shift_x
-            at_y = aim.mean(axis=1, dtype=np.float64)[None] if first is None else first.shift_y
-            self.sums[parents] = Sums(at_x, at_y)
+            if self.shifts is None:
+                self.shifts = reads.mean(axis=1, dtype=np.float64), aim.mean(axis=1, dtype=np.float64)[None]
+            self.sums[parents] = RowBlocks(Sums(*self.shifts))
         self.sums[parents].add(reads, aim[None])
 
     def solved(self, target: LayerTarget, anchor: Floats, pull: float) -> Solution:
@@ -221,7 +220,8 @@ class _LayerSums:
         zero = None if target.biased else (np.zeros((groups, features)), np.zeros((groups, units)))
         one = np.ones((1, groups, units))
         parts: list[Floats] = []  # N p_i / n_i of the formula, for each of the groups
-        for parents, sums in self.sums.items():
+        every = {parents: blocks.sums() for parents, blocks in self.sums.items()}
+        for parents, sums in every.items():
             products = problem(sums, one, zero).xx
             if not (np.isfinite(products).all() and np.isfinite(sums.xy).all()):
                 raise not_finite(target)
@@ -230,14 +230,15 @@ class _LayerSums:
             parts.append(np.where(size > 0, share / np.where(size > 0, size, 1.0), 0.0))
         whole = np.sum(parts, axis=0)
         weights = [np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), 1 / len(parts)) for part in parts]
-        found = problem(weighed([*self.sums.values()], weights), one, zero)
-        residual = found.xy - found.xx @ anchor.transpose(0, 2, 1)
+        found = problem(weighed([*every.values()], weights), one, zero)
+        residual = found.residual(anchor)
         weight: Floats = anchor.copy()
         for group, products in enumerate(found.xx):
             if whole[group] > 0:
-                weight[group] += scipy.linalg.cho_solve(factor(products, pull / whole[group]), residual[group]).T
-        bias = found.y - np.einsum("gud,gd->gu", weight, found.x)
-        return Solution(weight, bias, pull, float(np.mean(found.errors(weight))))
+                weight[group] += solved(products, pull / whole[group], residual[group]).T
+        mean = np.einsum("gud,gd->gu", weight, found.x)
+        error = float(np.mean(found.errors(weight)))
+        return Solution(weight, found.y - mean, pull, error, mean, found.spread(weight))
 
 
 METHOD = Refinement(

@@ -2,7 +2,7 @@
 
 In topological order, for each Conv, Gemm or MatMul: X are the rows that the layer reads in the merged network, whose
 layers so far are solved; Y is the mean over parents of their matched values of the tensor that the layer aims at
-(``targets``), each parent on its own prefix. The layer becomes
+(``targets``), each parent on its own prefix (``aims``). The layer becomes
 
     W = (Y X^T + lambda W0)(X X^T + lambda I)^-1
 
@@ -19,27 +19,27 @@ Sources: PLeaS (Nasery et al., CVPR 2025, arXiv 2407.02447), section 4; RegMean 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from onnxmerge.activations.segments import blocked, frontier
+from onnxmerge.activations.segments import MemoryBudget, blocked, frontier
 from onnxmerge.calibration.progress import Report
 from onnxmerge.contracts import Options, described
-from onnxmerge.merging.closed_form.consensus import Consensus, consensus
+from onnxmerge.merging.closed_form.aims import ParentTargets, PlannedLayer
 from onnxmerge.merging.closed_form.context import MergeContext, Refined
 from onnxmerge.merging.closed_form.encode import encoded, matrix, settled
 from onnxmerge.merging.closed_form.prefix_runner import PrefixRunner
 from onnxmerge.merging.closed_form.sample_size import sampled, too_wide
 from onnxmerge.merging.closed_form.sensitivity import OutputSensitivity
 from onnxmerge.merging.closed_form.solution import solve
-from onnxmerge.merging.closed_form.targets import LayerTarget, plan_targets
+from onnxmerge.merging.closed_form.targets import LayerTarget, Settling, Step, plan_targets
 from onnxmerge.merging.refinements.refinement import Refinement
 from onnxmerge.types import Array, Floats
-from onnxmerge.units.alignment import UnitAlignment, align_units
+from onnxmerge.units.alignment import align_units
 from onnxmerge.units.zips import Matchings
 
 
@@ -76,66 +76,64 @@ def least_squares(
     steps, notes = plan_targets(graph, typing)
     steps = [step for step in steps if step.tensor not in context.alike]
     context = sampled(context, [step for step in steps if isinstance(step, LayerTarget)])
-    found = Refined(notes=notes)
-    runner = PrefixRunner(context, found.weights)
+    found, budget = Refined(notes=notes), MemoryBudget(context.memory)
+    runner = PrefixRunner(context, found.weights, budget)
+    planned = {layer.number: layer for layer in _planned(context, steps, matchings, notes)}
     felt = OutputSensitivity(context) if options.sensitivity > 0 else None
-    for index, step in enumerate(steps):
-        edge = frontier(graph, blocked(graph, {later.node for later in steps[index:]}))
-        if not isinstance(step, LayerTarget):
-            found.weights.update(settled(step, runner.current, runner.moments(step, edge)))
-        elif too_wide(step):
-            notes.append(_left(step, "reads too many features"))
-        elif (
-            units := align_units(typing.activations[step.tensor], step.axis, typing, matchings, context.parts)
-        ) is None:
-            notes.append(_left(step, f"{step.tensor} cannot be aligned by axes"))
-        else:
-            chances = partial(_chances, context, felt, index, options.sensitivity)
-            weights, runner.rng.bit_generator.state = context.solved(
-                index, partial(_solved, runner, step, units, edge, chances), partial(runner.passing, step, edge)
-            )
-            found.weights.update(weights)
+    chances = partial(_chances, context, felt, options.sensitivity)
+    parents = ParentTargets(context, [*planned.values()], budget, chances)
+    for number, step in enumerate(steps):
+        if isinstance(step, Settling):
+            found.weights.update(settled(step, runner.current, runner.moments(step, _edge(graph, steps[number:]))))
+        elif number in planned:
+            layer = planned[number]
+            solve, passing = partial(_solved, runner, parents, layer), partial(runner.passing, step, layer.edge)
+            found.weights.update(context.solved(number, solve, passing))
         if progress is not None:
-            progress(index + 1, len(steps))
+            progress(number + 1, len(steps))
     return found
 
 
-def _chances(
-    context: MergeContext,
-    felt: OutputSensitivity | None,
-    index: int,
-    a: float,
-    target: LayerTarget,
-    edge: Sequence[str],
-) -> Floats | None:
-    """How often each position counts among the rows of layer number ``index``; None where all count alike."""
-    found = None if felt is None else felt(target, edge, (context.seed, index))
+def _planned(
+    context: MergeContext, steps: Sequence[Step], matchings: Matchings, notes: list[str]
+) -> Iterator[PlannedLayer]:
+    """The layers that are solved; the others are added to ``notes``."""
+    typing = context.typing
+    for number, step in enumerate(steps):
+        if not isinstance(step, LayerTarget):
+            continue
+        units = align_units(typing.activations[step.tensor], step.axis, typing, matchings, context.parts)
+        if too_wide(step):
+            notes.append(_left(step, "reads too many features"))
+        elif units is None:
+            notes.append(_left(step, f"{step.tensor} cannot be aligned by axes"))
+        else:
+            edge = _edge(context.merged.graph, steps[number:])
+            directional = step.last and step.output in context.directions
+            yield PlannedLayer(number, step, units, edge, directional)
+
+
+def _edge(graph: ir.Graph, later: Sequence[Step]) -> tuple[str, ...]:
+    """What the network from some steps on reads of the network before."""
+    return tuple(frontier(graph, blocked(graph, {step.node for step in later})))
+
+
+def _chances(context: MergeContext, felt: OutputSensitivity | None, a: float, layer: PlannedLayer) -> Floats | None:
+    """How often each position counts among the rows of a layer; None where all count alike."""
+    found = None if felt is None else felt(layer.target, layer.edge, (context.seed, layer.number))
     return None if found is None else np.where(found > 0, a * found + (1 - a) / found.size, 0.0)
 
 
-def _solved(
-    runner: PrefixRunner,
-    step: LayerTarget,
-    units: UnitAlignment,
-    edge: Sequence[str],
-    chances: Callable[[LayerTarget, Sequence[str]], Floats | None],
-) -> tuple[dict[str, Array], Mapping[str, Any]]:
-    """The initializers of a layer that is solved, and where the random numbers are after it."""
-    agreed = _agreed(runner, step, runner.context.directions)
-    statistics = runner.statistics(step, units, agreed, edge, chances(step, edge))
-    solution = solve(statistics, matrix(step, runner.current), biased=step.biased)
-    return encoded(step, runner.current, statistics, solution), runner.rng.bit_generator.state
+def _solved(runner: PrefixRunner, parents: ParentTargets, layer: PlannedLayer) -> dict[str, Array]:
+    """The initializers of a layer that is solved."""
+    target = layer.target
+    statistics = runner.statistics(target, parents.aim(layer.number), layer.edge)
+    solution = solve(statistics, matrix(target, runner.current), biased=target.biased)
+    return encoded(target, runner.current, solution)
 
 
 def _left(target: LayerTarget, why: str) -> str:
     return f"{target.layer.node}: {why}, so it is not solved by least squares; it stays the average"
-
-
-def _agreed(runner: PrefixRunner, target: LayerTarget, directions: Collection[str]) -> Consensus | None:
-    """How the parents' outputs are to be agreed on where they are directions; None where they are numbers."""
-    if not target.last or target.output not in directions:
-        return None
-    return consensus(runner.answers(target), runner.context.parts)
 
 
 METHOD = Refinement(
