@@ -78,7 +78,7 @@ class Relay:
 
 @dataclass(slots=True)
 class Segment:
-    """One stretch of a network: from the last frontier, or from the inputs, to the next."""
+    """One part of a network: from the last frontier, or from the inputs, to the next."""
 
     relay: Relay
     wanted: tuple[str, ...]
