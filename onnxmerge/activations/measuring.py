@@ -30,7 +30,7 @@ from onnxmerge.activations.views import (
     rows_output,
     variance_output,
 )
-from onnxmerge.calibration.batches import parts, takes_any, widths
+from onnxmerge.calibration.batches import joined_parts, parts, takes_any, widths
 from onnxmerge.calibration.chunks import Feed, rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.errors import InputError
@@ -49,7 +49,11 @@ ACTIVATIONS = 1 << 28
 free: where batches are cut decides how sums are rounded."""
 
 SHARD = 128
-"""Samples from which on feeds are a shard. It depends on nothing: it decides how sums are rounded."""
+"""Samples from which on feeds are a shard. It depends on no machine: it decides how sums are rounded."""
+
+ROWS_OF_SHARD = 1024
+"""Where a sample has few rows (one, in a dense layer), a shard has as many samples as give so many: its products cost
+more to be added up than to be multiplied."""
 
 _FLUSH_ROWS = 128  # means of so many batches are multiplied at once: one by one would be slow where batches are of 1
 
@@ -94,7 +98,7 @@ def measure_statistics(
         most = samples_at_once(typing, tensors, traced, models=len(weights), size=ACTIVATIONS)
     work = _Measuring(model, tuple(weights), plan, provider, max_positions, most)
     total, whole = _Sums.of_nothing(), len(source.sizes)
-    for shard in executor.map(work, shards(source)):
+    for shard in executor.map(work, shards(source, _of_a_shard(plan, typing, traced))):
         total = total.with_added(shard)
         if progress is not None:
             progress(len(total.feeds), whole)
@@ -103,14 +107,23 @@ def measure_statistics(
     return _finished(plan, len(weights), total)
 
 
-def shards(source: Iterable[Feed]) -> Iterator[tuple[Feed, ...]]:
-    """The feeds of a source, neighbours together until they have at least SHARD samples."""
+def _of_a_shard(plan: _Plan, typing: Typing, traced: int | None) -> int:
+    """The samples from which on feeds are a shard: SHARD, or more where every compared tensor has few rows."""
+    compared = {plan.views[view] for views in plan.grams.values() for view in views}
+    if traced is None or not compared:
+        return SHARD
+    rows_each = min(math.prod(typing.activations[view.tensor].shape) / view.columns.units for view in compared) / traced
+    return max(SHARD, int(ROWS_OF_SHARD / max(rows_each, 1)))
+
+
+def shards(source: Iterable[Feed], least: int = SHARD) -> Iterator[tuple[Feed, ...]]:
+    """The feeds of a source, neighbours together until they have at least so many samples."""
     held: list[Feed] = []
     samples = 0
     for feed in source:
         held.append(feed)
         samples += rows(feed)
-        if samples >= SHARD:
+        if samples >= least:
             yield tuple(held)
             held, samples = [], 0
     if held:
@@ -243,6 +256,11 @@ class _Measuring:
 
         def sums(shard: Sequence[Feed]) -> _Sums:
             accumulators, feeds = _Accumulators(self.plan, len(self.weights)), list[FeedMoments]()
+            if not self.plan.probes:
+                nothing: tuple[dict[str, Moments], ...] = tuple({} for _ in self.weights)
+                for part in joined_parts(shard, self.most):
+                    accumulators.add(session.run(_feeds(part, inputs, self.max_positions)))
+                return accumulators.finish([FeedMoments(rows(feed), widths(feed), nothing) for feed in shard])
             for feed in shard:
                 seen: list[list[dict[str, Moments]]] = [[] for _ in self.weights]
                 for part in parts(feed, self.most):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -34,6 +34,27 @@ def parts(batch: Arrays, most: int | None) -> Iterator[Arrays]:
         yield {name: array[first : first + most] for name, array in batch.items()}
 
 
+def joined_parts(batches: Iterable[Arrays], most: int | None) -> Iterator[Arrays]:
+    """The batches, at most so many samples at once: cut, or neighbours of equal shape joined (None: as they are)."""
+    if most is None:
+        yield from batches
+        return
+    held: list[Arrays] = []
+    for batch in batches:
+        for part in parts(batch, most):
+            if held and (widths(held[0]) != widths(part) or sum(map(rows, held)) + rows(part) > most):
+                yield _joined(held)
+                held = []
+            held.append(part)
+    if held:
+        yield _joined(held)
+
+
+def _joined(batches: Sequence[Arrays]) -> Arrays:
+    first = batches[0]
+    return first if len(batches) == 1 else {name: np.concatenate([own[name] for own in batches]) for name in first}
+
+
 def takes_batches(model: ir.Model, source: CalibrationSource) -> bool:
     """Whether batches of at least TOO_FEW samples get through the network (fixed batch sizes are often 1)."""
     return takes_any(model) or next(iter(source.sizes), 0) >= TOO_FEW
@@ -45,7 +66,7 @@ def grouped(model: ir.Model, source: CalibrationSource) -> Iterator[Arrays]:
         yield from source
         return
     for group in in_groups(source, lambda batch: (_samples(batch), widths(batch))):
-        yield {name: np.concatenate([part[name] for part in group]) for name in group[0]} if group[1:] else group[0]
+        yield _joined(group)
 
 
 def in_groups(each: Iterable[T], size: Callable[[T], tuple[int, Widths]]) -> Iterator[list[T]]:

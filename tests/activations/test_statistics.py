@@ -162,6 +162,29 @@ def test_batches_of_many_activations_are_cut(
     np.testing.assert_allclose(cut.cross[0, 1], uncut.cross[0, 1], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("traced", "expected"), [(None, [128] * 10), (2, [1024, 256])])
+def test_many_samples_of_few_rows_are_run_at_once(
+    mlp: tuple[onnx.ModelProto, Weights], monkeypatch: pytest.MonkeyPatch, traced: int | None, expected: list[int]
+) -> None:
+    model, first = mlp
+    data, runs = RANDOM.standard_normal((1280, 4)).astype(np.float32), list[int]()
+    real = Session.run
+
+    def counted(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        runs.append(len(feeds["x"]))
+        return real(session, feeds)
+
+    monkeypatch.setattr(Session, "run", counted)
+    requests = [GramRequest("u", ("h", "r"))]
+    found = collect(model, [first, other(first)], MLP_TYPING, requests, data, traced=traced, batch_size=128).gram["u"]
+    assert (runs, found.count) == (expected, 2560)
+    x, y = (
+        np.concatenate([activation(model, own, {"x": data}, name) for name in ("h", "r")])
+        for own in (first, other(first))
+    )
+    np.testing.assert_allclose(found.correlation(0, 1), correlation(x, y), atol=1e-5)
+
+
 def test_large_means_do_not_cancel(mlp: tuple[onnx.ModelProto, Weights]) -> None:
     model, first = mlp
     shifted = {**first, "b": first["b"] + 1000}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+import itertools
 
-from onnxmerge.calibration.batches import ENOUGH, grouped, takes_batches
+import numpy as np
+import pytest
+
+from onnxmerge.calibration.batches import ENOUGH, grouped, joined_parts, takes_batches
 from tests.merging.networks import Source, images, residual
 
 
@@ -42,3 +45,27 @@ def test_a_small_remainder_before_other_lengths_goes_with_the_batch_before_it() 
     others = [{"x": np.zeros((samples, 3, 6, 6), np.float32)} for samples in (ENOUGH, ENOUGH, 8)]
     assert sizes(Source([*feeds, *others])) == [ENOUGH + 8, ENOUGH, ENOUGH + 8]
     assert sizes(Source([feeds[0], *others])) == [ENOUGH, ENOUGH, ENOUGH + 8]
+
+
+@pytest.mark.parametrize(
+    ("batches", "most", "expected"),
+    [
+        ([4, 4, 4], None, [4, 4, 4]),
+        ([4, 4, 4], 8, [8, 4]),
+        ([4, 4, 4], 100, [12]),
+        ([9, 2], 4, [4, 4, 3]),
+        ([3, 3], 5, [3, 3]),
+        ([], 4, []),
+    ],
+)
+def test_parts_are_joined_and_cut(batches: list[int], most: int | None, expected: list[int]) -> None:
+    ends = np.cumsum([0, *batches])
+    feeds = [{"x": np.arange(first, end)[:, None]} for first, end in itertools.pairwise(ends)]
+    found = [part["x"] for part in joined_parts(feeds, most)]
+    assert [len(part) for part in found] == expected
+    assert [value for part in found for value in part[:, 0]] == list(range(ends[-1]))
+
+
+def test_parts_of_other_lengths_are_not_joined() -> None:
+    found = joined_parts([{"x": np.zeros((2, width))} for width in (3, 3, 4)], 10)
+    assert [part["x"].shape for part in found] == [(4, 3), (2, 4)]

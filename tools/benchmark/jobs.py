@@ -159,6 +159,7 @@ def _jobs() -> Iterator[Job]:
         yield Job(f"{name}/default", case, (), 5000)
     yield Job("resnet50/mudsc-align", RESNET50, align, 512)
     yield Job("resnet50/rebasin", RESNET50, ("--method", "rebasin"), 512)
+    yield Job("resnet50/zipit+ls", RESNET50, ("--method", "zipit", "--refine", "ls"), 512)
     yield Job("resnet50/default", RESNET50, (), 512)
     yield Job("vit-b16/mudsc-align", VIT, align, 32)
     yield Job("bert-base/mudsc-align", BERT, align, 64)

@@ -21,7 +21,8 @@ def test_an_option_is_taken_by_the_methods_that_have_it_alone(name: str) -> None
             found = merge_options({"method": name, **given}).own_of(TASK_VECTORS[name])
             assert getattr(found, option) == given[option]
         else:
-            said = f"{option.replace('_', '-')} is for .*{own.takers[0]}.*; (method {name} does not|choose one \\(--refine\\))"
+            told = rf"(method {name} does not|choose one \(--refine\))"
+            said = f"{option.replace('_', '-')} is for .*{own.takers[0]}.*; {told}"
             with pytest.raises(UsageError, match=said):
                 merge_options({"method": name, **given})
 
