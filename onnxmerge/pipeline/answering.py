@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmerge.activations.sample_size import LEAST
+from onnxmerge.calibration.chunks import rows
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.calibration.subset import Spread
 from onnxmerge.merging.answer.answer import Answered, answer
 from onnxmerge.merging.answer.last_layer import LastLayer, ParentAnswers, answers_of, parent_answers
 from onnxmerge.merging.answer.meaning import OutputMeaning, each_by_itself
+from onnxmerge.merging.closed_form.sample_size import samples
 from onnxmerge.model.owned import laid_over
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.restoring import Merged
 
-ENOUGH = 10 * LEAST
-"""Samples that the last layers are solved on, at most."""
+LEAST_ANSWERED, MOST_ANSWERED = 4 * LEAST, 10 * LEAST
+"""Samples that the last layers are solved on, at least where there are as many, and at most."""
 
 
 def asked_parents(job: Job, layers: Sequence[LastLayer], source: CalibrationSource) -> list[ParentAnswers]:
@@ -32,6 +34,18 @@ def asked_parents(job: Job, layers: Sequence[LastLayer], source: CalibrationSour
 def solved_layers(job: Job) -> list[LastLayer]:
     """The layers that are solved for the ensemble's answer: those of outputs whose meaning is known."""
     return [layer for layer in job.outputs.layers if str(layer.output.name) in job.outputs.meanings]
+
+
+def solved_on(job: Job, layers: Sequence[LastLayer]) -> CalibrationSource | None:
+    """As much of the data, from all over it, as solving these ``layers`` takes, up to MOST_ANSWERED samples.
+
+    Where the user said how much of it is to be taken (``--samples``), it is all of that.
+    """
+    if job.source is None:
+        return None
+    traced, typing = rows(job.prepared.trace.sample), job.prepared.typing
+    most = max([LEAST_ANSWERED, *(samples(layer.target, typing, traced) for layer in layers)])
+    return Spread(job.source, MOST_ANSWERED if job.options.samples is not None else min(most, MOST_ANSWERED))
 
 
 def answered_together(job: Job) -> list[tuple[LastLayer, OutputMeaning]]:
@@ -46,11 +60,13 @@ def answered(
 ) -> tuple[Merged, tuple[Answered, ...]]:
     """The merged network with its outputs' layers solved for the ensemble's answer, and what became of each output.
 
-    ``theirs`` gives what the parents answer (``asked_parents``, at all ``solved_layers``, on ENOUGH of the data) where
-    several merges share it. Where heads are kept ``apart`` nothing is done, and a note says so: each is its parent's.
+    ``theirs`` gives what the parents answer (``asked_parents``, at all ``solved_layers``, on the data of `solved_on`)
+    where several merges share it. Where heads are kept ``apart`` nothing is done, and a note says so: each is its parent's.
     """
     options, outputs = job.options, job.outputs
-    if options.answer != "ensemble" or job.source is None:
+    layers = solved_layers(job)
+    source = solved_on(job, layers)
+    if options.answer != "ensemble" or source is None:
         return before, ()
     if apart:
         return replace(before, notes=(*before.notes, "heads are apart: each answers as its own parent does")), ()
@@ -61,14 +77,13 @@ def answered(
     owned = job.prepared.models.owned
     if owned is not None and owned.partly.size:
         notes.append("not all models have all tokens: what is said of tokens is averaged, not solved for the ensemble")
-    layers, source = solved_layers(job), Spread(job.source, ENOUGH)
     if not layers:
         return replace(before, notes=(*before.notes, *notes)), ()
     parents = asked_parents(job, layers, source) if theirs is None else theirs()
-    rows = answers_of(layers, job.network, before.weights, parents, source, provider=options.provider)
+    given = answers_of(layers, job.network, before.weights, parents, source, provider=options.provider)
     changed: dict[str, NDArray[Any]] = {}
     told: list[Answered] = []
-    for layer, found in zip(layers, rows, strict=True):
+    for layer, found in zip(layers, given, strict=True):
         meaning = outputs.meanings[str(layer.output.name)]
         weights, became = answer(
             layer,

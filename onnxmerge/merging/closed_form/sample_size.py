@@ -41,12 +41,13 @@ def sampled(context: MergeContext, targets: Sequence[LayerTarget]) -> MergeConte
     traced = context.traced
     if traced is None or context.whole:
         return context
-    most = max([LEAST, *(_samples(target, context.typing, traced) for target in targets if not too_wide(target))])
+    most = max([LEAST, *(samples(target, context.typing, traced) for target in targets if not too_wide(target))])
     own = tuple(Spread(source, most) for source in context.own)
     return replace(context, source=Spread(context.source, most), own=own)
 
 
-def _samples(target: LayerTarget, typing: Typing, traced: int) -> int:
+def samples(target: LayerTarget, typing: Typing, traced: int) -> int:
+    """How many samples a layer is solved from; ``traced`` are those that the typing's shapes are of."""
     shape = typing.activations[target.tensor].shape
     positions = max(np.prod(shape) / shape[target.axis] / traced, 1)
     return int(np.ceil(SAMPLES_PER_FEATURE * target.features / positions))

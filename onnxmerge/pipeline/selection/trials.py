@@ -17,7 +17,7 @@ from onnxmerge.merging.answer.answer import agreement, reading_of
 from onnxmerge.merging.answer.last_layer import Answers, LastLayer, ParentAnswers, answers_of
 from onnxmerge.merging.answer.meaning import OutputMeaning
 from onnxmerge.merging.repair.choice import repair_step
-from onnxmerge.pipeline.answering import ENOUGH, answered, answered_together, asked_parents, solved_layers
+from onnxmerge.pipeline.answering import answered, answered_together, asked_parents, solved_layers, solved_on
 from onnxmerge.pipeline.job import Job
 from onnxmerge.pipeline.matching import Measurements, match, measured
 from onnxmerge.pipeline.options import Effort, MergeOptions
@@ -117,9 +117,9 @@ class Trials:
     @cached_property
     def on_fit(self) -> list[ParentAnswers]:
         """What the parents answer to the samples that merges are done on, at all ``solved_layers``."""
-        if self.job.source is None:
-            return []
-        return asked_parents(self.job, solved_layers(self.job), Spread(self.job.source, ENOUGH))
+        layers = solved_layers(self.job)
+        source = solved_on(self.job, layers)
+        return [] if source is None else asked_parents(self.job, layers, source)
 
     @cached_property
     def on_held(self) -> list[ParentAnswers]:
