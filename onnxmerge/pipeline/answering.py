@@ -61,7 +61,8 @@ def answered(
     """The merged network with its outputs' layers solved for the ensemble's answer, and what became of each output.
 
     ``theirs`` gives what the parents answer (``asked_parents``, at all ``solved_layers``, on the data of `solved_on`)
-    where several merges share it. Where heads are kept ``apart`` nothing is done, and a note says so: each is its parent's.
+    where several merges share it. Where heads are kept ``apart`` nothing is done, and a note says so: each is its
+    parent's.
     """
     options, outputs = job.options, job.outputs
     layers = solved_layers(job)
