@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from onnxmerge.axes.infer import type_graph
-from onnxmerge.merging.closed_form import sample_size
+from onnxmerge.merging.closed_form import aims, sample_size
 from onnxmerge.merging.closed_form.context import MergeContext
 from onnxmerge.merging.combine import combine
 from onnxmerge.merging.refinements.methods import REFINEMENTS
@@ -33,10 +33,14 @@ class Layers:
         return found
 
 
-@pytest.mark.parametrize(("text", "memory"), [(KEPT, 1 << 30), (FOLDED, 20_000)])
+@pytest.mark.parametrize(
+    ("text", "memory", "stretch"),
+    [(KEPT, 1 << 30, 1 << 26), (FOLDED, 20_000, 1 << 26), (KEPT, 40_000, 1), (FOLDED, 60_000, 1)],
+)
 @pytest.mark.parametrize("name", REFINEMENTS)
-def test_it_goes_on(name: str, text: str, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on(name: str, text: str, memory: int, stretch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_size, "ROWS", 200)  # so that positions are drawn
+    monkeypatch.setattr(aims, "STRETCH", stretch)
     sets, refinement = models(residual(text), residual(text, seed=9)), REFINEMENTS[name]
     found = trace(sets.template)
     typing = type_graph(sets.template, found, (sets.template.weights,))

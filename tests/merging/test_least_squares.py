@@ -229,7 +229,7 @@ def test_directions_count_parents_alike() -> None:
 
 
 @pytest.mark.parametrize("text", [KEPT, FOLDED])
-@pytest.mark.parametrize(("size", "runs"), [(1, 6), (1 << 28, 2)])
+@pytest.mark.parametrize(("size", "runs"), [(1, 6), (1 << 26, 2)])
 def test_parents_run_past_many_layers_at_once_to_the_same_result(
     text: str, size: int, runs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +248,41 @@ def test_parents_run_past_many_layers_at_once_to_the_same_result(
     assert len(segments) == runs
     for name, array in whole.items():
         np.testing.assert_allclose(cut[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_samples_that_grow_longer_than_the_traced_are_allowed_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """(float[n,t,8] x) => (float[n,t,8] y) {
+        a = MatMul(x, u) b = Relu(a) c = MatMul(b, v) d = Relu(c) y = MatMul(d, w) }"""
+    one, other = (network(text, normal(u=(8, 8), v=(8, 8), w=(8, 8), seed=seed)) for seed in (0, 1))
+    sets, segments = models(one, other), list[Sequence[str]]()
+    found = trace(one, {"x": np.ones((2, 4, 8), np.float32)})
+    typing = type_graph(one, found, (one.weights,))
+
+    class Counted(Relay):
+        def segment(self, wanted: Sequence[str], frontier: Sequence[str]) -> Segment:
+            segments.append(wanted)
+            return super().segment(wanted, frontier)
+
+    monkeypatch.setattr(aims, "Relay", Counted)
+    monkeypatch.setattr(aims, "STRETCH", 4 * 8 * 20 * 100)  # of one layer on the longest batch, more than of two
+    average = dict(combine(sets, typing, [{}]))
+    for length, expected in ((4, 2), (100, 6)):
+        feeds = [{"x": np.random.default_rng(0).normal(size=(20, size, 8)).astype(np.float32)} for size in (4, length)]
+        context = MergeContext(sets, typing, found.dtypes, average, Source(feeds), traced=2, whole=True)
+        segments.clear()
+        least_squares(context, [{}])
+        assert len(segments) == expected
+
+
+@pytest.mark.parametrize("directions", [(), ("y",)])
+def test_data_without_positions_is_refused(directions: Sequence[str]) -> None:
+    text = "(float[n,t,8] x) => (float[n,t,8] y) { y = MatMul(x, u) }"
+    sets = models(*(network(text, normal(u=(8, 8), seed=seed)) for seed in (0, 1)))
+    found = trace(sets.template, {"x": np.ones((2, 4, 8), np.float32)})
+    typing = type_graph(sets.template, found, (sets.template.weights,))
+    average, source = dict(combine(sets, typing, [{}])), Source([{"x": np.zeros((3, 0, 8), np.float32)}])
+    with pytest.raises(InputError, match="no calibration data"):
+        least_squares(MergeContext(sets, typing, found.dtypes, average, source, directions=directions), [{}])
 
 
 def test_embeddings_are_told_from_logits() -> None:

@@ -114,3 +114,18 @@ def test_rows_in_blocks_add_up_to_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.count == plain.count == 40
     for name in ("x", "y", "xx", "xy", "yy"):
         np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-5, atol=1e-5)
+
+
+def test_units_that_choose_the_ridge_are_drawn_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ridge_module, "JUDGES", 16)
+    rng = np.random.default_rng(0)
+    x, true = rng.normal(size=(1, 400, 8)).astype(np.float32), rng.normal(size=(1, 64, 8))
+    y = np.einsum("gnd,gud->gnu", x, true).astype(np.float32)
+    prior = true.copy()
+    prior[:, 1::2] += 3 * rng.normal(size=(1, 32, 8))  # every other unit is right already
+    found = Sums(x.mean(axis=1), y.mean(axis=1)[None])
+    found.add(x, y[None])
+    whole = problem(found, np.ones((1, 1, 64)), None)
+    best, error = choose(whole, whole, prior)
+    assert best == LAMBDAS[0]
+    assert error < 1e-4

@@ -57,6 +57,16 @@ def sensitivities(context: MergeContext) -> list[Floats | None]:
     return found
 
 
+def test_only_outputs_behind_a_layer_feel_it() -> None:
+    text = """(float[n,8,4] x) => (float[n,3] y, float[n,8,5] z) {
+        a = MatMul(x, u)  b = Relu(a)  c = MatMul(b, w)  z = Identity(c)
+        r = Relu(c)  s = Mul(r, scale)  t = ReduceSum<keepdims=0>(s, axis)  q = MatMul(t, h)
+        p = MatMul(x, v)  k = ReduceSum<keepdims=0>(p, axis)  y = Add(q, k) }"""
+    shapes = {"scale": np.eye(1, 8, dtype=np.float32).T, "axis": np.array([1])}
+    nets = [network(text, {**normal(u=(4, 6), w=(6, 5), h=(5, 3), v=(4, 3), seed=seed), **shapes}) for seed in (0, 1)]
+    assert len(sensitivities(context_of(*nets))) == 4
+
+
 def test_positions_matter_by_what_reaches_the_output() -> None:
     scale = [5.0, 0, 1, 1, 1, 1, 0, 1]
     *hidden, last = sensitivities(context_of(tokens(scale), tokens(scale, seed=1)))

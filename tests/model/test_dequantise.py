@@ -129,6 +129,14 @@ GRAPHS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
         {"s": np.float32(0.05), "z": np.int8(0), "c": RNG.integers(-20, 20, (4, 4), dtype=np.int8)},
         {},
     ),
+    "a weight turned between": (
+        """(float[n,4] x) => (float[n,4] y) {
+            q = QuantizeLinear<axis=0>(w, s, z) i = Identity(q) t = Transpose(i) d = DequantizeLinear<axis=1>(t, s, z)
+            y = MatMul(x, d)
+        }""",
+        {**normal(w=(4, 4)), "s": np.array([0.02, 0.03, 0.04, 0.05], np.float32), "z": np.zeros(4, np.int8)},
+        {},
+    ),
     "an output beside": (
         """(float[n,4] x) => (float[n,4] y, float[n,4] z1) {
             q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) z1 = Neg(y)
@@ -381,7 +389,18 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
             y = MatMul(x, v)
         }""",
         {**normal(w=(4, 4)), "r": np.array([1, 2, 3, 4], np.float32), "u": np.zeros(4, np.int8)},
-        "(Transpose) moves a weight whose scales lie along an axis",
+        "(DequantizeLinear) restores a weight along another axis than it was rounded along",
+    ),
+    "parts of a weight that are taken between": (
+        """(float[n,4] x) => (float[n,4] y) {
+            q = QuantizeLinear<axis=0>(w, r, u) t = Gather(q, i) v = DequantizeLinear<axis=0>(t, r, u)
+            y = MatMul(x, v)
+        }""",
+        {
+            **normal(w=(4, 4)), "r": np.array([1, 2, 3, 4], np.float32), "u": np.zeros(4, np.int8),
+            "i": np.array([1, 0, 3, 2]),
+        },
+        "(Gather) moves a weight whose scales lie along an axis",
     ),
     "one packed weight by two zero points": (
         """(float[n,16] x) => (float[n,16] y) {

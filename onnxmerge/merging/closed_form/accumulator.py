@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxmerge.activations.patches import values_at
-from onnxmerge.errors import InputError
 from onnxmerge.merging.closed_form.aims import Aim
+from onnxmerge.merging.closed_form.failures import no_data, not_finite
 from onnxmerge.merging.closed_form.ridge import RowBlocks, Sums
 from onnxmerge.merging.closed_form.targets import LayerTarget
 from onnxmerge.types import Arrays, Floats
@@ -73,15 +73,3 @@ def _cut(rows: int, index: int) -> int:
     if rows >= HELD_OUT:
         return rows - rows // HELD_OUT
     return 0 if index % HELD_OUT == HELD_OUT - 1 else rows
-
-
-def not_finite(target: LayerTarget) -> InputError:
-    """What to raise where a layer's activations are not numbers."""
-    return InputError(
-        f"{target.layer.node}: activations on the calibration data are not finite; check its scale and values"
-    )
-
-
-def no_data() -> InputError:
-    """What to raise where there is nothing to measure."""
-    return InputError("no calibration data reached the network; expected at least one batch")

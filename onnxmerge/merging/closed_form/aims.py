@@ -15,14 +15,16 @@ import numpy as np
 
 from onnxmerge.activations.patches import Picks, draw, pick, values_at
 from onnxmerge.activations.segments import MemoryBudget, Relay, feeds
+from onnxmerge.calibration.specs import input_specs
 from onnxmerge.merging.closed_form.consensus import consensus
 from onnxmerge.merging.closed_form.context import MergeContext
+from onnxmerge.merging.closed_form.failures import no_data
 from onnxmerge.merging.closed_form.sample_size import rows
 from onnxmerge.merging.closed_form.targets import LayerTarget
 from onnxmerge.types import Array, Floats, Rows
 from onnxmerge.units.alignment import UnitAlignment, reordered
 
-STRETCH = 1 << 28
+STRETCH = 1 << 26
 """Bytes that a stretch of several layers may take: its targets in one batch of one parent, and what is kept of all. It
 does not depend on what is free: how a network is cut may decide how its values are rounded."""
 
@@ -172,13 +174,14 @@ class _Collected:
 
     def aim(self, shares: Sequence[float]) -> Aim:
         """What the layer aims at, by everything that was added."""
-        if self.planned.directional and any(parents[0].size for parents in self.apart):
+        if self.planned.directional and any(len(parents[0]) for parents in self.apart):
             agreed = consensus([np.concatenate(own) for own in zip(*self.apart, strict=True)], shares)
             for parents in self.apart:
                 self.rows.append(agreed.at_length(parents))
                 self._count(self.rows[-1:])
-        count = max(self.count, 1)
-        mean, size = self.first / count, self.second / count
+        if not self.count:
+            raise no_data()
+        mean, size = self.first / self.count, self.second / self.count
         deviation, root = (self._wanted(np.sqrt(each)) for each in (np.maximum(size - mean**2, 0.0), size))
         return Aim(self.sampling, tuple(self.shapes), tuple(self.rows), deviation, root)
 
@@ -190,9 +193,9 @@ class _Collected:
 def _stretches(context: MergeContext, layers: Sequence[PlannedLayer]) -> Iterator[tuple[PlannedLayer, ...]]:
     """The layers in order, cut where a stretch takes more than STRETCH."""
     held: list[PlannedLayer] = []
-    taken = 0
+    taken, scale = 0, _scale(context)
     for layer in layers:
-        size = _size(context, layer)
+        size = _size(context, layer, scale)
         if held and taken + size > STRETCH:
             yield tuple(held)
             held, taken = [], 0
@@ -202,15 +205,25 @@ def _stretches(context: MergeContext, layers: Sequence[PlannedLayer]) -> Iterato
         yield tuple(held)
 
 
-def _size(context: MergeContext, layer: PlannedLayer) -> int:
-    """The bytes that a layer takes: its target in the largest batch, and its rows in all."""
-    sizes, traced = context.source.sizes, context.traced
+def _size(context: MergeContext, layer: PlannedLayer, scale: float) -> int:
+    """The bytes that a layer takes: its target in the largest batch, ``scale`` times the traced one, and its rows."""
     shape = context.typing.activations[layer.target.tensor].shape
-    channels = shape[layer.target.axis % len(shape)]
-    batches, values = len(sizes), math.prod(shape)
-    kept = rows(layer.target, batches) * batches
-    if traced is not None:
-        kept = min(kept, math.ceil(values / channels / traced * sum(sizes)))
-        values = math.ceil(values / traced * max(sizes, default=0))
+    channels, batches = shape[layer.target.axis % len(shape)], len(context.source.sizes)
+    values = math.ceil(scale * math.prod(shape))
+    kept = min(rows(layer.target, batches), math.ceil(values / channels)) * batches
     each = len(context.models.weights) if layer.directional else 1
     return (values + kept * channels * each) * np.dtype(np.float32).itemsize
+
+
+def _scale(context: MergeContext) -> float:
+    """How many times as many numbers as were traced the largest batch has, in that input where it is most.
+
+    The data is looked through where samples may differ in length.
+    """
+    model, layouts = context.models.template.model, context.typing.activations
+    specs = [spec for spec in input_specs(model) if spec.name in layouts]
+    if all(spec.shape and None not in spec.shape[1:] for spec in specs):
+        most = max(context.source.sizes, default=1)
+        return max((most / layouts[spec.name].shape[0] for spec in specs), default=float(most))
+    traced = {spec.name: max(math.prod(layouts[spec.name].shape), 1) for spec in specs}
+    return max(feed[name].size / size for feed in context.source for name, size in traced.items())

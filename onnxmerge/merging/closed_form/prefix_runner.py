@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from onnxmerge.activations.moments import Moments
 from onnxmerge.activations.segments import MemoryBudget, Relay, feeds
-from onnxmerge.merging.closed_form.accumulator import LayerAccumulator, LayerStatistics, no_data
+from onnxmerge.merging.closed_form.accumulator import LayerAccumulator, LayerStatistics
 from onnxmerge.merging.closed_form.aims import Aim
 from onnxmerge.merging.closed_form.context import MergeContext
+from onnxmerge.merging.closed_form.failures import no_data
 from onnxmerge.merging.closed_form.targets import LayerTarget, Settling
 from onnxmerge.model.lazy_weights import Overlay
 from onnxmerge.types import Arrays

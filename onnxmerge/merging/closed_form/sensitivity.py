@@ -71,8 +71,13 @@ class OutputSensitivity:
         """
         graph, dtypes = self.model.graph, self.context.dtypes
         readers = {node for node in graph if any(value.name == target.tensor for value in operands(node))}
-        start = frontier(graph, blocked(graph, readers))
-        outputs = [str(value.name) for value in graph.outputs if value.dtype is None or value.dtype.is_floating_point()]
+        behind = blocked(graph, readers)
+        start = frontier(graph, behind)
+        outputs = [
+            str(value.name)
+            for value in graph.outputs
+            if value.producer() in behind and (value.dtype is None or value.dtype.is_floating_point())
+        ]
         if target.tensor not in start or not outputs or not all(name in dtypes for name in start):
             return None
         batches: list[_Batch] = []

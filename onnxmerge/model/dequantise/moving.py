@@ -43,9 +43,7 @@ def pass_on(translation: Translation, node: ir.Node) -> None:
     """Put an operator in place of one that reads integers, whose outputs are the float twins of its outputs."""
     states = [translation.integers.get(value) if value is not None else None for value in node.inputs]
     first = _moved(translation, node, states)
-    form = translation.form_of(first)
-    if form is not None and form.axis is not None:
-        raise translation.refusal(node, "moves a weight whose scales lie along an axis")
+    form = _form_behind(translation, node, first.form)
     inputs = list(node.inputs)
     for slot, state in enumerate(states):
         if state is not None:
@@ -58,7 +56,7 @@ def pass_on(translation: Translation, node: ir.Node) -> None:
     for value, floats in zip(node.outputs, new.outputs, strict=True):
         floats.name, floats.type, floats.shape = value.name, first.floats.type, value.shape
         value.name = translation.graph.names.fresh(f"{value.name}/codes")
-        translation.integers[value] = replace(first, floats=floats)
+        translation.integers[value] = replace(first, floats=floats, form=form)
         if isinstance(first.owner, Quantiser):
             translation.notes.add_activation(first.owner, floats)
 
@@ -75,6 +73,20 @@ def _moved(translation: Translation, node: ir.Node, states: list[Integers | None
     if any(each.is_weight != known[0].is_weight for each in known):
         raise translation.refusal(node, "puts weights and activations of integers side by side")
     return known[0]
+
+
+def _form_behind(translation: Translation, node: ir.Node, form: Plain | None) -> Plain | None:
+    """How the codes of a weight lie behind an operator that moves it. Raises InputError where that cannot be told."""
+    if form is None or form.axis is None or has(node, "inert"):
+        return form
+    if node.op_type == "Transpose":
+        perm = node.attributes.get("perm")
+        order = [*reversed(range(len(form.shape)))] if perm is None else [*perm.as_ints()]
+        return replace(form, shape=tuple(form.shape[axis] for axis in order), axis=order.index(form.axis))
+    shape = node.outputs[0].shape
+    if node.op_type == "Reshape" and shape is not None and shape.is_static() and shape.numpy() == form.shape:
+        return form
+    raise translation.refusal(node, "moves a weight whose scales lie along an axis")
 
 
 def _scaling(integers: Integers) -> tuple[bytes, bytes]:

@@ -48,7 +48,7 @@ def dequantise_linear(translation: Translation, node: ir.Node) -> None:
         raise translation.refusal(node, "gives another type than its scale has")
     known = translation.integers.get(operand.value)
     if known is not None:
-        form = translation.form_of(known)
+        form = known.form
         if form is not None and _axis_of(translation, node, operand, form.shape) != (form.axis, form.size):
             raise translation.refusal(node, "restores a weight along another axis than it was rounded along")
         translation.graph.put(node, translation.read(node, 0).floats)

@@ -38,13 +38,14 @@ class Integers:
     """What a tensor of integers stands for: its float twin, by this scale and zero point.
 
     ``owner`` is whose the scale is: that of the weight that it is a part of, or of the first that rounded an activation
-    so. None where scale and zero point are computed.
+    so. None where scale and zero point are computed. ``form`` says how the codes of a weight lie in the tensor.
     """
 
     floats: ir.Value
     scale: ir.Value
     zero: ir.Value | None
     owner: Owner | None
+    form: Plain | None = None
 
     @property
     def is_weight(self) -> bool:
@@ -193,14 +194,9 @@ class Translation:
         )
         self.notes.add_weight(coded)
         floats = self._decoded(value, scale, coded, form.shape) if stored else value
-        found = Integers(floats, scale, zero, name)
+        found = Integers(floats, scale, zero, name, form if isinstance(form, Plain) else None)
         self._weights[name] = found, form
         return found
-
-    def form_of(self, integers: Integers) -> Plain | None:
-        """How the codes of a weight lie that nodes round or restore; None for an activation."""
-        form = self._weights[integers.owner][1] if isinstance(integers.owner, str) else None
-        return form if isinstance(form, Plain) else None
 
     def bias(self, value: ir.Value, scale: ir.Value, coded: CodedBias, factors: tuple[Place, Place]) -> ir.Value:
         """The float twin of a bias, of the type that ``scale`` has; ``factors`` are the scales that make its own."""

@@ -29,9 +29,9 @@ from onnxmerge.activations.segments import MemoryBudget, Relay, blocked, feeds, 
 from onnxmerge.calibration.progress import Report
 from onnxmerge.contracts import AUTO, NumberOrAuto, Options, described, number
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
 from onnxmerge.merging.closed_form.context import MergeContext, Refined, Seen
 from onnxmerge.merging.closed_form.encode import encoded_plainly
+from onnxmerge.merging.closed_form.failures import no_data, not_finite
 from onnxmerge.merging.closed_form.ridge import RowBlocks, Sums, problem, solved, weighed
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.solution import Solution

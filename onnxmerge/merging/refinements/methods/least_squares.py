@@ -76,12 +76,12 @@ def least_squares(
     steps, notes = plan_targets(graph, typing)
     steps = [step for step in steps if step.tensor not in context.alike]
     context = sampled(context, [step for step in steps if isinstance(step, LayerTarget)])
-    found, budget = Refined(notes=notes), MemoryBudget(context.memory)
-    runner = PrefixRunner(context, found.weights, budget)
+    found, half = Refined(notes=notes), context.memory // 2  # what one keeps must not depend on where the other is
+    runner = PrefixRunner(context, found.weights, MemoryBudget(half))
     planned = {layer.number: layer for layer in _planned(context, steps, matchings, notes)}
     felt = OutputSensitivity(context) if options.sensitivity > 0 else None
     chances = partial(_chances, context, felt, options.sensitivity)
-    parents = ParentTargets(context, [*planned.values()], budget, chances)
+    parents = ParentTargets(context, [*planned.values()], MemoryBudget(half), chances)
     for number, step in enumerate(steps):
         if isinstance(step, Settling):
             found.weights.update(settled(step, runner.current, runner.moments(step, _edge(graph, steps[number:]))))

@@ -25,8 +25,8 @@ from onnxmerge.calibration.progress import Report
 from onnxmerge.calibration.sources import CalibrationSource
 from onnxmerge.contracts import Options
 from onnxmerge.errors import UsageError
-from onnxmerge.merging.closed_form.accumulator import no_data, not_finite
 from onnxmerge.merging.closed_form.context import MergeContext, Refined
+from onnxmerge.merging.closed_form.failures import no_data, not_finite
 from onnxmerge.merging.closed_form.ridge import Problem, ridge
 from onnxmerge.merging.closed_form.sample_size import rows, sampled, too_wide
 from onnxmerge.merging.closed_form.targets import LayerTarget, input_orders, plan_layers
