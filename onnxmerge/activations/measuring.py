@@ -96,9 +96,10 @@ def measure_statistics(
     if traced is not None and takes_any(model):
         tensors = {view.tensor for view in plan.views} | {probe.tensor for probe in probes}
         most = samples_at_once(typing, tensors, traced, models=len(weights), size=ACTIVATIONS)
-    work = _Measuring(model, tuple(weights), plan, provider, max_positions, most)
+    least = _of_a_shard(plan, typing, traced)
+    work = _Measuring(model, tuple(weights), plan, provider, max_positions, most, joins=least > SHARD)
     total, whole = _Sums.of_nothing(), len(source.sizes)
-    for shard in executor.map(work, shards(source, _of_a_shard(plan, typing, traced))):
+    for shard in executor.map(work, shards(source, least)):
         total = total.with_added(shard)
         if progress is not None:
             progress(len(total.feeds), whole)
@@ -233,7 +234,10 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Measuring:
-    """The work of measuring: shards of the data go in, sums come out. At most ``most`` samples are run at once."""
+    """The work of measuring: shards of the data go in, sums come out. At most ``most`` samples are run at once.
+
+    Where samples have few rows, and so little of everything, the feeds of a shard are run together (``joins``).
+    """
 
     model: ir.Model
     weights: Sequence[Mapping[str, NDArray[Any]]]
@@ -241,6 +245,7 @@ class _Measuring:
     provider: str
     max_positions: int
     most: int | None
+    joins: bool
 
     def open(self) -> Callable[[Sequence[Feed]], _Sums]:
         """Open all models as one network that gives the statistics."""
@@ -256,7 +261,7 @@ class _Measuring:
 
         def sums(shard: Sequence[Feed]) -> _Sums:
             accumulators, feeds = _Accumulators(self.plan, len(self.weights)), list[FeedMoments]()
-            if not self.plan.probes:
+            if self.joins and not self.plan.probes:
                 nothing: tuple[dict[str, Moments], ...] = tuple({} for _ in self.weights)
                 for part in joined_parts(shard, self.most):
                     accumulators.add(session.run(_feeds(part, inputs, self.max_positions)))

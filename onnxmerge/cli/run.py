@@ -67,6 +67,7 @@ def _again(context: click.Context, report: MergeReport) -> str | None:
         chosen += widening.chosen_flags
         dropped |= {"width", "within", "smallest_in"}
     options = {name: option for option in context.command.params for name in option.opts if name.startswith("-")}
+    dropped |= {str(options[word].name) for word in chosen if word in options}
     kept: list[str] = []
     words = iter(context.meta[_WRITTEN])
     for word in words:

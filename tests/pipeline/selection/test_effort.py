@@ -243,6 +243,7 @@ def test_auto_with_a_base_tries_every_method_for_one(
     first = (tmp_path / "m.onnx").read_bytes()
     (said,) = (each for each in done.stdout.splitlines() if each.startswith("the same again"))
     assert "--method auto" not in said
+    assert said.count("--pull") == given.count("--pull")
     again = cli(*shlex.split(said.removeprefix("the same again"))[1:])
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "m.onnx").read_bytes() == first
