@@ -113,8 +113,8 @@ def _of_a_shard(plan: _Plan, typing: Typing, traced: int | None) -> int:
     compared = {plan.views[view] for views in plan.grams.values() for view in views}
     if traced is None or not compared:
         return SHARD
-    rows_each = min(math.prod(typing.activations[view.tensor].shape) / view.columns.units for view in compared) / traced
-    return max(SHARD, int(ROWS_OF_SHARD / max(rows_each, 1)))
+    most = max(math.prod(typing.activations[view.tensor].shape) / view.columns.units for view in compared) / traced
+    return max(SHARD, int(ROWS_OF_SHARD / max(most, 1)))
 
 
 def shards(source: Iterable[Feed], least: int = SHARD) -> Iterator[tuple[Feed, ...]]:

@@ -36,16 +36,14 @@ def solved_layers(job: Job) -> list[LastLayer]:
     return [layer for layer in job.outputs.layers if str(layer.output.name) in job.outputs.meanings]
 
 
-def solved_on(job: Job, layers: Sequence[LastLayer]) -> CalibrationSource | None:
+def solved_on(job: Job, layers: Sequence[LastLayer], source: CalibrationSource) -> CalibrationSource:
     """As much of the data, from all over it, as solving these ``layers`` takes, up to MOST_ANSWERED samples.
 
     Where the user said how much of it is to be taken (``--samples``), it is all of that.
     """
-    if job.source is None:
-        return None
     traced, typing = rows(job.prepared.trace.sample), job.prepared.typing
     most = max([LEAST_ANSWERED, *(samples(layer.target, typing, traced) for layer in layers)])
-    return Spread(job.source, MOST_ANSWERED if job.options.samples is not None else min(most, MOST_ANSWERED))
+    return Spread(source, MOST_ANSWERED if job.options.samples is not None else min(most, MOST_ANSWERED))
 
 
 def answered_together(job: Job) -> list[tuple[LastLayer, OutputMeaning]]:
@@ -65,9 +63,7 @@ def answered(
     parent's.
     """
     options, outputs = job.options, job.outputs
-    layers = solved_layers(job)
-    source = solved_on(job, layers)
-    if options.answer != "ensemble" or source is None:
+    if options.answer != "ensemble" or job.source is None:
         return before, ()
     if apart:
         return replace(before, notes=(*before.notes, "heads are apart: each answers as its own parent does")), ()
@@ -78,8 +74,10 @@ def answered(
     owned = job.prepared.models.owned
     if owned is not None and owned.partly.size:
         notes.append("not all models have all tokens: what is said of tokens is averaged, not solved for the ensemble")
+    layers = solved_layers(job)
     if not layers:
         return replace(before, notes=(*before.notes, *notes)), ()
+    source = solved_on(job, layers, job.source)
     parents = asked_parents(job, layers, source) if theirs is None else theirs()
     given = answers_of(layers, job.network, before.weights, parents, source, provider=options.provider)
     changed: dict[str, NDArray[Any]] = {}

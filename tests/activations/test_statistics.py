@@ -138,19 +138,24 @@ def test_batches_make_no_difference(mlp: tuple[onnx.ModelProto, Weights]) -> Non
     assert whole.count == ones.count == 300
 
 
-def test_batches_of_many_activations_are_cut(
-    mlp: tuple[onnx.ModelProto, Weights], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, first = mlp
-    data, runs = RANDOM.standard_normal((16, 4)).astype(np.float32), list[int]()
-
-    real = Session.run
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fills with how many samples are run at once."""
+    found, real = list[int](), Session.run
 
     def counted(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        runs.append(len(feeds["x"]))
+        found.append(len(feeds["x"]))
         return real(session, feeds)
 
     monkeypatch.setattr(Session, "run", counted)
+    return found
+
+
+def test_batches_of_many_activations_are_cut(
+    mlp: tuple[onnx.ModelProto, Weights], monkeypatch: pytest.MonkeyPatch, runs: list[int]
+) -> None:
+    model, first = mlp
+    data = RANDOM.standard_normal((16, 4)).astype(np.float32)
     monkeypatch.setattr(measuring, "ACTIVATIONS", 5 * 2 * 2 * 5 * 4)  # five samples of two tensors in two models
     requests = [GramRequest("u", ("h", "r"))]
     uncut, cut = (
@@ -164,17 +169,10 @@ def test_batches_of_many_activations_are_cut(
 
 @pytest.mark.parametrize(("traced", "expected"), [(None, [128] * 10), (2, [1024, 256])])
 def test_many_samples_of_few_rows_are_run_at_once(
-    mlp: tuple[onnx.ModelProto, Weights], monkeypatch: pytest.MonkeyPatch, traced: int | None, expected: list[int]
+    mlp: tuple[onnx.ModelProto, Weights], runs: list[int], traced: int | None, expected: list[int]
 ) -> None:
     model, first = mlp
-    data, runs = RANDOM.standard_normal((1280, 4)).astype(np.float32), list[int]()
-    real = Session.run
-
-    def counted(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        runs.append(len(feeds["x"]))
-        return real(session, feeds)
-
-    monkeypatch.setattr(Session, "run", counted)
+    data = RANDOM.standard_normal((1280, 4)).astype(np.float32)
     requests = [GramRequest("u", ("h", "r"))]
     found = collect(model, [first, other(first)], MLP_TYPING, requests, data, traced=traced, batch_size=128).gram["u"]
     assert (runs, found.count) == (expected, 2560)
@@ -183,6 +181,17 @@ def test_many_samples_of_few_rows_are_run_at_once(
         for own in (first, other(first))
     )
     np.testing.assert_allclose(found.correlation(0, 1), correlation(x, y), atol=1e-5)
+
+
+def test_a_tensor_of_one_row_joins_no_batches_of_a_network_of_many(runs: list[int]) -> None:
+    graph = """(float[n,16,4] x) => (float[n,3] y) {
+        h = MatMul(x, w) g = ReduceMean<keepdims=0>(h, axis) y = MatMul(g, v) }"""
+    weights = {"w": normal(4, 5), "v": normal(5, 3), "axis": np.array([1])}
+    typing = typed([Space("u", 5)], plain("h", (2, 16, 5), a2=("u",)), plain("g", (2, 5), a1=("u",)))
+    data = RANDOM.standard_normal((256, 16, 4)).astype(np.float32)
+    own = {"w": weights["w"]}
+    collect(build(graph, weights), [own, own], typing, [GramRequest("u", ("h", "g"))], data, traced=2, batch_size=32)
+    assert runs == [32] * 8
 
 
 def test_large_means_do_not_cancel(mlp: tuple[onnx.ModelProto, Weights]) -> None:

@@ -129,3 +129,21 @@ def test_units_that_choose_the_ridge_are_drawn_whatever_their_order(monkeypatch:
     best, error = choose(whole, whole, prior)
     assert best == LAMBDAS[0]
     assert error < 1e-4
+
+
+@pytest.mark.parametrize("batch", [64, 4096])
+def test_a_right_prior_is_kept_however_rows_come(batch: int) -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(1, 32, 64)) / 8
+    x = np.maximum(rng.normal(size=(1, 20480, 64)), 0).astype(np.float32)
+    y = (x @ true.astype(np.float32).transpose(0, 2, 1))[None]
+    shifts = x[:, :batch].mean(axis=1, dtype=np.float64), y[:, :, :batch].mean(axis=2, dtype=np.float64)
+    fit, held = RowBlocks(Sums(*shifts)), RowBlocks(Sums(*shifts))
+    for start in range(0, x.shape[1], batch):
+        cut = start + batch * 4 // 5
+        fit.add(x[:, start:cut], y[:, :, start:cut])
+        held.add(x[:, cut : start + batch], y[:, :, cut : start + batch])
+    one = np.ones((1, 1, 32))
+    small = problem(fit.sums(), one, None)
+    best, _ = choose(small, problem(held.sums(), one, (small.x, small.y)), true.astype(np.float32).astype(np.float64))
+    assert best == np.inf

@@ -113,19 +113,7 @@ class ParentTargets:
 
     def _run(self, stretch: Sequence[PlannedLayer], edge: Sequence[str]) -> list[Aim]:
         """Run every parent past a stretch of layers."""
-        seed = self.context.seed
-        collected = [
-            _Collected(
-                layer,
-                Sampling(
-                    layer.target.axis,
-                    rows(layer.target, self.batches),
-                    (seed, layer.number),
-                    self.chances(layer),
-                ),
-            )
-            for layer in stretch
-        ]
+        collected = [_Collected(layer, self._sampling(layer)) for layer in stretch]
         wanted = list(dict.fromkeys(layer.target.tensor for layer in stretch))
         segments = [relay.segment(wanted, edge) for relay in self.relays]
         for batch, feed in enumerate(feeds(self.context.source, self.relays, self.batches)):
@@ -137,6 +125,11 @@ class ParentTargets:
             for own, layer in zip(values, collected, strict=True):
                 layer.add(own)
         return [layer.aim(self.context.parts) for layer in collected]
+
+    def _sampling(self, layer: PlannedLayer) -> Sampling:
+        """Which positions of a layer's target are taken."""
+        target, seed = layer.target, (self.context.seed, layer.number)
+        return Sampling(target.axis, rows(target, self.batches), seed, self.chances(layer))
 
 
 @dataclass(slots=True, eq=False)

@@ -30,8 +30,7 @@ JUDGES = 128
 
 RESOLUTION = 64 * float(np.finfo(np.float32).eps)
 """The least error, as a share of a unit's mean square, that can be told from none: networks compute in float32, and so
-are products summed. Units whose summands cancel were seen to be off by six times less."""
-
+are products summed. Units whose summands cancel come near it."""
 
 AT_ONCE = 256
 """Rows whose products are summed in float32, at most: the rounding of more nears what RESOLUTION takes for none."""

@@ -117,9 +117,10 @@ class Trials:
     @cached_property
     def on_fit(self) -> list[ParentAnswers]:
         """What the parents answer to the samples that merges are done on, at all ``solved_layers``."""
+        if self.job.source is None:
+            return []
         layers = solved_layers(self.job)
-        source = solved_on(self.job, layers)
-        return [] if source is None else asked_parents(self.job, layers, source)
+        return asked_parents(self.job, layers, solved_on(self.job, layers, self.job.source))
 
     @cached_property
     def on_held(self) -> list[ParentAnswers]:

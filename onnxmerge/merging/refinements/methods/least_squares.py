@@ -76,7 +76,8 @@ def least_squares(
     steps, notes = plan_targets(graph, typing)
     steps = [step for step in steps if step.tensor not in context.alike]
     context = sampled(context, [step for step in steps if isinstance(step, LayerTarget)])
-    found, half = Refined(notes=notes), context.memory // 2  # what one keeps must not depend on where the other is
+    # A budget for each: what one keeps, and so where it is cut, must be the same where a run is resumed.
+    found, half = Refined(notes=notes), context.memory // 2
     runner = PrefixRunner(context, found.weights, MemoryBudget(half))
     planned = {layer.number: layer for layer in _planned(context, steps, matchings, notes)}
     felt = OutputSensitivity(context) if options.sensitivity > 0 else None
