@@ -39,6 +39,9 @@ FATAL = 4
 
 ort.set_default_logger_severity(FATAL)  # for what belongs to no session; it would go to the user's terminal
 
+TWICE = 1 << 26
+"""Weights of more bytes than this are not to stand twice in a session whose inside is read."""
+
 IN_MEMORY = 1 << 23
 """Weights of more bytes than this are handed over in a temporary file, which is mapped and needed no longer once the
 session is open. A message that holds them all is slower and takes three times the memory. Handed over as arrays
@@ -169,9 +172,10 @@ def _options(asked: SessionOptions, size: int = 0) -> Any:
     # come from tools/buffer_planning.py.
     options.enable_mem_reuse = options.enable_mem_pattern = False
     level = ort.GraphOptimizationLevel
-    # The last level has convolutions take blocks of channels: weights stand twice, and so does what is looked into.
-    apart = asked.looked_into and size > IN_MEMORY
-    fused = level.ORT_ENABLE_EXTENDED if apart else level.ORT_ENABLE_ALL
+    # The last level has convolutions take blocks of channels: faster, but weights stand twice, and so does what is
+    # looked into.
+    plain = asked.looked_into and size > TWICE
+    fused = level.ORT_ENABLE_EXTENDED if plain else level.ORT_ENABLE_ALL
     options.graph_optimization_level = fused if asked.optimise else level.ORT_DISABLE_ALL
     if asked.at_once:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
